@@ -1,1 +1,26 @@
+"""Images from anywhere, in an order that can be resumed at any step."""
 
+from twofold.data.arrays import ArraySource
+from twofold.data.base import DataFacts, SkipList, Source
+from twofold.data.config import DataConfig
+from twofold.data.files import FileSource
+from twofold.data.images import BadImage
+from twofold.data.order import Order
+from twofold.data.sources import DatasetSource, Splits, open_source, splits_of
+from twofold.data.torchvision_sets import NAMED_SETS
+
+__all__ = [
+    "ArraySource",
+    "BadImage",
+    "DataConfig",
+    "DataFacts",
+    "DatasetSource",
+    "FileSource",
+    "NAMED_SETS",
+    "Order",
+    "SkipList",
+    "Source",
+    "Splits",
+    "open_source",
+    "splits_of",
+]

@@ -1,0 +1,119 @@
+"""What every source of images offers, whatever it is made of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from twofold.errors import UserError
+
+SAMPLE = 256
+"""How many images are looked at where looking at all of them would take too long."""
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """What defaults can be chosen from, and what a run says about its data."""
+
+    count: int
+    """Images."""
+    median_height: int
+    """In pixels, after orientation."""
+    median_width: int
+    """In pixels, after orientation."""
+    channels: int
+    """Of what `read` returns."""
+    equal_sized: bool
+    """Every image is known to have the same height and width."""
+    labelled: bool
+    """`labels` is not None."""
+    classes: int | None
+    """How many classes there are; None without labels."""
+
+
+class Source(Protocol):
+    """Images by index, with labels if there are any. What it returns depends on the index alone."""
+
+    name: str
+    """For people: the folder, file or data set."""
+    channels: int
+    """Of what `read` returns."""
+    classes: list[str] | None
+    """Names of the classes, by label."""
+    skipped: SkipList
+    """Files left out so far and why."""
+
+    @property
+    def labels(self) -> NDArray[np.int64] | None:
+        """[n] class indices, or [n, K] of 0 and 1 where an image can have many; None without labels."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, index: int) -> NDArray[np.uint8]:
+        """Pixels [H, W, C] of one image; raises `BadImage` where its file cannot be read."""
+
+    def size(self, index: int) -> tuple[int, int]:
+        """(height, width) of one image, without decoding it if that is possible; raises `BadImage`."""
+
+    def sizes(self) -> NDArray[np.int32] | None:
+        """[n, 2] heights and widths where they are at hand, else None."""
+
+    def facts(self) -> DataFacts: ...
+
+    def fingerprint(self) -> str:
+        """A hash that changes with the data: of names and file sizes, or of the pixels of arrays."""
+
+
+class SkipList(Sequence[tuple[str, str]]):
+    """(path, reason) of every file left out, each once; too many of them are an error."""
+
+    def __init__(self, total: int, share: float) -> None:
+        self._reasons: dict[str, str] = {}
+        self._total = total
+        self._limit = math.ceil(share * total)
+
+    def add(self, path: str, reason: str) -> None:
+        """Note one file; raises UserError, listing the first few, beyond the share `--data.max_skipped`."""
+        self._reasons.setdefault(path, reason)
+        if len(self._reasons) > self._limit:
+            raise UserError(
+                f"{len(self._reasons)} of {self._total} images cannot be read and --data.max_skipped allows "
+                f"{self._limit}; mend or remove them, or raise the limit:\n{self.summary(5)}"
+            )
+
+    def summary(self, most: int = 5) -> str:
+        """One line a file, at most `most` of them, and how many more there are."""
+        lines = [f"  {path}: {reason}" for path, reason in list(self._reasons.items())[:most]]
+        rest = len(self._reasons) - len(lines)
+        return "\n".join([*lines, f"  and {rest} more"] if rest > 0 else lines)
+
+    def __getitem__(self, index: int) -> tuple[str, str]:  # type: ignore[override]  # by position only
+        return list(self._reasons.items())[index]
+
+    def __len__(self) -> int:
+        return len(self._reasons)
+
+
+def sample_indices(count: int) -> NDArray[np.int64]:
+    """At most SAMPLE indices spread evenly over 0..count-1, always the same ones."""
+    return np.unique(np.linspace(0, count - 1, min(count, SAMPLE)).astype(np.int64))
+
+
+def class_count(labels: NDArray[np.int64] | None, classes: list[str] | None) -> int | None:
+    """The number of classes: of the names where there are names, else one more than the largest label."""
+    if labels is None:
+        return None
+    if classes is not None:
+        return len(classes)
+    return labels.shape[1] if labels.ndim == 2 else int(labels.max()) + 1
+
+
+def require_pairs(source: Source) -> None:
+    """Raise UserError for fewer than two images: contrast needs another one."""
+    if len(source) < 2:
+        raise UserError(f"{source.name}: {len(source)} image; contrast needs at least 2, and learning some hundreds")

@@ -1,0 +1,68 @@
+"""What can be chosen about the data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from PIL import Image, ImageColor
+
+from twofold.errors import UserError
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """How images are found, read and put in order."""
+
+    split: str | None = None
+    """Which part of the data: train, val, test, ... as the data has them; by default the part made for training."""
+    root: str = "data"
+    """Folder in which data sets called by name (cifar10, ...) live."""
+    download: bool = False
+    """Fetch a named data set into `root` where it is missing."""
+    channels: int | None = None
+    """1 (grey) or 3 (colour); by default 1 if every image looked at is stored as grey, else 3."""
+    background: str = "white"
+    """Colour behind transparent pixels: a name, or a code such as #808080."""
+    orient: bool = True
+    """Turn photographs as their EXIF tag says (the published ImageNet numbers were made without)."""
+    deep_pixels: Literal["full", "stretch"] = "full"
+    """16-bit and float pixels: full takes their whole range (0..65535), stretch each image's own range."""
+    max_pixels: int = 2 * 89_478_485
+    """Files with more pixels are skipped; the default is the size beyond which Pillow suspects an attack."""
+    max_skipped: float = 0.2
+    """Share of the files that may be unreadable; more is an error."""
+    last_batch: Literal["straddle", "drop"] = "straddle"
+    """straddle: a batch may reach into the next epoch, as in SimCLR; drop: leave out an epoch's rest, as in MoCo."""
+    workers: int | None = None
+    """Processes that decode files; 0 decodes in the main process; by default chosen from the number of cores."""
+    cache: Literal["auto", "off", "ram"] = "auto"
+    """Keep decoded files in memory: ram always, off never, auto if they fit in `cache_gb` and half the free memory."""
+    cache_gb: float = 2.0
+    """What cache=auto may hold, in GiB for each training process."""
+    jpeg_draft: bool = False
+    """Decode JPEG files at 1/2, 1/4 or 1/8 where both crops keep 2 pixels for each one they need: faster, not exact."""
+
+    def __post_init__(self) -> None:
+        if self.channels is not None and self.channels < 1:
+            raise UserError(f"--data.channels {self.channels}: give 1 (grey) or 3 (colour), or leave it out")
+        if not 0 <= self.max_skipped <= 1:
+            raise UserError(f"--data.max_skipped {self.max_skipped}: a share of the files lies in 0..1")
+        if self.workers is not None and self.workers < 0:
+            raise UserError(f"--data.workers {self.workers}: give 0 or more, or leave it out")
+        if self.cache_gb < 0:
+            raise UserError(f"--data.cache_gb {self.cache_gb}: give 0 or more")
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or self.max_pixels)
+        if not 1 <= self.max_pixels <= limit:
+            raise UserError(
+                f"--data.max_pixels {self.max_pixels}: give 1..{limit}; Pillow refuses larger images "
+                "(in Python, raise PIL.Image.MAX_IMAGE_PIXELS first)"
+            )
+        if self.jpeg_draft and self.cache == "ram":
+            raise UserError("--data.jpeg_draft decodes anew for every crop: use it with --data.cache off, not ram")
+        try:
+            ImageColor.getrgb(self.background)
+        except ValueError as error:
+            raise UserError(
+                f"--data.background {self.background}: no colour; give a name such as white or a code such as #808080"
+            ) from error

@@ -1,0 +1,65 @@
+"""In which order images are seen: a pure function of the step, so that nothing has to be replayed to resume."""
+
+from __future__ import annotations
+
+import functools
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from twofold.errors import UserError
+from twofold.randomness import permutation
+
+
+class Order:
+    """The images of each step's global batch.
+
+    ``"straddle"``: sample p = step * batch + row is position p % n in the permutation of epoch p // n, so that every
+    image is seen once an epoch and a batch may reach into the next one (tf2/data.py repeats before it batches; it
+    shuffles a buffer of 10 to 50 batches, we the whole). ``"drop"``: n // batch whole batches an epoch, each epoch
+    leaving out other images (main_moco.py's drop_last).
+
+    Args:
+        n: images.
+        batch: images a step, over all ranks.
+        seed: of the run.
+        rule: how an epoch ends.
+
+    Raises:
+        UserError: the batch is larger than the data, or empty.
+    """
+
+    def __init__(self, n: int, batch: int, seed: int, rule: Literal["straddle", "drop"] = "straddle") -> None:
+        if not 1 <= batch <= n:
+            raise UserError(f"--batch {batch}: there are {n} images; give 1..{n}")
+        self.n, self.batch, self.seed, self.rule = n, batch, seed, rule
+        # A batch touches two epochs at most; the cache only saves time.
+        self._permutation = functools.lru_cache(maxsize=2)(lambda epoch: permutation(seed, "order", epoch, n))
+
+    @property
+    def steps_per_epoch(self) -> float:
+        """n / batch, whole with the rule drop."""
+        return self.n // self.batch if self.rule == "drop" else self.n / self.batch
+
+    def indices(self, step: int) -> NDArray[np.int64]:
+        """[batch] images of one step."""
+        if self.rule == "drop":
+            epoch, place = divmod(step, self.n // self.batch)
+            return self._permutation(epoch)[place * self.batch : (place + 1) * self.batch]
+        epoch, place = divmod(step * self.batch, self.n)
+        head = self._permutation(epoch)[place : place + self.batch]
+        missing = self.batch - len(head)
+        return np.concatenate([head, self._permutation(epoch + 1)[:missing]]) if missing else head
+
+    def steps(self, epochs: float) -> int:
+        """Whole steps in so many epochs: floor(n * epochs / batch), or floor(epochs * (n // batch)) with drop."""
+        return int(self.n // self.batch * epochs) if self.rule == "drop" else int(self.n * epochs // self.batch)
+
+    def reference_steps(self, epochs: int) -> int:
+        """What the SimCLR code trains: n * epochs // batch + 1 (tf2/model.py, get_train_steps), whatever the rule."""
+        return self.n * epochs // self.batch + 1
+
+    def epoch(self, step: int) -> float:
+        """Epochs seen before this step; its whole part is the epoch of the step's first image."""
+        return step / self.steps_per_epoch if self.rule == "drop" else step * self.batch / self.n
