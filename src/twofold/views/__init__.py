@@ -1,1 +1,20 @@
+"""Views: how an example is turned into two, with the random numbers drawn apart from their use."""
 
+from twofold.views.config import ViewsConfig
+from twofold.views.images import ImageDraw, ImageViews
+from twofold.views.operators import OPERATORS, Operator
+from twofold.views.resample import center_crop, crop_resize, crop_resize_image
+from twofold.views.study import StudyDraw, StudyViews
+
+__all__ = [
+    "OPERATORS",
+    "ImageDraw",
+    "ImageViews",
+    "Operator",
+    "StudyDraw",
+    "StudyViews",
+    "ViewsConfig",
+    "center_crop",
+    "crop_resize",
+    "crop_resize_image",
+]

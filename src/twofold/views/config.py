@@ -1,0 +1,75 @@
+"""The options of the views of images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args, get_type_hints
+
+from twofold.errors import UserError
+from twofold.views.blur import BlurPadding
+from twofold.views.boxes import TF_MIN_COVERED, CropRule
+from twofold.views.color import BrightnessRule, ColorRule
+from twofold.views.resample import Resample
+
+
+@dataclass(frozen=True)
+class ViewsConfig:
+    """How the two views of an image are made. The defaults are SimCLR's, but for `resample` and `blur_sigma_per`."""
+
+    size: int | None = None
+    """Side of a view in pixels; chosen from the data if not given."""
+    crop_area: tuple[float, float] = (0.08, 1.0)
+    """Range of a crop's share of the image's area (the tf rule never goes under 0.1)."""
+    crop_aspect: tuple[float, float] = (3 / 4, 4 / 3)
+    """Range of a crop's width / height."""
+    crop_rule: CropRule = "tf"
+    """How a crop is drawn: "tf" as the SimCLR code (uniform height), "torchvision" as its RandomResizedCrop (area)."""
+    resample: Resample = "antialias"
+    """Bicubic resizing: "tf2" and "tf1" as the two versions of the SimCLR code, which alias; or "antialias"."""
+    flip: float = 0.5
+    """Probability of a horizontal flip."""
+    rotation: float = 0.0
+    """Largest angle of a small random rotation, in degrees; 0 is none (ours: SimCLR has none)."""
+    color_strength: float = 1.0
+    """The paper's s, which scales jitter_ranges; 0 or less switches jitter and grayscale off."""
+    jitter: float = 0.8
+    """Probability of colour jitter."""
+    jitter_ranges: tuple[float, float, float, float] = (0.8, 0.8, 0.8, 0.2)
+    """Strength of brightness, contrast, saturation and hue at color_strength 1."""
+    jitter_order: Literal["random", "fixed"] = "random"
+    """Order of the four within an image's jitter; "fixed" is the order above."""
+    brightness_rule: BrightnessRule = "multiplicative"
+    """Brightness of the second version of SimCLR ("multiplicative") or the first ("additive")."""
+    color_rule: ColorRule = "tf"
+    """Contrast about channel means and HSV saturation ("tf"), or both relative to the grey image ("torchvision")."""
+    grayscale: float = 0.2
+    """Probability of dropping the colour."""
+    blur: float = 0.5
+    """Probability of Gaussian blur, with a kernel of a tenth of the side."""
+    blur_sigma: tuple[float, float] = (0.1, 2.0)
+    """Range of the blur's standard deviation in pixels."""
+    blur_sigma_per: Literal["image", "batch"] = "image"
+    """Draw sigma for each image, as the paper says, or one for a view's whole batch, as its code does."""
+    blur_padding: BlurPadding = "zero"
+    """Beyond the border: "zero" as the SimCLR code (borders darken), or "reflect"."""
+
+    def __post_init__(self) -> None:
+        def check(good: bool, name: str, wanted: str) -> None:
+            if not good:
+                raise UserError(f"views.{name} = {getattr(self, name)} will not do: give {wanted}")
+
+        for name, kind in get_type_hints(type(self)).items():
+            if isinstance(getattr(self, name), str):
+                check(getattr(self, name) in get_args(kind), name, f"one of {', '.join(get_args(kind))}")
+        check(self.size is None or self.size > 0, "size", "a number of pixels")
+        for name in ("flip", "jitter", "grayscale", "blur"):
+            check(0 <= getattr(self, name) <= 1, name, "a probability between 0 and 1")
+        check(0 < self.crop_area[0] <= self.crop_area[1] <= 1, "crop_area", "two shares, 0 < least <= most <= 1")
+        if self.crop_rule == "tf":
+            least = f"a largest share of {TF_MIN_COVERED} or more, or views.crop_rule = torchvision"
+            check(self.crop_area[1] >= TF_MIN_COVERED, "crop_area", least)
+        for name in ("crop_aspect", "blur_sigma"):
+            low, high = getattr(self, name)
+            check(0 < low <= high, name, "two numbers, 0 < least <= most")
+        check(len(self.jitter_ranges) == 4 and min(self.jitter_ranges) >= 0, "jitter_ranges", "four numbers, 0 or more")
+        check(0 <= self.rotation <= 180, "rotation", "an angle between 0 and 180 degrees")
