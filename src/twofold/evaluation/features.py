@@ -1,0 +1,202 @@
+"""Features of every image of a source, with the published test-time preprocessing and the encoder left as it was."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from twofold.data import ArraySource, BadImage, Source
+from twofold.encoders import Encoder
+from twofold.errors import UserError
+from twofold.views.resample import Resample, center_crop
+
+Preprocessing = Literal["auto", "none", "resize", "crop"]
+CROP = 0.875  # tf2/data_util.py, CROP_PROPORTION
+SMALL = 32  # tf2/data_util.py crops at test time only above this side
+_BATCHES_AHEAD = 2
+
+
+@dataclass(frozen=True)
+class Features:
+    """Features of the images of a source that could be read.
+
+    Attributes:
+        h: [N, d] float32.
+        labels: [N] or [N, K] labels of these images; None without labels.
+        index: [N] their indices in the source, ascending.
+        skipped: (path, reason) of each image left out.
+        text: the preprocessing in words.
+    """
+
+    h: NDArray[np.float32]
+    labels: NDArray[np.int64] | None
+    index: NDArray[np.int64]
+    skipped: tuple[tuple[str, str], ...]
+    text: str
+
+
+def extract(
+    encoder: Encoder,
+    source: Source,
+    size: int | None = None,
+    batch: int = 256,
+    device: torch.device | str | None = None,
+    preprocessing: Preprocessing = "auto",
+    resample: Resample = "antialias",
+    workers: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Features:
+    """Run every image of `source` once through `encoder`, in order, in evaluation mode and without gradients.
+
+    Args:
+        encoder: each module's training flag is restored afterwards, also after an error.
+        source: images of equal or of different sizes.
+        size: side S that the encoder was trained on; by default what the encoder states, else the images' own size.
+        batch: images at a time.
+        device: where to compute; the encoder moves there and stays. By default where its parameters are.
+        preprocessing: "crop": the central square of 0.875 of the shorter side, resized to S (SimCLR's test-time
+            preprocessing); "resize": the whole central square, resized to S; "none": pixels as they are. "auto": none
+            for images of S x S, resize where S or the image is at most 32 pixels (as tf2/data_util.py), else crop.
+        resample: how "crop" and "resize" interpolate; as in pretraining.
+        workers: threads that decode files; by default one a core, at most 8.
+        progress: called with (images done, images in all) after each batch.
+
+    Raises:
+        UserError: channels that the encoder does not take; images of different sizes and no S; no readable image; more
+            unreadable images than the source allows; features that are not finite.
+    """
+    if source.channels != encoder.input.channels:
+        raise UserError(
+            f"{source.name} gives images of {source.channels} channels, the encoder takes {encoder.input.channels}: "
+            f"set --data.channels {encoder.input.channels}"
+        )
+    prepare = _Preprocessing(preprocessing, size or encoder.input.size, resample)
+    device = torch.device(device) if device else next((p.device for p in encoder.parameters()), torch.device("cpu"))
+    encoder.to(device)
+    parts: list[Tensor] = []
+    index: list[int] = []
+    skipped: list[tuple[str, str]] = []
+    with evaluation_mode(encoder), torch.inference_mode():
+        for begin, images, kept, bad in _batches(source, prepare, batch, workers):
+            if len(kept):
+                parts.append(encoder(images.to(device, non_blocking=True)).float().cpu())
+            index += kept
+            skipped += bad
+            if progress:
+                progress(min(begin + batch, len(source)), len(source))
+    if not parts:
+        raise UserError(f"{source.name}: none of its {len(source)} images can be read")
+    h = torch.cat(parts).numpy()
+    if not np.isfinite(h).all():
+        raise UserError(f"the encoder gives features of {source.name} that are not finite: its weights are spoiled")
+    kept_index = np.array(index, dtype=np.int64)
+    labels = None if source.labels is None else np.asarray(source.labels)[kept_index]
+    return Features(h, labels, kept_index, tuple(skipped), prepare.text())
+
+
+@contextmanager
+def evaluation_mode(module: torch.nn.Module) -> Iterator[None]:
+    """Evaluation mode inside; afterwards each submodule's own mode again (a frozen part of a net may differ)."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
+
+
+class _Preprocessing:
+    """Applies one rule to images of any size and remembers in words what it did."""
+
+    def __init__(self, rule: Preprocessing, size: int | None, resample: Resample) -> None:
+        if rule in ("crop", "resize") and size is None:
+            raise UserError(f"preprocessing '{rule}' needs the size to resize to: give size")
+        self.rule, self.size, self.resample = rule, size, resample
+        self.used: set[str] = set()
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """uint8 [n, C, H, W] -> uint8 of the same size or float [n, C, S, S] in [0, 1]."""
+        rule = self.choose(*images.shape[2:])
+        self.used.add(rule)
+        if rule == "none" or self.size is None:
+            return images
+        return center_crop(images, self.size, CROP if rule == "crop" else 1.0, self.resample).clamp(0, 1)
+
+    def choose(self, height: int, width: int) -> Preprocessing:
+        """The rule for images of this size."""
+        if self.rule != "auto":
+            return self.rule
+        if self.size is None or height == width == self.size:
+            return "none"
+        return "resize" if min(self.size, height, width) <= SMALL else "crop"
+
+    def text(self) -> str:
+        """What was done to the images, in words."""
+        words = {
+            "none": "images as they are",
+            "resize": f"central square resized to {self.size} x {self.size} ({self.resample})",
+            "crop": f"central square of {CROP:g} of the shorter side resized to {self.size} x {self.size} "
+            f"({self.resample})",
+        }
+        return " or ".join(words[rule] for rule in words if rule in self.used)
+
+
+_Part = tuple[int, Tensor, list[int], list[tuple[str, str]]]
+
+
+def _batches(source: Source, prepare: _Preprocessing, batch: int, workers: int | None) -> Iterator[_Part]:
+    """(first index, images, indices read, skipped) of each batch."""
+    if isinstance(source, ArraySource):
+        for begin in range(0, len(source), batch):
+            images = source.images[begin : begin + batch]
+            yield begin, prepare(images), list(range(begin, begin + len(images))), []
+        return
+    if (prepare.size is None or prepare.rule == "none") and not source.facts().equal_sized:
+        raise UserError(
+            f"{source.name} has images of different sizes: give the size that the encoder was trained on"
+            + (", and preprocessing 'auto', 'crop' or 'resize'" if prepare.rule == "none" else "")
+        )
+    threads = workers if workers is not None else min(8, os.cpu_count() or 1)
+    with ThreadPoolExecutor(max(1, threads)) as pool:  # decoding releases Python's lock
+        waiting: deque[tuple[int, list[Future[Tensor | BadImage]]]] = deque()
+        starts = deque(range(0, len(source), batch))
+        while starts or waiting:
+            while starts and len(waiting) < _BATCHES_AHEAD:
+                begin = starts.popleft()
+                indices = range(begin, min(begin + batch, len(source)))
+                waiting.append((begin, [pool.submit(_read, source, prepare, i) for i in indices]))
+            yield _collect(source, *waiting.popleft())
+
+
+def _read(source: Source, prepare: _Preprocessing, index: int) -> Tensor | BadImage:
+    try:
+        pixels = source.read(index)
+    except BadImage as error:
+        return error
+    return prepare(torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None])
+
+
+def _collect(source: Source, begin: int, futures: list[Future[Tensor | BadImage]]) -> _Part:
+    images: list[Tensor] = []
+    kept: list[int] = []
+    bad: list[tuple[str, str]] = []
+    for index, future in enumerate(futures, begin):
+        result = future.result()
+        if isinstance(result, BadImage):
+            source.skipped.add(result.path, result.reason)
+            bad.append((result.path, result.reason))
+        else:
+            images.append(result if result.is_floating_point() else result / 255)
+            kept.append(index)
+    return begin, torch.cat(images) if images else torch.empty(0), kept, bad

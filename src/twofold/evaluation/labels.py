@@ -1,0 +1,152 @@
+"""Which images get a label when only some do, and what accuracy that buys: "how many labels do I need?"."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from twofold.errors import UserError
+from twofold.evaluation.linear import Array, choose_l2, fit_linear
+from twofold.evaluation.scores import score
+from twofold.evaluation.splits import Labels, stratified_split
+from twofold.randomness import permutation
+
+ONE_LABEL_L2 = 1.0  # with one image a class nothing is left to validate on; near the optimum on small real sets
+SUBSET_GRID = tuple(float(v) for v in np.logspace(-3, 1, 9))
+VALIDATION_IMAGES = 500  # enough held-out predictions to tell neighbouring penalties apart
+
+
+def balanced_subset(
+    labels: NDArray[np.int64], per_class: int | None = None, total: int | None = None, seed: int = 0, draw: int = 0
+) -> NDArray[np.int64]:
+    """Positions of the images that get a label: equally many of each class, nested in size, the same everywhere.
+
+    Each class is put in a random order that depends on (seed, draw, class) alone, and images are taken in rounds, one
+    of each class a round; so the subset for 50 labels lies within the one for 500.
+
+    Args:
+        labels: [N] classes; images with a label below 0 are unlabelled and never taken.
+        per_class: images of each class; or
+        total: images in all. Where it is not a multiple of the classes, or classes run out, the counts differ as little
+            as they can.
+        seed, draw: the address of the random choice; a draw is one repetition.
+
+    Returns:
+        Positions in ascending order.
+
+    Raises:
+        UserError: a class has fewer than `per_class` images; `total` is less than one a class or more than there are.
+    """
+    classes, counts = np.unique(labels[labels >= 0], return_counts=True)
+    if (per_class is None) == (total is None):
+        raise UserError("give either the number of labels a class or the total")
+    if per_class is not None:
+        short = [f"{label} ({count})" for label, count in zip(classes, counts, strict=True) if count < per_class]
+        if short or per_class < 1:
+            raise UserError(
+                f"{per_class} labels a class were asked for; "
+                + (f"classes with fewer images: {', '.join(short[:10])}" if short else "give at least 1")
+            )
+        total = per_class * len(classes)
+    assert total is not None
+    if not len(classes) <= total <= counts.sum():
+        raise UserError(
+            f"{total} labels were asked for; give at least one for each of the {len(classes)} classes and at most "
+            f"the {counts.sum()} labelled images"
+        )
+    turn = permutation(seed, "label subset/classes", draw, len(classes))  # whose turn comes first in each round
+    members, rounds, turns = [], [], []
+    for label, position in zip(classes, turn, strict=True):
+        own = np.flatnonzero(labels == label)
+        members.append(own[permutation(seed, f"label subset/{label}", draw, len(own))])
+        rounds.append(np.arange(len(own)))
+        turns.append(np.full(len(own), position))
+    order = np.lexsort((np.concatenate(turns), np.concatenate(rounds)))
+    return np.sort(np.concatenate(members)[order[:total]])
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Test accuracy of one feature set with one number of labels.
+
+    Attributes:
+        features: name of the feature set.
+        labels: number of labelled images.
+        top1: test accuracy of each draw of labels, in [0, 1]. One draw only where every image is labelled, since all
+            draws would be the same.
+        l2: penalty chosen in each draw.
+    """
+
+    features: str
+    labels: int
+    top1: tuple[float, ...]
+    l2: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        return float(np.mean(self.top1))
+
+    @property
+    def std(self) -> float | None:
+        """Sample standard deviation over the draws (n - 1 in the denominator); None for a single draw."""
+        return float(np.std(self.top1, ddof=1)) if len(self.top1) > 1 else None
+
+
+def label_efficiency(
+    feature_sets: Mapping[str, tuple[Array, Array]],
+    y_train: Labels,
+    y_test: Labels,
+    counts: Sequence[int] = (50, 500, 4000),
+    draws: int = 3,
+    seed: int = 0,
+    grid: Sequence[float] = SUBSET_GRID,
+) -> list[Cell]:
+    """Test accuracy of a logistic regression against the number of labels, for several kinds of features.
+
+    In each draw every feature set gets the same labelled images. The l2 penalty is chosen among these images alone, on
+    random held-out fifths (repeated until they hold 500 images or ten times), and the classifier is then fitted on all
+    of them. So neither test images nor further labels take part.
+
+    Args:
+        feature_sets: name -> (features of the training images [N, d], of the test images [M, d]).
+        y_train, y_test: [N] and [M] labels.
+        counts: numbers of labels in all classes together.
+        draws: repetitions with other labelled images.
+        seed: fixes which images get labels in which draw.
+        grid: penalties to choose from.
+
+    Returns:
+        A cell for each count and feature set, in that order.
+
+    Raises:
+        UserError: see `balanced_subset`; also for fewer than one draw.
+    """
+    if draws < 1:
+        raise UserError(f"at least 1 draw of labels is needed, got {draws}")
+    cells = []
+    for count in counts:
+        outcomes: dict[str, list[tuple[float, float]]] = {name: [] for name in feature_sets}
+        for draw in range(draws if count < len(y_train) else 1):
+            chosen = balanced_subset(y_train, total=count, seed=seed, draw=draw)
+            for name, (train, test) in feature_sets.items():
+                outcomes[name].append(_fit_subset(train[chosen], y_train[chosen], test, y_test, seed, draw, grid))
+        for name, pairs in outcomes.items():
+            cells.append(Cell(name, count, tuple(p[0] for p in pairs), tuple(p[1] for p in pairs)))
+    return cells
+
+
+def _fit_subset(
+    x: Array, y: Labels, test: Array, y_test: Labels, seed: int, draw: int, grid: Sequence[float]
+) -> tuple[float, float]:
+    """(test accuracy, chosen l2) of a classifier fitted on x [n, d] and y [n] alone."""
+    l2 = ONE_LABEL_L2
+    if np.unique(y, return_counts=True)[1].min() > 1:
+        repeats = min(10, math.ceil(VALIDATION_IMAGES / (0.2 * len(y))))
+        splits = [stratified_split(y, 0.2, seed, f"label validation/{draw}", repeat) for repeat in range(repeats)]
+        l2, _ = choose_l2(x, y, splits, grid)
+    model = fit_linear(x, y, l2)
+    return score(model.logits(test), model.classes, y_test).top1, l2

@@ -1,0 +1,98 @@
+"""Stratified splits fixed by a seed, and the checks that a supervised evaluation needs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from twofold.errors import UserError
+from twofold.randomness import permutation
+
+Labels = NDArray[np.int64]
+
+
+def stratified_split(
+    labels: Labels, held_out: float = 0.2, seed: int = 0, stream: str = "test split", draw: int = 0
+) -> tuple[Labels, Labels]:
+    """Split positions 0..N-1 in two, each class in the same proportion.
+
+    Args:
+        labels: [N] class of each image.
+        held_out: share of each class in the second part, in (0, 1); rounded, at least one image in either part.
+        seed, stream, draw: the address of the random order within a class; other addresses give other splits.
+
+    Returns:
+        Positions of the first part and of the second, each in ascending order.
+
+    Raises:
+        UserError: a class with a single image.
+    """
+    if not 0 < held_out < 1:
+        raise UserError(f"the held-out share must lie between 0 and 1, got {held_out}")
+    second = []
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        if len(members) < 2:
+            raise UserError(
+                f"class {label} has 1 labelled image; a split into two parts needs at least 2 of each class: "
+                "add images, leave the class out, or give a test set of its own"
+            )
+        count = int(np.clip(round(held_out * len(members)), 1, len(members) - 1))
+        second.append(members[permutation(seed, f"{stream}/{label}", draw, len(members))[:count]])
+    chosen = np.sort(np.concatenate(second))
+    return np.setdiff1d(np.arange(len(labels)), chosen), chosen
+
+
+def single_labels(labels: NDArray[np.int64] | None, where: str, least: int = 2) -> Labels:
+    """The labels of `where` as [N], below 0 for unlabelled images.
+
+    Raises UserError without labels, with several labels an image, or with fewer than `least` classes.
+    """
+    if labels is None:
+        raise UserError(
+            f"{where} has no labels, which this protocol needs: put the images of each class in a folder of its own, "
+            "or give arrays with labels"
+        )
+    labels = np.asarray(labels)
+    if labels.ndim != 1:
+        raise UserError(
+            f"{where} has several labels an image (an array of shape {labels.shape}); linear and kNN evaluation "
+            "count one right class an image: give single labels"
+        )
+    if (classes := len(np.unique(labels[labels >= 0]))) < least:
+        raise UserError(f"{where} has labelled images of {classes} class(es); this protocol needs at least {least}")
+    return labels.astype(np.int64)
+
+
+def match_classes(
+    train_labels: Labels, train_classes: Sequence[str] | None, test_labels: Labels, test_classes: Sequence[str] | None
+) -> Labels:
+    """Express the test labels in the training set's numbers.
+
+    Two folders number their classes on their own, so classes are matched by name where both sets name them and by
+    number otherwise.
+
+    Returns:
+        [N] test labels in the numbering of `train_labels`.
+
+    Raises:
+        UserError: the test set holds classes of which the training set has no image.
+    """
+    known = {int(label) for label in np.unique(train_labels)}
+    if train_classes is not None and test_classes is not None:
+        numbers = {name: number for number, name in enumerate(train_classes)}
+        mapping = {int(old): numbers.get(test_classes[int(old)], -1) for old in np.unique(test_labels)}
+        names = {old: test_classes[old] for old in mapping}
+    else:
+        mapping = {int(old): int(old) for old in np.unique(test_labels)}
+        names = {old: str(old) for old in mapping}
+    unknown = [names[old] for old, new in mapping.items() if new not in known]
+    if unknown:
+        shown = ", ".join(unknown[:10]) + (f" and {len(unknown) - 10} more" if len(unknown) > 10 else "")
+        raise UserError(
+            f"the test set has classes without a training image: {shown}. Give training images of these classes, "
+            "or leave them out of the test set"
+        )
+    return np.array([mapping[int(label)] for label in test_labels], dtype=np.int64)
