@@ -5,6 +5,7 @@ from twofold.data.base import DataFacts, SkipList, Source
 from twofold.data.config import DataConfig
 from twofold.data.files import FileSource
 from twofold.data.images import BadImage
+from twofold.data.loader import Batch, Loader
 from twofold.data.order import Order
 from twofold.data.sources import DatasetSource, Splits, open_source, splits_of
 from twofold.data.torchvision_sets import NAMED_SETS
@@ -12,10 +13,12 @@ from twofold.data.torchvision_sets import NAMED_SETS
 __all__ = [
     "ArraySource",
     "BadImage",
+    "Batch",
     "DataConfig",
     "DataFacts",
     "DatasetSource",
     "FileSource",
+    "Loader",
     "NAMED_SETS",
     "Order",
     "SkipList",

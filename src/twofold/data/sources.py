@@ -130,7 +130,7 @@ class DatasetSource:
 
     Images are PIL images of any mode, or tensors [C, H, W] as `pixels.images_to_tensor` takes them. They must depend on
     the index alone: leave random transforms to the views. Labels are taken from the data set's `targets` or `labels`
-    (through `Subset` too); where it has none, asking for them reads every item once.
+    (through `Subset` too); where it has none, asking for them reads every item once, and those that fail get -1.
 
     Raises:
         UserError: the first item is of another kind.
@@ -157,8 +157,7 @@ class DatasetSource:
         """[n] or [n, K]; None without labels."""
         if self._labelled and self._labels is None:
             known = _known_targets(self._dataset)
-            found = known if known is not None else [np.asarray(self._dataset[i][1]) for i in range(len(self))]
-            self._labels = np.asarray(found).astype(np.int64)
+            self._labels = self._read_labels() if known is None else np.asarray(known).astype(np.int64)
         return self._labels
 
     def read(self, index: int) -> NDArray[np.uint8]:
@@ -200,6 +199,16 @@ class DatasetSource:
         for index in sample_indices(len(self)):
             with contextlib.suppress(BadImage):  # met again, and listed, in training
                 yield self.read(int(index))
+
+    def _read_labels(self) -> NDArray[np.int64]:
+        found: list[Any] = []
+        for index in range(len(self)):
+            try:
+                found.append(np.asarray(self._item(index)[1]))
+            except BadImage:
+                found.append(None)
+        shape = next(label.shape for label in found if label is not None)
+        return np.array([np.full(shape, -1) if label is None else label for label in found], dtype=np.int64)
 
     def _probe(self) -> list[Any]:
         """Some items, spread over the data set, of those that can be read."""
