@@ -1,0 +1,279 @@
+"""The single place that knows of processes: ranks, differentiable collectives, batch normalisation over all ranks.
+
+Everything here works with and without an initialised process group. Gradients follow one convention: what a rank gets
+is the gradient of the *sum* over ranks of their losses, as TensorFlow's differentiable all_reduce gives it to the
+reference implementation (google-research/simclr, tf2/objective.py: tpu_cross_replica_concat). DistributedDataParallel
+averages parameter gradients over ranks, which turns that sum into the gradient of the mean loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from twofold.errors import UserError
+
+
+def world_size() -> int:
+    """The number of processes that train together; 1 without a process group."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """This process's position among them, from 0; 0 without a process group."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def is_distributed() -> bool:
+    """Whether more than one process trains together."""
+    return world_size() > 1
+
+
+class _AllGather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.rows = len(x)
+        gathered = x.new_empty((world_size() * len(x), *x.shape[1:]))
+        dist.all_gather_into_tensor(gathered, x.contiguous())
+        return gathered
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        grad = grads[0].contiguous().clone()
+        dist.all_reduce(grad)
+        return grad.narrow(0, rank() * ctx.rows, ctx.rows)
+
+
+class _AllReduceSum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:  # noqa: ARG004 (the signature is autograd's)
+        total = x.contiguous().clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:  # noqa: ARG004
+        grad = grads[0].contiguous().clone()
+        dist.all_reduce(grad)
+        return grad
+
+
+def all_gather(x: Tensor) -> Tensor:
+    """Join every rank's rows, differentiably.
+
+    Args:
+        x: [n, ...], of the same shape and type on every rank.
+
+    Returns:
+        [world_size * n, ...]; rank r's rows are at r*n .. (r+1)*n. Its gradient is summed over the ranks, so a rank
+        learns what its rows did to every rank's loss.
+    """
+    return _AllGather.apply(x) if is_distributed() else x
+
+
+def all_reduce_sum(x: Tensor) -> Tensor:
+    """The sum over ranks of a tensor of equal shape on each, differentiably (the gradient is summed over ranks too)."""
+    return _AllReduceSum.apply(x) if is_distributed() else x
+
+
+def all_reduce_mean(x: Tensor) -> Tensor:
+    """The mean over ranks of a tensor of equal shape on each, differentiably."""
+    return all_reduce_sum(x) / world_size()
+
+
+_running_statistics_frozen = False
+
+
+@contextmanager
+def frozen_running_statistics() -> Iterator[None]:
+    """Normalise by batch statistics but leave running averages untouched.
+
+    For a second forward pass over the same batch (activation checkpointing), which would count the batch twice.
+    """
+    global _running_statistics_frozen
+    before, _running_statistics_frozen = _running_statistics_frozen, True
+    try:
+        yield
+    finally:
+        _running_statistics_frozen = before
+
+
+def _moments(x: Tensor) -> tuple[Tensor, Tensor, int]:
+    """Mean and biased variance of each channel of this rank's rows in at least float32, and the values a channel."""
+    if x.dtype in (torch.bfloat16, torch.float16):
+        x = x.float()
+    count = x.numel() // x.shape[1]
+    if count == 0:  # a rank without rows adds nothing
+        return x.new_zeros(x.shape[1]), x.new_zeros(x.shape[1]), 0
+    variance, mean = torch.var_mean(x, [0, *range(2, x.ndim)], correction=0)
+    return mean, variance, count
+
+
+class _NormalizeOverRanks(torch.autograd.Function):
+    """y = (x - mean) / sqrt(variance + eps) * weight + bias with the moments of all ranks' rows."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, eps: float
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        mean, variance, count = _moments(x)
+        packed = torch.cat([mean, variance, mean.new_tensor([float(count)])])[None]
+        everyone = packed.new_empty((world_size(), packed.shape[1]))
+        dist.all_gather_into_tensor(everyone, packed)
+        means, variances, counts = everyone[:, : len(mean)], everyone[:, len(mean) : -1], everyone[:, -1:]
+        total = counts.sum()
+        share = counts / total  # [ranks, 1]: ranks may hold unequal numbers of rows
+        mean = (share * means).sum(0)
+        # Variance of the whole = mean of the parts' variances + variance of their means. E[x^2] - E[x]^2, the
+        # reference's form, is equal but cancels in float32.
+        variance = (share * (variances + (means - mean) ** 2)).sum(0)
+        ctx.save_for_backward(x, weight, mean, variance, total)
+        ctx.eps, ctx.has_bias = eps, bias is not None
+        ctx.mark_non_differentiable(mean, variance, total)
+        # (torch's kernels divide by the number of rows, which may be 0 here)
+        y = F.batch_norm(x, mean, variance, weight, bias, training=False, eps=eps) if count else x.clone()
+        return y, mean, variance, total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None]:
+        x, weight, mean, variance, total = ctx.saved_tensors
+        dy = grads[0]
+        grad_weight, grad_bias = torch.zeros_like(weight), torch.zeros_like(weight)
+        if x.numel():
+            # The native kernel of inference mode gives this rank's two sums, of dy * xhat and of dy.
+            _, grad_weight, grad_bias = torch.ops.aten.native_batch_norm_backward(
+                dy, x, weight, mean, variance, None, None, False, ctx.eps, [False, True, True]
+            )
+        sums = torch.stack([grad_bias, grad_weight]).to(mean.dtype)
+        dist.all_reduce(sums)
+        inverse = torch.rsqrt(variance + ctx.eps)
+        scale = weight * inverse
+        # dx = scale * (dy - mean(dy) - xhat * mean(dy * xhat)), means over all ranks' rows, as a*dy - b*x - c
+        b = scale * inverse * sums[1] / total
+        c = scale * sums[0] / total - b * mean
+        channels = [1, -1] + [1] * (x.ndim - 2)
+        dx = scale.view(channels) * dy - b.view(channels) * x - c.view(channels)
+        return dx.to(x.dtype), grad_weight, grad_bias if ctx.has_bias else None, None
+
+
+def _normalize_over_ranks(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    if weight is None:
+        weight = torch.ones(x.shape[1], device=x.device, dtype=torch.promote_types(x.dtype, torch.float32))
+    y, mean, variance, total = _NormalizeOverRanks.apply(x, weight, bias, eps)
+    return y, mean, variance, total / (total - 1).clamp(min=1)
+
+
+def _normalize_here(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor, Tensor, float]:
+    count = x.numel() // x.shape[1]
+    if count < 2:
+        raise UserError(
+            f"batch normalisation in training mode needs at least two values a channel, got an input of shape "
+            f"{tuple(x.shape)}; use a batch of two or more, or call .eval()"
+        )
+    dtype = torch.promote_types(x.dtype, torch.float32) if weight is None else weight.dtype
+    # Averages with momentum 1 are this batch's own statistics, in one native pass and without cancellation.
+    mean = torch.zeros(x.shape[1], device=x.device, dtype=dtype)
+    variance = torch.zeros_like(mean)
+    y = F.batch_norm(x, mean, variance, weight, bias, training=True, momentum=1.0, eps=eps)
+    return y, mean, variance * ((count - 1) / count), count / (count - 1)  # the kernel gives the unbiased variance
+
+
+def batch_norm(
+    x: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    momentum: float,
+    eps: float,
+    unbiased: bool = False,
+    synchronized: bool = True,
+) -> Tensor:
+    """Batch normalisation in training mode, over the rows of all ranks; updates the running averages in place.
+
+    Args:
+        x: [n, channels, ...]; n may differ between ranks and may be 0 on some.
+        running_mean, running_var: [channels] averages to update, or None.
+        weight, bias: [channels] or None.
+        momentum: share of this batch in the running averages.
+        eps: added to the variance.
+        unbiased: average the unbiased variance, n/(n-1) times the biased one that normalises (torch's convention).
+        synchronized: take the statistics of all ranks' rows, or of this rank's alone.
+
+    Raises:
+        UserError: fewer than two values a channel in the one process, whose variance is no estimate.
+    """
+    normalize = _normalize_over_ranks if synchronized and is_distributed() else _normalize_here
+    y, mean, variance, correction = normalize(x, weight, bias, eps)
+    if running_mean is not None and running_var is not None and not _running_statistics_frozen:
+        with torch.no_grad():
+            running_mean.lerp_(mean.to(running_mean.dtype), momentum)
+            running_var.lerp_((variance * correction if unbiased else variance).to(running_var.dtype), momentum)
+    return y
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation of [n, channels] or [n, channels, H, W] over the global batch (spec: A.12).
+
+    Statistics in training mode are those of all ranks' rows, weighted by their counts, on any backend; in one process
+    torch's native kernels do the work. They are kept in float32 or better, whatever the type of x.
+
+    Args:
+        channels: number of features.
+        bias: whether there is a bias (beta). The last layer of SimCLR's projection head has none.
+        eps: added to the variance.
+        momentum: share of a batch in the running averages: 1 - the reference's decay of 0.9.
+        unbiased: keep the running average of the unbiased variance as torch does. The reference, with global batch
+            norm, keeps the biased one (tf2/resnet.py: SyncBatchNormalization), which is the default here.
+        synchronized: take statistics over all ranks. False: over this rank's rows alone (the reference's
+            global_bn=False).
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        bias: bool = True,
+        eps: float = 1e-5,
+        momentum: float = 0.1,
+        unbiased: bool = False,
+        synchronized: bool = True,
+    ) -> None:
+        super().__init__()
+        self.channels, self.eps, self.momentum = channels, eps, momentum
+        self.unbiased, self.synchronized = unbiased, synchronized
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels)) if bias else None
+        self.running_mean: Tensor
+        self.running_var: Tensor
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise [n, channels] or [n, channels, H, W] by the batch (training) or the running averages (eval)."""
+        if not self.training:
+            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+        return batch_norm(
+            x,
+            self.running_mean,
+            self.running_var,
+            self.weight,
+            self.bias,
+            self.momentum,
+            self.eps,
+            self.unbiased,
+            self.synchronized,
+        )
+
+    def extra_repr(self) -> str:
+        """What `print` shows."""
+        return f"{self.channels}, bias={self.bias is not None}, eps={self.eps}, momentum={self.momentum}"

@@ -1,0 +1,174 @@
+"""Encoder files: weights in safetensors, and everything needed to rebuild the encoder as JSON in the header.
+
+Nothing in such a file is executed; it can be read from anyone.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from twofold.encoders.base import Encoder, build_encoder_from_spec
+from twofold.encoders.resnet import ResNet
+from twofold.errors import UserError
+from twofold.heads import HeadConfig, ProjectionHead
+
+FORMAT = 1
+Module = TypeVar("Module", bound=nn.Module)
+_KEY = "twofold"
+
+
+def save_encoder(
+    path: str | Path, encoder: Encoder, head: ProjectionHead | None = None, extra: Mapping[str, Any] | None = None
+) -> None:
+    """Write an encoder, and its projection head if given, to one safetensors file, whole or not at all.
+
+    Args:
+        path: the file; its folder must exist. A file there is replaced.
+        encoder: on any device, not wrapped (unwrap DistributedDataParallel first).
+        head: kept for fine-tuning from a middle layer.
+        extra: facts about the run in JSON's types, for `read_header`.
+
+    Raises:
+        UserError: the file cannot be written, or `extra` is not JSON.
+    """
+    path = Path(path)
+    header = {
+        "format": FORMAT,
+        "spec": encoder.spec(),
+        "head": None if head is None else {"in_dim": head.in_dim, **asdict(head.config)},
+        "versions": {name: importlib.metadata.version(name) for name in ("twofold", "torch")},
+        "extra": dict(extra or {}),
+    }
+    try:
+        text = json.dumps(header, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path}: `extra` must hold JSON's types only: {error}") from error
+    tensors = _prefixed("encoder", encoder) | ({} if head is None else _prefixed("head", head))
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        save_file(tensors, temporary, metadata={_KEY: text})
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)  # atomic: a reader sees the old file or the new one
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path} could not be written: {error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_encoder(path: str | Path, module: nn.Module | None = None) -> Encoder:
+    """Rebuild the encoder of a file, with its weights, in inference mode on the CPU.
+
+    Args:
+        path: what `save_encoder` wrote.
+        module: the user's own module where the encoder was made by `adapt`.
+
+    Raises:
+        UserError: no such file, no encoder file, or one whose tensors are not exactly those of its encoder.
+    """
+    header, tensors = _read(path)
+    try:
+        if header["spec"].get("kind") == ResNet.kind:
+            with torch.device("meta"):  # the weights are replaced at once: no need to draw them
+                encoder = build_encoder_from_spec(header["spec"], module)
+        else:
+            encoder = build_encoder_from_spec(header["spec"], module)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    return _fill(path, encoder, "encoder", tensors)
+
+
+def load_head(path: str | Path) -> ProjectionHead | None:
+    """The projection head that a file holds, in inference mode on the CPU; None if it holds none.
+
+    Raises:
+        UserError: as `load_encoder`.
+    """
+    header, tensors = _read(path)
+    if header["head"] is None:
+        return None
+    config = dict(header["head"])
+    try:
+        head = ProjectionHead(config.pop("in_dim"), HeadConfig(**config))
+    except (TypeError, KeyError, UserError) as error:
+        raise UserError(f"{path}: its head {header['head']} cannot be built: {error}") from error
+    return _fill(path, head, "head", tensors)
+
+
+def read_header(path: str | Path) -> dict[str, Any]:
+    """The header of an encoder file: "format", "spec", "head", "versions", "extra".
+
+    Raises:
+        UserError: no such file, or no encoder file.
+    """
+    return _read(path, weights=False)[0]
+
+
+def _prefixed(prefix: str, module: nn.Module) -> dict[str, Tensor]:
+    # A copy of each: safetensors wants contiguous tensors that share no memory.
+    return {
+        f"{prefix}.{name}": tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+        for name, tensor in module.state_dict().items()
+    }
+
+
+def _read(path: str | Path, weights: bool = True) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; an encoder file is written by save_encoder and `twofold pretrain`")
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()} if weights else {}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} is no whole safetensors file: {error}; write it again") from error
+    if _KEY not in metadata:
+        raise UserError(f"{path} holds tensors but no encoder of twofold: its header says nothing of how to build one")
+    try:
+        header = json.loads(metadata[_KEY])
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}: its header is no JSON: {error}") from error
+    complete = isinstance(header, dict) and {"format", "spec", "head", "versions", "extra"} <= header.keys()
+    if not complete or not isinstance(header["spec"], dict) or not isinstance(header["head"], dict | None):
+        raise UserError(f"{path}: its header is malformed: {metadata[_KEY][:200]}")
+    if header["format"] != FORMAT:
+        raise UserError(
+            f"{path} has format {header['format']}, this version reads {FORMAT}; it was written by twofold "
+            f"{header['versions'].get('twofold')}: install that version or a later one"
+        )
+    parts = ("encoder.",) if header["head"] is None else ("encoder.", "head.")
+    strays = sorted(name for name in tensors if not name.startswith(parts))
+    if strays:
+        raise UserError(f"{path} holds tensors that belong to none of its parts: {', '.join(strays)}")
+    return header, tensors
+
+
+def _fill(path: str | Path, module: Module, prefix: str, tensors: dict[str, Tensor]) -> Module:
+    """Give `module` exactly the tensors under `prefix`."""
+    found = {name.removeprefix(f"{prefix}."): t for name, t in tensors.items() if name.startswith(f"{prefix}.")}
+    wanted = module.state_dict()
+    problems = {
+        "missing": sorted(wanted.keys() - found.keys()),
+        "left over": sorted(found.keys() - wanted.keys()),
+        "of another shape": [
+            f"{name} {tuple(found[name].shape)} instead of {tuple(wanted[name].shape)}"
+            for name in sorted(wanted.keys() & found.keys())
+            if wanted[name].shape != found[name].shape
+        ],
+    }
+    if any(problems.values()):
+        told = "; ".join(f"{what}: {', '.join(names)}" for what, names in problems.items() if names)
+        raise UserError(f"{path} does not fit its {prefix}: {told}")
+    module.load_state_dict(found, assign=all(tensor.is_meta for tensor in wanted.values()))
+    return module.eval()

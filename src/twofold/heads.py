@@ -1,0 +1,103 @@
+"""What sits on an encoder: the projection head of contrastive training, and the linear classifier.
+
+Source: google-research/simclr, model_util.py and tf2/model.py; arXiv 2002.05709 section 4.2 (kinds of head);
+arXiv 2006.10029 section 3 (deeper heads, fine-tuning from a middle layer).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor, nn
+
+from twofold.distributed import BatchNorm
+from twofold.errors import UserError
+
+
+@dataclass(frozen=True)
+class HeadConfig:
+    """The projection head."""
+
+    kind: Literal["none", "linear", "nonlinear"] = "nonlinear"
+    """none: z = h; linear: one layer; nonlinear: an MLP."""
+    layers: int = 2
+    """Layers of the nonlinear head, 1 to 4: SimCLR has 2, SimCLR v2 has 3."""
+    out_dim: int = 128
+    """Length of z; the head of kind none leaves h as it is."""
+    hidden_dim: int | None = None
+    """Width of the nonlinear head's hidden layers; none = that of h."""
+    norm: bool = True
+    """Batch normalisation after each layer, as SimCLR's code has it; off: biases instead, as in MoCo v2."""
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("none", "linear", "nonlinear"):
+            raise UserError(f"head.kind must be none, linear or nonlinear, got {self.kind!r}")
+        if not 1 <= self.layers <= 4:
+            raise UserError(f"head.layers must be 1, 2, 3 or 4, got {self.layers}")
+        if self.out_dim < 1 or (self.hidden_dim is not None and self.hidden_dim < 1):
+            raise UserError(f"head.out_dim and head.hidden_dim must be positive, got {self.out_dim}, {self.hidden_dim}")
+
+
+class ProjectionHead(nn.Module):
+    """Maps representations h [N, in_dim] to projections z [N, out_dim].
+
+    With norm, the dense layers have no bias; every layer is followed by batch normalisation, whose bias the last layer
+    lacks, and every layer but the last by ReLU. Dense layers start as N(0, 0.01^2). Without norm, they start as
+    torch's Linear does, which is what facebookresearch/moco (moco/builder.py) trains.
+
+    Args:
+        in_dim: length of h.
+        config: see HeadConfig.
+    """
+
+    def __init__(self, in_dim: int, config: HeadConfig | None = None) -> None:
+        super().__init__()
+        self.in_dim, self.config = in_dim, config or HeadConfig()
+        count = {"none": 0, "linear": 1, "nonlinear": self.config.layers}[self.config.kind]
+        self.out_dim = self.config.out_dim if count else in_dim
+        self.layers = nn.ModuleList()
+        n_in = in_dim
+        for j in range(count):
+            last = j == count - 1
+            n_out = self.out_dim if last else self.config.hidden_dim or in_dim
+            dense = nn.Linear(n_in, n_out, bias=not self.config.norm)
+            layer = nn.Sequential(dense)
+            if self.config.norm:
+                nn.init.normal_(dense.weight, std=0.01)
+                layer.append(BatchNorm(n_out, bias=not last))
+            self.layers.append(layer if last else layer.append(nn.ReLU(inplace=True)))
+            n_in = n_out
+
+    def outputs(self, h: Tensor) -> list[Tensor]:
+        """h and the output of each layer, z last. SimCLR v2 fine-tunes from output 1 of a 3-layer head."""
+        outputs = [h]
+        for layer in self.layers:
+            outputs.append(layer(outputs[-1]))
+        return outputs
+
+    def forward(self, h: Tensor) -> Tensor:
+        """[N, in_dim] -> [N, out_dim]; the loss, not the head, normalises z."""
+        return self.outputs(h)[-1]
+
+
+class Classifier(nn.Linear):
+    """The linear classifier on frozen or fine-tuned features: logits [N, classes] of [N, in_dim].
+
+    A class of its own, so that optimisers can tell it from other layers.
+
+    Args:
+        in_dim: length of a feature vector.
+        classes: number of classes.
+        init: "normal": weights N(0, 0.01^2); "zero": zeros. The bias starts at 0.
+    """
+
+    def __init__(self, in_dim: int, classes: int, init: Literal["normal", "zero"] = "normal") -> None:
+        super().__init__(in_dim, classes)
+        if init == "normal":
+            nn.init.normal_(self.weight, std=0.01)
+        elif init == "zero":
+            nn.init.zeros_(self.weight)
+        else:
+            raise UserError(f"a classifier starts as normal or zero, got init={init!r}")
+        nn.init.zeros_(self.bias)
