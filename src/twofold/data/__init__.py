@@ -4,8 +4,8 @@ from twofold.data.arrays import ArraySource
 from twofold.data.base import DataFacts, SkipList, Source
 from twofold.data.config import DataConfig
 from twofold.data.files import FileSource
-from twofold.data.images import BadImage
 from twofold.data.loader import Batch, Loader
+from twofold.data.opening import BadImage
 from twofold.data.order import Order
 from twofold.data.sources import DatasetSource, Splits, open_source, splits_of
 from twofold.data.torchvision_sets import NAMED_SETS

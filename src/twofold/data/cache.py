@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from twofold.data.base import DataFacts, Source
 from twofold.data.config import DataConfig
 from twofold.data.files import FileSource
-from twofold.data.images import BadImage
+from twofold.data.opening import BadImage
 from twofold.errors import UserError
 
 START_METHOD = "fork" if sys.platform == "linux" else "spawn"

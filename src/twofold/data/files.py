@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from twofold.data.base import DataFacts, SkipList, class_count, sample_indices
 from twofold.data.config import DataConfig
-from twofold.data.images import BadImage, Header, decode_image, find_images, image_extensions, read_header
+from twofold.data.images import decode_image, find_images, image_extensions
+from twofold.data.opening import BadImage, Header, read_header
 from twofold.errors import UserError
 
 CHECKED = 50_000

@@ -20,7 +20,7 @@ from twofold.data.arrays import ArraySource, npz_splits, open_array_file
 from twofold.data.base import DataFacts, SkipList, Source, class_count, require_pairs, sample_indices
 from twofold.data.config import DataConfig
 from twofold.data.files import folder_splits, open_folder
-from twofold.data.images import BadImage
+from twofold.data.opening import BadImage
 from twofold.data.pixels import GREY_MODES, images_to_tensor, set_channels, to_uint8
 from twofold.data.torchvision_sets import NAMED_SETS, open_named
 from twofold.errors import UserError

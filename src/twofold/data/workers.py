@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from twofold.data.base import Source
 from twofold.data.cache import START_METHOD, shared_bytes
 from twofold.data.files import FileSource
-from twofold.data.images import BadImage
+from twofold.data.opening import BadImage
 from twofold.errors import UserError
 from twofold.randomness import Key
 from twofold.views.images import ImageDraw, ImageViews
