@@ -1,0 +1,168 @@
+"""The command line: wires `twofold.commands` to the shell; nothing else."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from argparse import ArgumentError
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from jsonargparse import ArgumentParser, Namespace
+
+from twofold import __version__
+from twofold.commands.demo import demo
+from twofold.commands.evaluate import EvaluationConfig, evaluate
+from twofold.commands.pretrain import Stopped, describe_config, pretrain
+from twofold.commands.recipes import recipes
+from twofold.errors import UserError
+from twofold.training.config import add_options, explain, given, merge, suggest
+from twofold.training.progress import console
+
+
+def _pretrain_parser() -> ArgumentParser:
+    parser = ArgumentParser(description="Learn a representation from unlabelled images.", exit_on_error=False)
+    parser.add_argument("data", help="a folder of images, an .npz or .npy file, or the name of a torchvision data set")
+    parser.add_argument("--out", type=str, help="the run's folder: new, or empty, or a run to --resume")
+    parser.add_argument("--recipe", type=str, help="start from a recipe; `twofold recipes` lists them")
+    parser.add_argument("--config", type=str, help="a YAML file of options, over the recipe's; a run's config.yaml will do")
+    parser.add_argument("--resume", action="store_true", help="continue the run in --out, or start it if there is none")
+    parser.add_argument("--print-config", action="store_true", help="print every option as it would be used, and end")
+    add_options(parser)
+    return parser
+
+
+def _run_pretrain(options: dict[str, Any]) -> None:
+    if options.pop("print_config", False):
+        options.pop("resume", None)
+        options.pop("out", None)
+        print(describe_config(options.pop("data"), **options), end="")
+        return
+    if not options.get("out"):
+        raise UserError("--out is missing: name a folder for the run, e.g. --out runs/first")
+    pretrain(options.pop("data"), options.pop("out"), **options)
+
+
+def _evaluate_parser() -> ArgumentParser:
+    parser = ArgumentParser(description="Measure what a frozen encoder's representation is worth.", exit_on_error=False)
+    parser.add_argument("run", help="a run's folder, or an encoder.safetensors")
+    parser.add_argument("data", help="labelled images: a folder, an .npz file, or the name of a torchvision data set")
+    parser.add_class_arguments(EvaluationConfig)
+    return parser
+
+
+def _run_evaluate(options: dict[str, Any]) -> None:
+    console.print(evaluate(options.pop("run"), options.pop("data"), **options).text(), markup=False)
+
+
+def _recipes_parser() -> ArgumentParser:
+    parser = ArgumentParser(description="List the recipes, or show one.", exit_on_error=False)
+    parser.add_argument("name", nargs="?", default=None, help="show this one's options, too")
+    return parser
+
+
+def _run_recipes(options: dict[str, Any]) -> None:
+    console.print(recipes(options.get("name")), markup=False)
+
+
+def _demo_parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        description="SimCLR on 5,000 real digits: how many labels do I need? Takes about five minutes on two cores.",
+        exit_on_error=False,
+    )
+    parser.add_argument("--out", type=str, default="runs/demo", help="the run's folder (default: runs/demo)")
+    parser.add_argument("--epochs", type=float, help="passes over the 4,000 training digits; the recipe's when not given")
+    parser.add_argument("--resume", action="store_true", help="continue a demo that was stopped")
+    return parser
+
+
+def _run_demo(options: dict[str, Any]) -> None:
+    demo(**options)
+
+
+COMMANDS: dict[str, tuple[str, Callable[[], ArgumentParser], Callable[[dict[str, Any]], None]]] = {
+    "pretrain": ("learn a representation from unlabelled images", _pretrain_parser, _run_pretrain),
+    "evaluate": ("measure a frozen encoder: linear probe or nearest neighbours", _evaluate_parser, _run_evaluate),
+    "recipes": ("list the recipes of the published results", _recipes_parser, _run_recipes),
+    "demo": ("the whole story on 5,000 real digits, in minutes", _demo_parser, _run_demo),
+}
+
+
+def usage() -> str:
+    """What `twofold --help` prints."""
+    lines = [f"  {name:<10} {text}" for name, (text, _, _) in COMMANDS.items()]
+    return "\n".join(
+        ["usage: twofold COMMAND ...", "", "Representations from two views of each example.", "", "commands:", *lines, "",
+         "`twofold COMMAND --help` explains each option with its default; `twofold --version` tells the version."]
+    )  # fmt: skip
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit status: 0, 2 for a user's error, 128 + signal when stopped by one."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        print(f"twofold {__version__}")
+        return 0
+    try:
+        if arguments[0] not in COMMANDS:
+            raise UserError(f"there is no command '{arguments[0]}'{suggest(arguments[0], COMMANDS)}")
+        _, make, run = COMMANDS[arguments[0]]
+        run(_parse(make(), arguments[0], arguments[1:]))
+    except UserError as error:
+        print(f"twofold: error: {error}", file=sys.stderr)
+        return 2
+    except Stopped as stop:
+        print(f"twofold: {stop}", file=sys.stderr)
+        return 128 + stop.signal
+    except KeyboardInterrupt:
+        print("twofold: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output went away (`| head`): no news is for anybody
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    return 0
+
+
+def _parse(parser: ArgumentParser, command: str, arguments: Sequence[str]) -> dict[str, Any]:
+    """The options given, nested, without defaults (those lie below recipes and files)."""
+    parser.prog = f"twofold {command}"
+    words = [_underscores(word) for word in arguments]
+    words = [f"{word}=true" if _is_bare_flag(parser, words, i) else word for i, word in enumerate(words)]
+    try:
+        namespace: Namespace = parser.parse_args(words, defaults=False)
+    except ArgumentError as error:
+        unknown = re.search(r"unrecognized arguments: (--\S+)|does not accept option '(\S+)'", str(error))
+        if unknown:
+            name = (unknown.group(1) or unknown.group(2)).split("=")[0]
+            raise UserError(f"there is no option '{name}'{suggest(name, _options(parser))}") from error
+        raise UserError(explain(str(error))) from error
+    return {name.replace("-", "_"): value for name, value in given(namespace).items()}
+
+
+def _options(parser: ArgumentParser) -> list[str]:
+    return [word for action in parser._actions for word in action.option_strings if word.startswith("--")]
+
+
+def _underscores(word: str) -> str:
+    """Option names may be written with dashes or underscores."""
+    if not word.startswith("--"):
+        return word
+    name, equals, value = word.partition("=")
+    name = "--" + name[2:].replace("-", "_")
+    return ("--print-config" if name == "--print_config" else name) + equals + value
+
+
+def _is_bare_flag(parser: ArgumentParser, words: Sequence[str], i: int) -> bool:
+    """Whether a true-or-false option stands without a value, which then is true."""
+    action = parser._option_string_actions.get(words[i])
+    if action is None or getattr(action, "_typehint", None) is not bool:
+        return False
+    return i + 1 == len(words) or words[i + 1] not in ("true", "false", "True", "False")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

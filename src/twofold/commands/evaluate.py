@@ -1,0 +1,142 @@
+"""`twofold evaluate`: what a frozen encoder's representation is worth on labelled images."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import nn
+
+from twofold.commands.load import encoder_path, load
+from twofold.data import DataConfig, Source, open_source, splits_of
+from twofold.encoders.weights import read_header
+from twofold.errors import UserError
+from twofold.evaluation import protocols
+from twofold.evaluation.linear import GRID, PAPER_GRID
+from twofold.training.config import OptionsParser
+from twofold.training.progress import console, duration
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """How an encoder is evaluated."""
+
+    protocol: Literal["linear", "knn"] = "linear"
+    """linear: logistic regression on frozen features, its penalty chosen on held-out training images; knn: the vote of
+    the nearest neighbours by cosine."""
+    test: str | None = None
+    """Data for the score; without it the data's own test split, or else a fifth of each class, held out."""
+    seed: int = 0
+    """Of the held-out parts."""
+    held_out: float = 0.2
+    """Share of each class that is held out for the score where there is no test data."""
+    k: int = 200
+    """Neighbours that vote (knn)."""
+    temperature: float | None = 0.1
+    """A neighbour's vote weighs exp(cosine / temperature); null gives each one vote (knn)."""
+    grid: Literal["short", "paper"] = "short"
+    """l2 penalties to choose from: 13 values from 1e-4 to 1e2, or the paper's 45 from 1e-6 to 1e5 (linear)."""
+    size: int | None = None
+    """Side of the images in pixels; the side that the encoder was trained on when not given."""
+    preprocessing: Literal["auto", "none", "resize", "crop"] = "auto"
+    """crop: central 0.875 of the shorter side, resized; resize: the whole central square; none: pixels as they are;
+    auto: none for images of that size, resize up to 32 pixels, else crop."""
+    batch: int = 256
+    """Images at a time."""
+    device: Literal["cpu", "cuda", "mps"] | None = None
+    """Where to compute; the CPU when not given."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """Data"""
+
+
+@dataclass(frozen=True)
+class EvaluationReport:
+    """An evaluation, and the file that it was written to.
+
+    Attributes:
+        evaluation: all that was found.
+        file: JSON in the run's `evaluations` folder; None if the encoder belongs to no run.
+    """
+
+    evaluation: protocols.Evaluation
+    file: Path | None
+
+    @property
+    def top1(self) -> float:
+        """Test accuracy in [0, 1]."""
+        return self.evaluation.scores.top1
+
+    def text(self) -> str:
+        """For people."""
+        found, scores = self.evaluation, self.evaluation.scores
+        lines = [f"top-1 {scores.top1:.2%}" + (f", top-5 {scores.top5:.2%}" if scores.top5 is not None else "")]
+        lines[0] += f", mean per class {scores.mean_per_class:.2%}  ({found.protocol}, {found.test.images:,} test images)"
+        lines.append(f"protocol: {found.result.text}; {found.text}")
+        lines.append(f"encoder unchanged: sha256 {found.digest_before[:16]}... before and after")
+        lines.append(f"took {duration(sum(found.seconds.values()))}" + (f"; written to {self.file}" if self.file else ""))
+        return "\n".join(lines)
+
+
+def evaluate(run: str | Path, data: Any, *, encoder: nn.Module | None = None, **options: Any) -> EvaluationReport:
+    """Evaluate a frozen encoder.
+
+    Args:
+        run: a run's folder, or an `encoder.safetensors`.
+        data: labelled images: whatever `twofold.pretrain` takes.
+        encoder: your own module, if the run was trained with one.
+        options: fields of `EvaluationConfig`, nested or dotted; `test` may be data of any kind, too.
+
+    Returns:
+        The evaluation. Its JSON is in the run's `evaluations` folder.
+
+    Raises:
+        UserError: for anything wrong in the options, the encoder or the data.
+    """
+    test_data = options.pop("test", None)
+    config = OptionsParser(EvaluationConfig).build(options)
+    path = encoder_path(run)
+    model = load(path, encoder, config.device or "cpu")
+    views = read_header(path)["extra"].get("options", {}).get("views", {})
+    data_config = dataclasses.replace(config.data, channels=config.data.channels or model.input.channels)
+    train, test = _open(data, test_data, data_config)
+    told: set[str] = set()
+
+    def progress(what: str, done: int, total: int) -> None:
+        if done == total and what not in told:
+            told.add(what)
+            console.print(f"{what}: {total:,} images")
+
+    found = protocols.evaluate(
+        model, train, test, config.protocol,
+        size=config.size or views.get("size"), batch=config.batch, preprocessing=config.preprocessing,
+        resample=views.get("resample", "antialias"), seed=config.seed, held_out=config.held_out, k=config.k,
+        temperature=config.temperature, grid=PAPER_GRID if config.grid == "paper" else GRID,
+        workers=config.data.workers, progress=progress,
+    )  # fmt: skip
+    if not (path.parent / "config.yaml").exists():
+        return EvaluationReport(found, None)
+    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    return EvaluationReport(found, found.write(_free_name(path.parent / "evaluations", f"{config.protocol}-{stamp}")))
+
+
+def _open(data: Any, test: Any, config: DataConfig) -> tuple[Source, Source | None]:
+    """The parts that the classifier is fitted on and scored on; without a second part the first has to be divided."""
+    if test is not None:
+        return open_source(data, config), open_source(test, dataclasses.replace(config, split=None))
+    parts = splits_of(data).evaluation
+    if config.split is not None or parts is None:
+        return open_source(data, config), None
+    return open_source(data, config, split=parts[0]), open_source(data, config, split=parts[1])
+
+
+def _free_name(folder: Path, stem: str) -> Path:
+    """A file name that no earlier evaluation has."""
+    folder.mkdir(exist_ok=True)
+    names = (folder / f"{stem}{suffix}.json" for suffix in ("", *(f"-{i}" for i in range(2, 1000))))
+    free = next((path for path in names if not path.exists()), None)
+    if free is None:
+        raise UserError(f"{folder} holds 999 evaluations of this second; move some of them")
+    return free

@@ -1,0 +1,45 @@
+"""`twofold.load`: a run's encoder, ready to use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from twofold.encoders import Encoder
+from twofold.encoders.weights import load_encoder
+from twofold.errors import UserError
+
+
+def load(run: str | Path, encoder: nn.Module | None = None, device: str | torch.device = "cpu") -> Encoder:
+    """Load a pretrained encoder.
+
+    Args:
+        run: a run's folder, or an `encoder.safetensors`.
+        encoder: your own module, if the run was trained with one: its weights are filled in.
+        device: where to put it.
+
+    Returns:
+        The encoder in evaluation mode. It takes images as floats in [0, 1], [n, C, H, W], and returns [n, d].
+
+    Raises:
+        UserError: if there is no finished or stopped run, or the file is damaged.
+    """
+    return load_encoder(encoder_path(run), encoder).to(device).eval()
+
+
+def encoder_path(run: str | Path) -> Path:
+    """The encoder file of a run's folder, or `run` itself if it is such a file; UserError if there is none."""
+    path = Path(run)
+    if not path.is_dir():
+        if not path.exists():
+            raise UserError(f"there is no run or encoder at {path}")
+        return path
+    file = path / "encoder.safetensors"
+    if file.exists():
+        return file
+    hint = "give a folder that `twofold pretrain --out` made, or the path of an encoder.safetensors"
+    if (path / "config.yaml").exists():
+        hint = "the run has not finished; let it, or stop it with Ctrl-C, which leaves the encoder as it is then"
+    raise UserError(f"{path} holds no encoder.safetensors: {hint}")

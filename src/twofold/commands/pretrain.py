@@ -1,0 +1,262 @@
+"""`twofold pretrain`: from a folder of images, or any other source, to an encoder."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from torch import nn
+
+from twofold import recipes
+from twofold.commands.summary import write_run_report
+from twofold.data import Order, Source, open_source
+from twofold.data.loader import Loader
+from twofold.data.subset import subset
+from twofold.distributed import rank, world_size
+from twofold.encoders import adapt, build_encoder
+from twofold.encoders.weights import save_encoder
+from twofold.errors import UserError
+from twofold.evaluation.monitors import LabelMonitor, hold_out
+from twofold.methods import Method, build_method
+from twofold.optim import build_optimizer, build_schedule
+from twofold.training.config import RunConfig, build, merge, plain, to_yaml
+from twofold.training.defaults import choose, choose_precision
+from twofold.training.loop import Training
+from twofold.training.progress import console, duration
+from twofold.training.rundir import RunDirectory
+from twofold.views import ImageViews
+
+
+class Stopped(Exception):
+    """A signal ended the run early; it left a checkpoint and can be resumed.
+
+    Attributes:
+        signal: the signal's number.
+    """
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.signal = number
+
+
+def pretrain(
+    data: Any,
+    out: str | Path,
+    *,
+    recipe: str | None = None,
+    config: str | Path | None = None,
+    resume: bool = False,
+    encoder: nn.Module | Mapping[str, Any] | None = None,
+    report: bool = True,
+    **options: Any,
+) -> RunDirectory:
+    """Pretrain an encoder on unlabelled data.
+
+    Args:
+        data: a folder, an .npz or .npy file, the name of a torchvision data set, an array of images, a pair of images
+            and labels, or a torch data set. Labels are watched where there are any and never trained on.
+        out: the run's folder; must be new or empty unless `resume`.
+        recipe: name of a recipe (`twofold recipes` lists them).
+        config: a YAML file of options.
+        resume: continue the run in `out`; starts it if there is none yet.
+        encoder: options of a named encoder (``{"name": "resnet18"}``), or your own module, [n, C, S, S] in [0, 1] -> [n, d].
+        report: write `report.html` at the end.
+        options: fields of `RunConfig`, nested (``optim={"lr": 1e-3}``) or dotted (``**{"optim.lr": 1e-3}``).
+            They win over `config`, which wins over `recipe`.
+
+    Returns:
+        The run's directory: configuration, metrics, checkpoints, `encoder.safetensors`, `report.html`.
+
+    Raises:
+        UserError: for anything wrong in the options or the data.
+        Stopped: if SIGINT or SIGTERM ended it early; `resume=True` continues it.
+    """
+    run = RunDirectory(out)
+    module = encoder if isinstance(encoder, nn.Module) else None
+    if encoder is not None:
+        options["encoder"] = {"name": "custom"} if isinstance(encoder, nn.Module) else encoder
+    given = read_layers(recipe, config, options)
+    resuming = resume and run.config_file.exists()
+    resolved = run.check_resumable(given) if resuming else build(given)
+    accelerator = start_accelerator(resolved, run)
+    source = open_source(data, resolved.data, split=resolved.data.split)
+    if resuming:
+        check_same_data(run, source)
+    else:
+        resolved, told = choose(resolved, source.facts(), accelerator.device)
+        say(told)
+    training = assemble(resolved, source, run, accelerator, module)
+    if not resuming:
+        start_run(run, resolved, source, data, recipe)
+    if resume:
+        training.resume()
+        say(f"resumed {run.path} at step {training.step:,} of {training.steps:,}" if training.step else f"starting {run.path}")
+    return finish(training, source, training.fit(), report, module)
+
+
+def read_layers(recipe: str | None, config: str | Path | None, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge recipe < file < options into nested options."""
+    layers: list[Mapping[str, Any]] = []
+    if recipe is not None:
+        layers.append(recipes.load(recipe).options)
+    if config is not None:
+        try:
+            document = yaml.safe_load(Path(config).read_text()) or {}
+        except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+            raise UserError(f"--config {config} cannot be read: {error}") from error
+        if not isinstance(document, dict):
+            raise UserError(f"--config {config} must hold options by name, got {type(document).__name__}")
+        layers.append(document.get("options", document))  # a run's own config.yaml works as it is
+    return merge(*layers, options)
+
+
+def start_accelerator(config: RunConfig, run: RunDirectory) -> Accelerator:
+    """Choose the device and precision, and join the other processes if there are any."""
+    asked = config.training.device
+    if asked == "cuda" and not torch.cuda.is_available():
+        raise UserError("--training.device cuda: torch sees no GPU here; use --training.device cpu, or install a CUDA build of torch")
+    if asked == "mps" and not torch.backends.mps.is_available():
+        raise UserError("--training.device mps: torch sees no Apple GPU here; use --training.device cpu")
+    cpu = asked == "cpu" or (asked == "auto" and not torch.cuda.is_available() and not torch.backends.mps.is_available())
+    if config.training.threads:
+        torch.set_num_threads(config.training.threads)
+    track = config.training.track
+    if track == "tensorboard":
+        try:
+            import tensorboard  # noqa: F401
+        except ImportError as error:
+            raise UserError('--training.track tensorboard needs an extra: pip install "twofold[track]"') from error
+    precision = choose_precision(config.training.precision, torch.device("cpu" if cpu else asked if asked != "auto" else "cuda"))
+    accelerator = Accelerator(
+        cpu=cpu, mixed_precision=precision, log_with=None if track == "none" else track, project_dir=str(run.path)
+    )
+    if track != "none":
+        accelerator.init_trackers("tensorboard")
+    return accelerator
+
+
+def assemble(
+    config: RunConfig, source: Source, run: RunDirectory, accelerator: Accelerator, module: nn.Module | None
+) -> Training:
+    """Build every part of the run from its resolved configuration."""
+    if config.encoder.name == "custom" and module is None:
+        raise UserError("the run trains a module of your own (encoder.name custom): give it as `encoder` from Python")
+    batch, epochs = config.batch or 0, config.epochs or 0.0
+    torch.manual_seed(config.seed)  # initial weights
+    encoder = build_encoder(config.encoder, config.views.size) if module is None else adapt(module, source.channels)
+    if encoder.input.channels != source.channels:
+        raise UserError(
+            f"the encoder takes {encoder.input.channels} channels and the images have {source.channels}; "
+            "set --data.channels and --encoder.channels to the same number"
+        )
+    method = build_method(config.method, encoder, config.head).to(accelerator.device)
+    memory_format = torch.channels_last if config.training.channels_last else torch.contiguous_format
+    method.to(memory_format=memory_format)
+    if config.training.compile:
+        method.encoder.compile()
+    optimizer = build_optimizer(config.optim, method.trained(), batch=batch)
+    order = Order(len(source), batch, config.seed, config.data.last_batch)
+    steps = order.steps(epochs) + (config.data.last_batch == "straddle")  # the reference trains one step more (its first has lr 0)
+    schedule = build_schedule(config.optim, images=len(source), batch=batch, epochs=epochs, steps=steps)
+    views = ImageViews(config.views)
+    loader = Loader(source, views, order, config.seed, rank(), world_size(), config=config.data, pin_memory=accelerator.device.type == "cuda")
+    per_epoch = order.steps_per_epoch
+    monitors, look_every = watch(config, method, source, steps, per_epoch)
+    return Training(
+        method, views, loader, optimizer, schedule, accelerator, run, config.seed, batch, steps, per_epoch,
+        log_every=config.training.log_every or max(1, min(round(per_epoch), steps // 20 or 1)),
+        look_every=look_every,
+        checkpoint_every=config.training.checkpoint_every or max(1, round(per_epoch)),
+        keep=config.training.keep, memory_format=memory_format, monitors=monitors,
+    )  # fmt: skip
+
+
+def watch(
+    config: RunConfig, method: Method, source: Source, steps: int, per_epoch: float
+) -> tuple[list[LabelMonitor], int]:
+    """The monitors that the data's labels allow, and the steps between two looks."""
+    wanted, labels = config.monitor, source.labels
+    if wanted.every == 0 or not (wanted.probe or wanted.knn) or labels is None or labels.ndim != 1 or len(source) < 20:
+        return [], 0
+    bank, queries = hold_out(labels, config.seed, 0.1, wanted.samples)
+    if len(bank) == 0 or len(queries) == 0:
+        return [], 0
+    monitor = LabelMonitor(method, subset(source, bank), subset(source, queries), wanted.probe, wanted.knn)
+    epochs = wanted.every or max(1, round(steps / per_epoch / 20))
+    return [monitor], max(1, round(epochs * per_epoch))
+
+
+def start_run(run: RunDirectory, config: RunConfig, source: Source, data: Any, recipe: str | None) -> None:
+    """Write the run's configuration; every rank learns if that was refused."""
+    problem: list[str | None] = [None]
+    if rank() == 0:
+        facts = {"data": str(data) if isinstance(data, (str, os.PathLike)) else source.name, "images": len(source)}
+        facts |= {"fingerprint": source.fingerprint(), "recipe": recipe, "seed": config.seed}
+        try:
+            run.create(config, facts)
+        except UserError as error:
+            problem = [str(error)]
+    if world_size() > 1:
+        broadcast_object_list(problem)
+    if problem[0] is not None:
+        raise UserError(problem[0])
+
+
+def check_same_data(run: RunDirectory, source: Source) -> None:
+    """Refuse to resume on other data than the run began with."""
+    _, facts = run.read()
+    if source.fingerprint() != facts["fingerprint"]:
+        raise UserError(
+            f"the data has changed since the run in {run.path} began ({facts['images']} images then, {len(source)} now, or other "
+            "files); give the same data to resume, or start a new run"
+        )
+
+
+def describe_config(
+    data: Any, *, recipe: str | None = None, config: str | Path | None = None, **options: Any
+) -> str:
+    """Every option of `pretrain` as it would be used on `data`, as YAML that `config` reads back."""
+    resolved = build(read_layers(recipe, config, options))
+    accelerator = start_accelerator(resolved, RunDirectory("."))
+    source = open_source(data, resolved.data, split=resolved.data.split)
+    return to_yaml(choose(resolved, source.facts(), accelerator.device)[0])
+
+
+def finish(training: Training, source: Source, complete: bool, report: bool, module: nn.Module | None) -> RunDirectory:
+    """Leave the encoder and the report in the run's folder, and say where they are."""
+    run = training.run
+    if rank() == 0:
+        facts = {"steps": training.step, "of": training.steps, "seconds": round(training.seconds, 3), "options": plain(run.read()[0])}
+        save_encoder(run.encoder_file, training.method.encoder, training.method.head, extra=facts)
+        for path, reason in source.skipped[:10]:
+            console.print(f"skipped {path}: {reason}")
+        if source.skipped:
+            lines = "".join(f"{path}\t{reason}\n" for path, reason in source.skipped)
+            (run.path / "skipped.tsv").write_text(lines)
+            console.print(f"{len(source.skipped)} file(s) skipped in all; listed in {run.path / 'skipped.tsv'}")
+    training.accelerator.end_training()
+    if not complete:
+        raise Stopped(
+            f"stopped at step {training.step:,} of {training.steps:,}; nothing is lost: the same command with --resume goes on",
+            training.stopped_by or signal.SIGINT,
+        )
+    if rank() == 0:
+        images = training.step * training.batch
+        say(f"{images:,} images in {duration(training.seconds)}; encoder: {run.encoder_file}")
+        if report:
+            say(f"report: {write_run_report(run, source, module=module)}")
+    return run
+
+
+def say(text: str) -> None:
+    """Print on the first rank alone."""
+    if rank() == 0:
+        console.print(text)

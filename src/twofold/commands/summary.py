@@ -1,0 +1,97 @@
+"""A run's `report.html`, made from what the run's folder holds and the data it was trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from twofold.commands.load import load
+from twofold.data import Order, Source
+from twofold.data.loader import Loader
+from twofold.data.subset import subset
+from twofold.evaluation.features import extract
+from twofold.randomness import permutation
+from twofold.report import Figure, Report, Table, embedding_map, find_neighbours, write_report
+from twofold.training.config import RunConfig
+from twofold.training.progress import duration
+from twofold.training.rundir import RunDirectory
+from twofold.views import ImageViews
+
+_PAIRS = 12
+_MOST = 1500  # images on the map: t-SNE of more takes minutes on two cores
+
+
+def write_run_report(
+    run: RunDirectory,
+    source: Source,
+    *,
+    module: torch.nn.Module | None = None,
+    shown: Source | None = None,
+    lead: str = "",
+    tables: Sequence[Table] = (),
+    figures: Sequence[Figure] = (),
+) -> Path:
+    """Write `report.html` into the run's folder.
+
+    Args:
+        run: a run that has left an encoder.
+        source: the data it was trained on, for the pairs of views.
+        module: the user's own module, if the run trained one.
+        shown: images for the neighbours and the map, `source` if not given; at most 1,500 of them, drawn by seed.
+        lead, tables, figures: see `Report`.
+
+    Raises:
+        UserError: the extra `report` is not installed, or the disk refuses.
+    """
+    config, facts = run.read()
+    part = _some(shown or source, config.seed)
+    features = extract(load(run.path, module), part, size=config.views.size, resample=config.views.resample)
+    report = Report(
+        title=f"{run.path.name}: {config.method.name} on {facts['data']}",
+        facts=_facts(run, config, facts),
+        metrics=run.metrics(),
+        view_pairs=_pairs(config, source),
+        neighbours=find_neighbours(features.h, part, features.index, features.labels, seed=config.seed),
+        map=embedding_map(features.h, part, features.index, features.labels, part.classes, seed=config.seed),
+        tables=tables,
+        figures=figures,
+        lead=lead,
+    )
+    return write_report(run.path / "report.html", report)
+
+
+def _some(source: Source, seed: int) -> Source:
+    """At most _MOST images of a source, always the same ones."""
+    if len(source) <= _MOST:
+        return source
+    return subset(source, np.sort(permutation(seed, "report", 0, len(source))[:_MOST]))
+
+
+def _pairs(config: RunConfig, source: Source) -> NDArray[np.uint8]:
+    """The views of the first images of the first step: [n, 2, S, S, C] uint8."""
+    order = Order(len(source), config.batch or len(source), config.seed, config.data.last_batch)
+    views = ImageViews(config.views)
+    with Loader(source, views, order, config.seed, workers=0, config=config.data) as loader:
+        batch = next(iter(loader.iterate(0, 1)))
+    a, b = views.apply(batch.images, batch.draws)
+    both = torch.stack([a[:_PAIRS], b[:_PAIRS]], dim=1)
+    return (both * 255).round().byte().permute(0, 1, 3, 4, 2).numpy()
+
+
+def _facts(run: RunDirectory, config: RunConfig, facts: dict[str, object]) -> dict[str, object]:
+    """What a reader wants to know of the run before looking at the pictures."""
+    last = run.metrics()[-1]
+    width = f" {config.encoder.width:g}x" if config.encoder.width != 1 else ""
+    return {
+        "data": f"{facts['data']}, {facts['images']:,} images",
+        "encoder": f"{config.encoder.name}{width}, stem {config.encoder.stem}, views of {config.views.size} px",
+        "training": f"{config.epochs:g} epochs of batches of {config.batch} in {duration(last['seconds'])}",
+        "optimiser": f"{config.optim.name}, lr {config.optim.lr:g}, temperature {config.method.temperature:g}",
+        "recipe": facts["recipe"] or "none",
+        "seed": config.seed,
+        "torch": dict(facts["versions"])["torch"],  # type: ignore[call-overload]
+    }

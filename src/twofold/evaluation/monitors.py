@@ -1,0 +1,97 @@
+"""What watches a pretraining run through labels: an online linear probe and a kNN monitor. Neither trains the encoder."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from twofold.data import Source
+from twofold.evaluation.features import extract
+from twofold.evaluation.knn import knn_accuracy
+from twofold.heads import Classifier
+from twofold.methods import Method, Output
+from twofold.randomness import permutation
+
+
+class LabelMonitor:
+    """Online linear probe and kNN accuracy on held-out images.
+
+    The probe is a linear classifier on the detached representation of both views (section B.6 of the paper finds it as
+    telling as one trained afterwards). It has an optimiser of its own, so that it cannot change the encoder's course.
+
+    Args:
+        method: what is being trained; its encoder is read only.
+        bank: labelled images that neighbours are taken from.
+        queries: labelled images that are classified; none of them is in the bank.
+        probe, knn: which of the two to run.
+        batch: images per feature batch.
+        lr: of the probe's AdamW.
+    """
+
+    def __init__(
+        self, method: Method, bank: Source, queries: Source, probe: bool, knn: bool, batch: int = 512, lr: float = 2e-3
+    ) -> None:
+        self.method, self.bank, self.queries, self.knn, self.batch = method, bank, queries, knn, batch
+        self.classifier: Classifier | None = None
+        if probe:
+            classes = len(bank.classes or []) or int(np.max(bank.labels)) + 1  # type: ignore[arg-type]
+            device = next(method.parameters()).device
+            self.norm = nn.BatchNorm1d(method.encoder.feature_dim, affine=False).to(device)
+            self.classifier = Classifier(method.encoder.feature_dim, classes).to(device)
+            self.optimizer = torch.optim.AdamW(self.classifier.parameters(), lr=lr, weight_decay=1e-4)
+
+    def after_step(self, output: Output, labels: Tensor | None) -> None:
+        """One step of the probe on the step's representations; images without a label (below 0) do not count."""
+        if self.classifier is None or labels is None:
+            return
+        both = torch.cat([labels, labels]).to(output.h.device)
+        known = both >= 0
+        if known.sum() < 2:
+            return
+        with torch.enable_grad():
+            logits = self.classifier(self.norm(output.h.float()[known]))
+            nn.functional.cross_entropy(logits, both[known]).backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    @torch.no_grad()
+    def look(self) -> dict[str, float]:
+        """Held-out accuracies now: `probe_top1` and `knn_top1`, in [0, 1]."""
+        encoder = self.method.encoder
+        queries = extract(encoder, self.queries, batch=self.batch)
+        row: dict[str, float] = {}
+        if self.classifier is not None:
+            h = torch.as_tensor(queries.h, device=self.classifier.weight.device)
+            self.norm.eval()
+            predicted = self.classifier(self.norm(h)).argmax(1).cpu().numpy()
+            self.norm.train()
+            row["probe_top1"] = float((predicted == queries.labels).mean())
+        if self.knn:
+            bank = extract(encoder, self.bank, batch=self.batch)
+            row["knn_top1"] = knn_accuracy(bank.h, bank.labels, queries.h, queries.labels)
+        return row
+
+    def state_dict(self) -> dict[str, Any]:
+        """The probe's weights and optimiser."""
+        if self.classifier is None:
+            return {}
+        parts = {"norm": self.norm, "classifier": self.classifier, "optimizer": self.optimizer}
+        return {name: part.state_dict() for name, part in parts.items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up a saved probe."""
+        if self.classifier is not None:
+            self.norm.load_state_dict(state["norm"])
+            self.classifier.load_state_dict(state["classifier"])
+            self.optimizer.load_state_dict(state["optimizer"])
+
+
+def hold_out(labels: np.ndarray, seed: int, share: float, most: int) -> tuple[np.ndarray, np.ndarray]:
+    """Disjoint indices (bank, queries) of labelled images for a monitor, at most `most` of each."""
+    labelled = np.flatnonzero(labels >= 0) if labels.ndim == 1 else np.arange(len(labels))
+    order = labelled[permutation(seed, "monitor", 0, len(labelled))]
+    cut = max(1, int(len(order) * share))
+    return np.sort(order[cut:][:most]), np.sort(order[:cut][:most])

@@ -1,0 +1,53 @@
+"""What a method is: the modules it trains, what one step computes, and what happens after the step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from twofold.encoders import Encoder
+
+
+@dataclass(frozen=True)
+class Output:
+    """What one step gives.
+
+    Attributes:
+        loss: scalar to minimise: the mean over this rank's examples.
+        h: [2n, d] representations of both views, detached (view a's rows, then view b's).
+        z_a, z_b: [n, k] projections that the loss compares, detached.
+    """
+
+    loss: Tensor
+    h: Tensor
+    z_a: Tensor
+    z_b: Tensor
+
+
+class Method(nn.Module):
+    """A pretraining method: `forward(a, b)` takes two batches of views and returns an `Output`.
+
+    Attributes:
+        encoder: what is kept after training.
+        head: what maps its output to the space of the loss.
+        temperature: of the contrastive logits.
+    """
+
+    encoder: Encoder
+    head: nn.Module
+    temperature: float
+
+    def forward(self, a: Tensor, b: Tensor) -> Output:
+        raise TypeError(f"{type(self).__name__} does not say what a step computes")
+
+    def trained(self) -> list[nn.Module]:
+        """The modules whose parameters the optimiser updates."""
+        return [self.encoder, self.head]
+
+    def after_step(self) -> None:
+        """Called when the optimiser has made its update (nothing to do unless a method averages or stores)."""
+
+    def negatives(self, batch: int) -> int:
+        """Negatives for each anchor at a global batch of `batch` images."""
+        return 2 * (batch - 1)

@@ -1,0 +1,71 @@
+"""Checkpoints that are either whole or absent: written beside, synced, renamed; never unpickled beyond plain tensors."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from twofold.errors import UserError
+
+_NAME = re.compile(r"step-(\d{9})\.pt")
+
+
+def write_atomically(path: Path, write: Any) -> None:
+    """Call `write(file)` on a temporary file beside `path`, sync it, and rename it to `path`.
+
+    Raises:
+        UserError: if the disk refuses (full, read-only); whatever was at `path` before is untouched.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+        temporary.unlink(missing_ok=True)
+        raise UserError(
+            f"cannot write {path}: {error}. Nothing saved before is lost; free space or choose another --out, then --resume"
+        ) from error
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints in a run's folder, oldest first."""
+    found = (folder / "checkpoints").glob("step-*.pt")
+    return sorted(path for path in found if _NAME.fullmatch(path.name))
+
+
+def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
+    """Write the state after `step` steps and remove all but the last `keep` checkpoints."""
+    path = folder / "checkpoints" / f"step-{step:09d}.pt"
+    write_atomically(path, lambda file: torch.save(state, file))
+    for old in checkpoints(folder)[:-keep]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint; only tensors and plain values are accepted.
+
+    Raises:
+        UserError: if the file is damaged or holds anything else.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file fails in many ways inside zip and unpickling
+        raise UserError(f"{path} cannot be read as a checkpoint ({error}); remove it to resume from the one before") from error
+    if not isinstance(state, dict) or "step" not in state:
+        raise UserError(f"{path} is not a checkpoint of a Twofold run: it has no 'step'")
+    return state
+
+
+def latest_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint of a run, or None if it has none yet."""
+    found = checkpoints(folder)
+    return found[-1] if found else None

@@ -1,0 +1,116 @@
+"""Sensible choices from the data: what the user left open is chosen here, and the reasons are told in one line."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+
+import torch
+
+from twofold.data import DataFacts
+from twofold.training.config import RunConfig
+
+
+def choose(config: RunConfig, facts: DataFacts, device: torch.device) -> tuple[RunConfig, str]:
+    """Fill every option left open, from the number and size of the images and the device.
+
+    Returns:
+        The resolved configuration, and one line that says what was chosen and why.
+    """
+    reasons: list[str] = []
+    gpu = device.type != "cpu"
+    config = _sizes(config, facts, gpu, reasons)
+    config = _encoder(config, facts, gpu, reasons)
+    config = _lengths(config, facts, gpu, reasons)
+    config = _optimiser(config, reasons)
+    intro = f"{facts.count:,} images of about {facts.median_width}x{facts.median_height}, {facts.channels} channel(s), on {device.type}"
+    return config, f"chosen for {intro}: {'; '.join(reasons) or 'nothing, every option was given'}"
+
+
+def _sizes(config: RunConfig, facts: DataFacts, gpu: bool, reasons: list[str]) -> RunConfig:
+    if config.views.size is None:
+        side = min(facts.median_height, facts.median_width)
+        largest = 224 if gpu else 64
+        size = side if side <= 32 else min(largest, max(32, side // 32 * 32))
+        why = "as large as the images" if size >= side - 31 and size <= side else f"the most that is quick on {'a GPU' if gpu else 'a CPU'}"
+        reasons.append(f"views.size {size} ({why})")
+        config = replace(config, views=replace(config.views, size=size))
+    size = config.views.size
+    assert size is not None
+    if size <= 64 and config.views.blur > 0 and config.views == replace(type(config.views)(), size=size):
+        # The paper leaves blur out at 32 px (CIFAR-10, appendix B.9) and halves the colour strength there.
+        views = replace(config.views, blur=0.0, color_strength=0.5) if size <= 32 else config.views
+        if size <= 32:
+            reasons.append("views.blur 0 and views.color_strength 0.5 (the paper's choice at 32 px)")
+        config = replace(config, views=views)
+    return config
+
+
+def _encoder(config: RunConfig, facts: DataFacts, gpu: bool, reasons: list[str]) -> RunConfig:
+    encoder, size = config.encoder, config.views.size or 224
+    if encoder.name == "custom":
+        return config
+    if encoder.name is None:
+        if gpu:
+            name, width = ("resnet50", 1.0) if size > 64 and facts.count >= 20_000 else ("resnet18", 1.0)
+        else:
+            name, width = ("resnet18", 0.5) if facts.count >= 20_000 else ("resnet10", 0.5)
+        encoder = replace(encoder, name=name, width=width if encoder.width == 1.0 else encoder.width)
+        reasons.append(f"encoder {name} at width {encoder.width:g} ({'GPU' if gpu else 'CPU'}, {facts.count:,} images)")
+    if encoder.stem is None and encoder.name is not None and encoder.name.startswith("resnet"):
+        stem = "imagenet" if size > 64 else "cifar" if size <= 32 and gpu else "small"
+        encoder = replace(encoder, stem=stem)  # type: ignore[arg-type]
+        reasons.append(f"stem {stem} ({size} px)")
+    if encoder.channels is None:
+        encoder = replace(encoder, channels=facts.channels)
+    return replace(config, encoder=encoder)
+
+
+def _lengths(config: RunConfig, facts: DataFacts, gpu: bool, reasons: list[str]) -> RunConfig:
+    if config.batch is None:
+        most = 512 if gpu else 256
+        batch = most
+        while batch > 2 and batch * 4 > facts.count:  # at least four steps an epoch
+            batch //= 2
+        reasons.append(f"batch {batch} ({'the largest tried on one device' if batch == most else 'a quarter of the data or less'})")
+        config = replace(config, batch=batch)
+    if config.epochs is None:
+        seen = 40_000_000 if gpu else 400_000
+        epochs = max(1, min(800 if gpu else 200, round(seen / facts.count)))
+        reasons.append(f"epochs {epochs} (about {min(seen, epochs * facts.count):,} images seen)")
+        config = replace(config, epochs=float(epochs))
+    return config
+
+
+def _optimiser(config: RunConfig, reasons: list[str]) -> RunConfig:
+    batch, method, optim = config.batch or 256, config.method, config.optim
+    if optim.name is None:
+        name = "lars" if batch >= 1024 else "adamw"
+        if name == "lars":
+            chosen = replace(optim, name="lars", lr=optim.lr or 0.075, lr_rule=optim.lr_rule or "sqrt")
+            weight_decay = 1e-6
+        else:
+            chosen = replace(optim, name="adamw", lr=optim.lr or 2e-3, lr_rule=optim.lr_rule or "none")
+            weight_decay = 1e-4
+        if optim.weight_decay is None:
+            chosen = replace(chosen, weight_decay=weight_decay)
+        reasons.append(f"{name} with lr {chosen.lr:g} ({'large batch' if name == 'lars' else 'batch below 1,024'})")
+        config = replace(config, optim=chosen)
+    if method.temperature is None:
+        temperature = 0.1 if batch >= 2048 else 0.2
+        reasons.append(f"temperature {temperature} (batch {batch})")
+        config = replace(config, method=replace(method, temperature=temperature))
+    return config
+
+
+def choose_precision(asked: str, device: torch.device) -> str:
+    """Resolve `training.precision`: "no" or "bf16" in Accelerate's words.
+
+    bf16 on a CPU pays only where the processor multiplies it natively (AVX-512 BF16 or AMX).
+    """
+    if asked != "auto":
+        return "bf16" if asked == "bf16" else "no"
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported() else "no"
+    fast = device.type == "cpu" and torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return "bf16" if fast and "TWOFOLD_NO_BF16" not in os.environ else "no"

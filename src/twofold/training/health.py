@@ -1,0 +1,60 @@
+"""Plain warnings when training goes wrong in one of the ways that contrastive learning knows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from twofold.errors import UserError
+
+
+class Health:
+    """Watches the logged metrics and gives each advice once.
+
+    Args:
+        total: steps of the run; nothing is judged in the first tenth (at least 20 steps).
+        batch: images per step, which sets the chance level of the contrastive accuracy.
+    """
+
+    def __init__(self, total: int, batch: int) -> None:
+        self.patience = max(total // 10, 20)
+        self.chance_top1 = 1 / max(batch, 1)
+        self._told: set[str] = set()
+
+    def advice(self, step: int, metrics: Mapping[str, float]) -> list[str]:
+        """New warnings, in words, given the metrics logged at `step`."""
+        found = {}
+        if step >= self.patience:
+            at_chance = metrics["loss"] > 0.98 * metrics["chance"]
+            if at_chance and metrics["contrastive_top1"] < 5 * self.chance_top1:
+                found["chance"] = (
+                    f"the loss ({metrics['loss']:.3f}) sits at its chance level ({metrics['chance']:.3f}) after {step} steps: "
+                    "nothing is being learned. Try a lower --optim.lr, a longer --optim.warmup_epochs, or milder --views "
+                    "(larger --views.crop_area, smaller --views.color_strength)"
+                )
+            if metrics["effective_rank"] < 2 or metrics["uniformity"] > -0.02:
+                found["collapse"] = (
+                    f"the embedding has collapsed (effective rank {metrics['effective_rank']:.1f}): images look alike to the "
+                    "encoder. Try a lower --optim.lr, a larger --batch, or a lower --method.temperature"
+                )
+            if metrics["contrastive_top1"] > 0.999 and metrics["loss"] < 0.01 * metrics["chance"]:
+                found["easy"] = (
+                    "the two views are told apart from all others without effort: the task teaches little. Try stronger "
+                    "--views (smaller lower bound of --views.crop_area, larger --views.color_strength)"
+                )
+        fresh = [text for name, text in found.items() if name not in self._told]
+        self._told.update(found)
+        return fresh
+
+
+def check_finite(loss: float, step: int) -> None:
+    """Raise if the loss is no number, so that no checkpoint is written from spoiled weights.
+
+    Raises:
+        UserError: with advice, if `loss` is infinite or not a number.
+    """
+    if not math.isfinite(loss):
+        raise UserError(
+            f"the loss became {loss} before step {step}; the checkpoints written so far are sound. "
+            "Start again with a lower --optim.lr or a longer --optim.warmup_epochs, or use --training.precision fp32"
+        )

@@ -1,0 +1,120 @@
+"""The run directory: complete, so that a run can be resumed, evaluated and understood from it alone."""
+
+from __future__ import annotations
+
+import json
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from twofold.errors import UserError
+from twofold.training.checkpoint import latest_checkpoint, write_atomically
+from twofold.training.config import OPERATIONAL, RunConfig, build, flatten, plain
+
+
+class RunDirectory:
+    """`config.yaml`, `metrics.jsonl`, `checkpoints/`, `encoder.safetensors`, `report.html` of one run."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    @property
+    def config_file(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def metrics_file(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def encoder_file(self) -> Path:
+        return self.path / "encoder.safetensors"
+
+    def create(self, config: RunConfig, facts: dict[str, Any]) -> None:
+        """Start a run here.
+
+        Args:
+            config: the resolved configuration.
+            facts: what else the run depends on: the data's path, count and fingerprint.
+
+        Raises:
+            UserError: if the folder holds another run or other files.
+        """
+        if self.config_file.exists():
+            raise UserError(
+                f"--out {self.path} already holds a run; continue it with --resume, or choose another folder for a new one"
+            )
+        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise UserError(f"--out {self.path} exists and is no empty folder; choose another one, so that nothing is overwritten")
+        document = {"run": facts | environment(), "options": plain(config)}
+        text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
+        write_atomically(self.config_file, lambda file: file.write(text.encode()))
+
+    def read(self) -> tuple[RunConfig, dict[str, Any]]:
+        """The configuration and facts that the run was started with."""
+        if not self.config_file.is_file():
+            raise UserError(f"{self.path} holds no run: there is no config.yaml; give a folder that `twofold pretrain --out` made")
+        try:
+            document = yaml.safe_load(self.config_file.read_text())
+            return build(document["options"], origin=str(self.config_file)), dict(document["run"])
+        except (yaml.YAMLError, KeyError, TypeError) as error:
+            raise UserError(f"{self.config_file} is damaged: {error}") from error
+
+    def check_resumable(self, options: dict[str, Any]) -> RunConfig:
+        """The stored configuration with operational options renewed; refuses options that would change the run."""
+        stored, _ = self.read()
+        before = flatten(plain(stored))
+        for name, value in flatten(plain(options)).items():
+            if name in before and not OPERATIONAL.fullmatch(name) and before[name] != value:
+                raise UserError(
+                    f"--{name} is {value!r}, but the run in {self.path} was started with {before[name]!r}; "
+                    "resume without the option, or start another run in another folder"
+                )
+        renewed = {name: value for name, value in flatten(plain(options)).items() if OPERATIONAL.fullmatch(name)}
+        return build(before | renewed, origin=str(self.config_file))
+
+    def latest(self) -> Path | None:
+        """The newest checkpoint."""
+        return latest_checkpoint(self.path)
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The rows of metrics.jsonl."""
+        if not self.metrics_file.exists():
+            return []
+        return [json.loads(line) for line in self.metrics_file.read_text().splitlines() if line.strip()]
+
+    def keep_metrics_until(self, step: int) -> None:
+        """Drop rows after `step`: a resumed run writes them again."""
+        rows = [row for row in self._whole_rows() if row["step"] <= step]
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        write_atomically(self.metrics_file, lambda file: file.write(text.encode()))
+
+    def _whole_rows(self) -> list[dict[str, Any]]:
+        """Rows that were written whole; a kill can cut the last one short."""
+        rows = []
+        for line in self.metrics_file.read_text().splitlines() if self.metrics_file.exists() else []:
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError:
+                break
+        return rows
+
+    def write_json(self, name: str, value: dict[str, Any]) -> Path:
+        """Write a JSON document into the run, whole or not at all."""
+        path = self.path / name
+        write_atomically(path, lambda file: file.write((json.dumps(value, indent=2) + "\n").encode()))
+        return path
+
+
+def environment() -> dict[str, Any]:
+    """Versions that a result depends on."""
+    versions = {"python": platform.python_version()}
+    for package in ("twofold", "torch", "torchvision", "numpy", "pillow", "scikit-learn", "accelerate"):
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "not installed as a package"
+    return {"versions": versions, "machine": platform.machine(), "system": platform.system()}

@@ -1,0 +1,106 @@
+"""Every command and snippet in README and docs runs; every list in them is true.
+
+A page's blocks run in order in one folder that holds what a reader would have: `photos/`, images of mixed sizes in two
+classes. Blocks that train at full size, or set up a machine, are marked with ``<!-- parsed -->`` on the line before:
+their options are checked as the command would check them, and nothing is trained.
+"""
+
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny import OPTIONS, as_arguments, images
+
+from twofold import cli
+from twofold.recipes import load
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+BLOCK = re.compile(r"(?P<mark><!-- parsed -->\n)?```(?P<kind>bash|python)\n(?P<body>.*?)```", re.DOTALL)
+LINES = 800
+
+
+def blocks(page):
+    return [(found["kind"], found["body"], bool(found["mark"])) for found in BLOCK.finditer(page.read_text())]
+
+
+@pytest.fixture
+def reader(tmp_path, monkeypatch):
+    """A reader's working folder: photos, and patience for tiny runs only."""
+    rng = np.random.default_rng(0)
+    x, y = images(48, side=40)
+    for i, (image, label) in enumerate(zip(x, y, strict=True)):
+        path = tmp_path / "photos" / ("disc" if label else "bar") / f"{i}.{'png' if i % 3 else 'jpg'}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        side = int(rng.integers(24, 60))
+        Image.fromarray(image).resize((side, side + 5)).save(path)
+    np.savez(tmp_path / "digits.npz", images=images(48, channels=1)[0], labels=images(48)[1])
+    monkeypatch.chdir(tmp_path)
+    real = cli.COMMANDS["pretrain"]
+    small = ["--batch", "8", "--epochs", "1", *as_arguments({k: OPTIONS[k] for k in ("encoder", "head")})]
+
+    def run_small(options):
+        parsed = cli._parse(real[1](), "pretrain", small)
+        real[2](cli.merge(options, parsed) if not options.get("print_config") else options)
+
+    monkeypatch.setitem(cli.COMMANDS, "pretrain", (real[0], real[1], run_small))
+    return tmp_path
+
+
+def commands(body):
+    """The commands of a shell block, continuation lines joined, comments dropped."""
+    lines = body.replace("\\\n", " ").splitlines()
+    return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+def check(words):
+    """Parse a command's options without running it."""
+    if words[0] == "twofold" and len(words) > 1 and words[1] in cli.COMMANDS:
+        options = cli._parse(cli.COMMANDS[words[1]][1](), words[1], words[2:])
+        if options.get("recipe"):
+            load(options["recipe"])
+    elif words[0] == "make":
+        targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        assert all("=" in word or word in targets for word in words[1:]), words
+    else:
+        assert words[0] in ("git", "cd", "pip", "apt-get", "sudo", "export", "torchrun", "accelerate", "source"), words
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_block_runs(page, reader, capsys):
+    scope: dict = {}
+    for kind, body, parsed in blocks(page):
+        if kind == "python":
+            compile(body, str(page), "exec")
+            if not parsed:
+                exec(body, scope)
+            continue
+        for words in commands(body):
+            check(words)
+            if not parsed and words[0] == "twofold":
+                status = cli.main(words[1:])
+                assert status == 0, (words, capsys.readouterr().err)
+
+
+def test_the_blocks_are_found():
+    assert sum(len(blocks(page)) for page in PAGES) >= 5
+
+
+def test_the_reading_list_is_true_and_short():
+    """docs/reading.md: from image file to linear accuracy in at most 800 lines."""
+    text = (ROOT / "docs" / "reading.md").read_text()
+    listed = re.findall(r"`(src/twofold/\S+\.py)` \| (\d+)", text)
+    assert len(listed) >= 8
+    counts = {name: len((ROOT / name).read_text().splitlines()) for name, _ in listed}
+    assert {name: int(told) for name, told in listed} == counts
+    assert sum(counts.values()) <= LINES
+    assert f"**{sum(counts.values())}** lines" in text
+
+
+def test_links_between_pages_lead_somewhere():
+    for page in PAGES:
+        for target in re.findall(r"\]\((?!https?://|#|mailto:)([^)#]+)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"

@@ -1,0 +1,92 @@
+"""The configuration: layers, names, types, and what is said when one is wrong."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import yaml
+
+from twofold import recipes
+from twofold.errors import UserError
+from twofold.training.config import RunConfig, build, flatten, merge, plain, to_yaml
+
+
+def test_later_layers_win_and_dots_are_paths():
+    merged = merge({"epochs": 1, "optim": {"name": "lars", "lr": 1.0}}, {"optim.lr": 2.0}, {"optim": {"momentum": 0.8}})
+    assert merged == {"epochs": 1, "optim": {"name": "lars", "lr": 2.0, "momentum": 0.8}}
+    config = build(merged)
+    assert (config.epochs, config.optim.lr, config.optim.momentum) == (1, 2.0, 0.8)
+
+
+def test_yaml_round_trip_is_lossless():
+    config = build({"views.crop_area": [0.2, 0.9], "encoder.name": "resnet34", "seed": 7})
+    assert build(yaml.safe_load(to_yaml(config))) == config
+    assert plain(config)["views"]["crop_area"] == [0.2, 0.9]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"optim": {"lrr": 1}}, ["optim.lrr", "lr"]),
+        ({"epoch": 3}, ["epoch", "epochs"]),
+        ({"optim": 3}, ["optim", "group"]),
+        ({"epochs": "ten"}, ["epochs", "ten"]),
+        ({"views.crop_rule": "keras"}, ["views.crop_rule", "tf", "torchvision", "keras"]),
+        ({"epochs": 0}, ["--epochs", "0"]),
+        ({"batch": 1}, ["--batch", "1"]),
+        ({"seed": -1}, ["--seed", "-1"]),
+        ({"training.keep": 0}, ["--training.keep", "0"]),
+        ({"method.temperature": -0.1}, ["--method.temperature", "-0.1"]),
+    ],
+)
+def test_a_wrong_option_is_named_with_its_value_and_a_remedy(options, words):
+    with pytest.raises(UserError) as caught:
+        build(options)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def fields_without_words(cls: type, prefix: str = "") -> list[str]:
+    """Options that --help could not explain: no line follows the field in the source."""
+    import inspect
+
+    source = inspect.getsource(cls).splitlines()
+    missing = []
+    for field in dataclasses.fields(cls):
+        line = next(i for i, text in enumerate(source) if text.strip().startswith(f"{field.name}:"))
+        following = " ".join(source[line + 1 : line + 8])
+        room = field.default_factory
+        if isinstance(room, type) and dataclasses.is_dataclass(room):
+            missing += fields_without_words(room, f"{prefix}{field.name}.")
+        elif '"""' not in following.split(": ")[0] and '"""' not in source[line + 1]:
+            missing.append(prefix + field.name)
+    return missing
+
+
+def test_every_option_is_explained():
+    assert fields_without_words(RunConfig) == []
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_every_recipe_builds_and_says_what_it_promises(name):
+    recipe = recipes.load(name)
+    config = build(recipe.options, origin=name)
+    assert config.epochs
+    assert config.batch
+    assert config.method.temperature
+    assert recipe.result
+    assert recipe.source
+    assert recipe.run
+    assert flatten(recipe.options)
+
+
+def test_an_unknown_recipe_is_refused_with_the_near_ones():
+    with pytest.raises(UserError, match="simclr-imagenet-100"):
+        recipes.load("simclr-imagenet-10")
+
+
+def test_a_base_lies_below_the_recipes_own_options():
+    recipe = recipes.load("simclr-imagenet-1000-4x")
+    assert recipe.options["encoder"] == {"name": "resnet50", "width": 4.0, "stem": "imagenet", "channels": 3}
+    assert recipe.options["epochs"] == 1000
+    assert Path(recipes.__file__).with_name("simclr-imagenet-1000-4x.yaml").exists()
