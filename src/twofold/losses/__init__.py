@@ -1,1 +1,34 @@
+"""Losses and what to log beside them: pure functions of tensors."""
 
+from twofold.losses.diagnostics import (
+    ContrastiveMetrics,
+    alignment,
+    chance_level,
+    contrastive_metrics,
+    cross_view_logits,
+    describe,
+    effective_rank,
+    negatives_per_anchor,
+    uniformity,
+)
+from twofold.losses.distillation import distillation_loss
+from twofold.losses.info_nce import info_nce
+from twofold.losses.nt_xent import nt_xent
+from twofold.losses.studies import margin_triplet, nt_logistic
+
+__all__ = [
+    "ContrastiveMetrics",
+    "alignment",
+    "chance_level",
+    "contrastive_metrics",
+    "cross_view_logits",
+    "describe",
+    "distillation_loss",
+    "effective_rank",
+    "info_nce",
+    "margin_triplet",
+    "negatives_per_anchor",
+    "nt_logistic",
+    "nt_xent",
+    "uniformity",
+]
