@@ -121,7 +121,7 @@ def _whole(height: NDArray[np.int64], width: NDArray[np.int64]) -> NDArray[np.in
 
 
 def _central(height: NDArray[np.int64], width: NDArray[np.int64], aspect: tuple[float, float]) -> NDArray[np.int64]:
-    """torchvision's way out: the largest central box whose aspect ratio lies in the range."""
-    tall = np.where(width / height < aspect[0], np.rint(width / aspect[0]), height).astype(np.int64)
-    wide = np.where(width / height > aspect[1], np.rint(height * aspect[1]), width).astype(np.int64)
+    """torchvision's way out: the largest central box whose aspect ratio lies in the range, of one pixel at least."""
+    tall = np.where(width / height < aspect[0], np.maximum(np.rint(width / aspect[0]), 1), height).astype(np.int64)
+    wide = np.where(width / height > aspect[1], np.maximum(np.rint(height * aspect[1]), 1), width).astype(np.int64)
     return np.stack([(height - tall) // 2, (width - wide) // 2, tall, wide], axis=-1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args, get_type_hints
+from typing import Literal, get_args, get_origin, get_type_hints
 
 from twofold.errors import UserError
 from twofold.views.blur import BlurPadding
@@ -59,7 +59,7 @@ class ViewsConfig:
                 raise UserError(f"views.{name} = {getattr(self, name)} will not do: give {wanted}")
 
         for name, kind in get_type_hints(type(self)).items():
-            if isinstance(getattr(self, name), str):
+            if get_origin(kind) is Literal:
                 check(getattr(self, name) in get_args(kind), name, f"one of {', '.join(get_args(kind))}")
         check(self.size is None or self.size > 0, "size", "a number of pixels")
         for name in ("flip", "jitter", "grayscale", "blur"):

@@ -49,14 +49,16 @@ def crop_resize(
     """
     n, channels, rows, columns = images.shape
     height, width = as_pair(size)
+    if out is None:
+        out = torch.empty(n, channels, height, width, device=images.device)
+    if not n:
+        return out
     across = _windows(boxes[:, 1], boxes[:, 3], width, columns, resample, images.device)
     down = _windows(boxes[:, 0], boxes[:, 2], height, rows, resample, images.device)
     if images.dtype == torch.uint8:
         down = [window._replace(matrix=window.matrix / 255) for window in down]
-    if out is None:
-        out = torch.empty(n, channels, height, width, device=images.device)
     largest = channels * max(rows * columns, height * width)
-    part = max(1, _PART // largest) if images.device.type == "cpu" else max(1, n)
+    part = max(1, _PART // largest) if images.device.type == "cpu" else n
     with torch.autocast(images.device.type, enabled=False):
         for start in range(0, n, part):
             some = slice(start, start + part)
@@ -115,7 +117,7 @@ def _windows(
 
 
 def _tap_count(extent: Tensor, size: int, resample: Resample) -> int:
-    if resample != "antialias" or not len(extent):
+    if resample != "antialias":
         return 4
     return int(4 * max(1.0, int(extent.max()) / size)) + 1
 
