@@ -351,3 +351,27 @@ def test_configuration_errors_name_the_option():
             DataConfig(**options)
     with pytest.raises(UserError, match=r"--data.jpeg_draft"):
         DataConfig(jpeg_draft=True, cache="ram")
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's remarks on what it finds
+@pytest.mark.parametrize("extension", ["jpg", "png", "gif", "webp", "tif", "bmp", "jp2", "tga", "pcx", "psd"])
+def test_damaged_bytes_give_pixels_or_a_bad_image(tmp_path, extension):
+    """Nothing else may come out of a file, whatever is in it."""
+    path = tmp_path / f"a.{extension}"
+    if extension == "psd":  # Pillow writes none: a header, and noise
+        path.write_bytes(b"8BPS\0\1" + bytes(6) + struct.pack(">HIIHH", 3, H, W, 8, 3) + bytes(500))
+    else:
+        Image.fromarray(RGB).save(path)
+    data = np.frombuffer(path.read_bytes(), dtype=np.uint8)
+    damage = np.random.default_rng(1)
+    for trial in range(40):
+        broken = data.copy()
+        broken[damage.integers(0, len(data), 8)] = damage.integers(0, 256, 8)
+        path.write_bytes(broken[: len(data) if trial % 2 else int(damage.integers(1, len(data)))].tobytes())
+        for shrink in (1, 2):
+            try:
+                pixels = decode_image(str(path), 3, DataConfig(max_pixels=10**6), shrink)
+            except BadImage:
+                continue
+            assert pixels.dtype == np.uint8
+            assert pixels.shape[2] == 3

@@ -423,3 +423,27 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
     except FileNotFoundError:
         return False
+
+
+def test_processes_can_be_spawned_as_on_macos(mixed, monkeypatch):
+    monkeypatch.setattr(cache_module, "START_METHOD", "spawn")
+    monkeypatch.setattr("twofold.data.workers.START_METHOD", "spawn")
+    got = batches(mixed, DataConfig(cache="ram"), workers=1, stop=2)
+    for one, other in zip(got, batches(mixed, workers=0, stop=2), strict=True):
+        assert_equal(one, other)
+
+
+def test_memory_stays_flat(mixed):
+    """A hundred epochs grow neither this process nor a worker by more than a few pages."""
+
+    def resident(pid: int) -> int:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    source = open_source(mixed)
+    with Loader(source, VIEWS, Order(len(source), 30, SEED), SEED, config=OFF, workers=1) as loader:
+        sizes = {}
+        for batch in loader.iterate(0, 120):
+            if batch.step in (20, 119):
+                (worker,) = loader._pipe._loader._iterator._workers
+                sizes[batch.step] = (resident(os.getpid()), resident(worker.pid))
+    assert all(after - before < 2**23 for before, after in zip(sizes[20], sizes[119], strict=True)), sizes
