@@ -42,13 +42,8 @@ class HeadConfig:
 class ProjectionHead(nn.Module):
     """Maps representations h [N, in_dim] to projections z [N, out_dim].
 
-    With norm, the dense layers have no bias; every layer is followed by batch normalisation, whose bias the last layer
-    lacks, and every layer but the last by ReLU. Dense layers start as N(0, 0.01^2). Without norm, they start as
-    torch's Linear does, which is what facebookresearch/moco (moco/builder.py) trains.
-
-    Args:
-        in_dim: length of h.
-        config: see HeadConfig.
+    With norm, dense layers have no bias and start as N(0, 0.01^2), and the last layer's norm has no bias either.
+    Without, they start as torch's Linear does, which is what facebookresearch/moco (moco/builder.py) trains.
     """
 
     def __init__(self, in_dim: int, config: HeadConfig | None = None) -> None:
@@ -82,22 +77,14 @@ class ProjectionHead(nn.Module):
 
 
 class Classifier(nn.Linear):
-    """The linear classifier on frozen or fine-tuned features: logits [N, classes] of [N, in_dim].
+    """Logits [N, classes] of features [N, in_dim]; a class of its own for optimisers to find.
 
-    A class of its own, so that optimisers can tell it from other layers.
-
-    Args:
-        in_dim: length of a feature vector.
-        classes: number of classes.
-        init: "normal": weights N(0, 0.01^2); "zero": zeros. The bias starts at 0.
+    Weights start as N(0, 0.01^2) (init "normal") or 0 ("zero"), the bias at 0.
     """
 
     def __init__(self, in_dim: int, classes: int, init: Literal["normal", "zero"] = "normal") -> None:
         super().__init__(in_dim, classes)
-        if init == "normal":
-            nn.init.normal_(self.weight, std=0.01)
-        elif init == "zero":
-            nn.init.zeros_(self.weight)
-        else:
+        if init not in ("normal", "zero"):
             raise UserError(f"a classifier starts as normal or zero, got init={init!r}")
+        nn.init.normal_(self.weight, std=0.01 if init == "normal" else 0.0)
         nn.init.zeros_(self.bias)

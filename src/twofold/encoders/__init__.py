@@ -4,7 +4,7 @@ from twofold.encoders.adapters import adapt
 from twofold.encoders.base import Encoder, InputSpec, build_encoder_from_spec
 from twofold.encoders.build import EncoderConfig, build_encoder
 from twofold.encoders.resnet import ResNet
-from twofold.encoders.weights import load_encoder, load_head, read_header, save_encoder
+from twofold.encoders.weights import load_classifier, load_encoder, load_head, read_header, save_encoder
 
 __all__ = [
     "Encoder",
@@ -14,6 +14,7 @@ __all__ = [
     "adapt",
     "build_encoder",
     "build_encoder_from_spec",
+    "load_classifier",
     "load_encoder",
     "load_head",
     "read_header",

@@ -114,5 +114,5 @@ def build_encoder_from_spec(spec: dict[str, Any], module: nn.Module | None = Non
         raise UserError(f"unknown kind of encoder {kind!r}; known are {', '.join(sorted(Encoder.kinds))}")
     try:
         return Encoder.kinds[kind].from_arguments(arguments, module)
-    except (TypeError, ValueError, KeyError) as error:
+    except (TypeError, ValueError, KeyError, RuntimeError, OverflowError) as error:
         raise UserError(f"the specification {spec} builds no encoder: {error}") from error

@@ -96,14 +96,10 @@ class ResNet(Encoder, kind="resnet"):
     Args:
         depth: 10, 18, 34 (basic blocks), 50, 101, 152 or 200 (bottlenecks).
         width: multiplies all numbers of filters; 1, 2, 3 and 4 were published.
-        stem: "imagenet": 7x7/2 convolution and 3x3/2 max-pooling; "cifar": 3x3/1, no pooling; "small": 3x3/2, no
-            pooling (ours, for small images on a CPU).
+        stem: imagenet: 7x7/2 convolution, 3x3/2 max-pooling; cifar: 3x3/1 alone; small (ours): 3x3/2 alone.
         channels: of the images.
-        sk_ratio: above 0, the selective kernels and ResNet-D stem and shortcuts of SimCLR v2 (published: 0.0625).
+        sk_ratio: above 0, the selective kernels and ResNet-D of SimCLR v2 (published: 0.0625).
         zero_init_residual: start the last scale of each residual branch at 0.
-
-    Raises:
-        UserError: unknown depth or stem, no positive width, a negative sk_ratio.
     """
 
     def __init__(

@@ -5,6 +5,7 @@ Nothing in such a file is executed; it can be read from anyone.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
 import os
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from twofold.encoders.base import Encoder, build_encoder_from_spec
 from twofold.encoders.resnet import ResNet
 from twofold.errors import UserError
-from twofold.heads import HeadConfig, ProjectionHead
+from twofold.heads import Classifier, HeadConfig, ProjectionHead
 
 FORMAT = 1
 Module = TypeVar("Module", bound=nn.Module)
@@ -29,15 +30,22 @@ _KEY = "twofold"
 
 
 def save_encoder(
-    path: str | Path, encoder: Encoder, head: ProjectionHead | None = None, extra: Mapping[str, Any] | None = None
+    path: str | Path,
+    encoder: Encoder,
+    head: ProjectionHead | None = None,
+    extra: Mapping[str, Any] | None = None,
+    classifier: Classifier | None = None,
+    classifier_layer: int | None = 0,
 ) -> None:
-    """Write an encoder, and its projection head if given, to one safetensors file, whole or not at all.
+    """Write an encoder, with its projection head and classifier if given, to one file, whole or not at all.
 
     Args:
         path: the file; its folder must exist. A file there is replaced.
         encoder: on any device, not wrapped (unwrap DistributedDataParallel first).
         head: kept for fine-tuning from a middle layer.
         extra: facts about the run in JSON's types, for `read_header`.
+        classifier: linear classifier of what the encoder or the head gives.
+        classifier_layer: the output of the head that it reads, 0 for the encoder's features; None: unknown.
 
     Raises:
         UserError: the file cannot be written, or `extra` is not JSON.
@@ -47,6 +55,9 @@ def save_encoder(
         "format": FORMAT,
         "spec": encoder.spec(),
         "head": None if head is None else {"in_dim": head.in_dim, **asdict(head.config)},
+        "classifier": None
+        if classifier is None
+        else {"in_dim": classifier.in_features, "classes": classifier.out_features, "layer": classifier_layer},
         "versions": {name: importlib.metadata.version(name) for name in ("twofold", "torch")},
         "extra": dict(extra or {}),
     }
@@ -54,7 +65,7 @@ def save_encoder(
         text = json.dumps(header, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise UserError(f"{path}: `extra` must hold JSON's types only: {error}") from error
-    tensors = _prefixed("encoder", encoder) | ({} if head is None else _prefixed("head", head))
+    tensors = _prefixed("encoder", encoder) | _prefixed("head", head) | _prefixed("classifier", classifier)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         save_file(tensors, temporary, metadata={_KEY: text})
@@ -64,7 +75,8 @@ def save_encoder(
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path} could not be written: {error}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it is gone after success, and was never there without its folder
+            temporary.unlink()
 
 
 def load_encoder(path: str | Path, module: nn.Module | None = None) -> Encoder:
@@ -106,8 +118,28 @@ def load_head(path: str | Path) -> ProjectionHead | None:
     return _fill(path, head, "head", tensors)
 
 
+def load_classifier(path: str | Path) -> tuple[Classifier, int | None] | None:
+    """The classifier that a file holds, and the output of the head that it reads (0: the features; None: unknown).
+
+    Returns:
+        The classifier in inference mode on the CPU, and the layer; None if the file holds none.
+
+    Raises:
+        UserError: as `load_encoder`.
+    """
+    header, tensors = _read(path)
+    if header["classifier"] is None:
+        return None
+    try:
+        facts = header["classifier"]
+        classifier, layer = Classifier(facts["in_dim"], facts["classes"]), facts["layer"]
+    except (TypeError, KeyError, RuntimeError) as error:
+        raise UserError(f"{path}: its classifier {header['classifier']} cannot be built: {error}") from error
+    return _fill(path, classifier, "classifier", tensors), layer
+
+
 def read_header(path: str | Path) -> dict[str, Any]:
-    """The header of an encoder file: "format", "spec", "head", "versions", "extra".
+    """The header of an encoder file: "format", "spec", "head", "classifier", "versions", "extra".
 
     Raises:
         UserError: no such file, or no encoder file.
@@ -115,7 +147,9 @@ def read_header(path: str | Path) -> dict[str, Any]:
     return _read(path, weights=False)[0]
 
 
-def _prefixed(prefix: str, module: nn.Module) -> dict[str, Tensor]:
+def _prefixed(prefix: str, module: nn.Module | None) -> dict[str, Tensor]:
+    if module is None:
+        return {}
     # A copy of each: safetensors wants contiguous tensors that share no memory.
     return {
         f"{prefix}.{name}": tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
@@ -147,7 +181,8 @@ def _read(path: str | Path, weights: bool = True) -> tuple[dict[str, Any], dict[
             f"{path} has format {header['format']}, this version reads {FORMAT}; it was written by twofold "
             f"{header['versions'].get('twofold')}: install that version or a later one"
         )
-    parts = ("encoder.",) if header["head"] is None else ("encoder.", "head.")
+    header.setdefault("classifier", None)
+    parts = ("encoder.", *(f"{part}." for part in ("head", "classifier") if header[part] is not None))
     strays = sorted(name for name in tensors if not name.startswith(parts))
     if strays:
         raise UserError(f"{path} holds tensors that belong to none of its parts: {', '.join(strays)}")
