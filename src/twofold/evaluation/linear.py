@@ -12,8 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
 
 from twofold.errors import UserError
 from twofold.evaluation.scores import Scores, score
@@ -56,6 +54,9 @@ def fit_path(x: Array, y: Labels, grid: Iterable[float], max_iter: int = 1000) -
     a linear classifier can say; they let the solver converge and one grid serve encoders of any scale. One scale a
     feature (standardisation) would bend the penalty and blow up features that are nearly constant.
     """
+    from sklearn.exceptions import ConvergenceWarning  # here: it takes a second, and most commands fit nothing
+    from sklearn.linear_model import LogisticRegression
+
     mean = x.mean(axis=0)
     scale = float(np.sqrt(np.mean((x - mean) ** 2, dtype=np.float64))) or 1.0
     scaled = (x - mean) / scale

@@ -1,0 +1,250 @@
+"""Curves as inline SVG that follows the page's colours, with the numbers a pointer can ask for."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from twofold.evaluation.labels import Cell
+from twofold.report.extras import require
+
+Row = Mapping[str, Any]
+_WIDTH, _HEIGHT = 4.6, 2.9  # inches of 72 units
+_INK, _FAINT, _GRID = "#010101", "#020202", "#030303"
+# Stand-ins that cannot occur otherwise; the page's style sheet gives the variables a light and a dark value.
+_SERIES = tuple(f"#0{i}0f0f" for i in range(1, 6))
+_VARIABLES = {_INK: "--ink", _FAINT: "--faint", _GRID: "--grid"} | {c: f"--s{i}" for i, c in enumerate(_SERIES, 1)}
+_MOST = 600  # points of a curve: more than the drawing has pixels
+_MARKERS = "os^Dv"
+_DASHES: tuple[Any, ...] = ("-", (0, (6, 2)), (0, (2, 1.5)), "-.", (0, (1, 1)))
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A plot.
+
+    Attributes:
+        title: heading.
+        svg: an <svg> element.
+        alt: what it shows, in words.
+        note: caption.
+        hover: positions of the points in the drawing's units and what they stand for:
+            {"x": [..], "at": [..], "series": [{"name", "color", "y": [.. or null], "text": [..]}]}.
+    """
+
+    title: str
+    svg: str
+    alt: str
+    note: str = ""
+    hover: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Series:
+    """One curve: its name, and for each x a value or None; `error` gives half the length of error bars."""
+
+    name: str
+    values: Sequence[float | None]
+    error: Sequence[float | None] | None = None
+    dashed: bool = False
+
+
+def training_figures(metrics: Sequence[Row]) -> list[Figure]:
+    """The curves of a run, those for which there are numbers.
+
+    Args:
+        metrics: rows of metrics.jsonl; every key may be missing from any row. Accuracies lie in [0, 1].
+
+    Returns:
+        Loss against its chance level, contrastive accuracy, kNN and probe accuracy, effective rank, alignment and
+        uniformity, learning rate. Of long runs evenly spaced rows are drawn, the last one among them.
+    """
+    rows = [row for row in metrics if _number(row.get("step")) is not None or _number(row.get("epoch")) is not None]
+    axis = "epoch" if rows and all(_number(row.get("epoch")) is not None for row in rows) else "step"
+
+    def plot(title: str, note: str, keys: Mapping[str, str], **options: Any) -> Figure | None:
+        known = [row for row in rows if any(_number(row.get(key)) is not None for key in keys if key != "chance")]
+        if not known:
+            return None
+        known = known[:: -(-len(known) // _MOST)][:-1] + known[-1:]
+        x = [_number(row.get(axis)) or 0.0 for row in known]
+        series = [
+            Series(name, [_number(row.get(key)) for row in known], dashed=key == "chance") for key, name in keys.items()
+        ]
+        series = [s for s in series if any(v is not None for v in s.values)]
+        return line_figure(title, axis, x, series, note=note, **options)
+
+    figures = [
+        plot("Contrastive loss", "At chance the encoder cannot tell which two views belong together.",
+             {"loss": "loss", "chance": "chance level"}),
+        plot("Contrastive accuracy", "How often a view's partner is the most similar of all candidates.",
+             {"contrastive_top1": "top-1"}, percent=True),
+        plot("Accuracy on held-out images", "The encoder itself never sees a label.",
+             {"knn_top1": "nearest neighbours", "probe_top1": "linear probe"}, percent=True),
+        plot("Effective rank", "How many directions the representation uses; near 1 it has collapsed.",
+             {"effective_rank": "effective rank"}),
+        plot("Alignment and uniformity", "Distance of partners, and how evenly projections cover the sphere; "
+             "lower is better for both.", {"alignment": "alignment", "uniformity": "uniformity"}),
+        plot("Learning rate", "", {"lr": "learning rate"}),
+    ]  # fmt: skip
+    return [figure for figure in figures if figure is not None]
+
+
+def label_figure(cells: Sequence[Cell], title: str = "Accuracy against labels") -> Figure:
+    """Test accuracy against the number of labels, a curve for each feature set, bars of one standard deviation."""
+    counts = sorted({cell.labels for cell in cells})
+    by = {(cell.features, cell.labels): cell for cell in cells}
+    series = []
+    for name in dict.fromkeys(cell.features for cell in cells):
+        found = [by.get((name, count)) for count in counts]
+        series.append(Series(name, [c.mean if c else None for c in found], [c.std if c else None for c in found]))
+    note = "Bars: one standard deviation over draws of labels."
+    return line_figure(title, "labels", counts, series, note=note, percent=True, log_x=True)
+
+
+def line_figure(
+    title: str,
+    x_name: str,
+    x: Sequence[float],
+    series: Sequence[Series],
+    *,
+    note: str = "",
+    percent: bool = False,
+    log_x: bool = False,
+) -> Figure:
+    """Curves over a common x, told apart by colour and by dashes or marks.
+
+    Args:
+        title: heading.
+        x_name: what x is, one word.
+        x: positions, ascending.
+        series: at most five curves.
+        note: caption.
+        percent: values are shares in [0, 1], shown in %.
+        log_x: logarithmic x, with a tick at each position.
+
+    Raises:
+        UserError: matplotlib is missing.
+    """
+    if len(series) > len(_SERIES):
+        raise ValueError(f"a figure tells {len(_SERIES)} curves apart, got {len(series)}")
+    matplotlib = require("matplotlib")
+    figure_class = require("matplotlib.figure").Figure
+    style = {
+        "svg.fonttype": "none", "svg.hashsalt": title, "font.size": 10, "axes.edgecolor": _FAINT, "text.color": _INK,
+        "xtick.color": _FAINT, "ytick.color": _FAINT, "xtick.labelcolor": _INK, "ytick.labelcolor": _INK,
+        "axes.labelcolor": _INK, "grid.color": _GRID, "axes.spines.top": False, "axes.spines.right": False,
+    }  # fmt: skip
+    with matplotlib.rc_context(style):
+        figure = figure_class(figsize=(_WIDTH, _HEIGHT), dpi=72, layout="constrained")
+        axes = figure.add_subplot()
+        colors = _draw(axes, x, series, 100.0 if percent else 1.0)
+        _dress(axes, x_name, x, percent, log_x, len(series) > 1)
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+        hover = _hover(axes, x_name, x, series, colors, percent)  # after the layout has been settled
+    alt = f"{title} over {x_name}. " + " ".join(_in_words(s, percent) for s in series)
+    return Figure(title, _inline(buffer.getvalue(), title), alt.strip(), note, hover)
+
+
+def _draw(axes: Any, x: Sequence[float], series: Sequence[Series], factor: float) -> list[str]:
+    """Draw the curves; the colour of each."""
+    colors, solid = [], 0
+    for s in series:
+        color = _FAINT if s.dashed else _SERIES[solid]
+        known = [i for i, v in enumerate(s.values) if v is not None]
+        look: dict[str, Any] = {"color": color, "linewidth": 1.8, "label": s.name}
+        if s.dashed:
+            look |= {"linestyle": (0, (4, 3)), "linewidth": 1.3}
+        elif len(known) <= 12:
+            look |= {"marker": _MARKERS[solid], "markersize": 5}
+        else:
+            look |= {"linestyle": _DASHES[solid]}
+        solid += not s.dashed
+        colors.append(color)
+        xs, ys = [x[i] for i in known], [(s.values[i] or 0.0) * factor for i in known]
+        bars = s.error and [(s.error[i] or 0.0) * factor for i in known]
+        axes.errorbar(xs, ys, bars, capsize=3, **look)
+    return colors
+
+
+def _dress(axes: Any, x_name: str, x: Sequence[float], percent: bool, log_x: bool, legend: bool) -> None:
+    axes.set_xlabel(x_name)
+    axes.grid(True, axis="y", linewidth=0.8)
+    axes.set_axisbelow(True)
+    if percent:
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g} %")
+        axes.set_ylim(top=min(100.0, axes.get_ylim()[1]))
+    if log_x:
+        axes.set_xscale("log")
+        axes.set_xticks(list(x), [f"{v:,.0f}" for v in x])
+        axes.set_xticks([], minor=True)
+    if legend:
+        axes.legend(frameon=False, fontsize=9)
+
+
+def _hover(
+    axes: Any, x_name: str, x: Sequence[float], series: Sequence[Series], colors: Sequence[str], percent: bool
+) -> dict[str, Any]:
+    """Positions in the drawing's units (y downwards), rounded to a tenth, and texts."""
+    factor = 100.0 if percent else 1.0
+    height = _HEIGHT * 72
+
+    def place(i: int, value: float | None) -> float | None:
+        if value is None:
+            return None
+        return round(height - float(axes.transData.transform((x[i], value * factor))[1]), 1)
+
+    base = axes.get_ylim()[0]
+    return {
+        "x": [round(float(axes.transData.transform((v, base))[0]), 1) for v in x],
+        "at": [f"{x_name} {v:,.4g}" if v < 1e4 else f"{x_name} {v:,.0f}" for v in x],
+        "series": [
+            {
+                "name": s.name,
+                "color": _VARIABLES[color],
+                "y": [place(i, v) for i, v in enumerate(s.values)],
+                "text": [None if v is None else _value(v, percent) for v in s.values],
+            }
+            for s, color in zip(series, colors, strict=True)
+        ],
+    }
+
+
+def _inline(svg: str, title: str) -> str:
+    """An <svg> for the middle of a page: no prologue, ids that no other figure has, colours by variable."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
+    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
+    svg = svg.replace("<svg ", '<svg aria-hidden="true" ', 1)  # the figure around it carries the words
+    prefix = "f" + hashlib.sha256(title.encode()).hexdigest()[:6] + "-"
+    svg = re.sub(r'\bid="', f'id="{prefix}', svg)
+    svg = re.sub(r'href="#', f'href="#{prefix}', svg)
+    svg = svg.replace("url(#", f"url(#{prefix}")
+    for color, variable in _VARIABLES.items():
+        svg = svg.replace(color, f"var({variable})")
+    return svg.strip()
+
+
+def _in_words(series: Series, percent: bool) -> str:
+    known = [v for v in series.values if v is not None]
+    first, last = _value(known[0], percent), _value(known[-1], percent)
+    if series.dashed or len(known) == 1:
+        return f"{series.name}: {last}."
+    low, high = _value(min(known), percent), _value(max(known), percent)
+    return f"{series.name}: from {first} to {last}, lowest {low}, highest {high}."
+
+
+def _value(value: float, percent: bool) -> str:
+    return f"{value * 100:.1f} %" if percent else f"{value:.4g}"
+
+
+def _number(value: Any) -> float | None:
+    """A finite number, or None."""
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None

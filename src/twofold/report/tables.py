@@ -1,0 +1,68 @@
+"""Tables of results for the page and the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from twofold.evaluation.labels import Cell
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table.
+
+    Attributes:
+        title: heading.
+        columns: headings of the columns; the first column names the rows.
+        rows: cells as text or numbers, one for each column; None for an empty cell.
+        note: what the numbers are, in a sentence or two.
+        best: (row, column) positions of cells to set in bold.
+    """
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+    note: str = ""
+    best: Collection[tuple[int, int]] = ()
+
+    def __post_init__(self) -> None:
+        if any(len(row) != len(self.columns) for row in self.rows):
+            raise ValueError(f"every row of table '{self.title}' must have {len(self.columns)} cells")
+
+    def text(self, row: int, column: int) -> str:
+        """One cell as text."""
+        cell = self.rows[row][column]
+        if cell is None:
+            return ""
+        return f"{cell:.4g}" if isinstance(cell, float) else str(cell)
+
+
+def label_table(cells: Sequence[Cell], title: str = "How many labels do I need?", note: str = "") -> Table:
+    """Test accuracy against the number of labels: a row for each feature set, a column for each count, best in bold.
+
+    Args:
+        cells: from `twofold.evaluation.labels.label_efficiency`.
+        title, note: see `Table`; the default note says what the numbers are.
+    """
+    counts = sorted({cell.labels for cell in cells})
+    names = list(dict.fromkeys(cell.features for cell in cells))
+    by = {(cell.features, cell.labels): cell for cell in cells}
+    draws = max(len(cell.top1) for cell in cells)
+    rows = [[name, *(_accuracy(by.get((name, count))) for count in counts)] for name in names]
+    best = set()
+    for column, count in enumerate(counts, 1):
+        known = {row: by[name, count].mean for row, name in enumerate(names) if (name, count) in by}
+        best |= {(row, column) for row, mean in known.items() if mean == max(known.values())}
+    note = note or (
+        "Test accuracy of a logistic regression in %; mean ± standard deviation over "
+        f"{draws} draw{'s' if draws > 1 else ''} of the labelled images (a single fit where every image is labelled)."
+    )
+    return Table(title, ["", *(f"{count:,} labels" for count in counts)], rows, note, frozenset(best))
+
+
+def _accuracy(cell: Cell | None) -> str | None:
+    if cell is None:
+        return None
+    return f"{cell.mean * 100:.1f}" + ("" if cell.std is None else f" ± {cell.std * 100:.1f}")
