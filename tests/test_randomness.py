@@ -52,7 +52,7 @@ def test_uniforms_are_uniform():
 
 
 def test_permutation_is_one_and_changes_with_epoch():
-    first, again, second = permutation(0, "order", 0, 1000), permutation(0, "order", 0, 1000), permutation(0, "order", 1, 1000)
+    first, again, second = (permutation(0, "order", epoch, 1000) for epoch in (0, 0, 1))
     assert (np.sort(first) == np.arange(1000)).all()
     assert (first == again).all()
     assert (first != second).mean() > 0.9

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from twofold.commands.load import load as load
     from twofold.commands.pretrain import pretrain as pretrain
 
-_WHERE = {"pretrain": "twofold.commands.pretrain", "evaluate": "twofold.commands.evaluate", "load": "twofold.commands.load"}
+_WHERE = {name: f"twofold.commands.{name}" for name in ("pretrain", "evaluate", "load")}
 
 
 def __getattr__(name: str) -> Any:

@@ -17,7 +17,7 @@ from twofold.commands.evaluate import EvaluationConfig, evaluate
 from twofold.commands.pretrain import Stopped, describe_config, pretrain
 from twofold.commands.recipes import recipes
 from twofold.errors import UserError
-from twofold.training.config import add_options, explain, given, merge, suggest
+from twofold.training.config import add_options, explain, given, suggest
 from twofold.training.progress import console
 
 
@@ -26,7 +26,9 @@ def _pretrain_parser() -> ArgumentParser:
     parser.add_argument("data", help="a folder of images, an .npz or .npy file, or the name of a torchvision data set")
     parser.add_argument("--out", type=str, help="the run's folder: new, or empty, or a run to --resume")
     parser.add_argument("--recipe", type=str, help="start from a recipe; `twofold recipes` lists them")
-    parser.add_argument("--config", type=str, help="a YAML file of options, over the recipe's; a run's config.yaml will do")
+    parser.add_argument(
+        "--config", type=str, help="a YAML file of options, over the recipe's; a run's config.yaml will do"
+    )
     parser.add_argument("--resume", action="store_true", help="continue the run in --out, or start it if there is none")
     parser.add_argument("--print-config", action="store_true", help="print every option as it would be used, and end")
     add_options(parser)
@@ -72,7 +74,9 @@ def _demo_parser() -> ArgumentParser:
         exit_on_error=False,
     )
     parser.add_argument("--out", type=str, default="runs/demo", help="the run's folder (default: runs/demo)")
-    parser.add_argument("--epochs", type=float, help="passes over the 4,000 training digits; the recipe's when not given")
+    parser.add_argument(
+        "--epochs", type=float, help="passes over the 4,000 training digits; the recipe's when not given"
+    )
     parser.add_argument("--resume", action="store_true", help="continue a demo that was stopped")
     return parser
 
@@ -93,8 +97,8 @@ def usage() -> str:
     """What `twofold --help` prints."""
     lines = [f"  {name:<10} {text}" for name, (text, _, _) in COMMANDS.items()]
     return "\n".join(
-        ["usage: twofold COMMAND ...", "", "Representations from two views of each example.", "", "commands:", *lines, "",
-         "`twofold COMMAND --help` explains each option with its default; `twofold --version` tells the version."]
+        ["usage: twofold COMMAND ...", "", "Representations from two views of each example.", "", "commands:", *lines,
+         "", "`twofold COMMAND --help` explains each option with its default; `twofold --version` tells the version."]
     )  # fmt: skip
 
 

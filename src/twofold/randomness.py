@@ -76,7 +76,7 @@ def uniforms(key: Key, stream: str, rows: ArrayLike, count: int) -> NDArray[np.f
     counter[..., 2] = np.uint64(key.step)
     counter[..., 3] = np.uint64(zlib.crc32(stream.encode()))
     words = philox(counter.reshape(-1, 4), (key.seed & 0xFFFFFFFF, key.seed >> 32))
-    return words.reshape(len(rows), blocks * 4)[:, :count] * 2.0**-32
+    return words.reshape(len(rows), blocks * 4)[:, :count].astype(np.float64) * 2.0**-32
 
 
 def permutation(seed: int, stream: str, epoch: int, n: int) -> NDArray[np.int64]:

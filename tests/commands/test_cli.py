@@ -35,11 +35,20 @@ def test_help_lists_every_command(capsys):
 
 @pytest.mark.parametrize("command", list(COMMANDS))
 def test_help_of_a_command_explains_each_option_with_its_default(command):
-    done = subprocess.run([sys.executable, "-m", "twofold.cli", command, "--help"], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-m", "twofold.cli", command, "--help"], capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0
     assert "usage: twofold" in done.stdout
     if command == "pretrain":
-        for words in ("--views.crop_area", "default: (0.08, 1.0)", "--optim.lr", "Passes over the data", "--recipe", "--config"):
+        for words in (
+            "--views.crop_area",
+            "default: (0.08, 1.0)",
+            "--optim.lr",
+            "Passes over the data",
+            "--recipe",
+            "--config",
+        ):
             assert words in done.stdout
 
 

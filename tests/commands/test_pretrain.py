@@ -46,7 +46,17 @@ def test_a_run_directory_is_complete(whole):
     assert document["options"]["method"]["temperature"] == 0.2
     rows = whole.metrics()
     assert [row["step"] for row in rows] == [*range(2, 17, 2), 17]
-    for name in ("loss", "chance", "contrastive_top1", "contrastive_entropy", "alignment", "uniformity", "effective_rank", "negatives", "lr"):
+    for name in (
+        "loss",
+        "chance",
+        "contrastive_top1",
+        "contrastive_entropy",
+        "alignment",
+        "uniformity",
+        "effective_rank",
+        "negatives",
+        "lr",
+    ):
         assert np.isfinite(rows[-1][name])
     assert rows[-1]["chance"] == pytest.approx(np.log(31))
     assert rows[-1]["negatives"] == 30
@@ -92,7 +102,9 @@ def test_a_signal_leaves_a_run_that_resumes_to_the_same_weights(tmp_path, number
     options = merge(OPTIONS, {"epochs": 40, "training.checkpoint_every": 1000})
     command = [sys.executable, "-m", "twofold.cli", "pretrain", str(tmp_path / "data.npz"), *as_arguments(options)]
     run = RunDirectory(tmp_path / "run")
-    process = subprocess.Popen([*command, "--out", str(run.path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*command, "--out", str(run.path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     deadline = time.monotonic() + 120
     while not (run.metrics_file.exists() and len(run.metrics_file.read_text().splitlines()) > 2):
         assert process.poll() is None, process.communicate()
@@ -103,14 +115,16 @@ def test_a_signal_leaves_a_run_that_resumes_to_the_same_weights(tmp_path, number
     assert process.returncode == 128 + number, err
     assert "--resume" in err
     assert run.latest() is not None
-    subprocess.run([*command, "--out", str(run.path), "--resume"], check=True, capture_output=True, timeout=300, env=os.environ)
+    subprocess.run(
+        [*command, "--out", str(run.path), "--resume"], check=True, capture_output=True, timeout=300, env=os.environ
+    )
     straight = twofold.pretrain(tmp_path / "data.npz", tmp_path / "straight", **options)
     assert same_weights(straight, run)
     assert learned(straight) == learned(run)
 
 
 def test_a_cut_short_metrics_line_is_mended_on_resume(tmp_path, monkeypatch):
-    monkeypatch.setattr(Training, "agree", lambda self, asked: self.step == 5)
+    monkeypatch.setattr(Training, "agree", lambda self, _asked: self.step == 5)
     with pytest.raises(Stopped):
         twofold.pretrain(images(), tmp_path / "run", **OPTIONS)
     monkeypatch.undo()
@@ -121,7 +135,7 @@ def test_a_cut_short_metrics_line_is_mended_on_resume(tmp_path, monkeypatch):
 
 
 def test_resume_refuses_other_options_and_other_data(whole):
-    with pytest.raises(UserError, match="optim.lr"):
+    with pytest.raises(UserError, match=r"optim\.lr"):
         twofold.pretrain(images(), whole.path, resume=True, **merge(OPTIONS, {"optim.lr": 0.5}))
     with pytest.raises(UserError, match="data has changed"):
         twofold.pretrain(images(seed=1), whole.path, resume=True, **OPTIONS)
@@ -145,8 +159,8 @@ def test_a_batch_larger_than_the_data_is_refused(tmp_path):
 
 
 def test_spoiled_weights_are_never_saved(tmp_path):
+    options = merge(OPTIONS, {"optim": {"name": "sgd", "lr": 1e30, "lr_rule": "none", "warmup_epochs": 0}})
     with pytest.raises(UserError, match=r"--optim\.lr"):
-        options = merge(OPTIONS, {"optim": {"name": "sgd", "lr": 1e30, "lr_rule": "none", "warmup_epochs": 0}})
         twofold.pretrain(images(), tmp_path / "run", **options)
     for path in (tmp_path / "run" / "checkpoints").glob("*"):
         saved = torch.load(path, weights_only=True)

@@ -69,8 +69,9 @@ def check(words):
         assert words[0] in ("git", "cd", "pip", "apt-get", "sudo", "export", "torchrun", "accelerate", "source"), words
 
 
+@pytest.mark.usefixtures("reader")
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_block_runs(page, reader, capsys):
+def test_every_block_runs(page, capsys):
     scope: dict = {}
     for kind, body, parsed in blocks(page):
         if kind == "python":

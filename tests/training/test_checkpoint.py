@@ -19,7 +19,10 @@ def state(step):
 def test_round_trip_and_only_the_last_are_kept(tmp_path):
     for step in (1, 2, 3):
         save_checkpoint(tmp_path, step, state(step), keep=2)
-    assert [path.name for path in sorted((tmp_path / "checkpoints").iterdir())] == ["step-000000002.pt", "step-000000003.pt"]
+    assert [path.name for path in sorted((tmp_path / "checkpoints").iterdir())] == [
+        "step-000000002.pt",
+        "step-000000003.pt",
+    ]
     loaded = load_checkpoint(latest_checkpoint(tmp_path))
     assert loaded["step"] == 3
     assert torch.equal(loaded["weights"]["w"], state(3)["weights"]["w"])

@@ -7,7 +7,9 @@ import platform
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from rich.table import Table
 
 from twofold.commands.load import load
@@ -51,11 +53,11 @@ def demo(out: str | Path = "runs/demo", epochs: float | None = None, resume: boo
         raise TypeError(f"{DATA} is read as {type(train).__name__}, not as arrays")
     torch.manual_seed(config.seed)  # the very weights that training started from
     untrained = build_encoder(config.encoder, config.views.size).eval()
-    features = {"raw pixels": tuple(part.images.flatten(1).float().numpy() / 255 for part in (train, test))}
+    features = {"raw pixels": (_pixels(train), _pixels(test))}
     for name, encoder in (("untrained encoder", untrained), ("pretrained encoder", load(run.path))):
-        features[name] = tuple(extract(encoder, part).h for part in (train, test))
+        features[name] = extract(encoder, train).h, extract(encoder, test).h
     console.print("fitting logistic regressions on 50, 500 and 4,000 labels")
-    cells = label_efficiency(features, train.labels, test.labels, COUNTS, DRAWS, config.seed)
+    cells = label_efficiency(features, np.asarray(train.labels), np.asarray(test.labels), COUNTS, DRAWS, config.seed)
     seconds = run.metrics()[-1]["seconds"]
     found = {
         "test_top1": [dataclasses.asdict(cell) | {"mean": cell.mean, "std": cell.std} for cell in cells],
@@ -69,6 +71,11 @@ def demo(out: str | Path = "runs/demo", epochs: float | None = None, resume: boo
     console.print(_for_terminal(cells, list(features)))
     console.print(f"pretrained on {len(train):,} unlabelled digits in {duration(seconds)}; report: {report}")
     return found
+
+
+def _pixels(source: ArraySource) -> NDArray[np.float32]:
+    """[n, pixels] in [0, 1]."""
+    return source.images.flatten(1).float().div(255).numpy()
 
 
 def _words(cell: Cell) -> str:
@@ -104,6 +111,8 @@ def _lead(cells: list[Cell]) -> str:
     ours = few["pretrained encoder"]
     matched = next((count for count in COUNTS if pixels[count] >= ours), None)
     against = (
-        f"raw pixels need {matched:,} labels for as much" if matched else f"raw pixels with all {COUNTS[-1]:,} stay below it"
+        f"raw pixels need {matched:,} labels for as much"
+        if matched
+        else f"raw pixels with all {COUNTS[-1]:,} stay below it"
     )
     return f"With {COUNTS[0]} labels the pretrained encoder reads {ours:.1%} of 1,000 unseen digits right; {against}."

@@ -15,7 +15,7 @@ from twofold.data import DataConfig, Source, open_source, splits_of
 from twofold.encoders.weights import read_header
 from twofold.errors import UserError
 from twofold.evaluation import protocols
-from twofold.evaluation.linear import GRID, PAPER_GRID
+from twofold.evaluation.logistic import GRID, PAPER_GRID
 from twofold.training.config import OptionsParser
 from twofold.training.progress import console, duration
 
@@ -73,10 +73,14 @@ class EvaluationReport:
         """For people."""
         found, scores = self.evaluation, self.evaluation.scores
         lines = [f"top-1 {scores.top1:.2%}" + (f", top-5 {scores.top5:.2%}" if scores.top5 is not None else "")]
-        lines[0] += f", mean per class {scores.mean_per_class:.2%}  ({found.protocol}, {found.test.images:,} test images)"
+        lines[0] += (
+            f", mean per class {scores.mean_per_class:.2%}  ({found.protocol}, {found.test.images:,} test images)"
+        )
         lines.append(f"protocol: {found.result.text}; {found.text}")
         lines.append(f"encoder unchanged: sha256 {found.digest_before[:16]}... before and after")
-        lines.append(f"took {duration(sum(found.seconds.values()))}" + (f"; written to {self.file}" if self.file else ""))
+        lines.append(
+            f"took {duration(sum(found.seconds.values()))}" + (f"; written to {self.file}" if self.file else "")
+        )
         return "\n".join(lines)
 
 

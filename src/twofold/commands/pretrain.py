@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from twofold.encoders import adapt, build_encoder
 from twofold.encoders.weights import save_encoder
 from twofold.errors import UserError
 from twofold.evaluation.monitors import LabelMonitor, hold_out
+from twofold.heads import ProjectionHead
 from twofold.methods import Method, build_method
 from twofold.optim import build_optimizer, build_schedule
 from twofold.training.config import RunConfig, build, merge, plain, to_yaml
@@ -67,7 +67,8 @@ def pretrain(
         recipe: name of a recipe (`twofold recipes` lists them).
         config: a YAML file of options.
         resume: continue the run in `out`; starts it if there is none yet.
-        encoder: options of a named encoder (``{"name": "resnet18"}``), or your own module, [n, C, S, S] in [0, 1] -> [n, d].
+        encoder: options of a named encoder (``{"name": "resnet18"}``), or your own module, which takes
+            [n, C, S, S] in [0, 1] and returns [n, d].
         report: write `report.html` at the end.
         options: fields of `RunConfig`, nested (``optim={"lr": 1e-3}``) or dotted (``**{"optim.lr": 1e-3}``).
             They win over `config`, which wins over `recipe`.
@@ -98,7 +99,11 @@ def pretrain(
         start_run(run, resolved, source, data, recipe)
     if resume:
         training.resume()
-        say(f"resumed {run.path} at step {training.step:,} of {training.steps:,}" if training.step else f"starting {run.path}")
+        say(
+            f"resumed {run.path} at step {training.step:,} of {training.steps:,}"
+            if training.step
+            else f"starting {run.path}"
+        )
     return finish(training, source, training.fit(), report, module)
 
 
@@ -122,10 +127,12 @@ def start_accelerator(config: RunConfig, run: RunDirectory) -> Accelerator:
     """Choose the device and precision, and join the other processes if there are any."""
     asked = config.training.device
     if asked == "cuda" and not torch.cuda.is_available():
-        raise UserError("--training.device cuda: torch sees no GPU here; use --training.device cpu, or install a CUDA build of torch")
+        raise UserError("--training.device cuda: torch sees no GPU here; use cpu, or install a CUDA build of torch")
     if asked == "mps" and not torch.backends.mps.is_available():
         raise UserError("--training.device mps: torch sees no Apple GPU here; use --training.device cpu")
-    cpu = asked == "cpu" or (asked == "auto" and not torch.cuda.is_available() and not torch.backends.mps.is_available())
+    cpu = asked == "cpu" or (
+        asked == "auto" and not torch.cuda.is_available() and not torch.backends.mps.is_available()
+    )
     if config.training.threads:
         torch.set_num_threads(config.training.threads)
     track = config.training.track
@@ -134,7 +141,9 @@ def start_accelerator(config: RunConfig, run: RunDirectory) -> Accelerator:
             import tensorboard  # noqa: F401
         except ImportError as error:
             raise UserError('--training.track tensorboard needs an extra: pip install "twofold[track]"') from error
-    precision = choose_precision(config.training.precision, torch.device("cpu" if cpu else asked if asked != "auto" else "cuda"))
+    precision = choose_precision(
+        config.training.precision, torch.device("cpu" if cpu else asked if asked != "auto" else "cuda")
+    )
     accelerator = Accelerator(
         cpu=cpu, mixed_precision=precision, log_with=None if track == "none" else track, project_dir=str(run.path)
     )
@@ -164,12 +173,23 @@ def assemble(
         method.encoder.compile()
     optimizer = build_optimizer(config.optim, method.trained(), batch=batch)
     order = Order(len(source), batch, config.seed, config.data.last_batch)
-    steps = order.steps(epochs) + (config.data.last_batch == "straddle")  # the reference trains one step more (its first has lr 0)
+    steps = order.steps(epochs) + (
+        config.data.last_batch == "straddle"
+    )  # the reference trains one step more (its first has lr 0)
     schedule = build_schedule(config.optim, images=len(source), batch=batch, epochs=epochs, steps=steps)
     views = ImageViews(config.views)
-    loader = Loader(source, views, order, config.seed, rank(), world_size(), config=config.data, pin_memory=accelerator.device.type == "cuda")
+    loader = Loader(
+        source,
+        views,
+        order,
+        config.seed,
+        rank(),
+        world_size(),
+        config=config.data,
+        pin_memory=accelerator.device.type == "cuda",
+    )
     per_epoch = order.steps_per_epoch
-    monitors, look_every = watch(config, method, source, steps, per_epoch)
+    monitors, look_every = watch(config, method, source, accelerator, steps, per_epoch)
     return Training(
         method, views, loader, optimizer, schedule, accelerator, run, config.seed, batch, steps, per_epoch,
         log_every=config.training.log_every or max(1, min(round(per_epoch), steps // 20 or 1)),
@@ -180,7 +200,7 @@ def assemble(
 
 
 def watch(
-    config: RunConfig, method: Method, source: Source, steps: int, per_epoch: float
+    config: RunConfig, method: Method, source: Source, accelerator: Accelerator, steps: int, per_epoch: float
 ) -> tuple[list[LabelMonitor], int]:
     """The monitors that the data's labels allow, and the steps between two looks."""
     wanted, labels = config.monitor, source.labels
@@ -189,7 +209,16 @@ def watch(
     bank, queries = hold_out(labels, config.seed, 0.1, wanted.samples)
     if len(bank) == 0 or len(queries) == 0:
         return [], 0
-    monitor = LabelMonitor(method, subset(source, bank), subset(source, queries), wanted.probe, wanted.knn)
+    monitor = LabelMonitor(
+        method,
+        subset(source, bank),
+        subset(source, queries),
+        wanted.probe,
+        wanted.knn,
+        config.views.size,
+        config.views.resample,
+        accelerator.autocast,
+    )
     epochs = wanted.every or max(1, round(steps / per_epoch / 20))
     return [monitor], max(1, round(epochs * per_epoch))
 
@@ -215,14 +244,12 @@ def check_same_data(run: RunDirectory, source: Source) -> None:
     _, facts = run.read()
     if source.fingerprint() != facts["fingerprint"]:
         raise UserError(
-            f"the data has changed since the run in {run.path} began ({facts['images']} images then, {len(source)} now, or other "
-            "files); give the same data to resume, or start a new run"
+            f"the data has changed since the run in {run.path} began ({facts['images']} images "
+            f"then, {len(source)} now, or other files); give the same data to resume, or start a new run"
         )
 
 
-def describe_config(
-    data: Any, *, recipe: str | None = None, config: str | Path | None = None, **options: Any
-) -> str:
+def describe_config(data: Any, *, recipe: str | None = None, config: str | Path | None = None, **options: Any) -> str:
     """Every option of `pretrain` as it would be used on `data`, as YAML that `config` reads back."""
     resolved = build(read_layers(recipe, config, options))
     accelerator = start_accelerator(resolved, RunDirectory("."))
@@ -234,18 +261,26 @@ def finish(training: Training, source: Source, complete: bool, report: bool, mod
     """Leave the encoder and the report in the run's folder, and say where they are."""
     run = training.run
     if rank() == 0:
-        facts = {"steps": training.step, "of": training.steps, "seconds": round(training.seconds, 3), "options": plain(run.read()[0])}
-        save_encoder(run.encoder_file, training.method.encoder, training.method.head, extra=facts)
-        for path, reason in source.skipped[:10]:
+        facts = {
+            "steps": training.step,
+            "of": training.steps,
+            "seconds": round(training.seconds, 3),
+            "options": plain(run.read()[0]),
+        }
+        head = training.method.head if isinstance(training.method.head, ProjectionHead) else None
+        save_encoder(run.encoder_file, training.method.encoder, head, extra=facts)
+        skipped = list(source.skipped)
+        for path, reason in skipped[:10]:
             console.print(f"skipped {path}: {reason}")
-        if source.skipped:
-            lines = "".join(f"{path}\t{reason}\n" for path, reason in source.skipped)
+        if skipped:
+            lines = "".join(f"{path}\t{reason}\n" for path, reason in skipped)
             (run.path / "skipped.tsv").write_text(lines)
-            console.print(f"{len(source.skipped)} file(s) skipped in all; listed in {run.path / 'skipped.tsv'}")
+            console.print(f"{len(skipped)} file(s) skipped in all; listed in {run.path / 'skipped.tsv'}")
     training.accelerator.end_training()
     if not complete:
         raise Stopped(
-            f"stopped at step {training.step:,} of {training.steps:,}; nothing is lost: the same command with --resume goes on",
+            f"stopped at step {training.step:,} of {training.steps:,}; nothing is lost: the same command "
+            "with --resume goes on",
             training.stopped_by or signal.SIGINT,
         )
     if rank() == 0:

@@ -20,6 +20,7 @@ def recipes(name: str | None = None) -> str:
     recipe = load(name)
     options = yaml.safe_dump(recipe.options, sort_keys=False)
     return (
-        f"{recipe.name}\n  data:   {recipe.data}\n  result: {recipe.result}\n  source: {recipe.source}\n  run:    {recipe.run}\n\n"
+        f"{recipe.name}\n  data:   {recipe.data}\n  result: {recipe.result}\n  source: {recipe.source}\n"
+        f"  run:    {recipe.run}\n\n"
         f"twofold pretrain {recipe.data} --recipe {recipe.name} --out runs/{recipe.name}\n\n{options}"
     )

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twofold.errors import UserError
-from twofold.evaluation.linear import Array, choose_l2, fit_linear
+from twofold.evaluation.logistic import Array, choose_l2, fit_linear
 from twofold.evaluation.scores import score
 from twofold.evaluation.splits import Labels, stratified_split
 from twofold.randomness import permutation

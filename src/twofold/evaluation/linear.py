@@ -6,34 +6,13 @@ whole training set, and the test set is scored once (as SimCLR's transfer protoc
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
 from twofold.errors import UserError
+from twofold.evaluation.logistic import GRID, Array, choose_l2, fit_linear
 from twofold.evaluation.scores import Scores, score
 from twofold.evaluation.splits import Labels, stratified_split
-
-Array = NDArray[np.floating]
-GRID = tuple(float(v) for v in np.logspace(-4, 2, 13))
-PAPER_GRID = tuple(float(v) for v in np.logspace(-6, 5, 45))
-
-
-@dataclass(frozen=True)
-class LinearModel:
-    """logits = (x - mean) / scale @ weight.T + bias, with weight [K, d]; column j stands for the label classes[j]."""
-
-    mean: Array
-    scale: float
-    weight: Array
-    bias: Array
-    classes: Labels
-
-    def logits(self, x: Array) -> Array:
-        return (x - self.mean) / self.scale @ self.weight.T + self.bias
 
 
 @dataclass(frozen=True)
@@ -45,56 +24,6 @@ class LinearResult:
     validation_top1: float
     train: int
     text: str
-
-
-def fit_path(x: Array, y: Labels, grid: Iterable[float], max_iter: int = 1000) -> list[LinearModel]:
-    """Minimise mean cross-entropy + l2 / 2 * |W|^2 for each l2 of `grid`, each fit starting from the one before.
-
-    Features x [N, d] are centred and divided by one number, the root mean square of what remains: neither changes what
-    a linear classifier can say; they let the solver converge and one grid serve encoders of any scale. One scale a
-    feature (standardisation) would bend the penalty and blow up features that are nearly constant.
-    """
-    from sklearn.exceptions import ConvergenceWarning  # here: it takes a second, and most commands fit nothing
-    from sklearn.linear_model import LogisticRegression
-
-    mean = x.mean(axis=0)
-    scale = float(np.sqrt(np.mean((x - mean) ** 2, dtype=np.float64))) or 1.0
-    scaled = (x - mean) / scale
-    solver = LogisticRegression(max_iter=max_iter, warm_start=True)
-    models = []
-    for l2 in grid:
-        with warnings.catch_warnings():  # a weak penalty need not have converged to be compared on validation images
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            solver.set_params(C=1 / (l2 * len(x))).fit(scaled, y)  # scikit-learn sums the loss and weighs it by C
-        weight, bias = solver.coef_.copy(), solver.intercept_.copy()
-        if len(weight) == 1:  # of two classes scikit-learn keeps the difference
-            weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
-        models.append(LinearModel(mean, scale, weight, bias, solver.classes_))
-    return models
-
-
-def fit_linear(x: Array, y: Labels, l2: float) -> LinearModel:
-    """One classifier with a given penalty (see `fit_path`)."""
-    return fit_path(x, y, [l2])[0]
-
-
-def choose_l2(
-    x: Array, y: Labels, splits: Sequence[tuple[Labels, Labels]], grid: Sequence[float] = GRID
-) -> tuple[float, float]:
-    """The penalty with the best mean validation accuracy, and that accuracy; ties go to the lowest cross-entropy.
-
-    `splits` holds pairs of positions in x [N, d] and y [N]: to fit on, to validate on.
-    """
-    path = sorted(grid, reverse=True)  # strongest first: short fits, each a good start for the next
-    accuracy, entropy = np.zeros((2, len(path)))
-    for fit, val in splits:
-        for i, model in enumerate(fit_path(x[fit], y[fit], path)):
-            logits = model.logits(x[val]).astype(np.float64)
-            right = logits[np.arange(len(val)), np.searchsorted(model.classes, y[val])]
-            accuracy[i] += np.mean(model.classes[logits.argmax(axis=1)] == y[val]) / len(splits)
-            entropy[i] += np.mean(np.logaddexp.reduce(logits, axis=1) - right) / len(splits)
-    best = int(np.lexsort((entropy, -accuracy.round(12)))[0])
-    return path[best], float(accuracy[best])
 
 
 def evaluate_linear(

@@ -1,7 +1,9 @@
-"""What watches a pretraining run through labels: an online linear probe and a kNN monitor. Neither trains the encoder."""
+"""What watches a run through labels: an online linear probe and a kNN monitor. Neither trains the encoder."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -9,11 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from twofold.data import Source
-from twofold.evaluation.features import extract
+from twofold.evaluation.features import Features, extract
 from twofold.evaluation.knn import knn_accuracy
 from twofold.heads import Classifier
 from twofold.methods import Method, Output
 from twofold.randomness import permutation
+from twofold.views.resample import Resample
 
 
 class LabelMonitor:
@@ -27,14 +30,27 @@ class LabelMonitor:
         bank: labelled images that neighbours are taken from.
         queries: labelled images that are classified; none of them is in the bank.
         probe, knn: which of the two to run.
+        size, resample: how images are brought to the encoder's size, see `extract`.
+        autocast: gives the context of mixed precision that training uses.
         batch: images per feature batch.
         lr: of the probe's AdamW.
     """
 
     def __init__(
-        self, method: Method, bank: Source, queries: Source, probe: bool, knn: bool, batch: int = 512, lr: float = 2e-3
+        self,
+        method: Method,
+        bank: Source,
+        queries: Source,
+        probe: bool = True,
+        knn: bool = True,
+        size: int | None = None,
+        resample: Resample = "antialias",
+        autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        batch: int = 512,
+        lr: float = 2e-3,
     ) -> None:
-        self.method, self.bank, self.queries, self.knn, self.batch = method, bank, queries, knn, batch
+        self.method, self.bank, self.queries, self.knn = method, bank, queries, knn
+        self.size, self.resample, self.autocast, self.batch = size, resample, autocast, batch
         self.classifier: Classifier | None = None
         if probe:
             classes = len(bank.classes or []) or int(np.max(bank.labels)) + 1  # type: ignore[arg-type]
@@ -60,8 +76,7 @@ class LabelMonitor:
     @torch.no_grad()
     def look(self) -> dict[str, float]:
         """Held-out accuracies now: `probe_top1` and `knn_top1`, in [0, 1]."""
-        encoder = self.method.encoder
-        queries = extract(encoder, self.queries, batch=self.batch)
+        queries = self._features(self.queries)
         row: dict[str, float] = {}
         if self.classifier is not None:
             h = torch.as_tensor(queries.h, device=self.classifier.weight.device)
@@ -70,16 +85,21 @@ class LabelMonitor:
             self.norm.train()
             row["probe_top1"] = float((predicted == queries.labels).mean())
         if self.knn:
-            bank = extract(encoder, self.bank, batch=self.batch)
-            row["knn_top1"] = knn_accuracy(bank.h, bank.labels, queries.h, queries.labels)
+            bank = self._features(self.bank)
+            y, y_bank = np.asarray(queries.labels), np.asarray(bank.labels)
+            row["knn_top1"] = knn_accuracy(bank.h, y_bank, queries.h, y)
         return row
+
+    def _features(self, source: Source) -> Features:
+        with self.autocast():
+            return extract(self.method.encoder, source, size=self.size, batch=self.batch, resample=self.resample)
 
     def state_dict(self) -> dict[str, Any]:
         """The probe's weights and optimiser."""
         if self.classifier is None:
             return {}
-        parts = {"norm": self.norm, "classifier": self.classifier, "optimizer": self.optimizer}
-        return {name: part.state_dict() for name, part in parts.items()}
+        probe = {"norm": self.norm.state_dict(), "classifier": self.classifier.state_dict()}
+        return probe | {"optimizer": self.optimizer.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up a saved probe."""

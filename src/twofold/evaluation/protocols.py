@@ -19,7 +19,8 @@ from twofold.errors import UserError
 from twofold.evaluation.features import Features, Preprocessing, extract
 from twofold.evaluation.frozen import assert_frozen, digest, tensor_digests
 from twofold.evaluation.knn import KnnResult, evaluate_knn
-from twofold.evaluation.linear import GRID, LinearResult, evaluate_linear
+from twofold.evaluation.linear import LinearResult, evaluate_linear
+from twofold.evaluation.logistic import GRID
 from twofold.evaluation.scores import Scores
 from twofold.evaluation.splits import match_classes, single_labels, stratified_split
 from twofold.training.checkpoint import write_atomically

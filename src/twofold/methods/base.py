@@ -31,15 +31,18 @@ class Method(nn.Module):
     Attributes:
         encoder: what is kept after training.
         head: what maps its output to the space of the loss.
-        temperature: of the contrastive logits.
+        temperature, normalize: of the contrastive logits, as in `twofold.losses.nt_xent`.
     """
 
     encoder: Encoder
     head: nn.Module
     temperature: float
+    normalize: bool
 
     def forward(self, a: Tensor, b: Tensor) -> Output:
-        raise TypeError(f"{type(self).__name__} does not say what a step computes")
+        raise NotImplementedError(
+            f"{type(self).__name__} does not say what a step of {len(a)} and {len(b)} views computes"
+        )
 
     def trained(self) -> list[nn.Module]:
         """The modules whose parameters the optimiser updates."""

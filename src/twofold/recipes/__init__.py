@@ -35,7 +35,9 @@ class Recipe:
 
 def names() -> list[str]:
     """The names of all recipes."""
-    return sorted(path.name.removesuffix(".yaml") for path in resources.files(__name__).iterdir() if path.name.endswith(".yaml"))
+    return sorted(
+        path.name.removesuffix(".yaml") for path in resources.files(__name__).iterdir() if path.name.endswith(".yaml")
+    )
 
 
 def load(name: str) -> Recipe:

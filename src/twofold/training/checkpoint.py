@@ -1,4 +1,4 @@
-"""Checkpoints that are either whole or absent: written beside, synced, renamed; never unpickled beyond plain tensors."""
+"""Checkpoints are whole or absent: written beside, synced, renamed. Only tensors and plain values are read back."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def write_atomically(path: Path, write: Any) -> None:
     except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
         temporary.unlink(missing_ok=True)
         raise UserError(
-            f"cannot write {path}: {error}. Nothing saved before is lost; free space or choose another --out, then --resume"
+            f"cannot write {path}: {error}. Nothing saved before is lost; free some space, then go on with --resume"
         ) from error
 
 
@@ -59,7 +59,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file fails in many ways inside zip and unpickling
-        raise UserError(f"{path} cannot be read as a checkpoint ({error}); remove it to resume from the one before") from error
+        raise UserError(
+            f"{path} cannot be read as a checkpoint ({error}); remove it to resume from the one before"
+        ) from error
     if not isinstance(state, dict) or "step" not in state:
         raise UserError(f"{path} is not a checkpoint of a Twofold run: it has no 'step'")
     return state

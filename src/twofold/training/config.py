@@ -99,13 +99,17 @@ class RunConfig:
         if self.epochs is not None and not self.epochs > 0:
             raise UserError(f"--epochs must be above 0, got {self.epochs}")
         if self.batch is not None and self.batch < 2:
-            raise UserError(f"--batch must be at least 2, got {self.batch}: the loss needs another image to contrast with")
+            raise UserError(
+                f"--batch must be at least 2, got {self.batch}: the loss needs another image to contrast with"
+            )
         if not 0 <= self.seed < 2**63:
             raise UserError(f"--seed must lie in [0, 2**63), got {self.seed}")
 
 
 # Options that may differ when a run is resumed: they change neither what is learned nor in which order.
-OPERATIONAL = re.compile(r"training\.(device|threads|keep|track|log_every|checkpoint_every)|data\.(workers|cache|root|download)")
+OPERATIONAL = re.compile(
+    r"training\.(device|threads|keep|track|log_every|checkpoint_every)|data\.(workers|cache|root|download)"
+)
 
 
 def add_options(parser: ArgumentParser) -> None:
@@ -170,7 +174,9 @@ def check_names(nested: Mapping[str, Any], origin: str, cls: Any, prefix: str = 
         room = known[name].default_factory
         if isinstance(room, type) and dataclasses.is_dataclass(room):
             if not isinstance(value, Mapping):
-                raise UserError(f"{origin}: '{prefix}{name}' is a group of options, got {value!r}; set '{name}.<option>'")
+                raise UserError(
+                    f"{origin}: '{prefix}{name}' is a group of options, got {value!r}; set '{name}.<option>'"
+                )
             check_names(value, origin, room, f"{prefix}{name}.")
 
 
@@ -189,7 +195,8 @@ def explain(message: str) -> str:
     if not (key and expected):
         return " ".join(message.split())
     kinds = " or ".join(dict.fromkeys(plain or f"one of {literal}" for plain, literal in expected))
-    return f"--{key.group(1)} expects {kinds.replace('NoneType', 'null')}, got {given[-1] if given else 'another kind of value'}"
+    got = given[-1] if given else "another kind of value"
+    return f"--{key.group(1)} expects {kinds.replace('NoneType', 'null')}, got {got}"
 
 
 def given(namespace: Namespace) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import torch
 
 from twofold.data import DataFacts
 from twofold.training.config import RunConfig
+from twofold.views import ViewsConfig
 
 
 def choose(config: RunConfig, facts: DataFacts, device: torch.device) -> tuple[RunConfig, str]:
@@ -23,27 +24,23 @@ def choose(config: RunConfig, facts: DataFacts, device: torch.device) -> tuple[R
     config = _encoder(config, facts, gpu, reasons)
     config = _lengths(config, facts, gpu, reasons)
     config = _optimiser(config, reasons)
-    intro = f"{facts.count:,} images of about {facts.median_width}x{facts.median_height}, {facts.channels} channel(s), on {device.type}"
+    intro = f"{facts.count:,} images of about {facts.median_width}x{facts.median_height}"
+    intro += f", {facts.channels} channel(s), on {device.type}"
     return config, f"chosen for {intro}: {'; '.join(reasons) or 'nothing, every option was given'}"
 
 
 def _sizes(config: RunConfig, facts: DataFacts, gpu: bool, reasons: list[str]) -> RunConfig:
-    if config.views.size is None:
-        side = min(facts.median_height, facts.median_width)
-        largest = 224 if gpu else 64
-        size = side if side <= 32 else min(largest, max(32, side // 32 * 32))
-        why = "as large as the images" if size >= side - 31 and size <= side else f"the most that is quick on {'a GPU' if gpu else 'a CPU'}"
-        reasons.append(f"views.size {size} ({why})")
-        config = replace(config, views=replace(config.views, size=size))
-    size = config.views.size
-    assert size is not None
-    if size <= 64 and config.views.blur > 0 and config.views == replace(type(config.views)(), size=size):
-        # The paper leaves blur out at 32 px (CIFAR-10, appendix B.9) and halves the colour strength there.
-        views = replace(config.views, blur=0.0, color_strength=0.5) if size <= 32 else config.views
-        if size <= 32:
-            reasons.append("views.blur 0 and views.color_strength 0.5 (the paper's choice at 32 px)")
-        config = replace(config, views=views)
-    return config
+    given, side = config.views, min(facts.median_height, facts.median_width)
+    size = given.size
+    if size is None:
+        size = side if side <= 32 else min(224 if gpu else 64, max(32, side // 32 * 32))
+        whole = "as large as the images" if side - 32 < size <= side else f"quick on {'a GPU' if gpu else 'a CPU'}"
+        reasons.append(f"views.size {size} ({whole})")
+    views = replace(given, size=size)
+    if size <= 32 and views == ViewsConfig(size=size):  # nothing else was said of the views
+        views = replace(views, blur=0.0, color_strength=0.5)
+        reasons.append("views.blur 0 and views.color_strength 0.5 (the paper's choice at 32 px)")
+    return replace(config, views=views)
 
 
 def _encoder(config: RunConfig, facts: DataFacts, gpu: bool, reasons: list[str]) -> RunConfig:
@@ -72,7 +69,9 @@ def _lengths(config: RunConfig, facts: DataFacts, gpu: bool, reasons: list[str])
         batch = most
         while batch > 2 and batch * 4 > facts.count:  # at least four steps an epoch
             batch //= 2
-        reasons.append(f"batch {batch} ({'the largest tried on one device' if batch == most else 'a quarter of the data or less'})")
+        reasons.append(
+            f"batch {batch} ({'the largest tried on one device' if batch == most else 'a quarter of the data or less'})"
+        )
         config = replace(config, batch=batch)
     if config.epochs is None:
         seen = 40_000_000 if gpu else 400_000
@@ -112,5 +111,7 @@ def choose_precision(asked: str, device: torch.device) -> str:
         return "bf16" if asked == "bf16" else "no"
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported() else "no"
-    fast = device.type == "cpu" and torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    fast = (
+        device.type == "cpu" and torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    )
     return "bf16" if fast and "TWOFOLD_NO_BF16" not in os.environ else "no"

@@ -34,7 +34,13 @@ class ProgressReport:
     """
 
     def __init__(
-        self, total: int, done: int, per_step: int, unit: str = "images", quiet: bool = False, seconds_between_lines: float = 15.0
+        self,
+        total: int,
+        done: int,
+        per_step: int,
+        unit: str = "images",
+        quiet: bool = False,
+        seconds_between_lines: float = 15.0,
     ) -> None:
         self.total, self.done, self.per_step, self.unit, self.quiet = total, done, per_step, unit, quiet
         self.seconds_between_lines = seconds_between_lines
@@ -54,7 +60,9 @@ class ProgressReport:
             self._bar.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._bar:
             self._bar.stop()
 

@@ -45,10 +45,12 @@ class RunDirectory:
         """
         if self.config_file.exists():
             raise UserError(
-                f"--out {self.path} already holds a run; continue it with --resume, or choose another folder for a new one"
+                f"--out {self.path} already holds a run; continue it with --resume, or choose another folder"
             )
         if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
-            raise UserError(f"--out {self.path} exists and is no empty folder; choose another one, so that nothing is overwritten")
+            raise UserError(
+                f"--out {self.path} exists and is no empty folder; choose another one, so that nothing is overwritten"
+            )
         document = {"run": facts | environment(), "options": plain(config)}
         text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
         write_atomically(self.config_file, lambda file: file.write(text.encode()))
@@ -56,7 +58,9 @@ class RunDirectory:
     def read(self) -> tuple[RunConfig, dict[str, Any]]:
         """The configuration and facts that the run was started with."""
         if not self.config_file.is_file():
-            raise UserError(f"{self.path} holds no run: there is no config.yaml; give a folder that `twofold pretrain --out` made")
+            raise UserError(
+                f"{self.path} holds no run: there is no config.yaml; give a folder that `twofold pretrain --out` made"
+            )
         try:
             document = yaml.safe_load(self.config_file.read_text())
             return build(document["options"], origin=str(self.config_file)), dict(document["run"])
