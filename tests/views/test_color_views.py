@@ -19,7 +19,8 @@ from view_helpers import nchw, some_images
 
 from golden_data import golden
 from twofold.views import color
-from twofold.views.rows import order_groups, update_rows
+from twofold.views import rows as rows_module
+from twofold.views.rows import operator_groups, update_rows
 
 ONE, FOUR = 1e-6, 4e-6
 OPERATORS = {
@@ -120,15 +121,22 @@ def test_operators_leave_their_input_alone() -> None:
     assert (x == before).all()
 
 
-def test_groups_hold_each_row_once_under_its_own_order() -> None:
-    order = torch.rand(200, 4).argsort(1)
-    seen = torch.full((200, 4), -1)
-    for kind, rows in order_groups(order, 3):
-        seen[rows] = kind
-    assert (seen == order).all()
-    assert len(order_groups(order, 3)) == 24
-    kinds = [kind.tolist() for kind, _ in order_groups(order, 1)]
-    assert kinds == [[0, 1], [1, 0]]
+@pytest.mark.parametrize("many", [0, 10**9])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_groups_hold_each_row_under_its_own_operators(
+    many: int, channels: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rows_module, "_MANY", many)
+    x, order = torch.zeros(300, channels, 2, 2), torch.rand(300, 4).argsort(1)
+    chosen = torch.arange(0, 300, 2)
+    seen: list[list[int]] = [[] for _ in order]
+    groups = list(operator_groups(x, chosen, order))
+    for operators, rows in groups:
+        for row in rows.tolist():
+            seen[row] += operators.tolist()
+    wanted = [[operator for operator in row if channels == 3 or operator < 2] for row in order.tolist()]
+    assert seen == [row if i % 2 == 0 else [] for i, row in enumerate(wanted)]
+    assert len(groups) == {(0, 3): 24, (0, 1): 2, (10**9, 3): 16, (10**9, 1): 4}[many, channels]
 
 
 def test_update_rows_changes_the_rows_it_is_given() -> None:

@@ -21,7 +21,7 @@ from view_helpers import nchw, some_images
 from golden_data import golden
 from twofold.errors import UserError
 from twofold.randomness import Key
-from twofold.views import ImageDraw, ImageViews, ViewsConfig, crop_resize_image
+from twofold.views import ImageDraw, ImageViews, ViewsConfig, crop_resize_image, rows
 
 DATA = golden("crop_resize.npz")
 RULES: list[dict[str, Any]] = [
@@ -78,20 +78,20 @@ def test_views_are_floats_in_range_and_the_images_stay(options: dict[str, Any], 
 
 @settings(max_examples=40, deadline=None)
 @given(
-    rows=st.lists(st.integers(0, 99), min_size=1, max_size=12),
+    chosen=st.lists(st.integers(0, 99), min_size=1, max_size=12),
     step=st.integers(0, 2**32 - 1),
     seed=st.integers(0, 2**64 - 1),
     options=st.sampled_from(RULES),
 )
 def test_the_draw_of_a_subset_is_the_subset_of_the_draw(
-    rows: list[int], step: int, seed: int, options: dict[str, Any]
+    chosen: list[int], step: int, seed: int, options: dict[str, Any]
 ) -> None:
     heights, widths = np.random.default_rng(0).integers(20, 60, (2, 100))
     views = views_of(**options)
     whole = views.draw(Key(seed, step), np.arange(100), heights, widths)
-    part = views.draw(Key(seed, step), rows, heights[rows], widths[rows])
+    part = views.draw(Key(seed, step), chosen, heights[chosen], widths[chosen])
     for some, every in zip(part, whole, strict=True):
-        assert_same_draw(some, every[torch.tensor(rows)])
+        assert_same_draw(some, every[torch.tensor(chosen)])
 
 
 @settings(max_examples=15, deadline=None)
@@ -116,6 +116,15 @@ def test_a_batch_is_its_images_one_by_one(options: dict[str, Any], channels: int
         alone = views.apply(images[i : i + 1], (draws[0][[i]], draws[1][[i]]))
         for got, expected in zip(alone, whole, strict=True):
             np.testing.assert_allclose(got[0], expected[i], rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("options", RULES)
+def test_both_ways_to_group_the_jitter_are_one(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    views, images = views_of(**options), some_images(40)
+    draws = views.draw(Key(0, 3), np.arange(40), 32, 32)
+    several = torch.cat(views.apply(images, draws))
+    monkeypatch.setattr(rows, "_MANY", 0)
+    np.testing.assert_allclose(torch.cat(views.apply(images, draws)), several, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("options", RULES)

@@ -43,16 +43,15 @@ def saturation(x: Tensor, factor: Tensor, rule: ColorRule = "tf") -> Tensor:
 def hue(x: Tensor, turns: Tensor) -> Tensor:
     """Shift the hue by `turns` (1 = once round) and keep each pixel's smallest and largest value. x [n, 3, H, W]."""
     low, high = _extremes(x)
-    spread = high - low
+    spread = (high - low).mul_(6)
     red, green, blue = x.split(1, 1)
-    # With channels scaled to [0, 1], hue / (1/6 turn) is 1 + green + blue - red where green >= blue, else its negative.
-    angle = (green + blue).sub_(red).sub_(low).div_(spread.clamp_min(1e-12)).add_(1)
-    angle = angle.copysign_(green - blue).mul_(1 / 6)
+    # With channels scaled to [0, 1], 6 * hue is 1 + green + blue - red where green >= blue, else its negative.
+    angle = (green + blue).sub_(red).sub_(low).div_(spread.clamp_min(1e-12)).add_(1 / 6).copysign_(green - blue)
     centres = torch.tensor([0, 1 / 3, 2 / 3], device=x.device)  # of red, green and blue, in turns
     distance = angle + (turns[:, None] - centres)[:, :, None, None]
     distance.sub_(distance.round()).abs_()
-    # A channel is at its largest within a sixth of a turn of its centre, at its smallest beyond a third.
-    return distance.mul_(-6).add_(2).clamp_(0, 1).mul_(spread).add_(low)
+    # A channel is largest up to a sixth of a turn from its centre, smallest from a third on, and linear between.
+    return distance.clamp_(1 / 6, 1 / 3).mul_(spread.neg()).add_(spread.mul_(1 / 3).add_(low))
 
 
 def luma(x: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from twofold.views.boxes import crop_boxes
 from twofold.views.color import jitter, luma
 from twofold.views.config import ViewsConfig
 from twofold.views.resample import crop_resize, rotate
-from twofold.views.rows import order_groups, update_rows
+from twofold.views.rows import operator_groups, update_rows
 
 
 @dataclass(frozen=True)
@@ -129,15 +129,16 @@ class ImageViews:
 
     def _finish(self, x: Tensor, draw: ImageDraw) -> Tensor:
         """`photometric` in place, each operator on the images that it was drawn for."""
-        c, draw, channels = self.config, draw.to("cpu"), x.shape[1]
+        c, draw = self.config, draw.to("cpu")
         update_rows(x, draw.flip, lambda part: part.flip(3))
         if c.rotation > 0:
             update_rows(x, torch.ones_like(draw.flip), rotate, draw.angle)
-        jittered = draw.jitter.nonzero().flatten()
-        for order, group in order_groups(draw.order[jittered], channels):
-            operate = functools.partial(jitter, order=order, brightness_rule=c.brightness_rule, color_rule=c.color_rule)
-            update_rows(x, jittered[group], lambda part, factors, op=operate: op(part, factors=factors), draw.factors)
-        if channels == 3:
+        for operators, rows in operator_groups(x, draw.jitter.nonzero().flatten(), draw.order):
+            operate = functools.partial(
+                jitter, order=operators, brightness_rule=c.brightness_rule, color_rule=c.color_rule
+            )
+            update_rows(x, rows, lambda part, factors, op=operate: op(part, factors=factors), draw.factors)
+        if x.shape[1] == 3:
             update_rows(x, draw.gray, lambda part: luma(part).expand_as(part))
         x.clamp_(0, 1)
         radius = blur_radius(x.shape[2])

@@ -23,7 +23,7 @@ from twofold.views.blur import BlurPadding, blur_radius, gaussian_blur
 from twofold.views.boxes import CropRule, crop_boxes
 from twofold.views.color import jitter, luma
 from twofold.views.resample import Resample, crop_resize
-from twofold.views.rows import order_groups, update_rows
+from twofold.views.rows import operator_groups, update_rows
 
 Floats = NDArray[np.float64]
 
@@ -128,7 +128,7 @@ class ColorJitter(Operator):
 
     def operate(self, x: Tensor, parameters: Tensor) -> Tensor:
         out = x.clone()
-        for order, rows in order_groups(parameters[:, :4].long(), x.shape[1]):
+        for order, rows in operator_groups(x, torch.arange(len(x)), parameters[:, :4].long()):
             update_rows(out, rows, lambda part, factors, order=order: jitter(part, order, factors), parameters[:, 4:])
         return out
 

@@ -28,8 +28,9 @@ _TILE = 32
 """Most outputs that share a window of inputs. A window is narrow where an axis is long: at 224 pixels it saves three
 quarters of the operations. Up to this size there is one. (A multiple of 8, which matrix kernels like.)"""
 
-_PART = 2**20
-"""Values of the images that a CPU takes through both products at a time, so that they stay in its cache."""
+_PART = 2**17
+"""Values of the images that a CPU takes through both products at a time, for each window: few, so that they stay in its
+cache, but more where a window does less."""
 
 
 def crop_resize(
@@ -58,7 +59,7 @@ def crop_resize(
     if images.dtype == torch.uint8:
         down = [window._replace(matrix=window.matrix / 255) for window in down]
     largest = channels * max(rows * columns, height * width)
-    part = max(1, _PART // largest) if images.device.type == "cpu" else n
+    part = max(1, _PART * len(down) // largest) if images.device.type == "cpu" else n
     with torch.autocast(images.device.type, enabled=False):
         for start in range(0, n, part):
             some = slice(start, start + part)
