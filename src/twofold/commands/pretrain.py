@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 import yaml
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
 from torch import nn
 
@@ -123,29 +125,31 @@ def read_layers(recipe: str | None, config: str | Path | None, options: Mapping[
     return merge(*layers, options)
 
 
+def choose_device(asked: str) -> torch.device:
+    """The device that `--training.device` names; auto takes a GPU where there is one. UserError if it is not there."""
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if asked == "auto":
+        return torch.device(next(name for name in ("cuda", "mps", "cpu") if there[name]))
+    if not there[asked]:
+        raise UserError(f"--training.device {asked}: torch sees no such device here; use --training.device cpu")
+    return torch.device(asked)
+
+
 def start_accelerator(config: RunConfig, run: RunDirectory) -> Accelerator:
-    """Choose the device and precision, and join the other processes if there are any."""
-    asked = config.training.device
-    if asked == "cuda" and not torch.cuda.is_available():
-        raise UserError("--training.device cuda: torch sees no GPU here; use cpu, or install a CUDA build of torch")
-    if asked == "mps" and not torch.backends.mps.is_available():
-        raise UserError("--training.device mps: torch sees no Apple GPU here; use --training.device cpu")
-    cpu = asked == "cpu" or (
-        asked == "auto" and not torch.cuda.is_available() and not torch.backends.mps.is_available()
-    )
+    """Take the device and precision, and join the other processes if there are any."""
+    device = choose_device(config.training.device)
     if config.training.threads:
         torch.set_num_threads(config.training.threads)
     track = config.training.track
-    if track == "tensorboard":
-        try:
-            import tensorboard  # noqa: F401
-        except ImportError as error:
-            raise UserError('--training.track tensorboard needs an extra: pip install "twofold[track]"') from error
-    precision = choose_precision(
-        config.training.precision, torch.device("cpu" if cpu else asked if asked != "auto" else "cuda")
-    )
+    if track == "tensorboard" and importlib.util.find_spec("tensorboard") is None:
+        raise UserError('--training.track tensorboard needs an extra: pip install "twofold[track]"')
+    # Accelerate keeps its settings for the life of the process; an earlier run's need not be this one's.
+    AcceleratorState._reset_state(reset_partial_state=world_size() == 1)
     accelerator = Accelerator(
-        cpu=cpu, mixed_precision=precision, log_with=None if track == "none" else track, project_dir=str(run.path)
+        cpu=device.type == "cpu",
+        mixed_precision=choose_precision(config.training.precision, device),
+        log_with=None if track == "none" else track,
+        project_dir=str(run.path),
     )
     if track != "none":
         accelerator.init_trackers("tensorboard")
@@ -252,9 +256,8 @@ def check_same_data(run: RunDirectory, source: Source) -> None:
 def describe_config(data: Any, *, recipe: str | None = None, config: str | Path | None = None, **options: Any) -> str:
     """Every option of `pretrain` as it would be used on `data`, as YAML that `config` reads back."""
     resolved = build(read_layers(recipe, config, options))
-    accelerator = start_accelerator(resolved, RunDirectory("."))
     source = open_source(data, resolved.data, split=resolved.data.split)
-    return to_yaml(choose(resolved, source.facts(), accelerator.device)[0])
+    return to_yaml(choose(resolved, source.facts(), choose_device(resolved.training.device))[0])
 
 
 def finish(training: Training, source: Source, complete: bool, report: bool, module: nn.Module | None) -> RunDirectory:
