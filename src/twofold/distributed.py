@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from twofold.errors import UserError
 
@@ -188,6 +189,17 @@ def _normalize_here(
     return y, mean, variance * ((count - 1) / count), count / (count - 1)  # the kernel gives the unbiased variance
 
 
+def _normalize_splits(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, splits: int
+) -> tuple[Tensor, Tensor, Tensor, float]:
+    if len(x) % splits:
+        raise UserError(f"a batch of {len(x)} rows does not split into {splits} equal runs for batch normalisation")
+    ys, means, variances, corrections = zip(
+        *(_normalize_here(run, weight, bias, eps) for run in x.chunk(splits)), strict=True
+    )
+    return torch.cat(ys), torch.stack(means).mean(0), torch.stack(variances).mean(0), corrections[0]
+
+
 def batch_norm(
     x: Tensor,
     running_mean: Tensor | None,
@@ -198,6 +210,7 @@ def batch_norm(
     eps: float,
     unbiased: bool = False,
     synchronized: bool = True,
+    splits: int = 1,
 ) -> Tensor:
     """Batch normalisation in training mode, over the rows of all ranks; updates the running averages in place.
 
@@ -209,12 +222,20 @@ def batch_norm(
         eps: added to the variance.
         unbiased: average the unbiased variance, n/(n-1) times the biased one that normalises (torch's convention).
         synchronized: take the statistics of all ranks' rows, or of this rank's alone.
+        splits: above 1, normalise each of so many equal runs of this rank's rows by itself, as if each were a rank's,
+            and average their statistics.
 
     Raises:
-        UserError: fewer than two values a channel in the one process, whose variance is no estimate.
+        UserError: the rows do not split evenly, or there are fewer than two values a channel in the one process or
+            split, whose variance is no estimate.
     """
-    normalize = _normalize_over_ranks if synchronized and is_distributed() else _normalize_here
-    y, mean, variance, correction = normalize(x, weight, bias, eps)
+    correction: Tensor | float
+    if splits > 1:
+        y, mean, variance, correction = _normalize_splits(x, weight, bias, eps, splits)
+    elif synchronized and is_distributed():
+        y, mean, variance, correction = _normalize_over_ranks(x, weight, bias, eps)
+    else:
+        y, mean, variance, correction = _normalize_here(x, weight, bias, eps)
     if running_mean is not None and running_var is not None and not _running_statistics_frozen:
         with torch.no_grad():
             running_mean.lerp_(mean.to(running_mean.dtype), momentum)
@@ -250,7 +271,7 @@ class BatchNorm(nn.Module):
     ) -> None:
         super().__init__()
         self.channels, self.eps, self.momentum = channels, eps, momentum
-        self.unbiased, self.synchronized = unbiased, synchronized
+        self.unbiased, self.synchronized, self.splits = unbiased, synchronized, 1
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels)) if bias else None
         self.running_mean: Tensor
@@ -272,8 +293,28 @@ class BatchNorm(nn.Module):
             self.eps,
             self.unbiased,
             self.synchronized,
+            self.splits,
         )
 
     def extra_repr(self) -> str:
         """What `print` shows."""
         return f"{self.channels}, bias={self.bias is not None}, eps={self.eps}, momentum={self.momentum}"
+
+
+def keep_batch_norm_local(module: nn.Module, splits: int = 1) -> None:
+    """Let the batch norm layers of `module` take statistics of this rank's rows alone, and of each split by itself.
+
+    Args:
+        module: any; its layers are told by what they are: `BatchNorm`, or an adapted library's.
+        splits: see `batch_norm`; each rank's rows must divide by it.
+
+    Raises:
+        UserError: splits above 1, and a batch norm layer that cannot split, or none at all.
+    """
+    ours = [part for part in module.modules() if hasattr(part, "synchronized") and hasattr(part, "splits")]
+    for part in ours:
+        part.synchronized, part.splits = False, splits  # type: ignore[assignment]
+    deaf = [name for name, part in module.named_modules() if isinstance(part, _BatchNorm) and part not in ours]
+    if splits > 1 and (deaf or not ours):
+        found = f"it cannot be split in {', '.join(deaf[:3])}" if deaf else "this encoder has none"
+        raise UserError(f"batch normalisation in {splits} splits: {found}; leave the option out")

@@ -310,7 +310,16 @@ def _over_all_ranks(self: Any, x: Tensor) -> Tensor:
     if not self.training:
         return type(self).forward(self, x)
     y = batch_norm(
-        x, self.running_mean, self.running_var, self.weight, self.bias, self.momentum, self.eps, unbiased=True
+        x,
+        self.running_mean,
+        self.running_var,
+        self.weight,
+        self.bias,
+        self.momentum,
+        self.eps,
+        unbiased=True,
+        synchronized=self.synchronized,
+        splits=self.splits,
     )
     return self.act(self.drop(y)) if hasattr(self, "act") else y
 
@@ -321,4 +330,5 @@ def _share_batch_norm(module: nn.Module) -> None:
         kind = type(part)
         known = kind in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d) or kind.__qualname__ == "BatchNormAct2d"
         if known and part.momentum is not None and part.track_running_stats:
+            vars(part).update(synchronized=True, splits=1)  # `distributed.keep_batch_norm_local` changes them
             part.forward = MethodType(_over_all_ranks, part)

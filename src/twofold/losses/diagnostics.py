@@ -136,7 +136,7 @@ def describe(
 
     Args:
         z_a, z_b: [n, d] this rank's projections.
-        h: [2n, k] this rank's representations, view a's rows first.
+        h: [n or 2n, k] this rank's representations, view a's rows first.
         temperature, normalize: as in `nt_xent`.
         images: N, the images of the global batch.
 
@@ -150,7 +150,7 @@ def describe(
         "contrastive_entropy": metrics.entropy,
         "alignment": alignment(z_a, z_b),
         "uniformity": uniformity(z_a),
-        "effective_rank": all_reduce_mean(effective_rank(h[: len(h) // 2][:RANK_SAMPLES])),
+        "effective_rank": all_reduce_mean(effective_rank(h[: len(z_a)][:RANK_SAMPLES])),
     }
     return {"chance": chance_level(images), **{name: float(value) for name, value in row.items()}}
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from twofold.encoders import Encoder
+from twofold.losses import chance_level, negatives_per_anchor
 
 
 @dataclass(frozen=True)
@@ -15,7 +16,8 @@ class Output:
 
     Attributes:
         loss: scalar to minimise: the mean over this rank's examples.
-        h: [2n, d] representations of both views, detached (view a's rows, then view b's).
+        h: [2n, d] representations that the encoder gave, detached: of view a, then of view b. [n, d] of view a alone
+            where it saw no other.
         z_a, z_b: [n, k] projections that the loss compares, detached.
     """
 
@@ -53,4 +55,8 @@ class Method(nn.Module):
 
     def negatives(self, batch: int) -> int:
         """Negatives for each anchor at a global batch of `batch` images."""
-        return 2 * (batch - 1)
+        return negatives_per_anchor(batch)
+
+    def chance(self, batch: int) -> float:
+        """The loss of an embedding that tells nothing apart, at a global batch of `batch` images."""
+        return chance_level(batch)

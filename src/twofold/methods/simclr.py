@@ -9,7 +9,7 @@ from torch import Tensor
 
 from twofold.encoders import Encoder
 from twofold.heads import HeadConfig, ProjectionHead
-from twofold.losses import nt_xent
+from twofold.losses import chance_level, nt_xent
 from twofold.methods.base import Method, Output
 
 
@@ -47,3 +47,7 @@ class SimCLR(Method):
         z_a, z_b = self.head(h).chunk(2)  # [n, k] each
         loss = nt_xent(z_a, z_b, self.temperature, self.normalize, self.scale)
         return Output(loss, h.detach(), z_a.detach(), z_b.detach())
+
+    def chance(self, batch: int) -> float:
+        """ln(2N - 1), or what `scale` makes of it."""
+        return chance_level(batch) * (2 if self.scale == "simclr_sum2" else 1)

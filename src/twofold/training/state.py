@@ -66,7 +66,7 @@ class RunState:
         embedding = losses.describe(
             output.z_a, output.z_b, output.h, self.method.temperature, self.batch, self.method.normalize
         )
-        return row | embedding
+        return row | embedding | {"chance": self.method.chance(self.batch)}
 
     def record(self, row: dict[str, float]) -> None:
         """Append a row to metrics.jsonl, and to the tracker if there is one."""
