@@ -1,0 +1,232 @@
+"""`twofold convert`: official checkpoints of SimCLR and MoCo as an encoder of ours."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from twofold.encoders import Encoder, save_encoder
+from twofold.errors import UserError
+from twofold.evaluation.frozen import digest
+from twofold.heads import Classifier, ProjectionHead
+from twofold.interop.detect import Network, Weights, detect
+from twofold.interop.moco import read_moco
+from twofold.interop.tensorflow import Variables, read_variables
+from twofold.training.checkpoint import write_atomically
+from twofold.training.rundir import environment
+
+PUBLISHED_STEPS = {
+    250228: (0, "SimCLR v2, pretrained for 800 epochs"),
+    751: (1, "SimCLR v2, fine-tuned on 1 % of the labels"),
+    3754: (1, "SimCLR v2, fine-tuned on 10 % of the labels"),
+    37535: (0, "SimCLR v2, fine-tuned on all labels"),
+    28151: (0, "supervised, 90 epochs; the projection head was never trained"),
+}
+"""Step of each kind of published v2 file: which output of the head its classifier reads, and what it is.
+
+Source: the files' own step counters; arXiv 2006.10029 section 3 (fine-tuning from layer 1 but for all labels);
+google-research/simclr issue 117 (the supervised files' heads).
+"""
+_MOCO_SUFFIXES = (".tar", ".pth", ".pt")
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What a checkpoint holds, and what there is to say about it."""
+
+    encoder: Encoder
+    head: ProjectionHead | None
+    classifier: Classifier | None
+    layer: int | None
+    facts: dict[str, Any]
+    ignored: Mapping[str, list[str]]
+    views: dict[str, Any]
+    files: list[Path]
+
+
+def convert(
+    source: str | Path, out: str | Path, *, weights: Weights = "auto", classifier_layer: int | None = None
+) -> Path:
+    """Convert a checkpoint of SimCLR (TensorFlow 1 or 2) or MoCo (`.pth.tar`).
+
+    Depth, width, selective kernels, head and classifier are found from names and shapes, and every tensor is mapped.
+    TensorFlow is not needed.
+
+    Args:
+        source: a TF1 checkpoint (its folder, or its path without .index), a TF2 SavedModel or checkpoint, or a
+            `.pth.tar` file of MoCo v1 or v2.
+        out: a new folder. It gets `encoder.safetensors` (encoder, head and classifier) and `conversion.json` (what was
+            found, what was left out by which rule, and hashes).
+        weights: "base"; "ema" for the moving average (SimCLR v2's `ema_model/`, MoCo's key encoder); "auto": base.
+        classifier_layer: which output of the projection head the classifier reads, 0 for the features. By default what
+            the graph beside the checkpoint says, or the step count of the published files.
+
+    Returns:
+        The path of `encoder.safetensors`.
+
+    Raises:
+        UserError: no checkpoint, a damaged one, one with tensors missing, left over or of another shape; or an `out`
+            that is not new.
+    """
+    out = Path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(
+            f"--out {out} exists and is no empty folder; choose another one, so that nothing is overwritten"
+        )
+    path = Path(source)
+    is_moco = path.is_file() and path.suffix in _MOCO_SUFFIXES
+    found = _from_moco(path, weights) if is_moco else _from_tensorflow(path, weights, classifier_layer)
+    if is_moco and classifier_layer is not None:
+        raise UserError("--classifier_layer: checkpoints of MoCo hold no classifier; leave the option out")
+    document = _document(path, found)
+    out.mkdir(parents=True, exist_ok=True)
+    extra = {"converted": document["found"], "options": {"views": found.views}}
+    file = out / "encoder.safetensors"
+    save_encoder(file, found.encoder, found.head, extra, classifier=found.classifier, classifier_layer=found.layer)
+    write_atomically(out / "conversion.json", lambda f: f.write((json.dumps(document, indent=2) + "\n").encode()))
+    return file
+
+
+def describe(file: Path) -> str:
+    """What `convert` did, for people; `file` is what it returned."""
+    document = json.loads((file.parent / "conversion.json").read_text())
+    found, counts = document["found"], document["counts"]
+    lines = [f"{found['layout']}: {found['network']}"]
+    if found["head"]:
+        lines.append(f"projection head: {found['head']}")
+    if found["classifier"]:
+        lines.append(f"classifier: {found['classifier']}")
+    lines += found["remarks"]
+    left_out = ", ".join(f"{len(names)} {rule}" for rule, names in document["ignored"].items()) or "nothing"
+    lines.append(f"{counts['tensors']} tensors, {counts['parameters']:,} parameters; left out by rule: {left_out}")
+    lines.append(f"written to {file} and {file.parent / 'conversion.json'}")
+    return "\n".join(lines)
+
+
+def _from_tensorflow(source: Path, weights: Weights, given: int | None) -> _Found:
+    variables = read_variables(source)
+    network = detect(variables.shapes, str(variables.path), weights)
+    layer, why = _classifier_layer(variables, network, given)
+    network.fill(variables.read)
+    arguments = network.encoder.arguments()
+    sk = f", selective kernels {arguments['sk_ratio']:g}" if arguments["sk_ratio"] else ""
+    remarks = []
+    if network.other:
+        kind = "moving average (ema_model/)" if not network.prefix else "base weights"
+        remarks.append(f"the file holds the {kind}, too: left out; see --weights")
+    if network.classifier is not None and layer is None:
+        remarks.append("which output of the head the classifier reads is unknown: say so with --classifier_layer")
+    if network.classifier is None and network.prefix:
+        remarks.append("no classifier: the one in the file was trained on the base weights")
+    published = PUBLISHED_STEPS.get(variables.step or -1)
+    facts = {
+        "layout": variables.layout,
+        "weights": "ema" if network.prefix else "base",
+        "network": f"ResNet-{arguments['depth']} {arguments['width']:g}x, {arguments['stem']} stem{sk}",
+        "head": _describe_head(network.head),
+        "classifier": _describe_classifier(network.classifier, layer, why),
+        "step": variables.step,
+        "step_of": published[1] if published else None,
+        "remarks": remarks,
+    }
+    ignored = dict(variables.ignored)
+    if network.other:
+        ignored["variables of the other tree"] = network.other
+    small = arguments["stem"] == "cifar"
+    views = {"size": 32 if small else 224, "resample": "tf1" if variables.layout.startswith("TF1") else "tf2"}
+    files = sorted(p for p in variables.path.parent.iterdir() if p.name.startswith(f"{variables.path.stem}."))
+    return _Found(network.encoder, network.head, network.classifier, layer, facts, ignored, views, files)
+
+
+def _from_moco(source: Path, weights: Weights) -> _Found:
+    network = read_moco(source, weights)
+    facts: dict[str, Any] = {
+        "layout": f"MoCo v{1 if network.head.config.kind == 'linear' else 2}",
+        "weights": "ema" if weights == "ema" else "base",
+        "network": f"{network.encoder.name} of torchvision, normalising with ImageNet's mean and deviation",
+        "head": _describe_head(network.head),
+        "classifier": None,
+        "epoch": network.epoch,
+        "remarks": [],
+    }
+    views = {"size": 224, "resample": "antialias"}
+    return _Found(network.encoder, network.head, None, None, facts, network.ignored, views, [source])
+
+
+def _classifier_layer(variables: Variables, network: Network, given: int | None) -> tuple[int | None, str]:
+    """(which output of the head the classifier reads, how that is known)."""
+    classifier = network.classifier
+    if classifier is None:
+        if given is not None:
+            raise UserError(f"--classifier_layer {given}: {variables.path} holds no classifier for these weights")
+        return None, ""
+    widths = [network.encoder.feature_dim] if network.head is None else network.head.widths
+    possible = [layer for layer, width in enumerate(widths) if width == classifier.in_features]
+    published = PUBLISHED_STEPS.get(variables.step or -1)
+    answers = [
+        (given, "given"),
+        (variables.classifier_layer, "from the graph beside the weights"),
+        (possible[0] if len(possible) == 1 else None, "the only one of that width"),
+        (published[0] if published else None, f"step {variables.step}: {published[1] if published else ''}"),
+    ]
+    layer, why = next(((layer, why) for layer, why in answers if layer is not None), (None, "unknown"))
+    if not possible or (layer is not None and layer not in possible):
+        raise UserError(
+            f"{variables.path}: the classifier takes {classifier.in_features} values and cannot read output "
+            f"{'of the head' if layer is None else layer} ({why}); the outputs have {widths}: give --classifier_layer"
+        )
+    return layer, why
+
+
+def _describe_head(head: ProjectionHead | None) -> str | None:
+    if head is None:
+        return None
+    layers = len(head.layers)
+    return f"{layers} layer{'s' if layers > 1 else ''}, {head.in_dim} to {head.out_dim}"
+
+
+def _describe_classifier(classifier: Classifier | None, layer: int | None, why: str) -> str | None:
+    if classifier is None:
+        return None
+    below = (
+        "an unknown output of the head" if layer is None else f"output {layer} of the head" if layer else "the features"
+    )
+    return f"{classifier.out_features} classes, on {below} ({why})"
+
+
+def _document(source: Path, found: _Found) -> dict[str, Any]:
+    modules: dict[str, nn.Module | None] = {
+        "encoder": found.encoder,
+        "head": found.head,
+        "classifier": found.classifier,
+    }
+    parts = {name: module for name, module in modules.items() if module is not None}
+    tensors = [tensor for module in parts.values() for tensor in module.state_dict().values()]
+    return {
+        "source": str(source.absolute()),
+        "files": [{"name": path.name, "bytes": path.stat().st_size, "sha256": _sha256(path)} for path in found.files],
+        "found": found.facts,
+        "encoder": found.encoder.spec(),
+        "head": None if found.head is None else {"in_dim": found.head.in_dim, **asdict(found.head.config)},
+        "classifier": None
+        if found.classifier is None
+        else {"classes": found.classifier.out_features, "layer": found.layer},
+        "counts": {
+            "tensors": len(tensors),
+            "parameters": sum(p.numel() for module in parts.values() for p in module.parameters()),
+        },
+        "ignored": {rule: list(names) for rule, names in found.ignored.items()},
+        "sha256": {name: digest(module) for name, module in parts.items()},
+        **environment(),
+    }
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
