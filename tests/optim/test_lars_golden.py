@@ -85,7 +85,8 @@ def test_equals_the_rule_written_out(classic: bool, nesterov: bool) -> None:
     def normal(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
-    params = [nn.Parameter(normal(4, 3)), nn.Parameter(normal(3))]
+    # A large tensor, whose trust is above 1: LARS has no cap, unlike LARC
+    params = [nn.Parameter(300 * normal(4, 3)), nn.Parameter(normal(3))]
     flags = [(True, 0.01), (False, 0.0)]
     expected = [p.detach().clone() for p in params]
     velocity = [torch.zeros_like(p) for p in expected]

@@ -24,9 +24,9 @@ from torch.autograd.function import once_differentiable
 
 from twofold.distributed import all_gather, rank, world_size
 
-# Measured on a CPU, one thread, 2N = 4096 and 16384, d = 128: 512 is the fastest of 128..4096 (128 +55 %, 2048 +40 %;
-# two float32 blocks of 512 fit a core's cache). Elsewhere a block costs a handful of kernel launches, so it is larger;
-# 4096 bounds memory to 128 MB. That value has not been tuned.
+# Measured on one CPU core, d = 128, 2N = 2048 to 16384: 512 is the fastest of 128..4096 (256 and 1024 cost 5-20 % more,
+# 128 and 2048 40-55 %): two float32 blocks of 512 fit its cache. Elsewhere a block costs a handful of kernel launches,
+# so it is larger; 4096 bounds memory to 128 MB, and has not been tuned.
 CPU_BLOCK, DEVICE_BLOCK = 512, 4096
 
 

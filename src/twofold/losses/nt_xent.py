@@ -12,7 +12,7 @@ from twofold.distributed import all_gather, rank, world_size
 from twofold.losses.blocks import block_nt_xent
 from twofold.losses.checks import check_choice, check_temperature, check_views
 
-# Measured (benchmarks/loss.py, CPU): below 2N = 1024 both take about a millisecond a hundred rows; above, blocks win.
+# Measured on a CPU (benchmarks/loss.py): up to 2N = 512 the two take the same time, from 1024 on blocks are faster.
 BLOCKS_FROM = 1024
 
 
@@ -35,16 +35,12 @@ def nt_xent(
         z_a, z_b: [n, d] projections of this rank's two views, row i of both from image i; n is the same on all ranks.
         temperature: tau > 0.
         normalize: compare by cosine (True) or by inner product (False; Table 5 of the paper).
-        scale: mean over the 2n anchors, as in the paper, or the sum of the two views' means, as in the released code
-            (tf2/objective.py): twice as large.
+        scale: mean over the 2n anchors, as in the paper, or the two views' means summed, as in tf2/objective.py.
         implementation: the 2n x 2N matrix at once, or block by block (losses/blocks.py); auto goes by size.
 
     Returns:
         Scalar in float32 or better, the mean over this rank's anchors: its mean over ranks is the global loss.
-
-    Raises:
-        UserError: an option has no such value.
-        ValueError: the views' shapes differ or are not [n, d].
+        Raises UserError for an option without such a value, ValueError for views that are not [n, d] alike.
     """
     check_views(z_a, z_b)
     check_temperature(temperature)

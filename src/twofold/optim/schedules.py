@@ -20,8 +20,7 @@ def scaled_lr(base: float, batch: int, rule: Literal["linear", "sqrt", "none"]) 
 class WarmupCosine:
     """SimCLR's: linear from 0 to `peak` over `warmup` steps, then a cosine to 0 at step `total`; 0 from there on.
 
-    The first update has lr 0 if there is a warm-up. Source: WarmUpAndCosineDecay in tf2/model.py of
-    google-research/simclr.
+    With a warm-up, the first update has lr 0. Source: WarmUpAndCosineDecay, tf2/model.py of google-research/simclr.
     """
 
     peak: float
@@ -42,11 +41,11 @@ class WarmupCosine:
         return self.peak * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def train_steps(images: int, batch: int, epochs: float) -> int:
-    """The reference's number of steps, floor(images * epochs / batch) + 1 (get_train_steps in tf2/model.py)."""
-    return int(images * epochs // batch) + 1
-
-
 def warmup_steps(images: int, batch: int, epochs: float) -> int:
-    """The reference's number of warm-up steps, floor(images * epochs / batch)."""
+    """Whole batches in so many epochs, floor(images * epochs / batch): the reference's count of warm-up steps."""
     return int(images * epochs // batch)
+
+
+def train_steps(images: int, batch: int, epochs: float) -> int:
+    """One more than that: the reference's count of training steps (get_train_steps in tf2/model.py)."""
+    return warmup_steps(images, batch, epochs) + 1
