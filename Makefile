@@ -4,6 +4,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 WORKERS ?= auto
 
+# Python keeps what it has compiled: without that every start of torch costs a minute.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-full lint format bench docs clean
 
@@ -23,6 +26,10 @@ $(VENV)/.dev: $(BIN)/uv pyproject.toml constraints.txt
 	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[dev]'
 	@touch $@
 
+$(VENV)/.docs: $(VENV)/.dev
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[docs]'
+	@touch $@
+
 demo: $(VENV)/.demo ## pretrain on 5,000 real digits and answer: how many labels do I need? (about 6 minutes, 2 cores)
 	$(BIN)/twofold demo
 
@@ -33,14 +40,22 @@ test-full: lint ## every test there is, slow ones too
 	$(BIN)/python -m pytest -n $(WORKERS)
 
 lint: $(VENV)/.dev ## formatting, lint, types and import rules
-	$(BIN)/ruff format --check src tests benchmarks
-	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests benchmarks docs
+	$(BIN)/ruff check src tests benchmarks docs
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
 format: $(VENV)/.dev ## mend formatting and what lint can mend by itself
-	$(BIN)/ruff format src tests benchmarks
-	$(BIN)/ruff check --fix src tests benchmarks
+	$(BIN)/ruff format src tests benchmarks docs
+	$(BIN)/ruff check --fix src tests benchmarks docs
+
+docs: $(VENV)/.docs ## rebuild the generated pages and the site (site/)
+	$(BIN)/python docs/make_reading.py
+	$(BIN)/python docs/make_options.py
+	$(BIN)/mkdocs build --quiet --strict
+
+bench: $(VENV)/.dev ## the short benchmarks: ratios from one run, side by side (benchmarks/)
+	$(BIN)/python benchmarks/loss.py
 
 clean: ## remove the environment and caches (runs/ is kept)
 	rm -rf $(VENV) build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -5,6 +5,7 @@ classes. Blocks that train at full size, or set up a machine, are marked with ``
 their options are checked as the command would check them, and nothing is trained.
 """
 
+import importlib.util
 import re
 import shlex
 from pathlib import Path
@@ -99,6 +100,17 @@ def test_the_reading_list_is_true_and_short():
     assert {name: int(told) for name, told in listed} == counts
     assert sum(counts.values()) <= LINES
     assert f"**{sum(counts.values())}** lines" in text
+
+
+@pytest.mark.parametrize("page", ["options.md", "recipes.md", "reading.md"])
+def test_generated_pages_are_those_of_the_code(page):
+    """`make docs` rewrites them."""
+    makers = {"options.md": ("make_options", "options"), "recipes.md": ("make_options", "recipe_page")}
+    script, function = makers.get(page, ("make_reading", "page"))
+    spec = importlib.util.spec_from_file_location(script, ROOT / "docs" / f"{script}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert (ROOT / "docs" / page).read_text() == getattr(module, function)()
 
 
 def test_links_between_pages_lead_somewhere():

@@ -1,0 +1,67 @@
+"""What is chosen when little is said, and that it is said."""
+
+import pytest
+import torch
+
+from twofold.data import DataFacts
+from twofold.training.config import build, flatten, plain
+from twofold.training.defaults import choose, choose_precision
+
+
+def facts(count=1000, side=100, channels=3):
+    return DataFacts(count, side, side, channels, False, False, None)
+
+
+@pytest.mark.parametrize("count", [2, 5, 60, 3000, 1_281_167])
+@pytest.mark.parametrize("side", [8, 28, 32, 96, 500])
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_every_choice_is_made_and_fits_the_data(count, side, device):
+    config, told = choose(build({}), facts(count, side), torch.device(device))
+    assert 2 <= config.batch <= count
+    assert 0 < config.views.size <= side or (side < 8 and config.views.size == side)
+    for room, names in {"encoder": ("name", "stem", "channels"), "optim": ("name", "lr", "weight_decay")}.items():
+        for name in names:
+            assert getattr(getattr(config, room), name) is not None
+    assert config.epochs >= 1
+    assert config.method.temperature
+    for word in ("views.size", "encoder", "batch", "epochs", "lr", "temperature", f"{count:,} images"):
+        assert word in told
+
+
+def test_what_was_said_stays():
+    said = {
+        "epochs": 3.0,
+        "batch": 16,
+        "views.size": 48,
+        "views.blur": 0.25,
+        "encoder": {"name": "resnet34", "width": 2.0, "stem": "imagenet", "channels": 1},
+        "optim": {"name": "sgd", "lr": 0.1, "lr_rule": "linear", "weight_decay": 0.0},
+        "method.temperature": 0.7,
+    }
+    config, told = choose(build(said), facts(), torch.device("cpu"))
+    chosen = flatten(plain(config))
+    from twofold.training.config import merge
+
+    for name, value in flatten(merge(said)).items():
+        assert chosen[name] == value
+    assert "nothing" in told
+
+
+def test_a_chosen_configuration_is_complete():
+    config, _ = choose(build({}), facts(), torch.device("cpu"))
+    again, told = choose(config, facts(), torch.device("cpu"))
+    assert again == config
+    assert "nothing" in told
+
+
+def test_grey_images_get_a_one_channel_encoder():
+    assert choose(build({}), facts(channels=1), torch.device("cpu"))[0].encoder.channels == 1
+
+
+def test_precision_follows_the_wish_or_the_processor(monkeypatch):
+    cpu = torch.device("cpu")
+    assert choose_precision("fp32", cpu) == "no"
+    assert choose_precision("bf16", cpu) == "bf16"
+    assert choose_precision("auto", torch.device("mps")) == "no"
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    assert choose_precision("auto", cpu) == "no"
