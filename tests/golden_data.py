@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,16 @@ class Golden:
 def golden(name: str) -> Golden:
     """Load one file of the set by name, e.g. ``"ntxent.npz"``."""
     return Golden(golden_path(name))
+
+
+def rule_value(name: str, shape: Sequence[int], seed: int, gain: float = 1.0) -> np.ndarray:
+    """A golden variable's value (golden README, section 9); `seed` is the set's plus the name's position."""
+    z = np.random.default_rng(seed).standard_normal(tuple(shape))
+    leaf = name.split("/")[-1].split(":")[0]
+    if leaf == "kernel":
+        return (z * gain * np.sqrt(1 / np.prod(shape[:-1]))).astype(np.float32)
+    values = {"gamma": 1 + 0.1 * z, "moving_variance": np.exp(0.2 * z)}
+    return values.get(leaf, 0.1 * z).astype(np.float32)
 
 
 def save_slice(name: str, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> Path:
