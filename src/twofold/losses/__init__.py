@@ -14,6 +14,7 @@ from twofold.losses.diagnostics import (
 from twofold.losses.distillation import distillation_loss
 from twofold.losses.info_nce import info_nce
 from twofold.losses.nt_xent import nt_xent
+from twofold.losses.reconstruction import masked_reconstruction
 from twofold.losses.studies import margin_triplet, nt_logistic
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "effective_rank",
     "info_nce",
     "margin_triplet",
+    "masked_reconstruction",
     "negatives_per_anchor",
     "nt_logistic",
     "nt_xent",
