@@ -60,6 +60,9 @@ ROWS: dict[str, Row] = {
     "Speech: reconstruction and total loss": Row(
         ATHENA, ("athena/loss.py", "athena/models/simclr.py"), ("athena.npz",)
     ),
+    "Speech: encoder, pooling and heads": Row(
+        ATHENA, ("athena/models/simclr.py", "athena/layers/transformer.py"), ("athena_model.npz",)
+    ),
 }
 
 

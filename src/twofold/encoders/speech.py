@@ -1,0 +1,107 @@
+"""The encoder of Speech SimCLR (arXiv 2010.13991): a transformer over frames of spectral features."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from twofold.errors import UserError
+
+
+def valid_frames(lengths: Tensor, frames: int) -> Tensor:
+    """bool [n, frames]: true within each example's length."""
+    return torch.arange(frames, device=lengths.device) < lengths[:, None]
+
+
+def mean_over_time(x: Tensor, lengths: Tensor, padded: bool = False) -> Tensor:
+    """Mean of the frames within each example's length, [n, T, d] -> [n, d]; 0 for an example without frames.
+
+    Args:
+        x: [n, T, d].
+        lengths: [n], at most T.
+        padded: divide by T instead, as athena/models/simclr.py does, which scales an example by length / T.
+    """
+    valid = valid_frames(lengths, x.shape[1])
+    total = torch.where(valid[:, :, None], x, 0.0).sum(1)
+    return total / (x.shape[1] if padded else lengths.clamp(min=1)[:, None])
+
+
+class TransformerLayer(nn.Module):
+    """Self-attention and an MLP, each added to its input and normalised after that (post-norm).
+
+    Layer norms have eps 1e-8 and the GELU is the approximation by tanh, as in athena/layers/transformer.py.
+    """
+
+    def __init__(self, width: int, heads: int, hidden: int, dropout: float = 0.1) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
+        self.output = nn.Linear(width, width)
+        self.norm1, self.norm2 = nn.LayerNorm(width, eps=1e-8), nn.LayerNorm(width, eps=1e-8)
+        self.mlp = nn.Sequential(
+            nn.Linear(width, hidden), nn.GELU("tanh"), nn.Dropout(dropout), nn.Linear(hidden, width)
+        )
+        self.dropout = nn.Dropout(dropout)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02, a=-0.04, b=0.04)
+                nn.init.zeros_(module.bias)
+
+    def forward(self, x: Tensor, attend: Tensor) -> Tensor:
+        """[n, T, width] -> the same; `attend` bool [n, 1, 1, T]: the frames that others may look at."""
+        q, k, v = (
+            part(x).unflatten(2, (self.heads, -1)).transpose(1, 2) for part in (self.query, self.key, self.value)
+        )  # [n, heads, T, width / heads]
+        seen = F.scaled_dot_product_attention(q, k, v, attn_mask=attend).transpose(1, 2).flatten(2)
+        x = self.norm1(x + self.dropout(self.output(seen)))
+        return self.norm2(x + self.dropout(self.mlp(x)))
+
+
+class SpeechTransformer(nn.Module):
+    """Frames of spectral features in, a vector a frame out. Defaults: the published size.
+
+    As the released code runs it: a dense layer with ReLU, then post-norm transformer layers; no positions (its
+    convolutions and sinusoids are built and never called). Source: athena/models/simclr.py, branch simclr.
+
+    Args:
+        features: F, numbers a frame.
+        width: d of what comes out; heads must divide it.
+        layers, heads, hidden: of the transformer; hidden is the width inside its MLPs.
+        dropout: in training, after attention and in the MLPs.
+    """
+
+    def __init__(
+        self,
+        features: int = 40,
+        width: int = 768,
+        layers: int = 3,
+        heads: int = 12,
+        hidden: int = 3072,
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__()
+        if width % heads:
+            raise UserError(f"heads must divide width, got {heads} and {width}")
+        self.features, self.feature_dim = features, width
+        self.dense = nn.Linear(features, width)
+        self.layers = nn.ModuleList(TransformerLayer(width, heads, hidden, dropout) for _ in range(layers))
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        """Encode [n, T, F] frames, of which the first `lengths` [n] count, as [n, T, width], 0 beyond the lengths.
+
+        Raises:
+            UserError: x is not [n, T, F], or a length is not in 1 .. T.
+        """
+        if x.ndim != 3 or x.shape[2] != self.features or lengths.shape != x.shape[:1]:
+            raise UserError(
+                f"this encoder takes frames [n, T, {self.features}] and lengths [n], got {tuple(x.shape)} and "
+                f"{tuple(lengths.shape)}"
+            )
+        if len(lengths) and not 1 <= int(lengths.min()) <= int(lengths.max()) <= x.shape[1]:
+            raise UserError(f"lengths must lie in 1 .. {x.shape[1]}, got {int(lengths.min())} .. {int(lengths.max())}")
+        valid = valid_frames(lengths, x.shape[1])
+        y = F.relu(self.dense(x))
+        for layer in self.layers:
+            y = layer(y, valid[:, None, None, :])
+        return torch.where(valid[:, :, None], y, 0.0)
