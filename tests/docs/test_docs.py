@@ -17,6 +17,7 @@ from tiny import OPTIONS, as_arguments, images
 
 from twofold import cli
 from twofold.recipes import load
+from twofold.training.config import merge
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
@@ -44,8 +45,8 @@ def reader(tmp_path, monkeypatch):
     small = ["--batch", "8", "--epochs", "1", *as_arguments({k: OPTIONS[k] for k in ("encoder", "head")})]
 
     def run_small(options):
-        parsed = cli._parse(real[1](), "pretrain", small)
-        real[2](cli.merge(options, parsed) if not options.get("print_config") else options)
+        limits = cli._parse(real[1](), "pretrain", ["anything", *small])
+        real[2](merge(options, limits | {"data": options["data"]}))
 
     monkeypatch.setitem(cli.COMMANDS, "pretrain", (real[0], real[1], run_small))
     return tmp_path

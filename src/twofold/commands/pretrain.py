@@ -170,7 +170,7 @@ def assemble(
             f"the encoder takes {encoder.input.channels} channels and the images have {source.channels}; "
             "set --data.channels and --encoder.channels to the same number"
         )
-    method = build_method(config.method, encoder, config.head).to(accelerator.device)
+    method = build_method(config.method, encoder, config.head, config.seed).to(accelerator.device)
     memory_format = torch.channels_last if config.training.channels_last else torch.contiguous_format
     method.to(memory_format=memory_format)
     if config.training.compile:
@@ -262,8 +262,8 @@ def describe_config(data: Any, *, recipe: str | None = None, config: str | Path 
 
 def finish(training: Training, source: Source, complete: bool, report: bool, module: nn.Module | None) -> RunDirectory:
     """Leave the encoder and the report in the run's folder, and say where they are."""
-    run = training.run
-    if rank() == 0:
+    run, first = training.run, rank() == 0  # asked now: ending the training dissolves the group of processes
+    if first:
         facts = {
             "steps": training.step,
             "of": training.steps,
@@ -286,11 +286,11 @@ def finish(training: Training, source: Source, complete: bool, report: bool, mod
             "with --resume goes on",
             training.stopped_by or signal.SIGINT,
         )
-    if rank() == 0:
+    if first:
         images = training.step * training.batch
-        say(f"{images:,} images in {duration(training.seconds)}; encoder: {run.encoder_file}")
+        console.print(f"{images:,} images in {duration(training.seconds)}; encoder: {run.encoder_file}")
         if report:
-            say(f"report: {write_run_report(run, source, module=module)}")
+            console.print(f"report: {write_run_report(run, source, module=module)}")
     return run
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from twofold.data import Source
+from twofold.distributed import all_gather
 from twofold.evaluation.features import Features, extract
 from twofold.evaluation.knn import knn_accuracy
 from twofold.heads import Classifier
@@ -63,12 +64,13 @@ class LabelMonitor:
         """One step of the probe on the step's representations; images without a label (below 0) do not count."""
         if self.classifier is None or labels is None:
             return
-        both = labels.repeat(len(output.h) // len(labels)).to(output.h.device)  # of one view or two
+        both = all_gather(labels.repeat(len(output.h) // len(labels)).to(output.h.device))  # of one view or two
+        h = all_gather(output.h)  # every rank trains the same probe on the whole batch
         known = both >= 0
         if known.sum() < 2:
             return
         with torch.enable_grad():
-            logits = self.classifier(self.norm(output.h.float()[known]))
+            logits = self.classifier(self.norm(h.float()[known]))
             nn.functional.cross_entropy(logits, both[known]).backward()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)

@@ -12,12 +12,12 @@ class Health:
     """Watches the logged metrics and gives each advice once.
 
     Args:
-        total: steps of the run; nothing is judged in the first tenth (at least 20 steps).
+        total: steps of the run; nothing is judged in the first tenth (at least 50 steps).
         batch: images per step, which sets the chance level of the contrastive accuracy.
     """
 
     def __init__(self, total: int, batch: int) -> None:
-        self.patience = max(total // 10, 20)
+        self.patience = max(total // 10, 50)
         self.chance_top1 = 1 / max(batch, 1)
         self._told: set[str] = set()
 
