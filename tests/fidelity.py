@@ -55,6 +55,9 @@ ROWS: dict[str, Row] = {
     ),
     "Training step: fine-tuning with momentum": Row(SIMCLR, ("tf2/run.py",), ("trainstep_finetune_momentum.npz",)),
     "Training step: linear evaluation": Row(SIMCLR, ("tf2/run.py",), ("trainstep_linear_eval_block4.npz",)),
+    "Converted checkpoints": Row(
+        SIMCLR, ("model_util.py", "tf2/model.py"), ("checkpoints/*/expected.npz", "resnet_*.npz")
+    ),
     "MoCo: learning rates": Row(MOCO, ("main_moco.py",), ("moco.npz",)),
     "Speech: contrastive loss": Row(ATHENA, ("athena/loss.py",), ("athena.npz",)),
     "Speech: reconstruction and total loss": Row(

@@ -17,7 +17,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from golden_data import Golden, golden, golden_path
+from fidelity import agree
+from golden_data import Golden, golden, golden_path, rule_value
 from twofold.encoders import ResNet
 from twofold.encoders.reference_names import classifier_pairs, encoder_pairs, head_pairs, to_ours
 from twofold.heads import Classifier, HeadConfig, ProjectionHead
@@ -27,6 +28,7 @@ SETS = [
     for name in ("r18_1x_cifar", "r18_1x_finetune", "r18_2x_cifar", "r50_1x_cifar", "r50_1x_imagenet", "r50_1x_sk")
     if golden_path(f"resnet_{name}.npz").exists()
 ]
+RUNS = {None: "float64", "eval": "float32 inference", "train": "float32 training"}
 TAPS = {"initial_conv": "conv1", "initial_max_pool": "pool", **{f"block_group{i}": f"layer{i}" for i in range(1, 5)}}
 
 
@@ -67,16 +69,6 @@ class Net(nn.Module):
         return named
 
 
-def rule(name: str, shape: list[int], seed: int, gain: float) -> np.ndarray:
-    """The value that section 9 gives a variable."""
-    z = np.random.default_rng(seed).standard_normal(shape)
-    leaf = name.split("/")[-1]
-    if leaf == "kernel":
-        return (z * gain * np.sqrt(1 / np.prod(shape[:-1]))).astype(np.float32)
-    values = {"gamma": 1 + 0.1 * z, "moving_variance": np.exp(0.2 * z)}
-    return values.get(leaf, 0.1 * z).astype(np.float32)
-
-
 def build(meta: dict[str, Any]) -> Net:
     """The net of a golden set with its weights; fails unless both sides' tensors match one to one."""
     with torch.device("meta"):
@@ -85,7 +77,7 @@ def build(meta: dict[str, Any]) -> Net:
     state = {}
     for ours, reference, kind in net.pairs():
         i = index.pop(reference)
-        state[ours] = to_ours(rule(reference, meta["var_shapes"][i], meta["weight_seed"] + i, meta["gain"]), kind)
+        state[ours] = to_ours(rule_value(reference, meta["var_shapes"][i], meta["weight_seed"] + i, meta["gain"]), kind)
     assert not index, f"variables without a place: {sorted(index)}"
     net.load_state_dict(state, assign=True)
     return net
@@ -96,13 +88,6 @@ def inputs(data: Golden) -> Tensor:
     images = data["images_u8"].astype(np.float32) / np.float32(255)
     views = np.split(images, images.shape[-1] // 3, axis=-1)
     return torch.from_numpy(np.concatenate(views)).permute(0, 3, 1, 2).contiguous()
-
-
-def deviation(ours: Tensor, theirs: np.ndarray) -> float:
-    """Largest difference relative to the largest magnitude."""
-    assert tuple(ours.shape) == theirs.shape
-    theirs = theirs.astype(np.float64)
-    return float(np.abs(ours.detach().double().numpy() - theirs).max() / np.abs(theirs).max())
 
 
 def probe(net: Net, images: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -138,9 +123,10 @@ def bounds(data: Golden, key: str, mode: str) -> float:
 def compare(data: Golden, prefix: str, values: dict[str, Tensor], mode: str | None = None) -> int:
     """Compare all that the golden file has; gives the number of arrays compared."""
     present = {key: value for key, value in values.items() if f"{prefix}/{key}" in data}
+    component = f"ResNet, head, classifier: {RUNS[mode]}"
     for key, value in present.items():
         bound = 1e-9 if mode is None else bounds(data, key, mode)
-        assert deviation(value, data[f"{prefix}/{key}"]) <= bound, (prefix, key)
+        agree(component, value, data[f"{prefix}/{key}"], bound, "largest", note=f"{prefix}/{key}")
     return len(present)
 
 
@@ -178,7 +164,7 @@ def check_moving_averages(data: Golden, net: Net) -> None:
         key = f"f32/train/after/{theirs[reference]}"
         if name in ours and key in data:
             bound = max(5e-6, 10 * own[f"train/after/{reference.split('/')[-1]}:0"])
-            assert deviation(ours[name], data[key]) <= bound, reference
+            agree("Moving averages after a step", ours[name], data[key], bound, "largest", note=reference)
             compared += 1
     assert compared >= 20
     assert compared == sum("train/after/" in key for key in data.arrays), "averages that the mapping does not reach"

@@ -25,6 +25,7 @@ from simclr_files import (
     write_small,
 )
 
+from fidelity import agree, deviation
 from golden_data import Golden, golden, golden_path, whole_set
 from twofold.commands.convert import convert, describe
 from twofold.encoders import load_classifier, load_encoder, load_head, read_header
@@ -57,8 +58,8 @@ def assert_equal(found: dict[str, np.ndarray], expected: Any, names: list[str], 
     for name in names:
         right = expected[prefix + name]
         assert found[name].shape == right.shape
-        worst = max(worst, float(np.abs(found[name] - right).max() / np.abs(right).max()))
-    assert worst < TOLERANCE
+        worst = max(worst, deviation(found[name], right, "largest"))
+        agree("Converted checkpoints", found[name], right, TOLERANCE, "largest", note=name)
     return worst
 
 

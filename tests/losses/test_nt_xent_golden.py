@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from fidelity import agree
 from golden_data import golden
 from twofold.losses import contrastive_metrics, cross_view_logits, nt_xent
 
@@ -25,11 +26,6 @@ def views(case: dict[str, Any], dtype: torch.dtype = torch.float32) -> tuple[tor
     return hidden, *hidden.chunk(2)
 
 
-def largest_deviation(got: Any, expected: np.ndarray) -> float:
-    """Of the largest expected entry."""
-    return float(np.abs(np.asarray(got) - expected).max() / max(np.abs(expected).max(), 1e-30))
-
-
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case['id']}-{case.get('kind', '')}")
 def test_value_and_gradient_equal_the_reference(case: dict[str, Any], implementation: str) -> None:
@@ -37,12 +33,13 @@ def test_value_and_gradient_equal_the_reference(case: dict[str, Any], implementa
     loss = nt_xent(a, b, case["temperature"], case["hidden_norm"], "simclr_sum2", implementation)
     loss.backward()
     data = golden("ntxent.npz")
-    np.testing.assert_allclose(loss.item(), data[f"{case['id']}/loss"], rtol=1e-6, atol=1e-6)
+    value = data[f"{case['id']}/loss"]
+    agree("NT-Xent: value", loss, value, 1e-6, 1 + float(value))
     expected = data[f"{case['id']}/grad"]
     if case["N"] == 1:  # nothing to contrast with: zero up to the cancellation of two equal float32 numbers
         np.testing.assert_allclose(hidden.grad, expected, atol=1e-6)
     else:
-        assert largest_deviation(hidden.grad, expected) <= (1e-4 if case.get("kind") == "correlated" else 2e-6)
+        agree("NT-Xent: gradient", hidden.grad, expected, 1e-4 if case.get("kind") == "correlated" else 2e-6, "largest")
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
@@ -54,7 +51,7 @@ def test_float64_equals_the_float64_recomputation(case: dict[str, Any], implemen
     data = golden("ntxent.npz")
     np.testing.assert_allclose(loss.item(), data[f"{case['id']}/loss_np64"], rtol=1e-12, atol=1e-12)
     expected = data[f"{case['id']}/grad_np64"]
-    np.testing.assert_allclose(hidden.grad, expected, rtol=0, atol=1e-12 * max(np.abs(expected).max(), 1))
+    agree("NT-Xent: gradient in float64", hidden.grad, expected, 1e-12, max(np.abs(expected).max(), 1))
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["id"])
@@ -63,11 +60,12 @@ def test_logits_accuracy_and_entropy_equal_the_reference(case: dict[str, Any]) -
     data, key = golden("ntxent.npz"), case["id"]
     logits = cross_view_logits(a, b, case["temperature"], case["hidden_norm"]).detach()
     expected = data[f"{key}/logits_ab"]
-    np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-6 * np.abs(expected).max())
+    agree("NT-Xent: logits", logits, expected, 1e-6, "largest")
     metrics = contrastive_metrics(a.detach(), b.detach(), case["temperature"], case["hidden_norm"])
-    assert metrics.accuracy.item() == pytest.approx(float(data[f"{key}/contrast_acc"]), abs=1e-7)
+    agree("Contrastive accuracy and entropy", metrics.accuracy, data[f"{key}/contrast_acc"], 1e-7)
     # the reference adds 1e-8 to each of N probabilities inside the logarithm, and rounds in float32
-    assert metrics.entropy.item() == pytest.approx(float(data[f"{key}/contrast_entropy"]), abs=2e-6, rel=2e-6)
+    entropy = data[f"{key}/contrast_entropy"]
+    agree("Contrastive accuracy and entropy", metrics.entropy, entropy, 2e-6, 1 + float(entropy))
 
 
 def test_the_set_covers_every_kind_of_input() -> None:

@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import nn
 
+from fidelity import agree
 from golden_data import golden
 from twofold.optim import LARS
 
@@ -62,9 +63,8 @@ def test_every_step_equals_the_reference(case: dict[str, Any]) -> None:
             for got, name in ((p.detach(), "param"), (optimizer.state[p]["momentum_buffer"], "momentum")):
                 expected = data[f"{key}/{name}/{j}"][step + 1]
                 scale = max(np.abs(expected).max(), 1e-12)
-                np.testing.assert_allclose(
-                    got, expected, rtol=0, atol=2e-6 * scale, err_msg=f"{name} of {case['var_names'][j]}, step {step}"
-                )
+                note = f"{name} of {case['var_names'][j]}, step {step}"
+                agree("LARS, every variant", got, expected, 2e-6, float(scale), note=note)
 
 
 def test_the_set_covers_every_variant() -> None:

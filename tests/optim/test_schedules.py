@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fidelity import agree
 from golden_data import golden, golden_path
 from twofold.errors import UserError
 from twofold.optim import (
@@ -42,8 +43,8 @@ def test_warmup_cosine_equals_the_reference(case: dict[str, Any]) -> None:
     schedule = build_schedule(config, images, batch, flags["train_epochs"], flags["train_steps"] or None)
     assert schedule == WarmupCosine(pytest.approx(case["scaled_lr"]), case["warmup_steps"], case["get_train_steps"])  # type: ignore[arg-type]
     got = np.array([schedule(int(step)) for step in data[f"{key}/step"]])
-    np.testing.assert_allclose(got, data[f"{key}/lr"], rtol=0, atol=1e-6 * case["scaled_lr"])
-    np.testing.assert_allclose(got, data[f"{key}/lr_np64"], rtol=0, atol=1e-12 * case["scaled_lr"])
+    agree("Learning rate and step counts", got, data[f"{key}/lr"], 1e-6, case["scaled_lr"])
+    agree("Learning rate and step counts", got, data[f"{key}/lr_np64"], 1e-12, case["scaled_lr"])
 
 
 def test_train_steps_equal_the_reference() -> None:
@@ -101,7 +102,8 @@ def test_epoch_schedules_equal_moco() -> None:
             if case["cos"]
             else StepDecay(case["lr"], tuple(case["schedule"]), 7)
         )
-        np.testing.assert_allclose([schedule(7 * epoch) for epoch in range(len(expected))], expected, rtol=1e-12)
+        got = [schedule(7 * epoch) for epoch in range(len(expected))]
+        agree("MoCo: learning rates", got, expected, 1e-12, "largest")
 
 
 def test_step_decay() -> None:

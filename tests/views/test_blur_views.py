@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torchvision.transforms.v2 import functional as torchvision_ops
 from view_helpers import nchw, some_images
 
+from fidelity import agree
 from golden_data import golden
 from twofold.views import blur
 from twofold.views.blur import blur_radius, gaussian_blur, gaussian_kernel
@@ -28,7 +29,7 @@ def test_blur_equals_the_reference(case: dict[str, Any]) -> None:
     radius = case["kernel_size"] // 2
     got = gaussian_blur(x, torch.full((len(x),), case["sigma"]), radius)
     assert 2 * radius + 1 == case["effective_kernel"]
-    np.testing.assert_allclose(got, nchw(DATA[f"{case['id']}/blurred"]), rtol=0, atol=TOLERANCE)
+    agree("Gaussian blur", got, nchw(DATA[f"{case['id']}/blurred"]), TOLERANCE)
 
 
 @pytest.mark.parametrize("case", DATA.meta["batch_cases"], ids=lambda case: case["id"])
@@ -39,7 +40,7 @@ def test_batch_random_blur_equals_the_reference(case: dict[str, Any], view: int)
     selected = torch.from_numpy(DATA[f"{name}/selector"].ravel() > 0)
     sigma = torch.full((int(selected.sum()),), case["sigmas"][view])
     x[selected] = gaussian_blur(x[selected], sigma, blur_radius(case["H"]))
-    np.testing.assert_allclose(x.clamp(0, 1), nchw(DATA[f"{name}/out"]), rtol=0, atol=TOLERANCE)
+    agree("Gaussian blur", x.clamp(0, 1), nchw(DATA[f"{name}/out"]), TOLERANCE)
 
 
 @pytest.mark.parametrize(("height", "taps"), [(9, 1), (19, 1), (20, 3), (32, 3), (64, 7), (96, 9), (224, 23)])

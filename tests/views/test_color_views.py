@@ -17,6 +17,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as torchvision_ops
 from view_helpers import nchw, some_images
 
+from fidelity import agree
 from golden_data import golden
 from twofold.views import color
 from twofold.views import rows as rows_module
@@ -41,7 +42,7 @@ def test_single_operators_equal_the_reference(key: str) -> None:
     _, image, operator, factor = key.split("/")
     x = nchw(DATA[f"image/{image}"])
     got = OPERATORS[operator](x, torch.tensor([float(factor)]))
-    np.testing.assert_allclose(got, nchw(DATA[key]), rtol=0, atol=ONE)
+    agree("Colour operators", got, nchw(DATA[key]), ONE)
 
 
 @pytest.mark.parametrize("image", DATA.meta["images"])
@@ -50,7 +51,7 @@ def test_jitter_equals_the_reference(case: dict[str, Any], image: str) -> None:
     factors = torch.tensor([[case[name] for name in ("brightness", "contrast", "saturation", "hue")]])
     rule = "additive" if case["impl"] == "simclrv1" else "multiplicative"
     got = color.jitter(nchw(DATA[f"image/{image}"]), torch.tensor(case["order"]), factors, rule)
-    np.testing.assert_allclose(got, nchw(DATA[f"{case['id']}/{image}"]), rtol=0, atol=FOUR)
+    agree("Colour jitter, both brightness rules", got, nchw(DATA[f"{case['id']}/{image}"]), FOUR)
 
 
 def by_pixel(x: Tensor, change: Any) -> Tensor:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torchvision.transforms import RandomResizedCrop
 from view_helpers import kolmogorov_smirnov
 
+from fidelity import record
 from golden_data import golden
 from twofold.randomness import Key, uniforms
 from twofold.views.boxes import crop_boxes
@@ -28,7 +29,7 @@ DATA = golden("crop_sampling.npz")
 SIZES = [(1, 1), (1, 40), (40, 1), (2, 3), (7, 5), (32, 32), (30, 200), (200, 30), (375, 500)]
 
 
-def assert_same_distribution(ours: NDArray[Any], theirs: NDArray[Any]) -> None:
+def assert_same_distribution(ours: NDArray[Any], theirs: NDArray[Any], component: str | None = None) -> None:
     """Both [n, 4] top, left, height, width."""
     for name, of in {
         "area": lambda box: box[:, 2] * box[:, 3],
@@ -39,6 +40,8 @@ def assert_same_distribution(ours: NDArray[Any], theirs: NDArray[Any]) -> None:
         "left": lambda box: box[:, 1],
     }.items():
         distance = kolmogorov_smirnov(of(ours), of(theirs))
+        if component is not None:
+            record(component, distance, CRITICAL, unit="distance of the distributions")
         assert distance < CRITICAL, f"{name}: {distance:.4f}"
 
 
@@ -49,7 +52,7 @@ def test_the_tf_rule_draws_as_the_reference(case: dict[str, Any]) -> None:
     area, aspect = tuple(options["area_range"]), tuple(options["aspect_ratio_range"])
     rows = np.arange(len(theirs))
     ours = crop_boxes(Key(0, 0), "a/crop", rows, case["H"], case["W"], rule="tf", area=area, aspect=aspect)
-    assert_same_distribution(ours, theirs)
+    assert_same_distribution(ours, theirs, "Crop boxes (distribution)")
 
 
 @pytest.mark.parametrize(("height", "width"), [(224, 224), (40, 150)])

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from view_helpers import nchw, some_images
 
+from fidelity import agree
 from golden_data import golden
 from twofold.views import resample as module
 from twofold.views.resample import center_crop, central_box, crop_resize, crop_resize_image, rotate
@@ -26,6 +27,7 @@ TOLERANCE = 1e-6
 RULES = ["tf2", "tf1", "antialias"]
 DATA = golden("crop_resize.npz")
 OUTPUTS = [("tf2", "out"), ("tf1", "out_tf1")]
+RESIZE = {"tf2": "Crop and bicubic resize, TF2", "tf1": "Crop and bicubic resize, TF1"}
 
 
 def cases(name: str) -> Any:
@@ -41,14 +43,14 @@ def size_of(case: dict[str, Any]) -> tuple[int, int]:
 def test_resize_equals_the_reference(case: dict[str, Any], rule: str, output: str) -> None:
     whole = torch.tensor([[0, 0, case["H"], case["W"]]])
     got = crop_resize(nchw(DATA[f"{case['id']}/image"]), whole, size_of(case), rule)
-    np.testing.assert_allclose(got, nchw(DATA[f"{case['id']}/{output}"]), rtol=0, atol=TOLERANCE)
+    agree(RESIZE[rule], got, nchw(DATA[f"{case['id']}/{output}"]), TOLERANCE)
 
 
 @cases("crop_and_resize")
 @pytest.mark.parametrize(("rule", "output"), OUTPUTS)
 def test_crop_and_resize_equals_the_reference(case: dict[str, Any], rule: str, output: str) -> None:
     got = crop_resize(nchw(DATA[f"{case['id']}/image_u8"]), torch.tensor([case["box"]]), size_of(case), rule)
-    np.testing.assert_allclose(got, nchw(DATA[f"{case['id']}/{output}"]), rtol=0, atol=TOLERANCE)
+    agree(RESIZE[rule], got, nchw(DATA[f"{case['id']}/{output}"]), TOLERANCE)
 
 
 @cases("center_crop")
@@ -59,7 +61,7 @@ def test_center_crop_equals_the_reference(case: dict[str, Any], rule: str, outpu
     box = central_box(case["H"], case["W"], size_of(case), share)
     assert list(box) == DATA[f"{name}/box"].tolist()
     unclipped = crop_resize(images, torch.tensor([box]), size_of(case), rule)
-    np.testing.assert_allclose(unclipped, nchw(DATA[f"{name}/{output}"]), rtol=0, atol=TOLERANCE)
+    agree(RESIZE[rule], unclipped, nchw(DATA[f"{name}/{output}"]), TOLERANCE)
     got = center_crop(images, size_of(case), share, rule)
     np.testing.assert_allclose(got, nchw(DATA[f"{name}/{output}"]).clamp(0, 1), rtol=0, atol=TOLERANCE)
 
@@ -70,7 +72,7 @@ def test_the_test_time_view_equals_the_reference(case: dict[str, Any]) -> None:
         pytest.skip("not recorded for this case")
     got = center_crop(nchw(DATA[f"{case['id']}/image_u8"])[0], size_of(case))
     expected = nchw(DATA[f"{case['id']}/preprocess_for_eval"])[0]
-    np.testing.assert_allclose(got, expected, rtol=0, atol=TOLERANCE)
+    agree("Test-time view", got, expected, TOLERANCE)
 
 
 @pytest.mark.parametrize(
