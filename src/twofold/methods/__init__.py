@@ -3,39 +3,98 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
+from twofold.distributed import world_size
 from twofold.encoders import Encoder
 from twofold.errors import UserError
 from twofold.heads import HeadConfig
 from twofold.methods.base import Method, Output
+from twofold.methods.moco import MoCo
+from twofold.methods.queue import check_fits
 from twofold.methods.simclr import SimCLR
+
+# The method an option is for, and its value where it is not given; set for another, it would be silently ignored.
+_OWNERS: dict[str, tuple[str, Any]] = {
+    "normalize": ("simclr", True),
+    "scale": ("simclr", "mean_2n"),
+    "queue": ("moco", None),
+    "momentum": ("moco", None),
+    "symmetric": ("moco", None),
+    "bn_splits": ("moco", None),
+    "shuffle": ("moco", None),
+}
 
 
 @dataclass(frozen=True)
 class MethodConfig:
     """What is minimised."""
 
-    name: Literal["simclr"] = "simclr"
-    """The method."""
+    name: Literal["simclr", "moco"] = "simclr"
+    """The method: simclr contrasts with the batch, moco with a queue of keys, for small batches."""
     temperature: float | None = None
     """Temperature of the contrastive logits, above 0. Chosen from the batch when not given: 0.1 for 2,048 and more
-    (the paper's value), 0.2 below (arXiv 2011.02803 finds small batches better there)."""
+    (the paper's value), 0.2 below (arXiv 2011.02803 finds small batches better there; MoCo v2's value too)."""
     normalize: bool = True
-    """Compare projections by cosine; false compares by inner product (Table 5 of the paper)."""
+    """simclr: compare projections by cosine; false compares by inner product (Table 5 of the paper)."""
     scale: Literal["mean_2n", "simclr_sum2"] = "mean_2n"
-    """Mean over the 2N anchors (the paper's loss), or the released code's value, which is twice that."""
+    """simclr: mean over the 2N anchors (the paper's loss), or the released code's value, which is twice that."""
+    queue: int | None = None
+    """moco: number of keys K, the negatives of each query. Chosen from the data when not given: up to 65,536."""
+    momentum: float | None = None
+    """moco: share of the key encoder that stays at each step. When not given, 0.999, or 0.99 for small data."""
+    symmetric: bool | None = None
+    """moco: each view is query and key in turn, and both losses are added; default false, as published."""
+    bn_splits: int | None = None
+    """moco: equal runs of a device's batch that batch norm takes for devices (the CIFAR-10 demo: 8). When not given,
+    up to 8 of at least 16 images for a ResNet on one device, else 1."""
+    shuffle: bool | None = None
+    """moco: encode keys in an order that parts them from their queries' batch statistics; default true."""
 
     def __post_init__(self) -> None:
         if self.temperature is not None and not self.temperature > 0:
             raise UserError(f"--method.temperature must be above 0, got {self.temperature}")
+        for option, (owner, neutral) in _OWNERS.items():
+            if self.name != owner and getattr(self, option) != neutral:
+                raise UserError(
+                    f"--method.{option} {getattr(self, option)} has no effect with --method.name {self.name}: leave it "
+                    f"out, or choose {owner}"
+                )
+        for option in ("queue", "bn_splits"):
+            value = getattr(self, option)
+            if value is not None and value < 1:
+                raise UserError(f"--method.{option} must be at least 1, got {value}")
+        if self.momentum is not None and not 0 <= self.momentum <= 1:
+            raise UserError(f"--method.momentum must lie in [0, 1], got {self.momentum}")
+
+    def check_batch(self, batch: int) -> None:
+        """Raise a UserError if a global batch of `batch` images does not fit the options."""
+        if self.queue is not None:
+            check_fits(batch * (2 if self.symmetric else 1), self.queue)
+        own, splits = batch // world_size(), self.bn_splits or 1
+        if splits > 1 and own % splits:
+            raise UserError(
+                f"--method.bn_splits {splits} does not divide the {own} images of a device's batch: choose a --batch "
+                "that it divides"
+            )
 
 
-def build_method(config: MethodConfig, encoder: Encoder, head: HeadConfig) -> Method:
-    """Build the method that `config` names around `encoder`; `config.temperature` must be set."""
+def build_method(config: MethodConfig, encoder: Encoder, head: HeadConfig, seed: int = 0) -> Method:
+    """Build the method that `config` names around `encoder`.
+
+    Args:
+        config: its temperature must be set.
+        encoder: what is trained.
+        head: of the projection.
+        seed: of the method's own random numbers, the same on all ranks.
+    """
     if config.temperature is None:
         raise ValueError("the temperature has not been chosen yet")
+    if config.name == "moco":
+        names = ("queue", "momentum", "symmetric", "bn_splits", "shuffle")
+        given = {name: getattr(config, name) for name in names if getattr(config, name) is not None}
+        return MoCo(encoder, head, config.temperature, **given, seed=seed)
     return SimCLR(encoder, head, config.temperature, config.normalize, config.scale)
 
 
-__all__ = ["Method", "MethodConfig", "Output", "SimCLR", "build_method"]
+__all__ = ["Method", "MethodConfig", "MoCo", "Output", "SimCLR", "build_method"]

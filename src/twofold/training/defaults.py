@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import replace
 
 import torch
 
 from twofold.data import DataFacts
+from twofold.distributed import world_size
 from twofold.training.config import RunConfig
 from twofold.views import ViewsConfig
 
@@ -24,6 +26,7 @@ def choose(config: RunConfig, facts: DataFacts, device: torch.device) -> tuple[R
     config = _encoder(config, facts, gpu, reasons)
     config = _lengths(config, facts, gpu, reasons)
     config = _optimiser(config, reasons)
+    config = _memory(config, facts, reasons)
     intro = f"{facts.count:,} images of about {facts.median_width}x{facts.median_height}"
     intro += f", {facts.channels} channel(s), on {device.type}"
     return config, f"chosen for {intro}: {'; '.join(reasons) or 'nothing, every option was given'}"
@@ -100,6 +103,26 @@ def _optimiser(config: RunConfig, reasons: list[str]) -> RunConfig:
         reasons.append(f"temperature {temperature} (batch {batch})")
         config = replace(config, method=replace(method, temperature=temperature))
     return config
+
+
+def _memory(config: RunConfig, facts: DataFacts, reasons: list[str]) -> RunConfig:
+    """What MoCo keeps: a queue of about an eighth of the images, as its CIFAR-10 demo has."""
+    method, batch, name = config.method, config.batch or 0, config.encoder.name or ""
+    if method.name == "moco":
+        keys = batch * (2 if method.symmetric else 1)
+        if method.queue is None:
+            queue = min(65536, max(2 ** int(math.log2(max(facts.count // 8, 1))), 2 * keys))
+            reasons.append(f"method.queue {queue} ({facts.count:,} images)")
+            method = replace(method, queue=queue)
+        if method.momentum is None:
+            method = replace(method, momentum=0.99 if facts.count < 200_000 else 0.999)
+            reasons.append(f"method.momentum {method.momentum} ({facts.count:,} images)")
+        if method.bn_splits is None and world_size() == 1 and "resnet" in name and not name.startswith("timm:"):
+            splits = max(s for s in (1, 2, 4, 8) if batch % s == 0 and batch // s >= (16 if s > 1 else 1))
+            reasons.append(f"method.bn_splits {splits} (one device)")
+            method = replace(method, bn_splits=splits)
+    method.check_batch(batch)
+    return replace(config, method=method)
 
 
 def choose_precision(asked: str, device: torch.device) -> str:
