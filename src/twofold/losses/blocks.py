@@ -24,10 +24,11 @@ from torch.autograd.function import once_differentiable
 
 from twofold.distributed import all_gather, rank, world_size
 
-# Measured on one CPU core, d = 128, 2N = 2048 to 16384: 512 is the fastest of 128..4096 (256 and 1024 cost 5-20 % more,
-# 128 and 2048 40-55 %): two float32 blocks of 512 fit its cache. Elsewhere a block costs a handful of kernel launches,
-# so it is larger; 4096 bounds memory to 128 MB, and has not been tuned.
-CPU_BLOCK, DEVICE_BLOCK = 512, 4096
+# Measured, d = 128, 2N = 2048 to 16384. One CPU thread: 512 is the fastest of 128..4096 (256 and 1024 cost 5-20 % more,
+# 128 and 2048 40-55 %), as two float32 blocks fit a core's cache. Two threads: 512 and 1024 are equal, and 1024 makes
+# threads wait for each other a quarter as often, which counts where other processes want the cores too.
+# Elsewhere a block costs a handful of kernel launches, so it is larger; 4096 bounds memory to 128 MB; not tuned.
+ONE_THREAD_BLOCK, CPU_BLOCK, DEVICE_BLOCK = 512, 1024, 4096
 
 
 def block_nt_xent(z: Tensor, temperature: float, block: int | None = None) -> Tensor:
@@ -41,7 +42,10 @@ def block_nt_xent(z: Tensor, temperature: float, block: int | None = None) -> Te
     Returns:
         Scalar, as `dense_nt_xent` gives it. Differentiable once.
     """
-    return _BlockNTXent.apply(z, temperature, block or (CPU_BLOCK if z.device.type == "cpu" else DEVICE_BLOCK))
+    if block is None:
+        on_cpu = CPU_BLOCK if torch.get_num_threads() > 1 else ONE_THREAD_BLOCK
+        block = on_cpu if z.device.type == "cpu" else DEVICE_BLOCK
+    return _BlockNTXent.apply(z, temperature, block)
 
 
 class _BlockNTXent(torch.autograd.Function):
