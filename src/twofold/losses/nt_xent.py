@@ -12,8 +12,8 @@ from twofold.distributed import all_gather, rank, world_size
 from twofold.losses.blocks import block_nt_xent
 from twofold.losses.checks import check_choice, check_temperature, check_views
 
-# Measured on a CPU (benchmarks/loss.py): up to 2N = 512 the two take the same time, from 1024 on blocks are faster.
-BLOCKS_FROM = 1024
+# Measured on a CPU (benchmarks/loss.py): up to 2N = 1024 the two take about the same time; from 2048 on blocks win.
+BLOCKS_FROM = 2048
 
 
 def l2_normalize(z: Tensor) -> Tensor:
