@@ -169,6 +169,8 @@ class TorchvisionEncoder(Adapted, kind="torchvision"):
         size: ignored unless the model is built for one side (vision transformers take 224 only).
         mean, std: see Adapted.
         pretrained: load torchvision's default weights (a download), and normalise inside as they expect.
+        stem: "cifar" puts a 3x3 convolution of stride 1 in the place of a ResNet's 7x7/2 and pooling, for images of
+            about 32 px (MoCo's CIFAR-10 demo).
     """
 
     def __init__(
@@ -179,6 +181,7 @@ class TorchvisionEncoder(Adapted, kind="torchvision"):
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         pretrained: bool = False,
+        stem: str = "imagenet",
     ) -> None:
         from torchvision import models  # seconds to import, so only where needed
 
@@ -195,12 +198,14 @@ class TorchvisionEncoder(Adapted, kind="torchvision"):
             model.aux_logits = False
             model.AuxLogits = model.aux1 = model.aux2 = None
         _drop_classifier(model)
+        if stem != "imagenet":
+            _use_cifar_stem(model, name, stem, pretrained)
         if channels != 3:
             _adapt_first_convolution(model, channels)
         if weights is not None:
             transform = weights.transforms()
             mean, std = _spread(transform.mean, channels), _spread(transform.std, channels)
-        self.name = name
+        self.name, self.stem = name, stem
         only = _IMAGENET_SIZE if name.startswith(("vit_", "maxvit")) else None
         if size is not None and only is not None and size != only:
             raise UserError(f"torchvision:{name} takes images of {only} px only, not {size}; use timm's, or resize")
@@ -208,7 +213,7 @@ class TorchvisionEncoder(Adapted, kind="torchvision"):
 
     def arguments(self) -> dict[str, Any]:
         """Rebuilds without pretrained weights, but normalising as they need."""
-        return {"name": self.name, **self._facts()}
+        return {"name": self.name, **self._facts(), **({} if self.stem == "imagenet" else {"stem": self.stem})}
 
 
 def adapt(
@@ -292,6 +297,18 @@ def _drop_classifier(model: nn.Module) -> None:
             last = name
     parent, _, leaf = last.rpartition(".")
     setattr(model.get_submodule(parent), leaf, nn.Identity())
+
+
+def _use_cifar_stem(model: nn.Module, name: str, stem: str, pretrained: bool) -> None:
+    """Let a ResNet see small images as they are: a 3x3 convolution of stride 1, and no pooling."""
+    first = getattr(model, "conv1", None)
+    if stem != "cifar" or pretrained or not isinstance(first, nn.Conv2d) or not hasattr(model, "maxpool"):
+        raise UserError(
+            f"torchvision:{name} has no stem {stem!r}{' with pretrained weights' if pretrained else ''}: only its ResNets "
+            "without weights take cifar; leave encoder.stem out"
+        )
+    model.conv1 = nn.Conv2d(3, first.out_channels, 3, padding=1, bias=False)
+    model.maxpool = nn.Identity()
 
 
 def _adapt_first_convolution(model: nn.Module, channels: int) -> None:

@@ -22,7 +22,7 @@ class EncoderConfig:
     """Multiplies the numbers of filters of a resnet: 1 to 4 were published, 0.25 and 0.5 are for CPUs."""
     stem: Literal["auto", "imagenet", "cifar", "small"] | None = None
     """First layers of a resnet: imagenet (7x7/2 and pooling), cifar (3x3), small (3x3/2); auto = cifar up to 32 px,
-    imagenet above; none = chosen from the data."""
+    imagenet above; none = chosen from the data. ResNets of torchvision: have imagenet, and cifar if asked."""
     channels: int | None = None
     """Channels of the images; none = chosen from the data."""
     zero_init_residual: bool = True
@@ -31,6 +31,10 @@ class EncoderConfig:
     """Start from the library's pretrained weights (timm: and torchvision: only; they are downloaded)."""
     sk_ratio: float = 0.0
     """Above 0, selective kernels and ResNet-D of SimCLR v2 in a resnet (published: 0.0625)."""
+    mean: tuple[float, ...] | None = None
+    """timm: and torchvision: only: one value a channel that is subtracted inside from images in [0, 1]; none = 0."""
+    std: tuple[float, ...] | None = None
+    """timm: and torchvision: only: one value a channel that the encoder then divides by; none = 1."""
 
 
 def build_encoder(config: EncoderConfig, image_size: int | None = None) -> Encoder:
@@ -49,9 +53,14 @@ def build_encoder(config: EncoderConfig, image_size: int | None = None) -> Encod
     channels = 3 if config.channels is None else config.channels
     library, _, model = config.name.partition(":")
     if library in ("timm", "torchvision") and model:
-        _refuse(config, {"width": 1.0, "stem": (None, "auto"), "sk_ratio": 0.0, "zero_init_residual": True})
-        adapter = TimmEncoder if library == "timm" else TorchvisionEncoder
-        return adapter(model, channels, image_size, pretrained=config.pretrained)
+        _refuse(config, {"width": 1.0, "sk_ratio": 0.0, "zero_init_residual": True})
+        if config.pretrained:  # which come with their own
+            _refuse(config, {"mean": None, "std": None})
+        if library == "timm":
+            _refuse(config, {"stem": (None, "auto")})
+            return TimmEncoder(model, channels, image_size, config.mean, config.std, config.pretrained)
+        stem = "imagenet" if config.stem in (None, "auto") else str(config.stem)
+        return TorchvisionEncoder(model, channels, image_size, config.mean, config.std, config.pretrained, stem)
     names = {f"resnet{depth}": depth for depth in BLOCKS}
     if config.name not in names:
         close = difflib.get_close_matches(config.name, [*names, *torchvision_names()], n=2)
@@ -60,13 +69,13 @@ def build_encoder(config: EncoderConfig, image_size: int | None = None) -> Encod
         raise UserError(
             f"unknown encoder.name '{config.name}'; {guess}Known are {', '.join(names)}, timm:NAME and torchvision:NAME"
         )
-    _refuse(config, {"pretrained": False})
-    stem: Stem
+    _refuse(config, {"pretrained": False, "mean": None, "std": None})
+    own: Stem
     if config.stem is None or config.stem == "auto":
-        stem = "cifar" if image_size is not None and image_size <= 32 else "imagenet"
+        own = "cifar" if image_size is not None and image_size <= 32 else "imagenet"
     else:
-        stem = config.stem
-    return ResNet(names[config.name], config.width, stem, channels, config.sk_ratio, config.zero_init_residual)
+        own = config.stem
+    return ResNet(names[config.name], config.width, own, channels, config.sk_ratio, config.zero_init_residual)
 
 
 def _refuse(config: EncoderConfig, neutral: dict[str, object]) -> None:
