@@ -58,6 +58,8 @@ ROWS: dict[str, Row] = {
     "Converted checkpoints": Row(
         SIMCLR, ("model_util.py", "tf2/model.py"), ("checkpoints/*/expected.npz", "resnet_*.npz")
     ),
+    "MoCo: steps, gradients, queue": Row(MOCO, ("moco/builder.py", "main_moco.py"), ("moco.npz",)),
+    "MoCo: the key encoder's average": Row(MOCO, ("moco/builder.py",), ("moco.npz",)),
     "MoCo: learning rates": Row(MOCO, ("main_moco.py",), ("moco.npz",)),
     "Speech: contrastive loss": Row(ATHENA, ("athena/loss.py",), ("athena.npz",)),
     "Speech: reconstruction and total loss": Row(
@@ -100,4 +102,4 @@ def agree(
     """Assert |got - expected| <= tolerance * scale everywhere, and record how close it came."""
     found = deviation(got, expected, scale)
     record(component, found, tolerance, cases, "absolute" if scale == 1.0 else "relative")
-    assert found <= tolerance, f"{component}{note and ', '}{note}: off by {found:.3g}, tolerance {tolerance:.3g}"
+    assert found <= tolerance, f"{component}, {note}{note and ': '}off by {found:.3g}, tolerance {tolerance:.3g}"

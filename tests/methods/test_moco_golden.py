@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 import twofold.methods.moco as module
+from fidelity import agree
 from golden_data import golden, golden_path
 from processes import run_processes
 
@@ -122,8 +123,8 @@ def compare(run: dict[str, Any], at: str, got: dict[str, Tensor]) -> None:
 
 def close(got: Tensor, expected: np.ndarray, name: str) -> None:
     largest = max(float(np.abs(expected).max()), 1e-2 if "grad" in name else 1.0)
-    tolerance = (2e-5 if "grad" in name else 1e-5) * largest
-    np.testing.assert_allclose(got.numpy(), expected, rtol=0, atol=tolerance, err_msg=name)
+    tolerance = 2e-5 if "grad" in name else 1e-5
+    agree("MoCo: steps, gradients, queue", got, expected, tolerance, largest, note=name)
 
 
 @pytest.mark.parametrize("case", EMA, ids=[case["id"] for case in EMA])
@@ -144,4 +145,4 @@ def test_the_key_encoder_follows_as_the_references(case: dict[str, Any]) -> None
             method.follow()
             for name in case["names"]:
                 expected = data[f"{case['id']}/key/{name}"][step + 1]
-                np.testing.assert_allclose(keys[name].detach(), expected, rtol=0, atol=1e-6, err_msg=name)
+                agree("MoCo: the key encoder's average", keys[name], expected, 1e-6, note=name)

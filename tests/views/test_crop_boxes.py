@@ -42,7 +42,7 @@ def assert_same_distribution(ours: NDArray[Any], theirs: NDArray[Any], component
         distance = kolmogorov_smirnov(of(ours), of(theirs))
         if component is not None:
             record(component, distance, CRITICAL, unit="distance of the distributions")
-        assert distance < CRITICAL, f"{name}: {distance:.4f}"
+        assert distance < CRITICAL, f"{component}, {name}: {distance:.4f}"
 
 
 @pytest.mark.parametrize("case", DATA.meta["cases"], ids=lambda case: case["id"])
