@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from twofold.data import DataFacts
-from twofold.training.config import build, flatten, plain
+from twofold.training.config import build, flatten, merge, plain
 from twofold.training.defaults import choose, choose_precision
 
 
@@ -40,11 +40,17 @@ def test_what_was_said_stays():
     }
     config, told = choose(build(said), facts(), torch.device("cpu"))
     chosen = flatten(plain(config))
-    from twofold.training.config import merge
-
     for name, value in flatten(merge(said)).items():
         assert chosen[name] == value
     assert "nothing" in told
+
+
+@pytest.mark.parametrize("name", ["lars", "sgd", "adamw", "lamb"])
+def test_an_optimiser_named_alone_gets_its_usual_rate(name):
+    config, told = choose(build({"optim.name": name}), facts(), torch.device("cpu"))
+    assert config.optim.name == name
+    assert config.optim.lr > 0
+    assert f"usual for {name}" in told
 
 
 def test_a_chosen_configuration_is_complete():

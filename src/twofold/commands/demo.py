@@ -24,7 +24,7 @@ from twofold.training.progress import console, duration
 
 DATA = "mnist5k"
 COUNTS = (50, 500, 4000)
-DRAWS = 5
+DRAWS = 3
 
 
 def demo(out: str | Path = "runs/demo", epochs: float | None = None, resume: bool = False) -> dict[str, Any]:

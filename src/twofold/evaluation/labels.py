@@ -16,8 +16,8 @@ from twofold.evaluation.splits import Labels, stratified_split
 from twofold.randomness import permutation
 
 ONE_LABEL_L2 = 1.0  # with one image a class nothing is left to validate on; near the optimum on small real sets
-SUBSET_GRID = tuple(float(v) for v in np.logspace(-3, 1, 9))
-VALIDATION_IMAGES = 500  # enough held-out predictions to tell neighbouring penalties apart
+SUBSET_GRID = tuple(float(v) for v in np.logspace(-3, 1, 5))
+VALIDATION_IMAGES = 250  # enough held-out predictions to tell neighbouring penalties apart
 
 
 def balanced_subset(
@@ -108,7 +108,7 @@ def label_efficiency(
     """Test accuracy of a logistic regression against the number of labels, for several kinds of features.
 
     In each draw every feature set gets the same labelled images. The l2 penalty is chosen among these images alone, on
-    random held-out fifths (repeated until they hold 500 images or ten times), and the classifier is then fitted on all
+    random held-out fifths (repeated until they hold 250 images, five times at most), and the classifier is then fitted on all
     of them. So neither test images nor further labels take part.
 
     Args:
@@ -145,7 +145,7 @@ def _fit_subset(
     """(test accuracy, chosen l2) of a classifier fitted on x [n, d] and y [n] alone."""
     l2 = ONE_LABEL_L2
     if np.unique(y, return_counts=True)[1].min() > 1:
-        repeats = min(10, math.ceil(VALIDATION_IMAGES / (0.2 * len(y))))
+        repeats = min(5, math.ceil(VALIDATION_IMAGES / (0.2 * len(y))))
         splits = [stratified_split(y, 0.2, seed, f"label validation/{draw}", repeat) for repeat in range(repeats)]
         l2, _ = choose_l2(x, y, splits, grid)
     model = fit_linear(x, y, l2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from dataclasses import replace
+from typing import Literal
 
 import torch
 
@@ -84,20 +85,27 @@ def _lengths(config: RunConfig, facts: DataFacts, gpu: bool, reasons: list[str])
     return config
 
 
+# lr, how it scales, weight decay: SimCLR's for lars at any batch, MoCo's for sgd; for the others, what worked on a CPU.
+_RATES: dict[str, tuple[float, Literal["linear", "sqrt", "none"], float]] = {
+    "lars": (0.075, "sqrt", 1e-6),
+    "sgd": (0.03, "linear", 1e-4),
+    "adamw": (2e-3, "none", 1e-4),
+    "lamb": (2e-3, "none", 0.01),
+}
+
+
 def _optimiser(config: RunConfig, reasons: list[str]) -> RunConfig:
     batch, method, optim = config.batch or 256, config.method, config.optim
     if optim.name is None:
-        name = "lars" if batch >= 1024 else "adamw"
-        if name == "lars":
-            chosen = replace(optim, name="lars", lr=optim.lr or 0.075, lr_rule=optim.lr_rule or "sqrt")
-            weight_decay = 1e-6
-        else:
-            chosen = replace(optim, name="adamw", lr=optim.lr or 2e-3, lr_rule=optim.lr_rule or "none")
-            weight_decay = 1e-4
-        if optim.weight_decay is None:
-            chosen = replace(chosen, weight_decay=weight_decay)
-        reasons.append(f"{name} with lr {chosen.lr:g} ({'large batch' if name == 'lars' else 'batch below 1,024'})")
-        config = replace(config, optim=chosen)
+        optim = replace(optim, name="lars" if batch >= 1024 else "adamw")
+        reasons.append(f"optim.name {optim.name} (batch {'below 1,024' if batch < 1024 else 'of 1,024 or more'})")
+    lr, rule, weight_decay = _RATES[optim.name or "adamw"]
+    if optim.lr is None:
+        optim = replace(optim, lr=lr, lr_rule=optim.lr_rule or rule)
+        reasons.append(f"optim.lr {optim.lr:g}, lr_rule {optim.lr_rule} (usual for {optim.name})")
+    if optim.weight_decay is None:
+        optim = replace(optim, weight_decay=weight_decay)
+    config = replace(config, optim=optim)
     if method.temperature is None:
         temperature = 0.1 if batch >= 2048 else 0.2
         reasons.append(f"temperature {temperature} (batch {batch})")
