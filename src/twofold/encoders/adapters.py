@@ -304,8 +304,8 @@ def _use_cifar_stem(model: nn.Module, name: str, stem: str, pretrained: bool) ->
     first = getattr(model, "conv1", None)
     if stem != "cifar" or pretrained or not isinstance(first, nn.Conv2d) or not hasattr(model, "maxpool"):
         raise UserError(
-            f"torchvision:{name} has no stem {stem!r}{' with pretrained weights' if pretrained else ''}: only its ResNets "
-            "without weights take cifar; leave encoder.stem out"
+            f"torchvision:{name} has no stem {stem!r}{' with pretrained weights' if pretrained else ''}: only its "
+            "ResNets without weights take cifar; leave encoder.stem out"
         )
     model.conv1 = nn.Conv2d(3, first.out_channels, 3, padding=1, bias=False)
     model.maxpool = nn.Identity()
