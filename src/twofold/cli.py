@@ -7,11 +7,12 @@ import re
 import sys
 from argparse import ArgumentError
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
 from twofold import __version__
+from twofold.commands.convert import convert, describe
 from twofold.commands.demo import demo
 from twofold.commands.evaluate import EvaluationConfig, evaluate
 from twofold.commands.pretrain import Stopped, describe_config, pretrain
@@ -20,10 +21,14 @@ from twofold.errors import UserError
 from twofold.training.config import add_options, explain, given, suggest
 from twofold.training.progress import console
 
+_DATA = "where_the_data_are"  # "data" is the group of options that say how to read them
+
 
 def _pretrain_parser() -> ArgumentParser:
     parser = ArgumentParser(description="Learn a representation from unlabelled images.", exit_on_error=False)
-    parser.add_argument("data", help="a folder of images, an .npz or .npy file, or the name of a torchvision data set")
+    parser.add_argument(
+        _DATA, metavar="data", help="a folder of images, an .npz or .npy file, or the name of a torchvision data set"
+    )
     parser.add_argument("--out", type=str, help="the run's folder: new, or empty, or a run to --resume")
     parser.add_argument("--recipe", type=str, help="start from a recipe; `twofold recipes` lists them")
     parser.add_argument(
@@ -49,7 +54,9 @@ def _run_pretrain(options: dict[str, Any]) -> None:
 def _evaluate_parser() -> ArgumentParser:
     parser = ArgumentParser(description="Measure what a frozen encoder's representation is worth.", exit_on_error=False)
     parser.add_argument("run", help="a run's folder, or an encoder.safetensors")
-    parser.add_argument("data", help="labelled images: a folder, an .npz file, or the name of a torchvision data set")
+    parser.add_argument(
+        _DATA, metavar="data", help="labelled images: a folder, an .npz file, or the name of a torchvision data set"
+    )
     parser.add_class_arguments(EvaluationConfig)
     return parser
 
@@ -85,9 +92,39 @@ def _run_demo(options: dict[str, Any]) -> None:
     demo(**options)
 
 
+def _convert_parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        description="Turn an official checkpoint of SimCLR (TensorFlow) or MoCo (.pth.tar) into an encoder of ours.",
+        exit_on_error=False,
+    )
+    parser.add_argument("source", help="a TF1 checkpoint or its folder, a TF2 SavedModel, or MoCo's .pth.tar")
+    parser.add_argument("--out", type=str, help="a new folder for encoder.safetensors and conversion.json")
+    parser.add_argument(
+        "--weights",
+        type=Literal["auto", "base", "ema"],
+        default="auto",
+        help="base weights or their moving average; auto: base where there are both (default: auto)",
+    )
+    parser.add_argument(
+        "--classifier_layer", type=int, help="output of the head that the classifier reads, if nothing says it"
+    )
+    return parser
+
+
+def _run_convert(options: dict[str, Any]) -> None:
+    if not options.get("out"):
+        raise UserError("--out is missing: name a new folder for the converted encoder, e.g. --out encoders/r50")
+    console.print(describe(convert(options.pop("source"), options.pop("out"), **options)), markup=False)
+
+
 COMMANDS: dict[str, tuple[str, Callable[[], ArgumentParser], Callable[[dict[str, Any]], None]]] = {
     "pretrain": ("learn a representation from unlabelled images", _pretrain_parser, _run_pretrain),
-    "evaluate": ("measure a frozen encoder: linear probe or nearest neighbours", _evaluate_parser, _run_evaluate),
+    "evaluate": (
+        "measure a frozen encoder: linear probe, nearest neighbours, ImageNet",
+        _evaluate_parser,
+        _run_evaluate,
+    ),
+    "convert": ("turn an official checkpoint into an encoder of ours", _convert_parser, _run_convert),
     "recipes": ("list the recipes of the published results", _recipes_parser, _run_recipes),
     "demo": ("the whole story on 5,000 real digits, in minutes", _demo_parser, _run_demo),
 }
@@ -143,8 +180,12 @@ def _parse(parser: ArgumentParser, command: str, arguments: Sequence[str]) -> di
         if unknown:
             name = (unknown.group(1) or unknown.group(2)).split("=")[0]
             raise UserError(f"there is no option '{name}'{suggest(name, _options(parser))}") from error
-        raise UserError(explain(str(error))) from error
-    return {name.replace("-", "_"): value for name, value in given(namespace).items()}
+        raise UserError(explain(str(error)).replace(_DATA, "data")) from error
+    options = {name.replace("-", "_"): value for name, value in given(namespace).items()}
+    where = options.pop(_DATA, None)
+    if where is not None:
+        options |= {f"data.{name}": value for name, value in options.pop("data", {}).items()} | {"data": where}
+    return options
 
 
 def _options(parser: ArgumentParser) -> list[str]:

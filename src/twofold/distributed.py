@@ -244,7 +244,7 @@ def batch_norm(
 
 
 class BatchNorm(nn.Module):
-    """Batch normalisation of [n, channels] or [n, channels, H, W] over the global batch (spec: A.12).
+    """Batch normalisation of [n, channels] or [n, channels, H, W] over the global batch.
 
     Statistics in training mode are those of all ranks' rows, weighted by their counts, on any backend; in one process
     torch's native kernels do the work. They are kept in float32 or better, whatever the type of x.

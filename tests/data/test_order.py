@@ -55,7 +55,7 @@ def test_steps_are_what_the_epochs_hold(size, epochs):
 
 
 def test_published_numbers_of_steps():
-    """ImageNet, 100 epochs at 4096: 31,279 steps = 1281167 * 100 // 4096 + 1 (spec H.6)."""
+    """ImageNet, 100 epochs at 4096: 31,279 steps = 1281167 * 100 // 4096 + 1."""
     order = Order(1_281_167, 4096, 0)
     assert order.reference_steps(100) == order.steps(100) + 1 == 31_279
 

@@ -17,7 +17,7 @@ from twofold.encoders.selective_kernel import ShortcutPool
 from twofold.errors import UserError
 from twofold.heads import HeadConfig, ProjectionHead
 
-# The 13 nets of SimCLR v2: depth, width, selective kernels, million numbers, convolutions, norms (spec B.2; the
+# The 13 nets of SimCLR v2: depth, width, selective kernels, million numbers, convolutions, norms (the
 # official table counts moving averages as parameters).
 NETS = [
     (50, 1, False, 24, 53, 53),
@@ -63,7 +63,7 @@ def test_published_nets(depth: int, width: int, sk: bool, size: int, convs: int,
 
 @pytest.mark.parametrize(("width", "size"), [(1, 23.6), (2, 94.0), (4, 375.6)])
 def test_v1_sizes(width: int, size: float) -> None:
-    """ResNet-50 of SimCLR v1, to three digits or more (spec A.7)."""
+    """ResNet-50 of SimCLR v1, to three digits or more."""
     assert round(million(on_meta(50, width)), 1) == size
 
 
@@ -71,7 +71,7 @@ def test_v1_sizes(width: int, size: float) -> None:
     ("depth", "convs"), [(10, 13), (18, 21), (34, 37), (50, 53), (101, 104), (152, 155), (200, 203)]
 )
 def test_layers(depth: int, convs: int) -> None:
-    """Convolutions of each depth (spec A.7; resnet10 is ours: a stem, 4 shortcuts, 8 in blocks)."""
+    """Convolutions of each depth (resnet10 is ours: a stem, 4 shortcuts, 8 in blocks)."""
     assert count(on_meta(depth), nn.Conv2d) == convs
 
 
@@ -79,7 +79,7 @@ def test_layers(depth: int, convs: int) -> None:
     ("width", "layers", "size"), [(1, 2, 4.46), (1, 3, 8.66), (2, 2, 17.3), (2, 3, 34.1), (4, 2, 68.2), (4, 3, 135.3)]
 )
 def test_head_sizes(width: int, layers: int, size: float) -> None:
-    """Heads of ResNet-50 (spec A.8, million parameters)."""
+    """Heads of ResNet-50 (million parameters)."""
     with torch.device("meta"):
         head = ProjectionHead(2048 * width, HeadConfig(layers=layers))
     digits = 2 if width == 1 else 1
@@ -94,7 +94,7 @@ def test_widths() -> None:
 
 
 def test_starting_values() -> None:
-    """Kernels: normal numbers cut at two deviations, of variance 1/fan_in; last scale of each branch 0 (spec A.7)."""
+    """Kernels: normal numbers cut at two deviations, of variance 1/fan_in; last scale of each branch 0."""
     torch.manual_seed(0)
     net = ResNet(18, zero_init_residual=True)
     for module in net.modules():

@@ -21,7 +21,7 @@ V2 = [
     (152, 1, 0, 155, 155, 58), (152, 1, 1, 257, 207, 89), (152, 2, 0, 155, 155, 233), (152, 2, 1, 257, 207, 354),
     (152, 3, 1, 257, 207, 795),
 ]  # fmt: skip
-V1 = [(1, 24), (2, 94), (4, 376)]  # width and millions of parameters (spec A.7)
+V1 = [(1, 24), (2, 94), (4, 376)]  # width and millions of parameters
 
 
 def shapes_of(

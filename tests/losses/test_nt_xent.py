@@ -46,7 +46,7 @@ def test_equals_the_loops_of_algorithm_1(
     torch.testing.assert_close(loss.item(), expected, **CLOSE[loss.dtype])
 
 
-# ---- closed forms (spec A.9; each is the mean over anchors)
+# ---- closed forms (each is the mean over anchors)
 
 
 def orthogonal(count: int) -> Tensor:

@@ -54,7 +54,7 @@ def test_train_steps_equal_the_reference() -> None:
 
 
 def test_published_counts() -> None:
-    assert train_steps(1_281_167, 4096, 100) == 31_279  # spec E.1
+    assert train_steps(1_281_167, 4096, 100) == 31_279
     assert train_steps(50_000, 512, 1000) == 97_657
     assert warmup_steps(1_281_167, 4096, 10) == 3127
 

@@ -10,13 +10,14 @@ from typing import Any, Literal
 
 from torch import nn
 
+from twofold.commands.imagenet import ImageNetReport, imagenet
 from twofold.commands.load import encoder_path, load
 from twofold.data import DataConfig, Source, open_source, splits_of
 from twofold.encoders.weights import read_header
 from twofold.errors import UserError
 from twofold.evaluation import protocols
 from twofold.evaluation.logistic import GRID, PAPER_GRID
-from twofold.training.config import OptionsParser
+from twofold.training.config import OptionsParser, flatten, plain
 from twofold.training.progress import console, duration
 
 
@@ -24,9 +25,10 @@ from twofold.training.progress import console, duration
 class EvaluationConfig:
     """How an encoder is evaluated."""
 
-    protocol: Literal["linear", "knn"] = "linear"
+    protocol: Literal["linear", "knn", "imagenet"] = "linear"
     """linear: logistic regression on frozen features, its penalty chosen on held-out training images; knn: the vote of
-    the nearest neighbours by cosine."""
+    the nearest neighbours by cosine; imagenet: top-1 and top-5 of the classifier that the encoder's file holds, on a
+    folder of validation images, preprocessed as the SimCLR code does it."""
     test: str | None = None
     """Data for the score; without it the data's own test split, or else a fifth of each class, held out."""
     seed: int = 0
@@ -44,6 +46,10 @@ class EvaluationConfig:
     preprocessing: Literal["auto", "none", "resize", "crop"] = "auto"
     """crop: central 0.875 of the shorter side, resized; resize: the whole central square; none: pixels as they are;
     auto: none for images of that size, resize up to 32 pixels, else crop."""
+    resample: Literal["tf2", "tf1", "antialias"] | None = None
+    """How images are resized; as in the encoder's training when not given."""
+    classifier_layer: int | None = None
+    """Output of the projection head that the classifier reads, where the file does not say (imagenet)."""
     batch: int = 256
     """Images at a time."""
     device: Literal["cpu", "cuda", "mps"] | None = None
@@ -84,7 +90,9 @@ class EvaluationReport:
         return "\n".join(lines)
 
 
-def evaluate(run: str | Path, data: Any, *, encoder: nn.Module | None = None, **options: Any) -> EvaluationReport:
+def evaluate(
+    run: str | Path, data: Any, *, encoder: nn.Module | None = None, **options: Any
+) -> EvaluationReport | ImageNetReport:
     """Evaluate a frozen encoder.
 
     Args:
@@ -102,6 +110,14 @@ def evaluate(run: str | Path, data: Any, *, encoder: nn.Module | None = None, **
     test_data = options.pop("test", None)
     config = OptionsParser(EvaluationConfig).build(options)
     path = encoder_path(run)
+    if config.protocol == "imagenet":
+        _refuse_unused(options, test_data, encoder)
+        return imagenet(
+            path, data, size=config.size, resample=config.resample, classifier_layer=config.classifier_layer,
+            batch=config.batch, device=config.device, workers=config.data.workers,
+        )  # fmt: skip
+    if config.classifier_layer is not None:
+        raise UserError(f"--classifier_layer {config.classifier_layer} goes with --protocol imagenet; leave it out")
     model = load(path, encoder, config.device or "cpu")
     views = read_header(path)["extra"].get("options", {}).get("views", {})
     data_config = dataclasses.replace(config.data, channels=config.data.channels or model.input.channels)
@@ -116,14 +132,26 @@ def evaluate(run: str | Path, data: Any, *, encoder: nn.Module | None = None, **
     found = protocols.evaluate(
         model, train, test, config.protocol,
         size=config.size or views.get("size"), batch=config.batch, preprocessing=config.preprocessing,
-        resample=views.get("resample", "antialias"), seed=config.seed, held_out=config.held_out, k=config.k,
-        temperature=config.temperature, grid=PAPER_GRID if config.grid == "paper" else GRID,
+        resample=config.resample or views.get("resample", "antialias"), seed=config.seed, held_out=config.held_out,
+        k=config.k, temperature=config.temperature, grid=PAPER_GRID if config.grid == "paper" else GRID,
         workers=config.data.workers, progress=progress,
     )  # fmt: skip
     if not (path.parent / "config.yaml").exists():
         return EvaluationReport(found, None)
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     return EvaluationReport(found, found.write(_free_name(path.parent / "evaluations", f"{config.protocol}-{stamp}")))
+
+
+def _refuse_unused(options: dict[str, Any], test: Any, encoder: nn.Module | None) -> None:
+    """Raise where an option is given that the published protocol has no use for, or that would change it."""
+    used = {"protocol", "size", "resample", "classifier_layer", "batch", "device", "data.workers"}
+    unused = sorted(flatten(plain(options)).keys() - used)
+    unused += ["test"] * (test is not None) + ["encoder"] * (encoder is not None)
+    if unused:
+        told = ", ".join(f"--{name}" for name in unused)
+        raise UserError(
+            f"--protocol imagenet has no use for {told}; it scores the classifier on all images of the folder"
+        )
 
 
 def _open(data: Any, test: Any, config: DataConfig) -> tuple[Source, Source | None]:

@@ -1,7 +1,7 @@
 """Our parameters beside the variables of the reference implementation (google-research/simclr, TF1 names).
 
 TensorFlow numbers variables by order of creation; our modules register their children in that order (stem, then each
-block's shortcut before its branch: spec G.3), so that walking them gives the numbers.
+block's shortcut before its branch), so that walking them gives the numbers.
 """
 
 from __future__ import annotations

@@ -108,8 +108,8 @@ def label_efficiency(
     """Test accuracy of a logistic regression against the number of labels, for several kinds of features.
 
     In each draw every feature set gets the same labelled images. The l2 penalty is chosen among these images alone, on
-    random held-out fifths (repeated until they hold 250 images, five times at most), and the classifier is then fitted on all
-    of them. So neither test images nor further labels take part.
+    random held-out fifths (repeated until they hold 250 images, five times at most), and the classifier is then fitted
+    on all of them. So neither test images nor further labels take part.
 
     Args:
         feature_sets: name -> (features of the training images [N, d], of the test images [M, d]).

@@ -152,7 +152,7 @@ def _encoders(shapes: Shapes, source: str, prefix: str) -> Iterator[ResNet]:
     else:
         ratio = _sk_ratio(convs)
         # With basic blocks and the CIFAR stem, sk_ratio adds no variable, only pooling: such nets pass for plain ones.
-        # None was published, and the TF1 code cannot build them (spec H.11).
+        # None was published, and the TF1 code cannot build them.
         guesses = [("cifar", first[3] / 64, 0.0), ("imagenet", first[3] / 32, ratio), ("cifar", first[3] / 64, ratio)]
     for stem, width, sk_ratio in guesses:
         depth = min(BLOCKS, key=lambda depth: abs(_count_convolutions(depth, stem, sk_ratio) - len(convs)))

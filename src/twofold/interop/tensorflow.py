@@ -2,7 +2,7 @@
 
 Three layouts, all of them tensor bundles: TF1 checkpoints (names are the variables'), TF2 SavedModels and TF2
 checkpoints (names are places in the graph of Python objects, which the file holds too, beside the variables' names).
-All are brought to TF1's names (spec G.1), which `encoders.reference_names` knows.
+All are brought to TF1's names, which `encoders.reference_names` knows.
 
 Source: google-research/simclr, run.py and tf2/run.py; tensorflow/core/protobuf/trackable_object_graph.proto.
 """

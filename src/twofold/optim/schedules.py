@@ -10,7 +10,7 @@ from twofold.errors import UserError
 
 
 def scaled_lr(base: float, batch: int, rule: Literal["linear", "sqrt", "none"]) -> float:
-    """The peak learning rate for a global batch: base * batch / 256, base * sqrt(batch), or base (spec A.11)."""
+    """The peak learning rate for a global batch: base * batch / 256, base * sqrt(batch), or base."""
     if rule not in ("linear", "sqrt", "none"):
         raise UserError(f"lr_rule must be linear, sqrt or none, got {rule!r}")
     return base * {"linear": batch / 256, "sqrt": math.sqrt(batch), "none": 1.0}[rule]
