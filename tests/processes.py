@@ -56,10 +56,17 @@ def _wait(processes: list[Any], folder: Path, deadline: float) -> None:
         if time.monotonic() > deadline:
             raise RuntimeError("the processes did not end in time: a collective that not all ranks joined?")
         time.sleep(0.02)
+    # A rank that dies fails the others' collectives within moments: tell all tracebacks, the cause is among them.
+    grace = time.monotonic() + 2
+    while any(process.exitcode != 0 for process in processes) and time.monotonic() < grace:
+        if all(process.exitcode is not None for process in processes):
+            break
+        time.sleep(0.02)
+    errors = [(rank, folder / f"error{rank}.txt") for rank in range(len(processes))]
+    told = [f"rank {rank} failed:\n{error.read_text()}" for rank, error in errors if error.exists()]
+    if told:
+        raise RuntimeError("\n".join(told))
     for rank, process in enumerate(processes):
-        error = folder / f"error{rank}.txt"
-        if error.exists():
-            raise RuntimeError(f"rank {rank} failed:\n{error.read_text()}")
         if process.exitcode not in (None, 0):
             raise RuntimeError(f"rank {rank} ended with exit code {process.exitcode}")
 
