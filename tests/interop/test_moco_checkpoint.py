@@ -18,7 +18,10 @@ from twofold.encoders import ResNet, load_classifier, load_encoder, load_head, r
 from twofold.encoders.adapters import TorchvisionEncoder
 from twofold.errors import UserError
 from twofold.heads import HeadConfig, ProjectionHead
-from twofold.interop.moco import MEAN, STD, read_moco, write_moco
+from twofold.interop.moco import read_moco, write_moco
+
+# ImageNet's statistics, as main_moco.py and main_lincls.py write them out.
+MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
 
 def official_net(arch: str, mlp: bool, seed: int, dim: int = 128) -> nn.Module:
