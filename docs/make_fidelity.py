@@ -54,8 +54,9 @@ def main() -> None:
     """Run the tests, and the mutations if asked; write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--mutations", nargs="*", metavar="ROW", help="break each component (or those named) too")
+    parser.add_argument("--records", type=Path, help="comparisons of an earlier run, made with TWOFOLD_FIDELITY=FILE")
     options = parser.parse_args()
-    records = run_tests()
+    records = read(options.records) if options.records else run_tests()
     missing = [component for component in ROWS if component not in records]
     if missing:
         sys.exit(f"no test recorded anything for {', '.join(missing)}")
@@ -64,7 +65,7 @@ def main() -> None:
         for component in options.mutations or ROWS:
             shown[component] = outcome(component, tests_of(records[component]))
             print(f"{component}: {shown[component]['said'] or 'NOT NOTICED'}", flush=True)
-        SHOWN.write_text(json.dumps({name: shown[name] for name in ROWS if name in shown}, indent=1) + "\n")
+            SHOWN.write_text(json.dumps({name: shown[name] for name in ROWS if name in shown}, indent=1) + "\n")
     PAGE.write_text(page(records, shown))
 
 
@@ -76,10 +77,15 @@ def run_tests() -> Records:
         lines = Path(folder) / "comparisons.jsonl"
         environment = os.environ | {"TWOFOLD_FIDELITY": str(lines), "OMP_NUM_THREADS": "1"}
         subprocess.run([sys.executable, "-m", "pytest", *files], cwd=ROOT, env=environment, check=True)
-        records: Records = defaultdict(list)
-        for line in lines.read_text().splitlines():
-            record = json.loads(line)
-            records[record["component"]].append(record)
+        return read(lines)
+
+
+def read(lines: Path) -> Records:
+    """What `fidelity.record` wrote, by component."""
+    records: Records = defaultdict(list)
+    for line in lines.read_text().splitlines():
+        record = json.loads(line)
+        records[record["component"]].append(record)
     return records
 
 
