@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from twofold.encoders import Encoder
-from twofold.losses import chance_level, negatives_per_anchor
+from twofold.losses import chance_level, describe, negatives_per_anchor
 
 
 @dataclass(frozen=True)
@@ -60,3 +60,8 @@ class Method(nn.Module):
     def chance(self, batch: int) -> float:
         """The loss of an embedding that tells nothing apart, at a global batch of `batch` images."""
         return chance_level(batch)
+
+    def describe(self, output: Output, batch: int) -> dict[str, float]:
+        """What a row of metrics tells of a step beside its loss, at a global batch of `batch` images."""
+        embedding = describe(output.z_a, output.z_b, output.h, self.temperature, batch, self.normalize)
+        return {"negatives": self.negatives(batch)} | embedding | {"chance": self.chance(batch)}

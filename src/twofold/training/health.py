@@ -24,7 +24,7 @@ class Health:
     def advice(self, step: int, metrics: Mapping[str, float]) -> list[str]:
         """New warnings, in words, given the metrics logged at `step`."""
         found = {}
-        if step >= self.patience:
+        if step >= self.patience and "contrastive_top1" in metrics:  # other objectives have other symptoms
             at_chance = metrics["loss"] > 0.98 * metrics["chance"]
             if at_chance and metrics["contrastive_top1"] < 5 * self.chance_top1:
                 found["chance"] = (

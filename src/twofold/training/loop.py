@@ -51,7 +51,7 @@ class Training(RunState):
     def update(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer, batch: Batch) -> Output:
         """One step: views, loss, gradient, update."""
         for group in optimizer.param_groups:
-            group["lr"] = self.schedule(self.step)
+            group["lr"] = self.schedule(self.step) * group.get("lr_scale", 1.0)
         torch.manual_seed(derive_seed(self.seed, "step", self.step, rank()))  # dropout and the like, by address too
         a, b = self.look_twice(batch)
         with self.accelerator.autocast():

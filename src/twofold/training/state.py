@@ -11,7 +11,6 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from twofold import losses
 from twofold.data.loader import Loader
 from twofold.distributed import all_reduce_mean, rank, world_size
 from twofold.methods import Method, Output
@@ -57,16 +56,12 @@ class RunState:
     stopped_by: int | None = None
 
     def measure(self, output: Output) -> dict[str, float]:
-        """One row of metrics: means since the last row, and how the last step's embedding looks."""
+        """One row of metrics: means since the last row, and what the method tells of the last step."""
         loss = float(all_reduce_mean(self.sums["loss"] / self.sums["steps"]))
         check_finite(loss, self.step)
         self.sums = {}
         row = {"step": self.step, "epoch": self.step / self.steps_per_epoch, "loss": loss, "seconds": self.seconds}
-        row |= {"lr": self.schedule(self.step - 1), "negatives": self.method.negatives(self.batch)}
-        embedding = losses.describe(
-            output.z_a, output.z_b, output.h, self.method.temperature, self.batch, self.method.normalize
-        )
-        return row | embedding | {"chance": self.method.chance(self.batch)}
+        return row | {"lr": self.schedule(self.step - 1)} | self.method.describe(output, self.batch)
 
     def record(self, row: dict[str, float]) -> None:
         """Append a row to metrics.jsonl, and to the tracker if there is one."""

@@ -1,0 +1,83 @@
+"""Starting a run: the device and the processes, the run's folder, the data it began with."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import broadcast_object_list
+
+from twofold.data import Source
+from twofold.distributed import rank, world_size
+from twofold.errors import UserError
+from twofold.training.config import RunConfig
+from twofold.training.defaults import choose_precision
+from twofold.training.progress import console
+from twofold.training.rundir import RunDirectory
+
+
+def choose_device(asked: str) -> torch.device:
+    """The device that `--training.device` names; auto takes a GPU where there is one. UserError if it is not there."""
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if asked == "auto":
+        return torch.device(next(name for name in ("cuda", "mps", "cpu") if there[name]))
+    if not there[asked]:
+        raise UserError(f"--training.device {asked}: torch sees no such device here; use --training.device cpu")
+    return torch.device(asked)
+
+
+def start_accelerator(config: RunConfig, run: RunDirectory) -> Accelerator:
+    """Take the device and precision, and join the other processes if there are any."""
+    device = choose_device(config.training.device)
+    if config.training.threads:
+        torch.set_num_threads(config.training.threads)
+    track = config.training.track
+    if track == "tensorboard" and importlib.util.find_spec("tensorboard") is None:
+        raise UserError('--training.track tensorboard needs an extra: pip install "twofold[track]"')
+    # Accelerate keeps its settings for the life of the process; an earlier run's need not be this one's.
+    AcceleratorState._reset_state(reset_partial_state=world_size() == 1)
+    accelerator = Accelerator(
+        cpu=device.type == "cpu",
+        mixed_precision=choose_precision(config.training.precision, device),
+        log_with=None if track == "none" else track,
+        project_dir=str(run.path),
+    )
+    if track != "none":
+        accelerator.init_trackers("tensorboard")
+    return accelerator
+
+
+def start_run(run: RunDirectory, config: RunConfig, source: Source, data: Any, recipe: str | None) -> None:
+    """Write the run's configuration; every rank learns if that was refused."""
+    problem: list[str | None] = [None]
+    if rank() == 0:
+        facts = {"data": str(data) if isinstance(data, (str, os.PathLike)) else source.name, "images": len(source)}
+        facts |= {"fingerprint": source.fingerprint(), "recipe": recipe, "seed": config.seed}
+        try:
+            run.create(config, facts)
+        except UserError as error:
+            problem = [str(error)]
+    if world_size() > 1:
+        broadcast_object_list(problem)
+    if problem[0] is not None:
+        raise UserError(problem[0])
+
+
+def check_same_data(run: RunDirectory, source: Source) -> None:
+    """Refuse to resume on other data than the run began with."""
+    _, facts = run.read()
+    if source.fingerprint() != facts["fingerprint"]:
+        raise UserError(
+            f"the data has changed since the run in {run.path} began ({facts['images']} images "
+            f"then, {len(source)} now, or other files); give the same data to resume, or start a new run"
+        )
+
+
+def say(text: str) -> None:
+    """Print on the first rank alone."""
+    if rank() == 0:
+        console.print(text)
