@@ -42,7 +42,11 @@ def options() -> str:
     for field in dataclasses.fields(RunConfig):
         room: Any = field.default_factory
         if dataclasses.is_dataclass(room):
-            parts += [f"## {field.name}", "", *head, *rows(room, f"{field.name}."), ""]
+            parts += [f"## {field.name}", "", *head, *rows(room, f"{field.name}.")]
+            for inner in dataclasses.fields(room):
+                if dataclasses.is_dataclass(inner.default_factory):
+                    parts += rows(inner.default_factory, f"{field.name}.{inner.name}.")
+            parts += [""]
     parts += ["## twofold evaluate", "", *head, *rows(EvaluationConfig), ""]
     return "\n".join([*parts, "The options of `data` above apply here, too.", ""])
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,14 +13,16 @@ from twofold.errors import UserError
 
 @dataclass(frozen=True)
 class InputSpec:
-    """What an encoder takes: images [N, channels, H, W] of floats in [0, 1]."""
+    """What an encoder takes: images [N, channels, H, W] of floats in [0, 1], or sounds [N, samples] with lengths."""
 
     channels: int = 3
     """Number of channels."""
     size: int | None = None
     """The one side H = W in pixels that it takes; None where any will do."""
-    kind: str = "image"
+    kind: Literal["image", "speech"] = "image"
     """What the input is."""
+    sample_rate: int | None = None
+    """Of sounds, in Hz."""
 
 
 class Encoder(nn.Module):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from twofold.encoders.adapters import TimmEncoder, TorchvisionEncoder, torchvision_names
 from twofold.encoders.base import Encoder
 from twofold.encoders.resnet import BLOCKS, ResNet, Stem
+from twofold.encoders.utterance import SpeechEncoderConfig, speech_encoder
 from twofold.errors import UserError
 
 
@@ -17,7 +18,8 @@ class EncoderConfig:
     """The encoder."""
 
     name: str | None = None
-    """resnet10|18|34|50|101|152|200, timm:NAME or torchvision:NAME; none = chosen from the data."""
+    """resnet10|18|34|50|101|152|200, timm:NAME or torchvision:NAME; for sounds speech:corrected, speech:small or
+    speech:released; none = chosen from the data."""
     width: float = 1.0
     """Multiplies the numbers of filters of a resnet: 1 to 4 were published, 0.25 and 0.5 are for CPUs."""
     stem: Literal["auto", "imagenet", "cifar", "small"] | None = None
@@ -35,6 +37,8 @@ class EncoderConfig:
     """timm: and torchvision: only: one value a channel that is subtracted inside from images in [0, 1]; none = 0."""
     std: tuple[float, ...] | None = None
     """timm: and torchvision: only: one value a channel that the encoder then divides by; none = 1."""
+    speech: SpeechEncoderConfig = field(default_factory=SpeechEncoderConfig)
+    """Speech encoder"""
 
 
 def build_encoder(config: EncoderConfig, image_size: int | None = None) -> Encoder:
@@ -52,6 +56,11 @@ def build_encoder(config: EncoderConfig, image_size: int | None = None) -> Encod
         raise UserError("encoder.name is not set; name one, e.g. resnet18 or timm:convnext_tiny")
     channels = 3 if config.channels is None else config.channels
     library, _, model = config.name.partition(":")
+    if library == "speech":
+        _refuse(config, {"width": 1.0, "sk_ratio": 0.0, "zero_init_residual": True, "pretrained": False})
+        _refuse(config, {"stem": None, "channels": (None, 1), "mean": None, "std": None})
+        return speech_encoder(model, config.speech)
+    _refuse(config, {"speech": SpeechEncoderConfig()})
     if library in ("timm", "torchvision") and model:
         _refuse(config, {"width": 1.0, "sk_ratio": 0.0, "zero_init_residual": True})
         if config.pretrained:  # which come with their own

@@ -93,6 +93,10 @@ class SpeechTransformer(nn.Module):
         Raises:
             UserError: x is not [n, T, F], or a length is not in 1 .. T.
         """
+        return self.hidden_states(x, lengths)[-1]
+
+    def hidden_states(self, x: Tensor, lengths: Tensor) -> list[Tensor]:
+        """What `forward` gives, after what the dense layer and each layer before gave: layers + 1 of [n, T, width]."""
         if x.ndim != 3 or x.shape[2] != self.features or lengths.shape != x.shape[:1]:
             raise UserError(
                 f"this encoder takes frames [n, T, {self.features}] and lengths [n], got {tuple(x.shape)} and "
@@ -100,8 +104,12 @@ class SpeechTransformer(nn.Module):
             )
         if len(lengths) and not 1 <= int(lengths.min()) <= int(lengths.max()) <= x.shape[1]:
             raise UserError(f"lengths must lie in 1 .. {x.shape[1]}, got {int(lengths.min())} .. {int(lengths.max())}")
+        return self.hidden_states_unchecked(x, lengths)
+
+    def hidden_states_unchecked(self, x: Tensor, lengths: Tensor) -> list[Tensor]:
+        """`hidden_states` without a look at the values, which `torch.export` cannot follow."""
         valid = valid_frames(lengths, x.shape[1])
-        y = F.relu(self.dense(x))
+        states = [F.relu(self.dense(x))]
         for layer in self.layers:
-            y = layer(y, valid[:, None, None, :])
-        return torch.where(valid[:, :, None], y, 0.0)
+            states.append(layer(states[-1], valid[:, None, None, :]))
+        return [torch.where(valid[:, :, None], state, 0.0) for state in states]
