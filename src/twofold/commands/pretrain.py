@@ -25,6 +25,7 @@ from twofold.evaluation.monitors import LabelMonitor, hold_out
 from twofold.heads import ProjectionHead
 from twofold.methods import Method, build_method
 from twofold.optim import build_optimizer, build_schedule
+from twofold.training.clock import describe_time
 from twofold.training.config import RunConfig, build, merge, plain, to_yaml
 from twofold.training.defaults import choose
 from twofold.training.loop import Training
@@ -229,6 +230,7 @@ def finish(training: Training, source: Source, complete: bool, report: bool, mod
     if first:
         images = training.step * training.batch
         console.print(f"{images:,} images in {duration(training.seconds)}; encoder: {run.encoder_file}")
+        console.print(describe_time(training.clock.seconds))
         if report:
             console.print(f"report: {write_run_report(run, source, module=module)}")
     return run

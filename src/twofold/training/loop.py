@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 
 import torch
-from torch import Tensor
 
 from twofold.data.loader import Batch
 from twofold.distributed import rank
@@ -26,6 +25,7 @@ class Training(RunState):
         health, before, begun = Health(self.steps, self.batch), self.seconds, time.monotonic()
         with StopRequest() as stop, ProgressReport(self.steps, self.step, self.batch, quiet=rank() > 0) as progress:
             for batch in self.loader.iterate(self.step, self.steps):
+                self.clock.mark("data")
                 output = self.update(model, optimizer, batch)
                 self.step += 1
                 self.seconds = before + time.monotonic() - begun
@@ -33,15 +33,16 @@ class Training(RunState):
                 if self.step % self.log_every == 0 or last:
                     row = self.measure(output)
                     if last or (self.look_every and self.step % self.look_every == 0):
-                        for monitor in self.monitors:
-                            row |= monitor.look()
+                        row |= self.look()
                     self.record(row)
                     progress.status = f"loss {row['loss']:.3f}"
                     if rank() == 0:
                         for advice in health.advice(self.step, row):
                             console.print(f"warning: {advice}")
+                    self.clock.mark("logging")
                 if self.step % self.checkpoint_every == 0 or last or stopping:
                     self.save()
+                    self.clock.mark("saving")
                 progress.advance()
                 if stopping:
                     self.stopped_by = stop.signal
@@ -54,19 +55,19 @@ class Training(RunState):
             group["lr"] = self.schedule(self.step) * group.get("lr_scale", 1.0)
         torch.manual_seed(derive_seed(self.seed, "step", self.step, rank()))  # dropout and the like, by address too
         a, b = self.look_twice(batch)
+        self.clock.mark("views")
         with self.accelerator.autocast():
             output: Output = model(a, b)
+        self.clock.backward()
         self.accelerator.backward(output.loss)
+        self.clock.mark("encoder")
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         self.method.after_step()
+        self.clock.mark("optimiser")
         for name, value in (("loss", output.loss.detach()), ("steps", torch.ones(()))):
             self.sums[name] = self.sums[name] + value if name in self.sums else value
         for monitor in self.monitors:
             monitor.after_step(output, batch.labels)
+        self.clock.mark("monitors")
         return output
-
-    def look_twice(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The two views of a batch, [n, C, S, S] float on the device."""
-        a, b = self.views.apply(batch.images.to(self.accelerator.device, non_blocking=True), batch.draws)
-        return a.contiguous(memory_format=self.memory_format), b.contiguous(memory_format=self.memory_format)

@@ -11,10 +11,11 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from twofold.data.loader import Loader
+from twofold.data.loader import Batch, Loader
 from twofold.distributed import all_reduce_mean, rank, world_size
 from twofold.methods import Method, Output
 from twofold.training.checkpoint import load_checkpoint, save_checkpoint
+from twofold.training.clock import StepClock
 from twofold.training.health import check_finite
 from twofold.training.rundir import RunDirectory
 from twofold.views import ImageViews
@@ -54,12 +55,31 @@ class RunState:
     seconds: float = 0.0
     sums: dict[str, Tensor] = field(default_factory=dict)
     stopped_by: int | None = None
+    clock: StepClock = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.clock = StepClock(self.method, self.accelerator.device)
+
+    def look_twice(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The two views of a batch, [n, C, S, S] float on the device."""
+        a, b = self.views.apply(batch.images.to(self.accelerator.device, non_blocking=True), batch.draws)
+        return a.contiguous(memory_format=self.memory_format), b.contiguous(memory_format=self.memory_format)
+
+    def look(self) -> dict[str, float]:
+        """What the monitors see now."""
+        self.clock.mark("logging")
+        row: dict[str, float] = {}
+        for monitor in self.monitors:
+            row |= monitor.look()
+        self.clock.mark("monitors")
+        return row
 
     def measure(self, output: Output) -> dict[str, float]:
         """One row of metrics: means since the last row, and what the method tells of the last step."""
         loss = float(all_reduce_mean(self.sums["loss"] / self.sums["steps"]))
         check_finite(loss, self.step)
         self.sums = {}
+        self.clock.collect()
         row = {"step": self.step, "epoch": self.step / self.steps_per_epoch, "loss": loss, "seconds": self.seconds}
         return row | {"lr": self.schedule(self.step - 1)} | self.method.describe(output, self.batch)
 

@@ -1,0 +1,63 @@
+"""The clock gives every second to the part that it was spent in."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from twofold.heads import HeadConfig, ProjectionHead
+from twofold.training.clock import StepClock, describe_time, share
+
+
+class Slow(torch.autograd.Function):
+    """The identity, which sleeps forward and backward."""
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, seconds: float) -> Tensor:
+        ctx.seconds = seconds  # type: ignore[attr-defined]
+        time.sleep(seconds)
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, *gradients: Tensor) -> tuple[Tensor, None]:
+        time.sleep(2 * ctx.seconds)  # type: ignore[attr-defined]
+        return gradients[0], None
+
+
+class Method(nn.Module):
+    def __init__(self, heads: int) -> None:
+        super().__init__()
+        self.encoder = nn.Linear(4, 4)
+        self.heads = nn.ModuleList(ProjectionHead(4, HeadConfig(kind="linear", norm=False)) for _ in range(heads))
+
+    def forward(self, x: Tensor) -> Tensor:
+        zs = [head(Slow.apply(self.encoder(x), 0.03)) for head in self.heads]
+        return Slow.apply(sum(z.square().mean() for z in zs), 0.05)
+
+
+@pytest.mark.parametrize("heads", [1, 2])
+def test_the_line_between_encoder_and_loss_is_drawn_in_both_passes(heads: int) -> None:
+    method = Method(heads)
+    clock = StepClock(method, torch.device("cpu"))
+    time.sleep(0.2)  # before the clock starts: nobody's
+    clock.mark("data")
+    for _ in range(2):
+        loss = method(torch.randn(3, 4))
+        clock.backward()
+        loss.backward()
+        clock.mark("encoder")
+    clock.collect()
+    assert clock.seconds["data"] == 0
+    # Sleeps are never shorter than asked; what they are longer by on a busy machine is no more in one than in another.
+    assert clock.seconds["encoder"] >= 2 * 3 * 0.03 * heads
+    assert clock.seconds["loss"] >= 2 * 3 * 0.05
+    assert sum(clock.seconds.values()) < 5
+
+
+def test_the_sentence_names_what_took_time_and_nothing_else() -> None:
+    seconds = {"data": 0.2, "views": 0.0, "encoder": 8.8, "loss": 0.0, "optimiser": 1.0}
+    assert share(seconds) == pytest.approx(0.88)
+    assert describe_time(seconds) == "time: 88.0 % encoder and head (the limit is 100 %); optimiser 10.0 %, data 2.0 %"
