@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,8 @@ class Waves:
     """float32 [n, S], usually in [-1, 1]; 0 beyond the lengths."""
     lengths: Tensor
     """int64 [n] samples of each, at most S."""
+    random: Tensor | None = None
+    """[n, K] uniform numbers in [0, 1) for what a method does after the front end, drawn with the view."""
 
     @classmethod
     def of(cls, waves: Sequence[Tensor]) -> Waves:
@@ -40,17 +42,22 @@ class Waves:
         """All rows of several batches, padded to the longest."""
         longest = max(part.samples.shape[1] for part in parts)
         padded = [F.pad(part.samples, (0, longest - part.samples.shape[1])) for part in parts]
-        return Waves(torch.cat(padded), torch.cat([part.lengths for part in parts]))
+        drawn = [part.random for part in parts if part.random is not None]
+        numbers = None
+        if len(drawn) == len(parts):
+            count = min(part.shape[1] for part in drawn)
+            numbers = torch.cat([part[:, :count] for part in drawn])
+        return Waves(torch.cat(padded), torch.cat([part.lengths for part in parts]), numbers)
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def __getitem__(self, rows: slice | Tensor) -> Waves:
-        return Waves(self.samples[rows], self.lengths[rows])
+        return self._map(lambda values: values[rows])
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Waves:
         """The same on another device."""
-        return Waves(*(t.to(device, non_blocking=non_blocking) for t in (self.samples, self.lengths)))
+        return self._map(lambda values: values.to(device, non_blocking=non_blocking))
 
     def contiguous(self, **layout: Any) -> Waves:  # noqa: ARG002  # an image's order of channels means nothing here
         """Itself: there is one layout."""
@@ -58,7 +65,10 @@ class Waves:
 
     def pin_memory(self) -> Waves:
         """The same in page-locked memory."""
-        return Waves(self.samples.pin_memory(), self.lengths.pin_memory())
+        return self._map(lambda values: values.pin_memory())
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Waves:
+        return Waves(change(self.samples), change(self.lengths), None if self.random is None else change(self.random))
 
     def check(self) -> None:
         """Raise a UserError for wrong shapes, lengths or types."""

@@ -1,0 +1,165 @@
+"""Operators on batches of waveforms. Each takes its factors a row, has no randomness inside, and keeps lengths right.
+
+None knows of padding: what an operator makes of an utterance is the same alone and beside longer ones.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from fractions import Fraction
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from twofold.encoders.waves import Waves
+
+_ZEROS = 24
+"""Zero crossings of the resampling kernel on either side."""
+_BLOCK = 80
+"""Samples of a block whose energy says whether somebody speaks."""
+_ACTIVE = 1e-4
+"""Share of the loudest block's energy (-40 dB) above which a block counts as active."""
+
+
+def within(waves: Waves) -> Tensor:
+    """bool [n, S]: true within each row's length."""
+    return torch.arange(waves.samples.shape[1], device=waves.lengths.device) < waves.lengths[:, None]
+
+
+def cut(samples: Tensor, lengths: Tensor) -> Waves:
+    """Waves with 0 beyond the lengths."""
+    waves = Waves(samples, lengths)
+    return Waves(torch.where(within(waves), samples, 0.0), lengths)
+
+
+def change_speed(waves: Waves, speed: Fraction) -> Waves:
+    """Play all rows `speed` times as fast: pitch times speed, lengths divided by it (rounded to nearest, 1 at least).
+
+    By a windowed sinc that cuts off below half of the lower rate.
+    """
+    if speed == 1:
+        return waves
+    kernel, reach = _resampling_kernel(speed.numerator, speed.denominator, waves.samples.device)
+    lengths = (waves.lengths * speed.denominator + speed.numerator // 2).div(speed.numerator, rounding_mode="floor")
+    lengths = lengths.clamp(min=1)
+    count = int(lengths.max())
+    steps = -(-count // speed.denominator)
+    missing = max(0, (steps - 1) * speed.numerator + kernel.shape[2] - waves.samples.shape[1] - reach)
+    x = F.pad(waves.samples[:, None], (reach, missing))
+    out = F.conv1d(x, kernel, stride=speed.numerator)[:, :, :steps]  # [n, phases, steps]
+    return cut(out.transpose(1, 2).flatten(1)[:, :count], lengths)
+
+
+@functools.lru_cache(maxsize=64)
+def _resampling_kernel(numerator: int, denominator: int, device: torch.device) -> tuple[Tensor, int]:
+    """[denominator, 1, K]: for output phase p, the weights of the inputs around p * numerator / denominator."""
+    cutoff = min(1.0, denominator / numerator) * 0.945
+    reach = math.ceil(_ZEROS / cutoff)
+    offsets = torch.arange(-reach, reach + numerator + 1, dtype=torch.float64)
+    t = offsets - torch.arange(denominator, dtype=torch.float64)[:, None] * numerator / denominator
+    window = (math.pi / 2 * (t / reach).clamp(-1, 1)).cos().square()
+    kernel = torch.sinc(t * cutoff) * window
+    kernel = kernel / kernel.sum(1, keepdim=True)  # a constant stays what it is
+    return kernel[:, None].float().to(device), reach
+
+
+def change_pitch(waves: Waves, ratio: Fraction, sample_rate: int) -> Waves:
+    """Multiply all frequencies by `ratio` and keep the lengths: a phase vocoder stretches, resampling undoes it."""
+    if ratio == 1:
+        return waves
+    fft = 1 << round(math.log2(0.04 * sample_rate))
+    stretched = _stretch(F.pad(waves.samples, (0, fft)), float(ratio), fft)  # an end is heard as in a longer batch
+    longer = (waves.lengths * ratio.numerator).div(ratio.denominator, rounding_mode="floor").clamp(min=1)
+    back = change_speed(Waves(stretched, longer.clamp(max=stretched.shape[1])), ratio).samples
+    missing = waves.samples.shape[1] - back.shape[1]
+    return cut(F.pad(back, (0, max(0, missing)))[:, : waves.samples.shape[1]], waves.lengths)
+
+
+def _stretch(x: Tensor, factor: float, fft: int) -> Tensor:
+    """`factor` times as long at the same pitch: magnitudes between frames, phases that go on at the rate found."""
+    hop, window = fft // 4, torch.hann_window(fft, device=x.device)
+    spectrum = torch.stft(x, fft, hop, window=window, pad_mode="constant", return_complex=True)  # [n, bins, T]
+    count = spectrum.shape[2]
+    where = torch.arange(0, count, 1 / factor, device=x.device, dtype=torch.float64)
+    before = where.long()
+    share = (where - before).to(x.dtype)
+    spectrum = F.pad(spectrum, (0, 2))
+    first, second = spectrum[..., before], spectrum[..., before + 1]
+    magnitude = first.abs() * (1 - share) + second.abs() * share
+    advance = 2 * math.pi * hop * torch.arange(fft // 2 + 1, device=x.device, dtype=torch.float64)[:, None] / fft
+    step = second.angle().double() - first.angle().double() - advance
+    step = advance + step - 2 * math.pi * (step / (2 * math.pi)).round()
+    phase = first[..., :1].angle().double() + F.pad(step[..., :-1], (1, 0)).cumsum(2)
+    phase = (phase - 2 * math.pi * (phase / (2 * math.pi)).round()).to(x.dtype)
+    return torch.istft(torch.polar(magnitude, phase), fft, hop, window=window, length=round(x.shape[1] * factor))
+
+
+def convolve(waves: Waves, kernels: Tensor, delay: int = 0) -> Waves:
+    """Filter each row by its own kernel [n, K]; the output starts `delay` samples late and is as long as the input."""
+    size = waves.samples.shape[1]
+    n = 1 << (size + kernels.shape[1] - 2).bit_length()
+    spectrum = torch.fft.rfft(waves.samples, n) * torch.fft.rfft(kernels, n)
+    return cut(torch.fft.irfft(spectrum, n)[:, delay : delay + size], waves.lengths)
+
+
+def active_power(waves: Waves, where: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Mean square of each row's active samples [n], and which those are [n, S]: blocks within 40 dB of the loudest.
+
+    Args:
+        waves: what is measured.
+        where: bool [n, S] samples to measure on instead.
+    """
+    if where is None:
+        valid, size = within(waves), waves.samples.shape[1]
+        padded = F.pad(waves.samples, (0, -size % _BLOCK)).unflatten(1, (-1, _BLOCK))
+        energy = padded.square().sum(2)
+        loud = energy > _ACTIVE * energy.amax(1, keepdim=True)
+        where = loud.repeat_interleave(_BLOCK, dim=1)[:, :size] & valid
+    total = torch.where(where, waves.samples, 0.0).square().sum(1)
+    return total / where.sum(1).clamp(min=1), where
+
+
+def reverberate(waves: Waves, responses: Tensor) -> Waves:
+    """Convolve each row with its impulse response [n, K]; the mean power of its active samples stays what it was."""
+    before, where = active_power(waves)
+    out = convolve(waves, responses)
+    after, _ = active_power(out, where)
+    return Waves(out.samples * (before / after.clamp(min=1e-20)).sqrt()[:, None], waves.lengths)
+
+
+def add_noise(waves: Waves, noise: Tensor, snr: Tensor) -> Waves:
+    """Add noise [n, S] at `snr` [n] dB: the ratio of powers over the samples where somebody speaks. Silence stays."""
+    signal, where = active_power(waves)
+    power, _ = active_power(Waves(noise, waves.lengths), where)
+    gain = (signal / power.clamp(min=1e-20)).sqrt() * 10 ** (-snr / 20)
+    return cut(waves.samples + gain[:, None] * noise, waves.lengths)
+
+
+def reject_band(waves: Waves, low: Tensor, high: Tensor, sample_rate: int) -> Waves:
+    """Remove the frequencies between low and high [n] Hz: linear-phase filters of 64 ms, whose delay is taken back."""
+    half = round(0.032 * sample_rate)
+    t = torch.arange(-half, half + 1, device=waves.samples.device, dtype=torch.float64)
+    window = 0.42 + 0.5 * (math.pi * t / half).cos() + 0.08 * (2 * math.pi * t / half).cos()  # Blackman
+    edges = torch.stack([low, high]).double().to(t.device)[:, :, None] * 2 / sample_rate  # [2, n, 1]
+    low_pass = edges * torch.sinc(edges * t) * window
+    low_pass = low_pass / low_pass.sum(2, keepdim=True).clamp(min=1e-9)
+    kernels = low_pass[0] - low_pass[1]
+    kernels[:, half] += 1
+    return convolve(waves, kernels.to(waves.samples.dtype), half)
+
+
+def clip(waves: Waves, share: Tensor) -> Waves:
+    """Cut each row at `share` [n] of its own least and greatest value."""
+    low, high = waves.samples.amin(1, keepdim=True).clamp(max=0), waves.samples.amax(1, keepdim=True).clamp(min=0)
+    return Waves(
+        torch.minimum(torch.maximum(waves.samples, low * share[:, None]), high * share[:, None]), waves.lengths
+    )
+
+
+def drop_time(waves: Waves, start: Tensor, length: Tensor) -> Waves:
+    """Zero `length` [n] samples of each row from `start` [n] on."""
+    t = torch.arange(waves.samples.shape[1], device=waves.samples.device)
+    inside = (t >= start[:, None]) & (t < (start + length)[:, None])
+    return Waves(torch.where(inside, 0.0, waves.samples), waves.lengths)
