@@ -7,21 +7,27 @@ from twofold.data.files import FileSource
 from twofold.data.loader import Batch, Loader
 from twofold.data.opening import BadImage
 from twofold.data.order import Order
+from twofold.data.sound_loader import LengthOrder, SoundLoader
+from twofold.data.sounds import BadSound, SoundSource
 from twofold.data.sources import DatasetSource, Splits, open_source, splits_of
 from twofold.data.torchvision_sets import NAMED_SETS
 
 __all__ = [
     "ArraySource",
     "BadImage",
+    "BadSound",
     "Batch",
     "DataConfig",
     "DataFacts",
     "DatasetSource",
     "FileSource",
+    "LengthOrder",
     "Loader",
     "NAMED_SETS",
     "Order",
     "SkipList",
+    "SoundLoader",
+    "SoundSource",
     "Source",
     "Splits",
     "open_source",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,10 @@ class DataFacts:
     """`labels` is not None."""
     classes: int | None
     """How many classes there are; None without labels."""
+    kind: Literal["image", "speech"] = "image"
+    """What the examples are. Of sounds the height is 1 and the width a number of samples."""
+    sample_rate: int | None = None
+    """Of most of the sounds, in Hz."""
 
 
 class Source(Protocol):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from PIL import Image, ImageColor
@@ -11,8 +11,31 @@ from twofold.errors import UserError
 
 
 @dataclass(frozen=True)
+class SoundConfig:
+    """How recordings are read and put in order."""
+
+    max_seconds: float = 15.99
+    """Of longer recordings a part of this length is taken, at another place each time in training."""
+    min_seconds: float = 0.1
+    """Shorter recordings are left out."""
+    label: str | None = None
+    """Column of a manifest that holds the labels; "label" if there is one."""
+    distinct: Literal["none", "label", "text"] = "none"
+    """No two recordings of one label, or of one text, in a batch: they would be wrong negatives of each other."""
+    bucket: bool = True
+    """Batches of like lengths: less padding, and length tells nothing apart."""
+
+    def __post_init__(self) -> None:
+        if not 0.025 <= self.min_seconds < self.max_seconds:
+            raise UserError(
+                f"--data.sound.min_seconds {self.min_seconds} and max_seconds {self.max_seconds}: give at least 0.025 "
+                "(one frame), and more"
+            )
+
+
+@dataclass(frozen=True)
 class DataConfig:
-    """How images are found, read and put in order."""
+    """How images or sounds are found, read and put in order."""
 
     split: str | None = None
     """Which part of the data: train, val, test, ... as the data has them; by default the part made for training."""
@@ -43,6 +66,8 @@ class DataConfig:
     jpeg_draft: bool = False
     """Decode JPEG files at 1/2, 1/4 or 1/8 where the crops keep 2 pixels for each of theirs: photographs of 12
     megapixels load four times as fast, small ones no faster; crops differ by less than 1 in 255 on average."""
+    sound: SoundConfig = field(default_factory=SoundConfig)
+    """Sounds"""
 
     def __post_init__(self) -> None:
         if self.channels is not None and self.channels < 1:

@@ -20,8 +20,11 @@ from twofold.data.arrays import ArraySource, npz_splits, open_array_file
 from twofold.data.base import DataFacts, SkipList, Source, class_count, require_pairs, sample_indices
 from twofold.data.config import DataConfig
 from twofold.data.files import folder_splits, open_folder
+from twofold.data.images import find_images
 from twofold.data.opening import BadImage
 from twofold.data.pixels import GREY_MODES, images_to_tensor, set_channels, to_uint8
+from twofold.data.sound_layouts import MANIFESTS, open_sounds, sound_splits
+from twofold.data.sounds import find_sounds
 from twofold.data.torchvision_sets import NAMED_SETS, open_named
 from twofold.errors import UserError
 
@@ -66,7 +69,9 @@ def splits_of(what: Any) -> Splits:
     path = Path(what).expanduser()
     if path.exists():
         names: tuple[str, ...] = ()
-        if path.is_dir():
+        if _holds_sounds(path):
+            names = sound_splits(path)
+        elif path.is_dir():
             names = tuple(folder_splits(path))
         elif path.suffix.lower() == ".npz":
             names = npz_splits(path)
@@ -99,6 +104,8 @@ def _open(what: Any, config: DataConfig, split: str | None) -> Source:
 
 def _open_path(what: str | Path, config: DataConfig, split: str | None) -> Source:
     path = Path(what).expanduser()
+    if _holds_sounds(path):
+        return open_sounds(path, split, config)  # type: ignore[return-value]  # what it reads are sounds
     if path.is_dir():
         return open_folder(path, split, config)
     if path.suffix.lower() in _ARRAY_FILES and path.is_file():
@@ -108,6 +115,13 @@ def _open_path(what: str | Path, config: DataConfig, split: str | None) -> Sourc
     if str(what) in NAMED_SETS:
         return open_named(str(what), split, config)
     raise UserError(_not_found(str(what), path))
+
+
+def _holds_sounds(path: Path) -> bool:
+    """Whether this is a manifest, or a folder of sounds with no images on top of it."""
+    if path.is_file():
+        return path.suffix.lower() in MANIFESTS
+    return path.is_dir() and bool(find_sounds(path, 1)) and not find_images(path)
 
 
 def _not_found(what: str, path: Path) -> str:

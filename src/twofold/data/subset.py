@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from twofold.data.arrays import ArraySource
 from twofold.data.base import DataFacts, Source, class_count, sample_indices
+from twofold.data.sounds import SoundSource
 from twofold.errors import UserError
 
 
@@ -20,6 +21,8 @@ def subset(source: Source, indices: ArrayLike) -> Source:
     if isinstance(source, ArraySource):
         labels = None if source.labels is None else source.labels[chosen]
         return ArraySource(source.images[chosen], labels, classes=source.classes, name=source.name)
+    if isinstance(source, SoundSource):
+        return source.subset(chosen)
     return SubsetSource(source, chosen)
 
 

@@ -1,0 +1,215 @@
+"""How a folder or a manifest becomes a list of recordings: plain folders and the layouts of four public corpora."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from twofold.data.config import DataConfig
+from twofold.data.files import SPLIT_FOLDERS
+from twofold.data.sounds import Recording, SoundSource, find_sounds
+from twofold.errors import UserError
+
+MANIFESTS = (".csv", ".tsv", ".jsonl", ".parquet")
+_PATH = ("path", "file", "audio", "audio_filepath", "wav", "filename", "deb_path")
+_TEXT = ("text", "transcript_norm", "transcript", "sentence", "transcription")
+_EMOTIONS = {"neu": "neutral", "hap": "happy", "exc": "happy", "ang": "angry", "sad": "sad"}
+
+Layout = Callable[[Path, str | None], list[Recording]]
+
+
+def open_sounds(path: Path, split: str | None, config: DataConfig) -> SoundSource:
+    """The recordings of a manifest, or of a folder in any layout that `layout_of` knows.
+
+    Raises:
+        UserError: no such split or column, nothing readable, ...
+    """
+    if path.is_file():
+        recordings = read_manifest(path, split, config.sound.label)
+    else:
+        if config.sound.label is not None:
+            raise UserError(f"--data.sound.label {config.sound.label} names a manifest's column; {path} is a folder")
+        recordings = _LAYOUTS[layout_of(path)](path, split)
+    if not recordings:
+        raise UserError(f"{path}: no recordings" + (f" in the split {split}" if split else ""))
+    return SoundSource(recordings, config, f"{path}:{split}" if split else str(path))
+
+
+def layout_of(folder: Path) -> str:
+    """librispeech, speech_commands, voxceleb, iemocap or folder, by what lies where."""
+    if any((folder / f"Session{i}" / "dialog" / "EmoEvaluation").is_dir() for i in range(1, 6)):
+        return "iemocap"
+    if (folder / "testing_list.txt").is_file() and (folder / "validation_list.txt").is_file():
+        return "speech_commands"
+    if next(folder.glob("*/*/*/*.trans.txt"), None) or next(folder.glob("*/*/*.trans.txt"), None):
+        return "librispeech"
+    bases = [folder, folder / "wav", folder / "dev" / "wav", folder / "test" / "wav"]
+    if any(re.fullmatch(r"id\d{5}", p.name) for base in bases if base.is_dir() for p in base.iterdir()):
+        return "voxceleb"
+    return "folder"
+
+
+def sound_splits(path: Path) -> tuple[str, ...]:
+    """The names that `--data.split` can have for this folder or manifest."""
+    if path.is_file():
+        rows = manifest_rows(path)
+        return tuple(sorted({str(row["split"]) for row in rows if row.get("split")}))
+    layout = layout_of(path)
+    if layout == "librispeech":
+        return tuple(sorted(p.name for p in path.iterdir() if next(p.glob("*/*/*.trans.txt"), None)))
+    if layout == "speech_commands":
+        return ("train", "val", "test")
+    if layout == "voxceleb":
+        return tuple(name for name in ("dev", "test") if (path / name / "wav").is_dir())
+    return tuple(_split_folders(path))
+
+
+def manifest_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a .csv, .tsv, .jsonl or .parquet file; UserError for one that cannot be read."""
+    try:
+        if path.suffix == ".parquet":
+            try:
+                import pyarrow.parquet
+            except ImportError as error:
+                raise UserError(f"{path}: parquet needs pyarrow: pip install pyarrow") from error
+            rows: list[dict[str, Any]] = pyarrow.parquet.read_table(path).to_pylist()
+            return rows
+        text = path.read_text(encoding="utf-8")
+        if path.suffix == ".jsonl":
+            return [json.loads(line) for line in text.splitlines() if line.strip()]
+        return list(csv.DictReader(text.splitlines(), delimiter="\t" if path.suffix == ".tsv" else ","))
+    except (OSError, ValueError, csv.Error) as error:
+        raise UserError(f"{path} is no readable manifest: {error}") from error
+
+
+def read_manifest(path: Path, split: str | None, label: str | None) -> list[Recording]:
+    """Recordings of a manifest: paths relative to it, labels from the column `label` ("label" if there is one)."""
+    rows = manifest_rows(path)
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    where = _column(columns, _PATH)
+    if where is None:
+        raise UserError(f"{path}: no column of paths ({', '.join(_PATH)}); it has {', '.join(columns)}")
+    if label is not None and label not in columns:
+        raise UserError(f"--data.sound.label {label}: {path} has no such column; it has {', '.join(columns)}")
+    named, text = label or _column(columns, ("label",)), _column(columns, _TEXT)
+    if split is not None:
+        rows = [row for row in rows if str(row.get("split")) == split]
+    return [
+        Recording(
+            str(path.parent / str(row[where])), _value(row, named), _value(row, text), _value(row, "fold"),
+            _value(row, "speaker"),
+        )
+        for row in rows if row.get(where)
+    ]  # fmt: skip
+
+
+def _column(columns: Iterable[str], names: tuple[str, ...]) -> str | None:
+    there = set(columns)
+    return next((name for name in names if name in there), None)
+
+
+def _value(row: Mapping[str, Any], column: str | None) -> str | None:
+    value = row.get(column) if column else None
+    return None if value is None or str(value).strip() == "" else str(value)
+
+
+def _split_folders(folder: Path) -> dict[str, Path]:
+    subfolders = [p for p in sorted(folder.iterdir()) if p.is_dir() and not p.name.startswith(".")]
+    splits = {s: p for s, names in SPLIT_FOLDERS.items() for p in subfolders if p.name.lower() in names}
+    return {} if any(p not in splits.values() and find_sounds(p, 1) for p in subfolders) else splits
+
+
+def _folder(folder: Path, split: str | None) -> list[Recording]:
+    """Every sound below; where each lies in a subfolder, and there are two or more of these, they are the classes."""
+    splits = _split_folders(folder)
+    if split is None and "train" in splits:
+        split = "train"
+    if split is not None and split not in splits:
+        raise UserError(f"--data.split {split}: {folder} has {', '.join(splits) or 'no folders such as train or test'}")
+    base = folder if split is None else splits[split]
+    paths = find_sounds(base)
+    tops = [path.relative_to(base).parts[0] if len(path.relative_to(base).parts) > 1 else "" for path in paths]
+    labelled = "" not in tops and len(set(tops)) > 1
+    return [Recording(str(p), top if labelled else None, _text_beside(p)) for p, top in zip(paths, tops, strict=True)]
+
+
+def _text_beside(path: Path) -> str | None:
+    """The transcript in a .txt file of the same name."""
+    text = path.with_suffix(".txt")
+    return text.read_text(encoding="utf-8").strip() or None if text.is_file() else None
+
+
+def _librispeech(folder: Path, split: str | None) -> list[Recording]:
+    """SUBSET/speaker/chapter/speaker-chapter-number.flac, texts in speaker-chapter.trans.txt; labels are speakers."""
+    recordings = []
+    base = folder / split if split else folder
+    if not base.is_dir():
+        raise UserError(f"--data.split {split}: {folder} has {', '.join(sound_splits(folder))}")
+    for table in sorted(base.rglob("*.trans.txt")):
+        for line in table.read_text(encoding="utf-8").splitlines():
+            name, _, text = line.partition(" ")
+            speaker = name.split("-")[0]
+            recordings.append(Recording(str(table.parent / f"{name}.flac"), speaker, text, None, speaker))
+    return recordings
+
+
+def _speech_commands(folder: Path, split: str | None) -> list[Recording]:
+    """WORD/speaker_nohash_number.wav; validation_list.txt and testing_list.txt name the parts; labels are words."""
+    listed = {
+        name: set((folder / f"{file}_list.txt").read_text().split())
+        for name, file in (("val", "validation"), ("test", "testing"))
+    }
+    split = split or "train"
+    if split not in ("train", "val", "test"):
+        raise UserError(f"--data.split {split}: Speech Commands has train, val and test")
+    recordings = []
+    for path in find_sounds(folder):
+        name = path.relative_to(folder).as_posix()
+        if name.startswith("_"):  # _background_noise_ is no speech
+            continue
+        part = next((s for s, names in listed.items() if name in names), "train")
+        if part == split:
+            recordings.append(Recording(str(path), path.parent.name, None, None, path.name.split("_nohash_")[0]))
+    return recordings
+
+
+def _voxceleb(folder: Path, split: str | None) -> list[Recording]:
+    """[dev|test/]wav/idNNNNN/VIDEO/NNNNN.wav; labels are speakers."""
+    base = folder / split if split else folder
+    if not base.is_dir():
+        raise UserError(f"--data.split {split}: {folder} has {', '.join(sound_splits(folder)) or 'no such parts'}")
+    recordings = []
+    for path in find_sounds(base):
+        speaker = next((part for part in path.parts if re.fullmatch(r"id\d{5}", part)), None)
+        if speaker:
+            recordings.append(Recording(str(path), speaker, speaker=speaker))
+    return recordings
+
+
+def _iemocap(folder: Path, split: str | None) -> list[Recording]:
+    """SessionN/sentences/wav/DIALOGUE/UTTERANCE.wav; the four usual classes (excited counts as happy); folds are
+    sessions. Utterances of other emotions are left out."""
+    if split is not None:
+        raise UserError(f"--data.split {split}: IEMOCAP has sessions, which are folds, and no splits")
+    recordings = []
+    for session in sorted(folder.glob("Session?")):
+        for table in sorted((session / "dialog" / "EmoEvaluation").glob("*.txt")):
+            for name, code in re.findall(r"^\[[\d. -]+\]\t(\S+)\t(\w+)\t", table.read_text(), re.MULTILINE):
+                path = session / "sentences" / "wav" / table.stem / f"{name}.wav"
+                if code in _EMOTIONS and path.is_file():
+                    speaker = f"{name[:5]}{name.rsplit('_', 1)[1][0]}"
+                    recordings.append(Recording(str(path), _EMOTIONS[code], None, session.name, speaker))
+    return recordings
+
+
+_LAYOUTS: dict[str, Layout] = {
+    "folder": _folder,
+    "librispeech": _librispeech,
+    "speech_commands": _speech_commands,
+    "voxceleb": _voxceleb,
+    "iemocap": _iemocap,
+}

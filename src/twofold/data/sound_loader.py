@@ -1,0 +1,222 @@
+"""The batches of sounds: an order that puts like lengths together, and their decoding while the step before trains."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from types import TracebackType
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from twofold.data.cache import usable_cores
+from twofold.data.opening import BadImage
+from twofold.data.sounds import SoundSource
+from twofold.data.workers import Substitution
+from twofold.encoders.waves import Waves
+from twofold.errors import UserError
+from twofold.randomness import Key, permutation, uniforms
+from twofold.views.waveforms import WaveDraw, WaveViews
+
+_POOL = 16
+"""Batches of a pool: it is drawn at random, and sorted by length within."""
+
+
+class LengthOrder:
+    """The recordings of each step's global batch, of like lengths: a pure function of the step, as `Order`.
+
+    Each epoch: a random permutation, cut into pools of 16 batches; each pool sorted by length and cut into batches; the
+    batches in random order. What is left of an epoch (less than a batch) is left out.
+
+    Args:
+        lengths: [n].
+        batch: recordings a step, over all ranks.
+        seed: of the run.
+        groups: [n] numbers; no batch holds two of one group (a text, a label). Below 0: a group of its own. What finds
+            no place in an epoch is left out, and places that stay free are filled by another recording of that epoch.
+
+    Raises:
+        UserError: the batch is larger than the data, or than the number of groups.
+    """
+
+    def __init__(
+        self, lengths: NDArray[np.int64], batch: int, seed: int, groups: NDArray[np.int64] | None = None
+    ) -> None:
+        self.n, self.batch, self.seed = len(lengths), batch, seed
+        if not 1 <= batch <= self.n:
+            raise UserError(f"--batch {batch}: there are {self.n} recordings; give 1..{self.n}")
+        self._lengths, self._groups = lengths, None
+        if groups is not None:
+            own = np.where(groups < 0, groups.max(initial=0) + 1 + np.arange(self.n), groups)
+            self._groups = own
+            if len(np.unique(own)) < batch:
+                raise UserError(
+                    f"--data.sound.distinct: the recordings have {len(np.unique(own))} different values, fewer than "
+                    f"--batch {batch}: choose a smaller batch"
+                )
+        self._batches = functools.lru_cache(maxsize=2)(self._make)
+
+    @property
+    def steps_per_epoch(self) -> float:
+        """Whole batches."""
+        return float(self.n // self.batch)
+
+    def indices(self, step: int) -> NDArray[np.int64]:
+        """[batch] recordings of one step."""
+        epoch, place = divmod(step, self.n // self.batch)
+        return self._batches(epoch)[place]
+
+    def steps(self, epochs: float) -> int:
+        """Whole steps in so many epochs."""
+        return int(self.n // self.batch * epochs)
+
+    def epoch(self, step: int) -> float:
+        """Epochs seen before this step."""
+        return step / self.steps_per_epoch
+
+    def _make(self, epoch: int) -> NDArray[np.int64]:
+        """[steps, batch] of one epoch."""
+        order = permutation(self.seed, "order", epoch, self.n)
+        count = self.n // self.batch
+        pool = _POOL * self.batch
+        by_length = [
+            part[np.argsort(self._lengths[part], kind="stable")]
+            for part in (order[i : i + pool] for i in range(0, count * self.batch, pool))
+        ]
+        if self._groups is None:
+            batches = np.concatenate(by_length)[: count * self.batch].reshape(count, self.batch)
+        else:
+            batches = self._distinct(np.concatenate(by_length), order, count, self._groups)
+        return batches[permutation(self.seed, "order of batches", epoch, count)]
+
+    def _distinct(
+        self, by_length: NDArray[np.int64], order: NDArray[np.int64], count: int, groups: NDArray[np.int64]
+    ) -> NDArray[np.int64]:
+        """Each recording goes to the first batch that has room and none of its group."""
+        batches: list[list[int]] = [[] for _ in range(count)]
+        held: list[set[int]] = [set() for _ in range(count)]
+        first = 0
+        for i in by_length.tolist():
+            while first < count and len(batches[first]) == self.batch:
+                first += 1
+            for b in range(first, count):
+                if len(batches[b]) < self.batch and groups[i] not in held[b]:
+                    batches[b].append(i)
+                    held[b].add(int(groups[i]))
+                    break
+        for rows, there in zip(batches, held, strict=True):
+            for i in order.tolist():
+                if len(rows) == self.batch:
+                    break
+                if groups[i] not in there:
+                    rows.append(i)
+                    there.add(int(groups[i]))
+        return np.array(batches, dtype=np.int64)
+
+
+@dataclass
+class SoundBatch:
+    """One rank's part of one step's batch of sounds: what `Batch` is for images."""
+
+    step: int
+    rows: torch.Tensor
+    index: torch.Tensor
+    images: Waves
+    """The sounds; the name is the one that the training loop knows."""
+    labels: torch.Tensor | None
+    draws: tuple[WaveDraw, WaveDraw]
+    skipped: list[tuple[str, str]]
+
+
+class SoundLoader:
+    """Makes the batches of sounds, each a pure function of (source, views, order, seed, step, row).
+
+    Args:
+        source: the recordings, at the encoder's sample rate.
+        views, order, seed: as for `Loader`.
+        rank, world: this process's rows are rank * n .. (rank + 1) * n - 1 with n = batch / world.
+        workers: threads that decode; libsndfile and soxr leave Python's lock alone.
+        pin_memory: put sounds into page-locked memory.
+
+    Raises:
+        UserError: the batch cannot be divided among the ranks.
+    """
+
+    def __init__(
+        self,
+        source: SoundSource,
+        views: WaveViews,
+        order: LengthOrder,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        workers: int | None = None,
+        pin_memory: bool = False,
+    ) -> None:
+        if order.batch % world:
+            raise UserError(f"--batch {order.batch} cannot be divided among {world} processes: give a multiple of it")
+        self.source, self.views, self.order, self.seed = source, views, order, seed
+        share = order.batch // world
+        self.rows = np.arange(rank * share, (rank + 1) * share)
+        self._threads = max(1, min(16, usable_cores() // world) if workers is None else workers)
+        self._pin, self._substitution = pin_memory, Substitution(len(source))
+
+    def iterate(self, start: int, stop: int) -> Iterator[SoundBatch]:
+        """The batches of the steps start <= step < stop, each made while the one before is in use.
+
+        Raises:
+            UserError: too many recordings that cannot be read.
+        """
+        with ThreadPoolExecutor(1) as ahead, ThreadPoolExecutor(self._threads) as readers:
+            coming = ahead.submit(self._make, start, readers) if start < stop else None
+            for step in range(start, stop):
+                assert coming is not None
+                batch = coming.result()
+                coming = ahead.submit(self._make, step + 1, readers) if step + 1 < stop else None
+                yield batch
+
+    def close(self) -> None:
+        """Nothing stays open between iterations."""
+
+    def __enter__(self) -> SoundLoader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _make(self, step: int, readers: ThreadPoolExecutor) -> SoundBatch:
+        key = Key(self.seed, step)
+        places = uniforms(key, "place", self.rows, 1)[:, 0].tolist()
+        while True:
+            index, skipped = self._substitution.resolve(self.order.indices(step)[self.rows])
+            found = list(readers.map(self._read, index.tolist(), places))
+            bad = {i: wave for i, wave in zip(index.tolist(), found, strict=True) if isinstance(wave, BadImage)}
+            if not bad:
+                break
+            self._substitution.bad |= bad
+        for path, reason in skipped:
+            self.source.skipped.add(path, reason)
+        waves = Waves.of([torch.from_numpy(wave) for wave in found if isinstance(wave, np.ndarray)])
+        draws = self.views.draw(key, self.rows, waves.lengths.numpy())
+        labels = None if self.source.labels is None else torch.from_numpy(self.source.labels[index])
+        return SoundBatch(
+            step, torch.from_numpy(self.rows), torch.from_numpy(index), waves.pin_memory() if self._pin else waves,
+            labels, draws, skipped,
+        )  # fmt: skip
+
+    def _read(self, index: int, place: float) -> NDArray[np.float32] | BadImage:
+        try:
+            return self.source.read(index, place)
+        except BadImage as error:
+            return error
+
+
+def text_groups(values: Sequence[str | None]) -> NDArray[np.int64]:
+    """[n] a number for each different text or label; -1 for None."""
+    number = {value: i for i, value in enumerate(sorted({v for v in values if v is not None}))}
+    return np.array([-1 if value is None else number[value] for value in values], dtype=np.int64)

@@ -1,0 +1,248 @@
+"""Recordings as a source: files of sound read through libsndfile, mixed to one channel and resampled once."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from twofold.data.base import DataFacts, SkipList, class_count
+from twofold.data.config import DataConfig
+from twofold.data.opening import BadImage
+from twofold.errors import UserError
+
+EXTENSIONS = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au")
+_SILENT = 1e-4
+"""Peak below which a recording holds nothing (-80 dB of full scale)."""
+
+
+class BadSound(BadImage):
+    """A file that is no sound, is broken, too short or silent; `path` and `reason` say which and why."""
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One utterance: its file, and what is known of it."""
+
+    path: str
+    label: str | None = None
+    text: str | None = None
+    fold: str | None = None
+    speaker: str | None = None
+
+
+class SoundSource:
+    """Utterances by index, with labels, texts and folds if there are any.
+
+    Files that cannot be opened, or hold less than `data.sound.min_seconds`, are left out and listed in `skipped` when
+    the source is made; silent ones and those that break in the middle when they are read.
+
+    Args:
+        recordings: what there is.
+        config: how to read it.
+        name: for messages.
+
+    Raises:
+        UserError: soundfile is not installed, nothing is readable, or more is unreadable than `data.max_skipped`.
+    """
+
+    kind = "speech"
+    channels = 1
+
+    def __init__(self, recordings: Sequence[Recording], config: DataConfig, name: str) -> None:
+        self.name, self.config = name, config
+        self.skipped = SkipList(len(recordings), config.max_skipped)
+        self.rate: int | None = None
+        headers = _headers(recordings)
+        kept = []
+        for recording, header in zip(recordings, headers, strict=True):
+            reason = header if isinstance(header, str) else _unfit(*header, config.sound.min_seconds)
+            if reason:
+                self.skipped.add(recording.path, reason)
+            else:
+                kept.append((recording, header))
+        if not kept:
+            raise UserError(f"{name}: none of {len(recordings)} files can be read:\n{self.skipped.summary()}")
+        self.recordings = [recording for recording, _ in kept]
+        self.samples = np.array([header[0] for _, header in kept], dtype=np.int64)
+        self.rates = np.array([header[1] for _, header in kept], dtype=np.int64)
+        named = sorted({r.label for r in self.recordings if r.label is not None})
+        self.classes: list[str] | None = named or None
+        number = {label: i for i, label in enumerate(named)}
+        self.labels: NDArray[np.int64] | None = None
+        if named:
+            self.labels = np.array([-1 if r.label is None else number[r.label] for r in self.recordings])
+        self._cache: dict[int, NDArray[np.float32]] = {}
+        self._held = 0
+        self._room = int(config.cache_gb * 2**30) if config.cache != "off" else 0
+
+    def __len__(self) -> int:
+        return len(self.recordings)
+
+    @property
+    def texts(self) -> list[str | None]:
+        """What is said, where that is known."""
+        return [recording.text for recording in self.recordings]
+
+    def at_rate(self, rate: int) -> SoundSource:
+        """The same recordings, read at `rate` Hz."""
+        if rate == self.rate:
+            return self
+        other = copy.copy(self)
+        other.rate, other._cache, other._held = rate, {}, 0
+        return other
+
+    def subset(self, indices: NDArray[np.int64]) -> SoundSource:
+        """The recordings at `indices`; labels keep their numbers."""
+        other = copy.copy(self)
+        other.recordings = [self.recordings[i] for i in indices]
+        other.samples, other.rates = self.samples[indices], self.rates[indices]
+        other.labels = None if self.labels is None else self.labels[indices]
+        other._cache = {i: self._cache[int(j)] for i, j in enumerate(indices) if int(j) in self._cache}
+        return other
+
+    def with_labels(self, labels: Sequence[str | None]) -> SoundSource:
+        """The same recordings under other labels, [n]; None for unlabelled."""
+        other = copy.copy(self)
+        other.classes = sorted({label for label in labels if label is not None})
+        number = {label: i for i, label in enumerate(other.classes)}
+        other.labels = np.array([-1 if label is None else number[label] for label in labels], dtype=np.int64)
+        return other
+
+    def seconds(self) -> NDArray[np.float64]:
+        """[n] durations."""
+        return self.samples / self.rates
+
+    def lengths(self) -> NDArray[np.int64]:
+        """[n] samples of each at `rate`, cropped to `data.sound.max_seconds`, to the nearest few."""
+        rate = self.rate or int(np.median(self.rates))
+        return (np.minimum(self.seconds(), self.config.sound.max_seconds) * rate).astype(np.int64)
+
+    def read(self, index: int, place: float = 0.0) -> NDArray[np.float32]:
+        """Samples of one recording at `rate` (its own without), in [-1, 1], mixed to one channel.
+
+        Args:
+            index: which.
+            place: in [0, 1): of what is longer than `data.sound.max_seconds`, where the part that is read lies.
+
+        Raises:
+            BadSound: it cannot be decoded, or is silent.
+        """
+        if index in self._cache:
+            return self._cache[index]
+        rate, own = self.rate or int(self.rates[index]), int(self.rates[index])
+        most = int(self.config.sound.max_seconds * own)
+        spare = int(self.samples[index]) - most
+        start = int(place * (spare + 1)) if spare > 0 else 0
+        wave = _decode(self.recordings[index].path, start, min(most, int(self.samples[index])))
+        if own != rate:
+            wave = _resample(wave, own, rate)
+        if spare <= 0 and self._held + wave.nbytes <= self._room:
+            self._cache[index] = wave
+            self._held += wave.nbytes
+        return wave
+
+    def facts(self) -> DataFacts:
+        """Number and median length of the recordings, at the rate that most of them have."""
+        rate = int(np.bincount(self.rates).argmax())
+        length = int(np.median(self.seconds()) * rate)
+        classes = class_count(self.labels, self.classes)
+        return DataFacts(
+            len(self), 1, length, 1, False, self.labels is not None, classes, kind="speech", sample_rate=rate
+        )
+
+    def fingerprint(self) -> str:
+        """sha256 of the names and the files' lengths in samples."""
+        digest = hashlib.sha256()
+        for recording, samples in zip(self.recordings, self.samples.tolist(), strict=True):
+            digest.update(f"{Path(recording.path).name}\0{samples}\n".encode(errors="surrogateescape"))
+        return digest.hexdigest()
+
+
+def read_folder(folder: str | Path, rate: int) -> list[NDArray[np.float32]]:
+    """Every recording in a folder at `rate`: noises, impulse responses. UserError if there is none that can be read."""
+    paths = find_sounds(Path(folder))
+    if not paths:
+        raise UserError(f"{folder}: no sounds found; {', '.join(EXTENSIONS)} are read")
+    waves = []
+    for path in paths:
+        header = _header(str(path))
+        if isinstance(header, str):
+            raise UserError(f"{path} cannot be read: {header}; mend it or take it out")
+        waves.append(_resample(_decode(str(path), 0, header[0]), header[1], rate))
+    return waves
+
+
+def find_sounds(folder: Path, most: int | None = None) -> list[Path]:
+    """Files of sound in a folder and below, sorted; hidden ones left out; at most `most`, then unsorted."""
+    found = []
+    for base, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [Path(base, name) for name in files if name.lower().endswith(EXTENSIONS) and name[0] != "."]
+        if most is not None and len(found) >= most:
+            return found[:most]
+    return sorted(found)
+
+
+def soundfile() -> Any:
+    """The library that decodes; UserError where it is not installed."""
+    try:
+        import soundfile
+    except (ImportError, OSError) as error:
+        raise UserError('reading sounds needs an extra: pip install "twofold[speech]"') from error
+    return soundfile
+
+
+def _headers(recordings: Sequence[Recording]) -> list[tuple[int, int] | str]:
+    soundfile()
+    with ThreadPoolExecutor(min(16, 4 * (os.cpu_count() or 1))) as threads:
+        return list(threads.map(_header, [recording.path for recording in recordings]))
+
+
+def _header(path: str) -> tuple[int, int] | str:
+    """(samples, rate) of a file, or what is wrong with it."""
+    try:
+        if not Path(path).stat().st_size:
+            return "empty file"
+        info = soundfile().info(path)
+        return int(info.frames), int(info.samplerate)
+    except (OSError, RuntimeError, ValueError, TypeError) as error:  # soundfile's errors are RuntimeErrors
+        return f"not a sound that libsndfile reads: {error}"
+
+
+def _unfit(samples: int, rate: int, least: float) -> str | None:
+    if samples / rate < least:
+        return f"{samples / rate:.3f} s long, less than data.sound.min_seconds {least:g}"
+    return None
+
+
+def _decode(path: str, start: int, count: int) -> NDArray[np.float32]:
+    try:
+        wave, _ = soundfile().read(path, frames=count, start=start, dtype="float32", always_2d=True)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise BadSound(path, f"cannot be decoded: {error}") from error
+    mono: NDArray[np.float32] = wave.mean(axis=1, dtype=np.float32)
+    if not np.isfinite(mono).all():
+        raise BadSound(path, "it has samples that are not finite numbers")
+    if not len(mono) or np.abs(mono).max() < _SILENT:
+        raise BadSound(path, "silent" if len(mono) else "no samples")
+    return mono
+
+
+def _resample(wave: NDArray[np.float32], own: int, rate: int) -> NDArray[np.float32]:
+    if own == rate:
+        return wave
+    try:
+        import soxr
+    except ImportError as error:
+        raise UserError('resampling needs an extra: pip install "twofold[speech]"') from error
+    resampled: NDArray[np.float32] = soxr.resample(wave, own, rate)
+    return resampled
