@@ -7,6 +7,7 @@ import re
 import sys
 from argparse import ArgumentError
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Literal
 
 from jsonargparse import ArgumentParser, Namespace
@@ -17,6 +18,7 @@ from twofold.commands.demo import demo
 from twofold.commands.evaluate import EvaluationConfig, evaluate
 from twofold.commands.pretrain import Stopped, describe_config, pretrain
 from twofold.commands.recipes import recipes
+from twofold.commands.study import STUDIES, study
 from twofold.errors import UserError
 from twofold.training.config import add_options, explain, given, suggest
 from twofold.training.progress import console
@@ -117,7 +119,23 @@ def _run_convert(options: dict[str, Any]) -> None:
     console.print(describe(convert(options.pop("source"), options.pop("out"), **options)), markup=False)
 
 
-COMMANDS: dict[str, tuple[str, Callable[[], ArgumentParser], Callable[[dict[str, Any]], None]]] = {
+def _study_parser(name: str) -> ArgumentParser:
+    parser = ArgumentParser(description=f"{STUDIES[name].about}.", exit_on_error=False)
+    parser.add_argument(_DATA, metavar="data", help="a folder, an .npz file, or the name of a torchvision data set")
+    parser.add_argument("--out", type=str, help="the study's folder: new, or empty, or a study to --resume")
+    parser.add_argument("--resume", action="store_true", help="go on with the study in --out; what is done is kept")
+    parser.add_class_arguments(STUDIES[name].config)
+    return parser
+
+
+def _run_study(name: str, options: dict[str, Any]) -> None:
+    if not options.get("out"):
+        raise UserError(f"--out is missing: name a folder for the study, e.g. --out studies/{name}")
+    console.print(study(name, options.pop("data"), options.pop("out"), **options), markup=False)
+
+
+_Command = tuple[str, Callable[[], ArgumentParser], Callable[[dict[str, Any]], None]]
+COMMANDS: dict[str, _Command] = {
     "pretrain": ("learn a representation from unlabelled images", _pretrain_parser, _run_pretrain),
     "evaluate": (
         "measure a frozen encoder: linear probe, nearest neighbours, ImageNet",
@@ -128,11 +146,15 @@ COMMANDS: dict[str, tuple[str, Callable[[], ArgumentParser], Callable[[dict[str,
     "recipes": ("list the recipes of the published results", _recipes_parser, _run_recipes),
     "demo": ("the whole story on 5,000 real digits, in minutes", _demo_parser, _run_demo),
 }
+COMMANDS |= {
+    f"study {name}": (s.about, partial(_study_parser, name), partial(_run_study, name)) for name, s in STUDIES.items()
+}
 
 
 def usage() -> str:
     """What `twofold --help` prints."""
-    lines = [f"  {name:<10} {text}" for name, (text, _, _) in COMMANDS.items()]
+    width = max(len(name) for name in COMMANDS)
+    lines = [f"  {name:<{width}}  {text}" for name, (text, _, _) in COMMANDS.items()]
     return "\n".join(
         ["usage: twofold COMMAND ...", "", "Representations from two views of each example.", "", "commands:", *lines,
          "", "`twofold COMMAND --help` explains each option with its default; `twofold --version` tells the version."]
@@ -149,10 +171,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"twofold {__version__}")
         return 0
     try:
-        if arguments[0] not in COMMANDS:
-            raise UserError(f"there is no command '{arguments[0]}'{suggest(arguments[0], COMMANDS)}")
-        _, make, run = COMMANDS[arguments[0]]
-        run(_parse(make(), arguments[0], arguments[1:]))
+        name, words = command_of(arguments)
+        _, make, run = COMMANDS[name]
+        run(_parse(make(), name, words))
     except UserError as error:
         print(f"twofold: error: {error}", file=sys.stderr)
         return 2
@@ -166,6 +187,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     return 0
+
+
+def command_of(arguments: Sequence[str]) -> tuple[str, list[str]]:
+    """The command's name, of one word or two, and the words after it; UserError if there is no such command."""
+    for count in (2, 1):
+        name = " ".join(arguments[:count])
+        if name in COMMANDS:
+            return name, list(arguments[count:])
+    if arguments[0] == "study":
+        lines = "".join(f"\n  twofold study {name} PATH --out FOLDER: {s.about}" for name, s in STUDIES.items())
+        raise UserError(f"say which study:{lines}")
+    raise UserError(f"there is no command '{arguments[0]}'{suggest(arguments[0], COMMANDS)}")
 
 
 def _parse(parser: ArgumentParser, command: str, arguments: Sequence[str]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ arXiv 2006.10029 section 3 (deeper heads, fine-tuning from a middle layer).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from torch import Tensor, nn
@@ -28,8 +28,8 @@ class HeadConfig:
     """Length of z; the head of kind none leaves h as it is."""
     hidden_dim: int | None = None
     """Width of the nonlinear head's hidden layers; none = that of h."""
-    norm: bool = True
-    """Batch normalisation after each layer, as SimCLR's code has it; off: biases instead, as in MoCo v2."""
+    norm: bool | None = None
+    """Batch norm after each layer (SimCLR's code), or biases instead (MoCo); as the method has it when not given."""
 
     def __post_init__(self) -> None:
         if self.kind not in ("none", "linear", "nonlinear"):
@@ -43,13 +43,14 @@ class HeadConfig:
 class ProjectionHead(nn.Module):
     """Maps representations h [N, in_dim] to projections z [N, out_dim].
 
-    With norm, dense layers have no bias and start as N(0, 0.01^2), and the last layer's norm has no bias either.
+    With norm (None too), dense layers have no bias and start as N(0, 0.01^2), and the last norm has no bias either.
     Without, they start as torch's Linear does, which is what facebookresearch/moco (moco/builder.py) trains.
     """
 
     def __init__(self, in_dim: int, config: HeadConfig | None = None) -> None:
         super().__init__()
-        self.in_dim, self.config = in_dim, config or HeadConfig()
+        config = config or HeadConfig()
+        self.in_dim, self.config = in_dim, replace(config, norm=config.norm is not False)
         count = {"none": 0, "linear": 1, "nonlinear": self.config.layers}[self.config.kind]
         self.out_dim = self.config.out_dim if count else in_dim
         self.layers = nn.ModuleList()

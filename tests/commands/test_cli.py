@@ -36,7 +36,7 @@ def test_help_lists_every_command(capsys):
 @pytest.mark.parametrize("command", list(COMMANDS))
 def test_help_of_a_command_explains_each_option_with_its_default(command):
     done = subprocess.run(
-        [sys.executable, "-m", "twofold.cli", command, "--help"], capture_output=True, text=True, timeout=120
+        [sys.executable, "-m", "twofold.cli", *command.split(), "--help"], capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0
     assert "usage: twofold" in done.stdout
@@ -70,6 +70,8 @@ def test_version(capsys):
         (["pretrain", "{folder}"], "--out"),
         (["evaluate", "{tmp}/nothing", "{folder}"], "nothing"),
         (["recipes", "simclr-mars"], "simclr-"),
+        (["study"], "study methods"),
+        (["study", "method", "{folder}"], "study methods"),
     ],
 )
 def test_a_mistake_gets_one_clear_line_and_status_2(capsys, folder, tmp_path_factory, words, said):

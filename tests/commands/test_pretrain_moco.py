@@ -16,7 +16,6 @@ MOCO = merge(
     OPTIONS,
     {
         "method": {"name": "moco", "queue": 40, "momentum": 0.9, "bn_splits": 2, "symmetric": True},
-        "head": {"norm": False},
     },
 )
 
@@ -67,6 +66,7 @@ def test_what_is_left_open_is_chosen_from_the_data(tmp_path):
     run = twofold.pretrain(
         images(), tmp_path / "run", report=False, **merge(options, {"method.name": "moco", "epochs": 1})
     )
+    assert run.read()[0].head.norm is False
     method = run.read()[0].method
     assert (method.queue, method.momentum, method.bn_splits) == (32, 0.99, 1)
 

@@ -60,8 +60,9 @@ def commands(body):
 
 def check(words):
     """Parse a command's options without running it."""
-    if words[0] == "twofold" and len(words) > 1 and words[1] in cli.COMMANDS:
-        options = cli._parse(cli.COMMANDS[words[1]][1](), words[1], words[2:])
+    if words[0] == "twofold" and len(words) > 1:
+        command, rest = cli.command_of(words[1:])
+        options = cli._parse(cli.COMMANDS[command][1](), command, rest)
         if options.get("recipe"):
             load(options["recipe"])
     elif words[0] == "make":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -254,6 +255,21 @@ def test_our_resnets_are_kept_local_too() -> None:
     assert len(layers) > 20
     assert {(part.synchronized, part.splits) for part in layers} == {(False, 2)}
     assert method(*views(dtype=torch.float32)).h.shape == (8, encoder.feature_dim)
+
+
+def test_the_head_has_no_batch_norm_unless_it_is_asked_for() -> None:
+    """MoCo v1: one linear layer; v2: two, with biases (moco/builder.py). SimCLR's head keeps its batch norm."""
+
+    def layers(config: HeadConfig, name: Literal["moco", "simclr"]) -> list[type]:
+        encoder = build_encoder(EncoderConfig("resnet10", width=0.125, stem="cifar"))
+        head = build_method(MethodConfig(name, temperature=0.2), encoder, config).head
+        return [type(part) for part in head.modules() if not list(part.children())]
+
+    assert layers(HeadConfig(), "moco") == [nn.Linear, nn.ReLU, nn.Linear]
+    assert layers(HeadConfig("linear"), "moco") == [nn.Linear]
+    assert layers(HeadConfig(norm=True), "moco") == [nn.Linear, BatchNorm, nn.ReLU, nn.Linear, BatchNorm]
+    assert layers(HeadConfig(), "simclr") == [nn.Linear, BatchNorm, nn.ReLU, nn.Linear, BatchNorm]
+    assert layers(HeadConfig(norm=False), "simclr") == [nn.Linear, nn.ReLU, nn.Linear]
 
 
 # ---- refusals

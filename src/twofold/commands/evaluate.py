@@ -121,7 +121,7 @@ def evaluate(
     model = load(path, encoder, config.device or "cpu")
     views = read_header(path)["extra"].get("options", {}).get("views", {})
     data_config = dataclasses.replace(config.data, channels=config.data.channels or model.input.channels)
-    train, test = _open(data, test_data, data_config)
+    train, test = evaluation_parts(data, test_data, data_config)
     told: set[str] = set()
 
     def progress(what: str, done: int, total: int) -> None:
@@ -154,7 +154,7 @@ def _refuse_unused(options: dict[str, Any], test: Any, encoder: nn.Module | None
         )
 
 
-def _open(data: Any, test: Any, config: DataConfig) -> tuple[Source, Source | None]:
+def evaluation_parts(data: Any, test: Any, config: DataConfig) -> tuple[Source, Source | None]:
     """The parts that the classifier is fitted on and scored on; without a second part the first has to be divided."""
     if test is not None:
         return open_source(data, config), open_source(test, dataclasses.replace(config, split=None))

@@ -140,7 +140,7 @@ def evaluate(
     """
     if protocol not in get_args(Protocol):
         raise UserError(f"unknown protocol '{protocol}'; choose one of {', '.join(get_args(Protocol))}")
-    _check(train, test, seed, held_out)
+    check_labels(train, test, seed, held_out)
     before = tensor_digests(encoder)
     begun = time.monotonic()
 
@@ -178,8 +178,8 @@ def evaluate(
 _Arrays = tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float32], NDArray[np.int64], str]
 
 
-def _check(train: Source, test: Source | None, seed: int, held_out: float) -> None:
-    """Find what is wrong with the labels before minutes go into features."""
+def check_labels(train: Source, test: Source | None, seed: int = 0, held_out: float = 0.2) -> None:
+    """Find what is wrong with the labels before minutes go into features (a UserError, see `evaluate`)."""
     y = single_labels(train.labels, train.name)
     if test is None:
         stratified_split(y[y >= 0], held_out, seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -79,6 +80,11 @@ class MethodConfig:
             )
 
 
+def own_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those options of `MethodConfig` that are not another method's than `name`."""
+    return {option: value for option, value in options.items() if _OWNERS.get(option, (name,))[0] == name}
+
+
 def build_method(config: MethodConfig, encoder: Encoder, head: HeadConfig, seed: int = 0) -> Method:
     """Build the method that `config` names around `encoder`.
 
@@ -97,4 +103,4 @@ def build_method(config: MethodConfig, encoder: Encoder, head: HeadConfig, seed:
     return SimCLR(encoder, head, config.temperature, config.normalize, config.scale)
 
 
-__all__ = ["Method", "MethodConfig", "MoCo", "Output", "SimCLR", "build_method"]
+__all__ = ["Method", "MethodConfig", "MoCo", "Output", "SimCLR", "build_method", "own_options"]

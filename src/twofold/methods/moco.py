@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -34,7 +35,7 @@ class MoCo(Method):
 
     Args:
         encoder: f_q, [n, C, S, S] in [0, 1] -> [n, d]; its batch norm layers are kept local.
-        head: linear without norm for MoCo v1, two layers without norm for v2.
+        head: linear for MoCo v1, two layers for v2; without batch norm unless `norm` says true.
         temperature: tau > 0.
         queue: K, at least the keys of one step.
         momentum: m in [0, 1]: share of the key encoder that stays at each step.
@@ -70,7 +71,7 @@ class MoCo(Method):
                 f"{momentum}"
             )
         self.encoder = encoder
-        self.head = ProjectionHead(encoder.feature_dim, head)
+        self.head = ProjectionHead(encoder.feature_dim, replace(head, norm=bool(head.norm)))
         keep_batch_norm_local(nn.ModuleList([self.encoder, self.head]), bn_splits)
         self.momentum_encoder = copy.deepcopy(self.encoder).requires_grad_(False)
         self.momentum_head = copy.deepcopy(self.head).requires_grad_(False)

@@ -28,6 +28,8 @@ def choose(config: RunConfig, facts: DataFacts, device: torch.device) -> tuple[R
     config = _lengths(config, facts, gpu, reasons)
     config = _optimiser(config, reasons)
     config = _memory(config, facts, reasons)
+    if config.head.norm is None:
+        config = replace(config, head=replace(config.head, norm=config.method.name != "moco"))
     intro = f"{facts.count:,} images of about {facts.median_width}x{facts.median_height}"
     intro += f", {facts.channels} channel(s), on {device.type}"
     return config, f"chosen for {intro}: {'; '.join(reasons) or 'nothing, every option was given'}"

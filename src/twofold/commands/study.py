@@ -1,0 +1,60 @@
+"""`twofold study NAME PATH`: the papers' questions asked of your own data. A new study is one entry in `STUDIES`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from twofold.commands.compare import compare_methods
+from twofold.errors import UserError
+from twofold.studies.folder import StudyFolder
+from twofold.studies.methods import MethodsStudy
+from twofold.training.config import OptionsParser, plain, suggest
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study that the command line knows.
+
+    Attributes:
+        about: one line for the list of commands.
+        config: frozen dataclass of its options.
+        run: does it: (data, the folder, an instance of `config`) -> text for the terminal. It checks what it can before
+            it calls `folder.start()`.
+    """
+
+    about: str
+    config: type
+    run: Callable[[str, StudyFolder, Any], str]
+
+
+STUDIES: dict[str, Study] = {
+    "methods": Study("SimCLR and MoCo v2 at several batch sizes on your data", MethodsStudy, compare_methods),
+}
+
+
+def study(name: str, data: str | Path, out: str | Path, *, resume: bool = False, **options: Any) -> str:
+    """Do a study of `STUDIES`.
+
+    Args:
+        name: which.
+        data: a path, or the name of a torchvision data set.
+        out: the study's folder; must be new or empty unless `resume`.
+        resume: go on with the study in `out`: what is done is not done again.
+        options: fields of the study's options, nested or dotted.
+
+    Returns:
+        The results for people. They are in `study.json` and `report.html`, too.
+
+    Raises:
+        UserError: for anything wrong in the options or the data.
+        Stopped: if SIGINT or SIGTERM ended it early; `resume=True` goes on.
+    """
+    if name not in STUDIES:
+        raise UserError(f"there is no study '{name}'{suggest(name, STUDIES)}")
+    config: Any = OptionsParser(STUDIES[name].config).build(options)
+    where = str(Path(data).resolve()) if Path(data).exists() else str(data)
+    folder = StudyFolder(out, name, {"data": where, "options": plain(config)}, resume)
+    return STUDIES[name].run(where, folder, config)

@@ -1,0 +1,201 @@
+"""Which method for my data? SimCLR and MoCo v2 at several batch sizes, each shown equally many images.
+
+What is held equal is the number of images seen, not of operations: a step of SimCLR sends both views forward and
+backward; one of MoCo sends one view forward and backward and the other only forward, so it costs about two thirds.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from twofold.data import DataConfig
+from twofold.errors import UserError
+from twofold.methods import own_options
+from twofold.report import Report, Series, Table, line_figure
+from twofold.training.config import merge
+from twofold.training.progress import duration
+
+TITLES = {"simclr": "SimCLR", "moco": "MoCo v2"}
+EQUAL = "Every cell saw {images:,} images (up to a batch): equal images, not equal operations, which time shows."
+
+
+@dataclass(frozen=True)
+class MethodsStudy:
+    """What is compared."""
+
+    batches: tuple[int, ...] = (32, 128)
+    """Batch sizes to train each method at."""
+    methods: tuple[Literal["simclr", "moco"], ...] = ("simclr", "moco")
+    """Methods to compare."""
+    epochs: float | None = None
+    """Passes over the data in every cell. Chosen from the number of images when not given."""
+    seeds: int = 1
+    """Runs of each cell, with seeds 0, 1, ...; from 2 on the spread is shown."""
+    recipe: str | None = None
+    """A recipe whose options all cells take, but for the method, the batch and the epochs."""
+    config: str | None = None
+    """A YAML file of options that all cells take, over the recipe's. Options of one method reach that method alone."""
+    test: str | None = None
+    """Data for the scores; without it the data's own test split, or else a fifth of each class, held out."""
+    k: int = 200
+    """Neighbours that vote."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """Data"""
+
+    def __post_init__(self) -> None:
+        for name in ("batches", "methods"):
+            values = getattr(self, name)
+            if not values or len(set(values)) < len(values):
+                raise UserError(f"--{name} must name at least one, and none twice; got {list(values)}")
+        if min(self.batches) < 2:
+            raise UserError(f"--batches must be 2 or more, got {list(self.batches)}")
+        if self.seeds < 1:
+            raise UserError(f"--seeds must be at least 1, got {self.seeds}")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run to be made: `options` are those of pretraining."""
+
+    method: str
+    batch: int
+    seed: int
+    options: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        return f"{self.method}-batch{self.batch}-seed{self.seed}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a cell's run came to.
+
+    Attributes:
+        method, batch, seed: which cell.
+        linear_top1, knn_top1: test accuracies in [0, 1].
+        seconds: of training.
+        images: that training saw.
+        memory: bytes at the peak of training: of the process with its libraries on a CPU, of tensors on a GPU.
+        device: "cpu", "cuda" or "mps".
+    """
+
+    method: str
+    batch: int
+    seed: int
+    linear_top1: float
+    knn_top1: float
+    seconds: float
+    images: int
+    memory: int
+    device: str
+
+
+def plan(study: MethodsStudy, shared: dict[str, Any], epochs: float) -> list[Cell]:
+    """The cells, smallest batch first.
+
+    Args:
+        study: what is compared.
+        shared: nested options of pretraining that all cells take.
+        epochs: of every cell.
+    """
+    cells = []
+    for batch in sorted(study.batches):
+        for seed in range(study.seeds):
+            for method in study.methods:
+                own = {"method": own_options(method, shared.get("method", {})) | {"name": method}}
+                fixed = {"batch": batch, "epochs": epochs, "seed": seed}
+                rest = {name: value for name, value in shared.items() if name != "method"}
+                cells.append(Cell(method, batch, seed, merge(rest, own, fixed)))
+    return cells
+
+
+def read_outcome(folder: Path) -> Outcome | None:
+    """What a cell came to, if it is done; UserError if its file is damaged."""
+    file = folder / "cell.json"
+    if not file.exists():
+        return None
+    try:
+        return Outcome(**json.loads(file.read_text()))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{file} is damaged: {error}; remove it to have the cell measured again") from error
+
+
+def results(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
+    """The outcomes as JSON's types."""
+    return [asdict(outcome) for outcome in outcomes]
+
+
+def table(outcomes: Sequence[Outcome]) -> Table:
+    """A row for each batch and method; means, and the sample standard deviation where there are several seeds."""
+    groups = _groups(outcomes)
+    rows, best = [], set()
+    for (batch, method), cells in groups.items():
+        percent = [_spread([100 * getattr(o, name) for o in cells], 1) for name in ("linear_top1", "knn_top1")]
+        seconds = float(np.mean([o.seconds for o in cells]))
+        memory = max(o.memory for o in cells) / 2**20
+        rows.append([f"{TITLES[method]}, batch {batch}", *percent, duration(seconds), f"{memory:,.0f} MiB"])
+    for column, name in ((1, "linear_top1"), (2, "knn_top1")):
+        means = [float(np.mean([getattr(o, name) for o in cells])) for cells in groups.values()]
+        best |= {(row, column) for row, mean in enumerate(means) if mean == max(means)}
+    count = len({o.seed for o in outcomes})
+    spread = f"mean ± standard deviation over {count} seeds" if count > 1 else "one seed: no spread is known"
+    what = "of the process, libraries included" if outcomes[0].device == "cpu" else "of tensors"
+    note = (
+        f"Test accuracy in %, {spread}. {EQUAL.format(images=max(o.images for o in outcomes))} Time is of training on "
+        f"{outcomes[0].device}; memory is the peak {what}."
+    )
+    return Table("SimCLR and MoCo v2", ["", "linear", "kNN", "time", "peak memory"], rows, note, frozenset(best))
+
+
+def report(outcomes: Sequence[Outcome], data: str) -> Report:
+    """The page: the table, and accuracy and time against the batch size."""
+    batches = sorted({o.batch for o in outcomes})
+    methods = list(dict.fromkeys(o.method for o in outcomes))
+    groups = _groups(outcomes)
+
+    def curves(name: str) -> list[Series]:
+        lines = []
+        for method in methods:
+            values = [[float(getattr(o, name)) for o in groups[batch, method]] for batch in batches]
+            error = [float(np.std(v, ddof=1)) if len(v) > 1 else None for v in values]
+            lines.append(Series(TITLES[method], [float(np.mean(v)) for v in values], error))
+        return lines
+
+    figures = [
+        line_figure("Linear accuracy", "batch", batches, curves("linear_top1"), percent=True, log_x=True),
+        line_figure("kNN accuracy", "batch", batches, curves("knn_top1"), percent=True, log_x=True),
+        line_figure("Seconds of training", "batch", batches, curves("seconds"), log_x=True),
+    ]
+    return Report(f"Which method for {Path(data).name}?", {"data": data}, tables=[table(outcomes)], figures=figures)
+
+
+def text(outcomes: Sequence[Outcome]) -> str:
+    """The table for a terminal."""
+    shown = table(outcomes)
+    rows = [
+        list(shown.columns),
+        *([shown.text(r, c) for c in range(len(shown.columns))] for r in range(len(shown.rows))),
+    ]
+    widths = [max(len(row[c]) for row in rows) for c in range(len(shown.columns))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join([*lines, "", shown.note])
+
+
+def _groups(outcomes: Sequence[Outcome]) -> dict[tuple[int, str], list[Outcome]]:
+    groups: dict[tuple[int, str], list[Outcome]] = {}
+    for outcome in outcomes:
+        groups.setdefault((outcome.batch, outcome.method), []).append(outcome)
+    return groups
+
+
+def _spread(values: list[float], digits: int) -> str:
+    mean = f"{np.mean(values):.{digits}f}"
+    return mean if len(values) < 2 else f"{mean} ± {np.std(values, ddof=1):.{digits}f}"
