@@ -16,6 +16,7 @@ from twofold import __version__
 from twofold.commands.convert import convert, describe
 from twofold.commands.demo import demo
 from twofold.commands.evaluate import EvaluationConfig, evaluate
+from twofold.commands.export import Format, export
 from twofold.commands.pretrain import Stopped, describe_config, pretrain
 from twofold.commands.recipes import recipes
 from twofold.commands.study import STUDIES, study
@@ -119,6 +120,27 @@ def _run_convert(options: dict[str, Any]) -> None:
     console.print(describe(convert(options.pop("source"), options.pop("out"), **options)), markup=False)
 
 
+def _export_parser() -> ArgumentParser:
+    parser = ArgumentParser(description="Write an encoder in the layout of another library.", exit_on_error=False)
+    parser.add_argument("run", help="a run's folder, or an encoder.safetensors")
+    parser.add_argument(
+        "--format",
+        type=Format,
+        default="torchvision",
+        help="torchvision: a state dict without classifier; moco: MoCo's .pth.tar; detectron2: the pickle that MoCo's "
+        "detection experiments start from (default: torchvision)",
+    )
+    parser.add_argument("--out", type=str, help="a new file")
+    return parser
+
+
+def _run_export(options: dict[str, Any]) -> None:
+    if not options.get("out"):
+        raise UserError("--out is missing: name a new file, e.g. --out encoder.pth")
+    done = export(options.pop("run"), options.pop("out"), **options)
+    console.print(f"{done.file}: {done.text}", markup=False)
+
+
 def _study_parser(name: str) -> ArgumentParser:
     parser = ArgumentParser(description=f"{STUDIES[name].about}.", exit_on_error=False)
     parser.add_argument(_DATA, metavar="data", help="a folder, an .npz file, or the name of a torchvision data set")
@@ -143,6 +165,7 @@ COMMANDS: dict[str, _Command] = {
         _run_evaluate,
     ),
     "convert": ("turn an official checkpoint into an encoder of ours", _convert_parser, _run_convert),
+    "export": ("an encoder in the layout of torchvision, MoCo or detectron2", _export_parser, _run_export),
     "recipes": ("list the recipes of the published results", _recipes_parser, _run_recipes),
     "demo": ("the whole story on 5,000 real digits, in minutes", _demo_parser, _run_demo),
 }

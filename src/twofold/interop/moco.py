@@ -21,6 +21,7 @@ from twofold.encoders.adapters import TorchvisionEncoder
 from twofold.errors import UserError
 from twofold.heads import HeadConfig, ProjectionHead
 from twofold.interop.detect import Weights, compare, shorten
+from twofold.training.checkpoint import write_atomically
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """What main_moco.py subtracts from and divides into images in [0, 1]."""
@@ -46,6 +47,23 @@ class MoCoNetwork:
     epoch: int | None
     tensors: int
     ignored: dict[str, list[str]]
+
+
+@dataclass(frozen=True)
+class KeySide:
+    """What a run of MoCo holds beside its query encoder.
+
+    Attributes:
+        encoder: of the key encoder, under torchvision's names.
+        head: of its head, under ours.
+        keys: [d, K] the queue.
+        pointer: column that is replaced next, a scalar.
+    """
+
+    encoder: Mapping[str, Tensor]
+    head: Mapping[str, Tensor]
+    keys: Tensor
+    pointer: Tensor
 
 
 def read_moco(path: str | Path, weights: Weights = "auto") -> MoCoNetwork:
@@ -80,16 +98,19 @@ def read_moco(path: str | Path, weights: Weights = "auto") -> MoCoNetwork:
     )
 
 
-def write_moco(path: str | Path, encoder: Encoder, head: ProjectionHead, epoch: int = 0) -> None:
-    """Write the query encoder in the layout of main_moco.py, for main_lincls.py and the converters that read it.
+def write_moco(
+    path: str | Path, encoder: Encoder, head: ProjectionHead, epoch: int = 0, keys: KeySide | None = None
+) -> None:
+    """Write a checkpoint in the layout of main_moco.py, for main_lincls.py and the converters that read it.
 
-    There is no key encoder, queue or optimizer in the file: it is for evaluation, not for resuming main_moco.py.
+    There is no optimizer in the file: it is for evaluation, not for resuming main_moco.py.
 
     Args:
         path: a new file, usually named `.pth.tar`.
         encoder: a torchvision ResNet that normalises with ImageNet's statistics.
         head: one linear layer, or two, without batch normalisation.
         epoch: epochs done.
+        keys: the key encoder and the queue; left out if not given, as main_lincls.py reads neither.
 
     Raises:
         UserError: another kind of encoder or head, or a file that exists.
@@ -100,14 +121,23 @@ def write_moco(path: str | Path, encoder: Encoder, head: ProjectionHead, epoch: 
     arguments = encoder.arguments()
     if not _close(arguments["mean"], MEAN) or not _close(arguments["std"], STD):
         raise UserError(f"MoCo's readers normalise with mean {MEAN} and std {STD}; this encoder has {arguments}")
+    if encoder.stem != "imagenet" or encoder.input.channels != 3:
+        raise UserError(f"main_lincls.py builds a net with a 7x7 stem for 3 channels; this encoder is {encoder.spec()}")
     if head.config.norm or head.config.kind == "none" or (head.config.kind == "nonlinear" and head.config.layers != 2):
         raise UserError(f"MoCo's head is linear, or nonlinear of 2 layers, without norm; this one is {head.config}")
     if path.exists():
         raise UserError(f"{path} exists already; choose another name")
-    tree = _DDP + _TREES["base"]
-    state = {tree + name: tensor.cpu() for name, tensor in encoder.module.state_dict().items()}
-    state |= {f"{tree}fc.{name}": head.state_dict()[_head_key(name)].cpu() for name in _head_names(head)}
-    torch.save({"epoch": epoch, "arch": encoder.name, "state_dict": state}, path)
+    names, state = _head_names(head), {}
+    if keys is not None:
+        state = {f"{_DDP}queue": keys.keys.cpu(), f"{_DDP}queue_ptr": keys.pointer.cpu().reshape(1)}
+    sides = [("base", encoder.module.state_dict(), head.state_dict())]
+    sides += [("ema", dict(keys.encoder), dict(keys.head))] if keys is not None else []
+    for side, body, top in sides:
+        tree = _DDP + _TREES[side]
+        state |= {tree + name: tensor.cpu().contiguous() for name, tensor in body.items()}
+        state |= {f"{tree}fc.{name}": top[_head_key(name)].cpu() for name in names}
+    content = {"epoch": epoch, "arch": encoder.name, "state_dict": state}
+    write_atomically(path, lambda file: torch.save(content, file))
 
 
 def _load(path: Path) -> dict[str, Any]:

@@ -1,0 +1,88 @@
+"""`twofold export`: a trained encoder in the files that other libraries read."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from twofold.commands.load import encoder_path, load
+from twofold.encoders import load_head
+from twofold.errors import UserError
+from twofold.interop.moco import KeySide, write_moco
+from twofold.interop.torchvision import detectron2_model, torchvision_weights
+from twofold.training.checkpoint import load_checkpoint, write_atomically
+from twofold.training.rundir import RunDirectory
+
+Format = Literal["torchvision", "moco", "detectron2"]
+
+
+@dataclass(frozen=True)
+class Exported:
+    """The file, and what its reader has to know."""
+
+    file: Path
+    text: str
+
+
+def export(run: str | Path, out: str | Path, *, format: Format = "torchvision") -> Exported:  # noqa: A002
+    """Write an encoder in another library's layout.
+
+    Args:
+        run: a run's folder, or an `encoder.safetensors`.
+        out: a new file.
+        format: torchvision: a state dict of a torchvision model, without its classifier; moco: MoCo's `.pth.tar`, with
+            the key encoder and the queue if the run is one of MoCo; detectron2: the pickle that MoCo's detection
+            experiments start from.
+
+    Raises:
+        UserError: a net or head that the layout cannot hold, or an `out` that exists.
+    """
+    out = Path(out)
+    if out.exists():
+        raise UserError(f"--out {out} exists already; choose another name")
+    encoder = load(run)
+    if format == "moco":
+        head = load_head(encoder_path(run))
+        if head is None:
+            raise UserError(f"{run} holds no projection head, which MoCo's layout needs; use --format torchvision")
+        epoch, keys = _key_side(run)
+        write_moco(out, encoder, head, epoch, keys)
+        has = "query and key encoder and queue" if keys else "query encoder and head; no key encoder, no queue"
+        return Exported(out, f"MoCo's layout with {has}; no optimizer: it is for evaluation and fine-tuning")
+    weights = torchvision_weights(encoder)
+    if format == "detectron2":
+        model = detectron2_model(weights)
+        write_atomically(out, lambda file: pickle.dump(model, file))
+        mean, std = ([round(255 * v, 4) for v in values] for values in (weights.mean, weights.std))
+        told = f"detectron2: INPUT.FORMAT RGB, MODEL.PIXEL_MEAN {mean}, MODEL.PIXEL_STD {std}, STRIDE_IN_1X1 False"
+    else:
+        write_atomically(out, lambda file: torch.save(weights.state, file))
+        told = (
+            f"torchvision {weights.name} without its classifier; images in [0, 1], minus {list(weights.mean)}, "
+            f"divided by {list(weights.std)}"
+        )
+    return Exported(out, f"{told}; {weights.remark}" if weights.remark else told)
+
+
+def _key_side(run: str | Path) -> tuple[int, KeySide | None]:
+    """Epochs done, and what a run of MoCo holds beside its query encoder; None for other runs and bare encoders."""
+    folder = RunDirectory(run)
+    if not folder.config_file.exists():
+        return 0, None
+    config, _ = folder.read()
+    newest = folder.latest()
+    rows = folder.metrics()
+    epoch = int(rows[-1]["epoch"]) if rows else 0
+    if config.method.name != "moco" or newest is None:
+        return epoch, None
+    state = load_checkpoint(newest)["method"]
+
+    def part(prefix: str) -> dict[str, torch.Tensor]:
+        return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+
+    queue = part("queue.")
+    return epoch, KeySide(part("momentum_encoder.module."), part("momentum_head."), queue["keys"], queue["pointer"])
