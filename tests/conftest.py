@@ -6,7 +6,8 @@ from pathlib import Path
 
 # Tests run beside each other on few cores (pytest-xdist): one thread each is faster than a fight over the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-sys.path.insert(0, str(Path(__file__).parent / "commands"))
+sys.path.insert(0, str(Path(__file__).parent / "commands"))  # tiny.py
+sys.path.insert(0, str(Path(__file__).parent / "interop"))  # simclr_files.py
 
 import torch
 

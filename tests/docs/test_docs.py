@@ -1,8 +1,9 @@
 """Every command and snippet in README and docs runs; every list in them is true.
 
 A page's blocks run in order in one folder that holds what a reader would have: `photos/`, images of mixed sizes in two
-classes. Blocks that train at full size, or set up a machine, are marked with ``<!-- parsed -->`` on the line before:
-their options are checked as the command would check them, and nothing is trained.
+classes; `simclr-checkpoint/`, a narrow net as the official code saves it; `imagenet/`, images of its ten classes.
+Blocks that train at full size, or set up a machine, are marked with ``<!-- parsed -->`` on the line before: their
+options are checked as the command would check them, and nothing is trained.
 """
 
 import importlib.util
@@ -13,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from simclr_files import write_small
 from tiny import OPTIONS, as_arguments, images
 
 from twofold import cli
@@ -40,6 +42,11 @@ def reader(tmp_path, monkeypatch):
         side = int(rng.integers(24, 60))
         Image.fromarray(image).resize((side, side + 5)).save(path)
     np.savez(tmp_path / "digits.npz", images=images(48, channels=1)[0], labels=images(48)[1])
+    write_small(tmp_path / "simclr-checkpoint", step=751)
+    for k in range(10):
+        path = tmp_path / "imagenet" / f"n{k:08d}" / "image.png"
+        path.parent.mkdir(parents=True)
+        Image.fromarray(x[k]).resize((32, 32)).save(path)
     monkeypatch.chdir(tmp_path)
     real = cli.COMMANDS["pretrain"]
     small = ["--batch", "8", "--epochs", "1", *as_arguments({k: OPTIONS[k] for k in ("encoder", "head")})]

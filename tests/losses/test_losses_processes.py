@@ -95,10 +95,11 @@ def test_replicas_equal_the_reference(world: int) -> None:
         data, key = golden(XREPLICA), case["id"]
         # views that are nearly equal leave gradients of 1e-5 of terms of 0.1 (see test_nt_xent_golden.py)
         bound = 1e-4 if case.get("kind") == "correlated" else 2e-6
+        for rank, results in enumerate(ranks):  # all values first: one rank's wrong value spoils every gradient
+            value = data[f"{key}/loss"][rank]
+            agree("NT-Xent over replicas: value", results[i]["loss"], value, 1e-6, 1 + float(value))
         for rank, results in enumerate(ranks):
             got = results[i]
-            value = data[f"{key}/loss"][rank]
-            agree("NT-Xent over replicas: value", got["loss"], value, 1e-6, 1 + float(value))
             expected = data[f"{key}/logits_ab"][rank]
             np.testing.assert_allclose(got["logits"], expected, rtol=0, atol=1e-6 * np.abs(expected).max())
             # the gradient of the sum of all replicas' losses: what a differentiable gather gives
