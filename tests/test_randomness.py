@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from twofold.randomness import Key, derive_seed, permutation, philox, uniforms
+from twofold.randomness import Key, derive_seed, permutation, permuted, philox, uniforms
 
 # Known answers of Philox4x32-10 from Random123's kat_vectors (Salmon et al. 2011).
 KNOWN_ANSWERS = [
@@ -69,3 +69,22 @@ def test_derived_seeds_differ_and_fit_a_torch_generator():
     seeds = {derive_seed(0, "step", step) for step in range(1000)}
     assert len(seeds) == 1000
     assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 5, 16, 17, 1000, 4097])
+def test_entries_of_an_order_that_is_never_made(n):
+    whole = permuted(7, "order", 2, n, np.arange(n))
+    assert sorted(whole.tolist()) == list(range(n))
+    places = np.array([n - 1, 0, n // 2])
+    assert permuted(7, "order", 2, n, places).tolist() == whole[places].tolist()
+    if n > 100:
+        others = [permuted(8, "order", 2, n, np.arange(n)), permuted(7, "order", 3, n, np.arange(n))]
+        assert all((other == whole).mean() < 0.01 for other in others)
+
+
+def test_every_order_is_as_likely():
+    # 6 orders of 3: chi square with 5 degrees of freedom, 99.99 % quantile 25.7
+    orders = [tuple(permuted(seed, "order", 0, 3, np.arange(3)).tolist()) for seed in range(600)]
+    counts = np.array([orders.count(order) for order in set(orders)])
+    assert len(counts) == 6
+    assert ((counts - 100) ** 2 / 100).sum() < 25.7

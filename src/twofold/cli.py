@@ -19,6 +19,7 @@ from twofold.commands.evaluate import EvaluationConfig, evaluate
 from twofold.commands.export import Format, export
 from twofold.commands.pretrain import Stopped, describe_config, pretrain
 from twofold.commands.recipes import recipes
+from twofold.commands.shard import ShardConfig, shard
 from twofold.commands.study import STUDIES, study
 from twofold.errors import UserError
 from twofold.training.config import add_options, explain, given, suggest
@@ -156,6 +157,21 @@ def _run_study(name: str, options: dict[str, Any]) -> None:
     console.print(study(name, options.pop("data"), options.pop("out"), **options), markup=False)
 
 
+def _shard_parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        description="Pack images into tar archives as WebDataset names them, or index archives that are there.",
+        exit_on_error=False,
+    )
+    parser.add_argument(_DATA, metavar="data", help="whatever `twofold pretrain` takes; with --index, a folder of .tar")
+    parser.add_argument("--out", type=str, help="a new folder for the archives and their index")
+    parser.add_class_arguments(ShardConfig)
+    return parser
+
+
+def _run_shard(options: dict[str, Any]) -> None:
+    console.print(shard(options.pop("data"), options.pop("out", None), **options), markup=False)
+
+
 _Command = tuple[str, Callable[[], ArgumentParser], Callable[[dict[str, Any]], None]]
 COMMANDS: dict[str, _Command] = {
     "pretrain": ("learn a representation from unlabelled images", _pretrain_parser, _run_pretrain),
@@ -166,6 +182,7 @@ COMMANDS: dict[str, _Command] = {
     ),
     "convert": ("turn an official checkpoint into an encoder of ours", _convert_parser, _run_convert),
     "export": ("an encoder in the layout of torchvision, MoCo or detectron2", _export_parser, _run_export),
+    "shard": ("pack images into tar archives that load fast from any disk", _shard_parser, _run_shard),
     "recipes": ("list the recipes of the published results", _recipes_parser, _run_recipes),
     "demo": ("the whole story on 5,000 real digits, in minutes", _demo_parser, _run_demo),
 }

@@ -94,3 +94,42 @@ def derive_seed(seed: int, *address: int | str) -> int:
         raise ValueError(f"an address has at most 4 parts, got {len(words)}")
     out = philox(counter, (seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF))[0]
     return int(out[0]) << 31 | int(out[1]) >> 1
+
+
+_ROUNDS = 8
+
+
+def permuted(seed: int, stream: str, epoch: int, n: int, positions: ArrayLike) -> NDArray[np.int64]:
+    """The entries at `positions` of a random order of 0..n-1, without making the order.
+
+    A Feistel network over the smallest even number of bits that holds n, with Philox as round function, walked until it
+    lands below n (Black and Rogaway, "Ciphers with arbitrary finite domains", 2002): time and memory grow with the
+    positions asked for, not with n. The order is another one than `permutation` gives.
+
+    Args:
+        seed, stream, epoch: the address, as for `permutation`.
+        n: in [1, 2**62].
+        positions: [m] in [0, n).
+
+    Returns:
+        [m].
+    """
+    half = max(1, (int(n - 1).bit_length() + 1) // 2)
+    mask, shift = np.uint64((1 << half) - 1), np.uint64(half)
+    key, name = (seed & 0xFFFFFFFF, seed >> 32), np.uint64(zlib.crc32(stream.encode()))
+    values = np.array(positions, dtype=np.uint64).reshape(-1)
+    open_ = np.arange(len(values))
+    while len(open_):
+        left, right = values[open_] >> shift, values[open_] & mask
+        for number in range(_ROUNDS):
+            counter = np.empty((len(open_), 4), dtype=np.uint64)
+            counter[:, 0], counter[:, 1], counter[:, 2], counter[:, 3] = (
+                right,
+                np.uint64(number),
+                np.uint64(epoch),
+                name,
+            )
+            left, right = right, left ^ (philox(counter, key)[:, 0] & mask)
+        values[open_] = left << shift | right
+        open_ = open_[values[open_] >= n]
+    return values.astype(np.int64)

@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 
 from twofold.data import Batch, DataConfig, Loader, Order, open_source
 from twofold.data import cache as cache_module
-from twofold.data import files as files_module
+from twofold.data import encoded as encoded_module
 from twofold.data.workers import SUBSTITUTES
 from twofold.errors import UserError
 from twofold.randomness import Key
@@ -212,7 +212,7 @@ def test_cache_keeps_to_its_bounds(mixed, monkeypatch):
 
 
 def test_cache_of_a_folder_too_large_to_scan(mixed, monkeypatch):
-    monkeypatch.setattr(files_module, "CHECKED", 10)
+    monkeypatch.setattr(encoded_module, "CHECKED", 10)
     for config in (DataConfig(), DataConfig(cache="ram")):
         for got, wanted in zip(batches(mixed, config, workers=0), batches(mixed, workers=0), strict=True):
             assert_equal(got, wanted)

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from twofold.data import order as order_module
 from twofold.data.order import Order
 from twofold.errors import UserError
 
@@ -70,3 +71,21 @@ def test_epochs_and_seeds_differ():
 def test_batch_beyond_the_data_names_the_option(batch):
     with pytest.raises(UserError, match=rf"--batch {batch}: there are 10 images"):
         Order(10, batch, 0)
+
+
+@pytest.mark.parametrize("rule", ["straddle", "drop"])
+def test_huge_data_follow_the_same_rules(monkeypatch, rule):
+    monkeypatch.setattr(order_module, "LONG", 10)
+    order = Order(50, 8, 3, rule)
+    seen = np.concatenate([order.indices(step) for step in range(7)])
+    epoch = 50 if rule == "straddle" else 48
+    assert len(set(seen[:epoch].tolist())) == epoch
+    assert seen.min() >= 0
+    assert seen.max() < 50
+    if rule == "straddle":  # the next epoch begins inside the batch, in its own order
+        assert seen[50:].tolist() == Order(50, 50, 3).indices(1)[:6].tolist()
+    monkeypatch.undo()
+    order = Order(10**9, 4096, 3)
+    first, later = order.indices(0), order.indices(200_000)
+    assert len(set(first.tolist()) & set(later.tolist())) < 5
+    assert abs(first.mean() / 5e8 - 1) < 0.1

@@ -20,7 +20,7 @@ from twofold.data import (
     open_source,
     splits_of,
 )
-from twofold.data import files as files_module
+from twofold.data import encoded as encoded_module
 from twofold.errors import UserError
 
 rng = np.random.default_rng(0)
@@ -135,7 +135,7 @@ def test_labels_stay_with_their_images_when_files_are_skipped(tmp_path):
 
 
 def test_large_folders_are_sampled_not_scanned(tmp_path, monkeypatch):
-    monkeypatch.setattr(files_module, "CHECKED", 10)
+    monkeypatch.setattr(encoded_module, "CHECKED", 10)
     make_tree(tmp_path, [f"{i:02}.png" for i in range(12)])
     (tmp_path / "05.png").write_bytes(b"")
     source = open_source(tmp_path)

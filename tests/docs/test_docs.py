@@ -9,10 +9,12 @@ options are checked as the command would check them, and nothing is trained.
 import importlib.util
 import re
 import shlex
+import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 from simclr_files import write_small
 from tiny import OPTIONS, as_arguments, images
@@ -120,6 +122,19 @@ def test_generated_pages_are_those_of_the_code(page):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     assert (ROOT / "docs" / page).read_text() == getattr(module, function)()
+
+
+def test_scripts_and_manifests_are_well_formed():
+    """Blocks that need a cluster cannot run here; that they parse is the least."""
+    found = [
+        (kind, body) for page in PAGES for kind, body in re.findall(r"```(sh|yaml)\n(.*?)```", page.read_text(), re.S)
+    ]
+    assert {kind for kind, _ in found} == {"sh", "yaml"}
+    for kind, body in found:
+        if kind == "sh":
+            assert subprocess.run(["bash", "-n"], input=body, text=True, check=False).returncode == 0, body
+        else:
+            assert list(yaml.safe_load_all(body))
 
 
 def test_links_between_pages_lead_somewhere():

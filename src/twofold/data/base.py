@@ -76,9 +76,9 @@ class Source(Protocol):
 class SkipList(Sequence[tuple[str, str]]):
     """(path, reason) of every file left out, each once; too many of them are an error."""
 
-    def __init__(self, total: int, share: float) -> None:
+    def __init__(self, total: int, share: float, kind: str = "images") -> None:
         self._reasons: dict[str, str] = {}
-        self._total = total
+        self._total, self._kind = total, kind
         self._limit = math.ceil(share * total)
 
     def add(self, path: str, reason: str) -> None:
@@ -86,7 +86,7 @@ class SkipList(Sequence[tuple[str, str]]):
         self._reasons.setdefault(path, reason)
         if len(self._reasons) > self._limit:
             raise UserError(
-                f"{len(self._reasons)} of {self._total} images cannot be read and --data.max_skipped allows "
+                f"{len(self._reasons)} of {self._total} {self._kind} cannot be read and --data.max_skipped allows "
                 f"{self._limit}; mend or remove them, or raise the limit:\n{self.summary(5)}"
             )
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from twofold.data.base import DataFacts, Source
 from twofold.data.config import DataConfig
-from twofold.data.files import FileSource
+from twofold.data.encoded import EncodedSource
 from twofold.data.opening import BadImage
 from twofold.errors import UserError
 
@@ -167,7 +167,7 @@ def usable_cores() -> int:
 
 def _threads(source: Source) -> int:
     """Pillow decodes outside Python's lock, so threads help; a user's own data set may not stand several."""
-    return usable_cores() if isinstance(source, FileSource) else 1
+    return usable_cores() if isinstance(source, EncodedSource) else 1
 
 
 def _measure(source: Source) -> NDArray[np.int32]:

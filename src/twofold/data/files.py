@@ -6,20 +6,15 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from twofold.data.base import DataFacts, SkipList, class_count, sample_indices
 from twofold.data.config import DataConfig
-from twofold.data.images import decode_image, find_images, image_extensions
-from twofold.data.opening import BadImage, Header, read_header
+from twofold.data.encoded import EncodedSource
+from twofold.data.images import find_images, image_extensions
 from twofold.errors import UserError
-
-CHECKED = 50_000
-"""Folders up to this many files have every header read when they are opened (some seconds); of larger ones a sample."""
 
 SPLIT_FOLDERS = {
     "train": ("train", "training"),
@@ -29,7 +24,7 @@ SPLIT_FOLDERS = {
 """What subfolders that hold a split are called, in any case."""
 
 
-class FileSource:
+class FileSource(EncodedSource):
     """Image files, decoded when read.
 
     Args:
@@ -54,18 +49,10 @@ class FileSource:
         classes: list[str] | None = None,
         name: str | None = None,
     ) -> None:
-        if config.channels not in (None, 1, 3):
-            raise UserError(f"--data.channels {config.channels}: image files give 1 (grey) or 3 (colour)")
-        self.name = name or str(root)
-        self.classes = classes
-        self.labels = labels
-        self.config = config
-        self.skipped = SkipList(len(names), config.max_skipped)
+        super().__init__(len(names), config, labels=labels, classes=classes, name=name or str(root))
         self._root = str(root)
         self._names = PackedStrings(names)
-        self._sizes: NDArray[np.int32] | None = None
-        headers = self._check_all() if len(names) <= CHECKED else self._sample()
-        self.channels = config.channels or (1 if all(header.grey for header in headers) else 3)
+        self.examine()
 
     def __len__(self) -> int:
         return len(self._names)
@@ -74,31 +61,13 @@ class FileSource:
         """The file of one image."""
         return f"{self._root}/{self._names[index]}"
 
-    def read(self, index: int, shrink: int = 1) -> NDArray[np.uint8]:
-        """Pixels [H, W, C] of one image; `shrink` as in `decode_image`; raises BadImage."""
-        return decode_image(self.path(index), self.channels, self.config, shrink)
+    def locate(self, index: int) -> tuple[str, None]:
+        """The file of one image; Pillow opens it itself."""
+        return self.path(index), None
 
-    def size(self, index: int) -> tuple[int, int]:
-        """(height, width) of one image, from its header; raises BadImage."""
-        if self._sizes is not None:
-            return int(self._sizes[index, 0]), int(self._sizes[index, 1])
-        header = read_header(self.path(index), self.config)
-        return header.height, header.width
-
-    def sizes(self) -> NDArray[np.int32] | None:
-        """[n, 2] heights and widths where every header has been read, else None."""
-        return self._sizes
-
-    def facts(self) -> DataFacts:
-        """Median size of all files, or of a sample of a large folder (whose sizes then count as different)."""
-        sizes, equal = self._sizes, False
-        if sizes is None:
-            sizes = np.array([(header.height, header.width) for header in self._sample()])
-        else:
-            equal = bool((sizes == sizes[0]).all())
-        height, width = (int(side) for side in np.median(sizes, axis=0))
-        classes = class_count(self.labels, self.classes)
-        return DataFacts(len(self), height, width, self.channels, equal, self.labels is not None, classes)
+    def keep(self, good: Sequence[int]) -> None:
+        """Leave out all files but these."""
+        self._names = PackedStrings([self._names[index] for index in good])
 
     def fingerprint(self) -> str:
         """sha256 of the relative paths and the files' lengths in bytes."""
@@ -108,28 +77,6 @@ class FileSource:
                 f"{self._names[index]}\0{Path(self.path(index)).stat().st_size}\n".encode(errors="surrogateescape")
             )
         return digest.hexdigest()
-
-    def _check_all(self) -> list[Header]:
-        """Read every header; leave out the files where that fails."""
-        headers = _read_headers([self.path(index) for index in range(len(self))], self.config)
-        good = [index for index, header in enumerate(headers) if isinstance(header, Header)]
-        for header in headers:
-            if isinstance(header, BadImage):
-                self.skipped.add(header.path, header.reason)
-        if len(good) < len(headers):
-            self._names = PackedStrings([self._names[index] for index in good])
-            self.labels = None if self.labels is None else self.labels[good]
-        kept = [header for header in headers if isinstance(header, Header)]
-        self._sizes = np.array([(header.height, header.width) for header in kept], dtype=np.int32).reshape(-1, 2)
-        return kept
-
-    def _sample(self) -> list[Header]:
-        """Headers of evenly spread files; unreadable ones are met again, and listed, when they are decoded."""
-        headers = _read_headers([self.path(int(index)) for index in sample_indices(len(self))], self.config)
-        kept = [header for header in headers if isinstance(header, Header)]
-        if not kept:
-            raise UserError(f"{self.name}: none of {len(headers)} files looked at can be read; the first: {headers[0]}")
-        return kept
 
 
 class PackedStrings:
@@ -202,17 +149,6 @@ def folder_labels(
 
 def _subfolders(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-
-
-def _read_headers(paths: list[str], config: DataConfig) -> list[Header | BadImage]:
-    def attempt(path: str) -> Header | BadImage:
-        try:
-            return read_header(path, config)
-        except BadImage as error:
-            return error
-
-    with ThreadPoolExecutor(min(16, 4 * (os.cpu_count() or 1))) as threads:  # most of the time is waiting for the disk
-        return list(threads.map(attempt, paths))
 
 
 def _no_images(folder: Path) -> str:

@@ -34,7 +34,9 @@ def find_images(folder: Path) -> list[str]:
     return sorted(found)
 
 
-def decode_image(path: str, channels: int, config: DataConfig, shrink: int = 1) -> NDArray[np.uint8]:
+def decode_image(
+    path: str, channels: int, config: DataConfig, shrink: int = 1, contents: bytes | None = None
+) -> NDArray[np.uint8]:
     """Decode one file: the first frame, upright, transparency over the background.
 
     Args:
@@ -42,6 +44,7 @@ def decode_image(path: str, channels: int, config: DataConfig, shrink: int = 1) 
         channels: 1 (luma) or 3 (RGB).
         config: `background`, `orient`, `deep_pixels` and `max_pixels` apply.
         shrink: 1, 2, 4 or 8: JPEG files are decoded at this fraction of their size (Pillow's draft mode).
+        contents: the encoded image, where it is no file of its own; `path` then only tells people where it is.
 
     Returns:
         [H, W, channels].
@@ -49,7 +52,7 @@ def decode_image(path: str, channels: int, config: DataConfig, shrink: int = 1) 
     Raises:
         BadImage: no image, broken, cut short, empty, or larger than `max_pixels`.
     """
-    with opened(path, config) as image:
+    with opened(path, config, contents) as image:
         turn = orientation(image, config)
         if shrink > 1:
             image.draft(image.mode, (max(1, image.width // shrink), max(1, image.height // shrink)))
@@ -59,8 +62,5 @@ def decode_image(path: str, channels: int, config: DataConfig, shrink: int = 1) 
 
 def image_extensions() -> frozenset[str]:
     """The extensions, such as ``.jpg``, of every format that Pillow decodes."""
-    return frozenset(
-        extension
-        for extension, kind in Image.registered_extensions().items()
-        if kind in Image.OPEN and kind not in _NOT_RASTER
-    )
+    known = Image.registered_extensions().items()
+    return frozenset(extension for extension, kind in known if kind in Image.OPEN and kind not in _NOT_RASTER)

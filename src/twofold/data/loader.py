@@ -14,7 +14,7 @@ from twofold.data.arrays import ArraySource
 from twofold.data.base import Source
 from twofold.data.cache import CachedSource, usable_cores, with_cache
 from twofold.data.config import DataConfig
-from twofold.data.files import FileSource
+from twofold.data.encoded import EncodedSource
 from twofold.data.order import Order
 from twofold.data.workers import Part, Pipe, Substitution, Task, join_draws
 from twofold.errors import UserError
@@ -209,7 +209,7 @@ def _whole_shape(source: Source, views: ImageViews) -> tuple[int, int] | None:
 def _check_draft(config: DataConfig, source: Source, views: ImageViews) -> None:
     if not config.jpeg_draft:
         return
-    if not isinstance(source, FileSource):
+    if not isinstance(source, EncodedSource):
         raise UserError(f"--data.jpeg_draft is for image files, and {source.name} has none: leave it out")
     if views.config.resample != "antialias":
         raise UserError(

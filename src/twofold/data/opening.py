@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,9 +44,9 @@ class Header(NamedTuple):
     grey: bool
 
 
-def read_header(path: str, config: DataConfig) -> Header:
-    """Size and colour of one file without decoding it; raises BadImage."""
-    with opened(path, config) as image:
+def read_header(path: str, config: DataConfig, contents: bytes | None = None) -> Header:
+    """Size and colour of one file, or of its `contents`, without decoding it; raises BadImage."""
+    with opened(path, config, contents) as image:
         width, height = image.size
         if orientation(image, config) >= 5:
             width, height = height, width
@@ -63,17 +64,23 @@ def orientation(image: Image.Image, config: DataConfig) -> int:
 
 
 @contextmanager
-def opened(path: str, config: DataConfig) -> Iterator[Image.Image]:
-    """Open a file; whatever goes wrong inside the block is a BadImage with a reason for people."""
+def opened(path: str, config: DataConfig, contents: bytes | None = None) -> Iterator[Image.Image]:
+    """Open a file, or what it holds; whatever goes wrong inside the block is a BadImage with a reason for people.
+
+    Args:
+        path: the file; for messages only where `contents` are given.
+        config: `max_pixels` applies.
+        contents: the encoded image, where it is no file of its own.
+    """
     try:
-        with Image.open(path) as image:
+        with Image.open(path if contents is None else io.BytesIO(contents)) as image:
             if image.width * image.height > config.max_pixels:
                 raise BadImage(path, f"{image.width} x {image.height} pixels, more than {config.max_pixels}")
             yield image
     except BadImage:
         raise
     except UnidentifiedImageError as error:
-        empty = Path(path).stat().st_size == 0
+        empty = (Path(path).stat().st_size if contents is None else len(contents)) == 0
         raise BadImage(path, "empty file" if empty else "not an image of a format that Pillow reads") from error
     except Exception as error:  # malformed bytes make Pillow's decoders raise nearly every kind of exception
         raise BadImage(path, str(error) or type(error).__name__) from error

@@ -9,7 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twofold.errors import UserError
-from twofold.randomness import permutation
+from twofold.randomness import permutation, permuted
+
+LONG = 2**24
+"""Above so many images no order is made whole: each step asks for its own entries (`randomness.permuted`)."""
 
 
 class Order:
@@ -34,7 +37,8 @@ class Order:
         if not 1 <= batch <= n:
             raise UserError(f"--batch {batch}: there are {n} images; give 1..{n}")
         self.n, self.batch, self.seed, self.rule = n, batch, seed, rule
-        # A batch touches two epochs at most; the cache only saves time.
+        # A batch touches two epochs at most; the cache only saves time. A permutation takes n log n time once an epoch
+        # and 40 bytes an image while it is made, which no step of a huge data set can wait for.
         self._permutation = functools.lru_cache(maxsize=2)(lambda epoch: permutation(seed, "order", epoch, n))
 
     @property
@@ -46,11 +50,16 @@ class Order:
         """[batch] images of one step."""
         if self.rule == "drop":
             epoch, place = divmod(step, self.n // self.batch)
-            return self._permutation(epoch)[place * self.batch : (place + 1) * self.batch]
+            return self._entries(epoch, place * self.batch, (place + 1) * self.batch)
         epoch, place = divmod(step * self.batch, self.n)
-        head = self._permutation(epoch)[place : place + self.batch]
+        head = self._entries(epoch, place, min(place + self.batch, self.n))
         missing = self.batch - len(head)
-        return np.concatenate([head, self._permutation(epoch + 1)[:missing]]) if missing else head
+        return np.concatenate([head, self._entries(epoch + 1, 0, missing)]) if missing else head
+
+    def _entries(self, epoch: int, start: int, stop: int) -> NDArray[np.int64]:
+        if self.n > LONG:
+            return permuted(self.seed, "order", epoch, self.n, np.arange(start, stop))
+        return self._permutation(epoch)[start:stop]
 
     def steps(self, epochs: float) -> int:
         """Whole steps in so many epochs: floor(n * epochs / batch), or floor(epochs * (n // batch)) with drop."""

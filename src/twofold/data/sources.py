@@ -20,9 +20,13 @@ from twofold.data.arrays import ArraySource, npz_splits, open_array_file
 from twofold.data.base import DataFacts, SkipList, Source, class_count, require_pairs, sample_indices
 from twofold.data.config import DataConfig
 from twofold.data.files import folder_splits, open_folder
+from twofold.data.hub import PREFIX as HUB
+from twofold.data.hub import hub_splits, is_hub_dataset, is_saved_dataset, open_hub
 from twofold.data.images import find_images
 from twofold.data.opening import BadImage
 from twofold.data.pixels import GREY_MODES, images_to_tensor, set_channels, to_uint8
+from twofold.data.shards import PREFIX as SHARDS
+from twofold.data.shards import is_shard_folder, open_shards, shard_splits
 from twofold.data.sound_layouts import MANIFESTS, open_sounds, sound_splits
 from twofold.data.sounds import find_sounds
 from twofold.data.torchvision_sets import NAMED_SETS, open_named
@@ -35,10 +39,12 @@ def open_source(what: Any, config: DataConfig | None = None, split: str | None =
     """Open data of any kind.
 
     Args:
-        what: path of a folder (see `files.open_folder`) or of an .npy or .npz file (`arrays.open_array_file`); the name
-            of a data set (`torchvision_sets.NAMED_SETS`) unless a path of that name exists; an array or tensor of
-            images (`pixels.images_to_tensor`), or a pair (images, labels); a PyTorch data set of images, or of pairs
-            (image, label), where images are PIL images or tensors; or a source.
+        what: path of a folder of images (see `files.open_folder`), of tar archives (`shards.open_shards`) or of a
+            saved Hugging Face data set (`hub.open_hub`), or of an .npy or .npz file (`arrays.open_array_file`);
+            ``shards:PATTERN`` or ``hf:NAME``; the name of a data set (`torchvision_sets.NAMED_SETS`) unless a path of
+            that name exists; an array or tensor of images (`pixels.images_to_tensor`), or a pair (images, labels); a
+            PyTorch or Hugging Face data set of images, or of pairs (image, label), where images are PIL images or
+            tensors; or a source.
         config: how to read it.
         split: which part; `config.split` by default.
 
@@ -66,24 +72,34 @@ def splits_of(what: Any) -> Splits:
     """The splits of `what` (as for `open_source`), without reading images."""
     if not isinstance(what, str | Path):
         return Splits((), None)
+    if str(what).startswith(SHARDS):
+        what = str(what).removeprefix(SHARDS)
     path = Path(what).expanduser()
+    if str(what).startswith(HUB) or (path.is_dir() and is_saved_dataset(path)):
+        return _with_evaluation(hub_splits(what))
     if path.exists():
         names: tuple[str, ...] = ()
         if _holds_sounds(path):
             names = sound_splits(path)
         elif path.is_dir():
-            names = tuple(folder_splits(path))
+            names = tuple(shard_splits(path) if is_shard_folder(path) else folder_splits(path))
         elif path.suffix.lower() == ".npz":
             names = npz_splits(path)
-        test = next((name for name in ("test", "val") if name in names), None)
-        return Splits(names, ("train", test) if test and "train" in names else None)
+        return _with_evaluation(names)
     entry = NAMED_SETS.get(str(what))
     return Splits(entry.splits, entry.evaluation) if entry else Splits((), None)
+
+
+def _with_evaluation(names: tuple[str, ...]) -> Splits:
+    test = next((name for name in ("test", "val", "validation") if name in names), None)
+    return Splits(names, ("train", test) if test and "train" in names else None)
 
 
 def _open(what: Any, config: DataConfig, split: str | None) -> Source:
     if isinstance(what, str | Path):
         return _open_path(what, config, split)
+    if is_hub_dataset(what):
+        return open_hub(what, split, config)
     if split is not None:
         raise UserError(f"--data.split {split}: data given as {type(what).__name__} have no splits")
     if isinstance(what, np.ndarray | torch.Tensor):
@@ -104,8 +120,12 @@ def _open(what: Any, config: DataConfig, split: str | None) -> Source:
 
 def _open_path(what: str | Path, config: DataConfig, split: str | None) -> Source:
     path = Path(what).expanduser()
+    if str(what).startswith(HUB) or (path.is_dir() and is_saved_dataset(path)):
+        return open_hub(what, split, config)
     if _holds_sounds(path):
         return open_sounds(path, split, config)  # type: ignore[return-value]  # what it reads are sounds
+    if str(what).startswith(SHARDS) or (path.is_dir() and is_shard_folder(path)):
+        return open_shards(what, split, config)
     if path.is_dir():
         return open_folder(path, split, config)
     if path.suffix.lower() in _ARRAY_FILES and path.is_file():
@@ -135,7 +155,7 @@ def _not_found(what: str, path: Path) -> str:
     hint = f" Did you mean {' or '.join(close)}?" if close else ""
     return (
         f"{what}: no such folder or file, and no data set of that name.{hint} Give a folder of images, an .npy or .npz "
-        f"file, or one of {', '.join(NAMED_SETS)}"
+        f"file, {SHARDS}PATTERN, {HUB}NAME, or one of {', '.join(NAMED_SETS)}"
     )
 
 

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from twofold.data.base import Source
 from twofold.data.cache import START_METHOD, shared_bytes
-from twofold.data.files import FileSource
+from twofold.data.encoded import EncodedSource
 from twofold.data.opening import BadImage
 from twofold.errors import UserError
 from twofold.randomness import Key
@@ -193,7 +193,7 @@ class Decoder(Dataset[Part]):
 
     def _cut_draft(self, i: int, boxes: list[list[int]], shape: tuple[int, int]) -> list[torch.Tensor]:
         """Crops of the image decoded at the smallest scale that keeps two pixels for each pixel of a crop."""
-        assert isinstance(self._source, FileSource)  # the loader has seen to it
+        assert isinstance(self._source, EncodedSource)  # the loader has seen to it
         shortest = min(min(box[2:]) for box in boxes)
         shrink = next((s for s in (8, 4, 2) if shortest >= 2 * s * self._size), 1)
         image = self._source.read(i, shrink)

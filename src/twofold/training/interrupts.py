@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end a run after the step in hand, with a checkpoint; a second one ends it at once."""
+"""Ctrl-C, SIGTERM and SIGUSR1 end a run after the step in hand, with a checkpoint; a second one ends it at once."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
+_WARNINGS = tuple(getattr(signal, name) for name in ("SIGUSR1",) if hasattr(signal, name))
+"""What SLURM is asked to send before time runs out (sbatch --signal); Windows has no such signal."""
+
 
 class StopRequest:
-    """While open, SIGINT and SIGTERM set `signal` instead of ending the process.
+    """While open, SIGINT, SIGTERM and SIGUSR1 set `signal` instead of ending the process.
 
     Signals can only be caught in the main thread; elsewhere the context does nothing and says so in `active`.
     """
@@ -21,7 +24,7 @@ class StopRequest:
 
     def __enter__(self) -> StopRequest:
         if self.active:
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in (signal.SIGINT, signal.SIGTERM, *_WARNINGS):
                 self._before[number] = signal.signal(number, self._note)
         return self
 

@@ -1,0 +1,107 @@
+"""`twofold shard`: pack images into tar archives, or index archives that are there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from twofold.data import DataConfig, SkipList, open_source, splits_of
+from twofold.data.hub import PREFIX, stream
+from twofold.data.pack import items, streamed_items, write_shards
+from twofold.data.shards import archives, index_tars, shard_splits
+from twofold.data.tars import write_index
+from twofold.errors import UserError
+from twofold.training.config import OptionsParser
+
+
+@dataclass(frozen=True)
+class ShardConfig:
+    """How images are packed."""
+
+    shard_mb: float = 512.0
+    """Most megabytes (10^6 bytes) of an archive."""
+    stream: bool = False
+    """Read hf:NAME as a stream: nothing but the archives is kept on disk."""
+    index: bool = False
+    """Make the index of tar archives that are there (no --out): later runs open them without walking them."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """Data"""
+
+    def __post_init__(self) -> None:
+        if not self.shard_mb > 0:
+            raise UserError(f"--shard_mb {self.shard_mb}: give megabytes above 0")
+
+
+def shard(data: Any, out: str | Path | None = None, **options: Any) -> str:
+    """Pack `data` into tar archives: KEY.jpg with its label in KEY.cls.
+
+    Images keep their encoded bytes; each is decoded once to see that it can be. The same data give the same bytes.
+    Data with splits are packed split by split, into subfolders, unless `data.split` names one.
+
+    Args:
+        data: whatever `pretrain` takes; with `index`, a folder of archives.
+        out: a new folder.
+        options: fields of `ShardConfig`, nested or dotted.
+
+    Returns:
+        What was done, for people.
+
+    Raises:
+        UserError: `out` holds something, too many unreadable images, ...
+    """
+    config = OptionsParser(ShardConfig).build(options)
+    if config.index:
+        if out is not None:
+            raise UserError("--index true indexes archives where they are: leave out --out")
+        return _index(Path(data).expanduser(), config)
+    if out is None:
+        raise UserError("--out is missing: name a new folder for the archives, e.g. --out shards/photos")
+    folder = Path(out)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"--out {folder} exists and is no empty folder; choose another one, or remove it")
+    most = int(config.shard_mb * 1e6)
+    if config.stream:
+        return _pack_stream(data, folder, most, config)
+    splits: tuple[str | None, ...] = (config.data.split,)
+    if config.data.split is None:
+        splits = splits_of(data).names or (None,)
+    told = []
+    for split in splits:
+        source = open_source(data, config.data, split=split)
+        target = folder if split is None or len(splits) == 1 else folder / split
+        paths = write_shards(items(source), target, most, source.classes)
+        told.append(_report(paths, target, source.skipped))
+    return "\n".join(told)
+
+
+def _pack_stream(data: Any, folder: Path, most: int, config: ShardConfig) -> str:
+    if not str(data).startswith(PREFIX):
+        raise UserError(f"--stream true is for {PREFIX}NAME; got {data}")
+    cells, classes = stream(str(data), config.data.split)
+    skipped = SkipList(10**9, 1.0)  # how many there will be is not known: told at the end
+    paths = write_shards(streamed_items(cells, skipped), folder, most, classes)
+    return _report(paths, folder, skipped)
+
+
+def _index(folder: Path, config: ShardConfig) -> str:
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; --index true wants the folder that holds the .tar archives")
+    told = []
+    for base in [folder] if archives(folder) else list(shard_splits(folder).values()):
+        paths = archives(base)
+        index = index_tars(paths, config.data)
+        if index.problems:
+            listing = "\n".join(f"  {path}: {reason}" for path, reason in index.problems[:5])
+            raise UserError(f"{base}: an index would hide what is wrong with its archives:\n{listing}")
+        write_index(base, [path.name for path in paths], index)
+        told.append(f"{base}: {len(index.records):,} images in {len(paths)} archives; index: {base / 'index.json'}")
+    if not told:
+        raise UserError(f"{folder}: no .tar archives in it or in folders such as train, val or test")
+    return "\n".join(told)
+
+
+def _report(paths: list[Path], folder: Path, skipped: SkipList) -> str:
+    size = sum(path.stat().st_size for path in paths)
+    text = f"{folder}: {len(paths)} archives, {size / 1e6:,.1f} MB"
+    return f"{text}; {len(skipped)} image(s) skipped:\n{skipped.summary(10)}" if len(skipped) else text
