@@ -29,6 +29,7 @@ from twofold.training.clock import describe_time
 from twofold.training.config import RunConfig, build, merge, plain, to_yaml
 from twofold.training.defaults import choose
 from twofold.training.loop import Training
+from twofold.training.micro_batch import run_in_chunks, train_or_advise
 from twofold.training.progress import console, duration
 from twofold.training.rundir import RunDirectory
 from twofold.training.starting import check_same_data, choose_device, say, start_accelerator, start_run
@@ -104,7 +105,7 @@ def pretrain(
             if training.step
             else f"starting {run.path}"
         )
-    return finish(training, source, training.fit(), report, module)
+    return finish(training, source, train_or_advise(training, resolved.micro_batch), report, module)
 
 
 def read_layers(recipe: str | None, config: str | Path | None, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -140,7 +141,9 @@ def assemble(
     method = build_method(config.method, encoder, config.head, config.seed).to(accelerator.device)
     memory_format = torch.channels_last if config.training.channels_last else torch.contiguous_format
     method.to(memory_format=memory_format)
-    if config.training.compile:
+    if config.micro_batch:
+        run_in_chunks(method, batch, config.micro_batch, config.training.compile)
+    elif config.training.compile:
         method.encoder.compile()
     optimizer = build_optimizer(config.optim, method.trained(), batch=batch)
     order = Order(len(source), batch, config.seed, config.data.last_batch)

@@ -50,6 +50,11 @@ class StepClock:
             self.seconds[part] += now - self._last
         self._last = now
 
+    def pause(self) -> None:
+        """What passes until the next mark is nobody's."""
+        self.collect()
+        self._last, self._events = None, []
+
     def backward(self) -> None:
         """The forward pass is over and the backward pass begins."""
         self.mark("loss")

@@ -76,6 +76,9 @@ class RunConfig:
     """Passes over the data. Chosen from the number of images when not given."""
     batch: int | None = None
     """Images per step over all devices (N; the loss compares 2N views). Chosen from the data when not given."""
+    micro_batch: int | None = None
+    """Images per device that the encoder takes at once: a smaller memory for a third more time. The batch, its
+    negatives and gradients stay, but batch norm in the encoder takes statistics of so many images."""
     seed: int = 0
     """Seed of every random number of the run."""
     data: DataConfig = field(default_factory=DataConfig)
@@ -102,6 +105,8 @@ class RunConfig:
             raise UserError(
                 f"--batch must be at least 2, got {self.batch}: the loss needs another image to contrast with"
             )
+        if self.micro_batch is not None and self.micro_batch < 1:
+            raise UserError(f"--micro-batch must be at least 1, got {self.micro_batch}")
         if not 0 <= self.seed < 2**63:
             raise UserError(f"--seed must lie in [0, 2**63), got {self.seed}")
 

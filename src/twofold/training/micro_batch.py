@@ -1,0 +1,179 @@
+"""Large batches on small machines: the encoder runs in chunks whose activations are thrown away and computed again.
+
+Gradients are those of the whole batch, as the loss sees all projections at once (GradCache, arXiv 2101.06983, has the
+same aim; here torch's activation checkpointing does the bookkeeping, so that any method and DDP go through unchanged).
+What a chunk of m images changes is batch normalisation in the encoder: it takes statistics of the chunk ("ghost"
+statistics, over all ranks' chunks), and the running averages move once a step, towards the mean of the chunks'.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from twofold.distributed import keep_batch_norm_local, world_size
+from twofold.errors import UserError
+from twofold.methods import Method, MoCo
+from twofold.training.loop import Training
+
+
+def run_in_chunks(method: Method, batch: int, micro_batch: int, compiled: bool = False) -> None:
+    """Let the encoders of `method` run in chunks of `micro_batch` images in training mode; nothing else changes.
+
+    Args:
+        method: its `encoder`, and a `momentum_encoder` if it has one. MoCo's splits of batch norm become splits of a
+            chunk, or chunks where these are smaller.
+        batch: images per step over all devices.
+        micro_batch: images of a chunk; both views of each go through together, as in the whole batch.
+        compiled: compile what runs on a chunk.
+
+    Raises:
+        UserError: if chunks do not divide the batch of a device, or do not agree with MoCo's splits.
+    """
+    rows = batch // world_size()
+    if rows % micro_batch:
+        raise UserError(
+            f"--micro-batch {micro_batch} does not divide the {rows} images of a device's batch: give one of "
+            f"{', '.join(str(m) for m in range(1, rows + 1) if rows % m == 0)}"
+        )
+    chunks = rows // micro_batch
+    if isinstance(method, MoCo):
+        if method.bn_splits % chunks and chunks % method.bn_splits:
+            raise UserError(
+                f"--micro-batch {micro_batch} makes {chunks} chunks, which --method.bn_splits {method.bn_splits} does "
+                "not agree with: one must divide the other"
+            )
+        encoders = [method.encoder, method.momentum_encoder]
+        keep_batch_norm_local(nn.ModuleList(encoders), max(1, method.bn_splits // chunks))
+    else:
+        encoders = [module for module in (method.encoder, getattr(method, "momentum_encoder", None)) if module]
+    for encoder in encoders:
+        forward = torch.compile(encoder.forward) if compiled else encoder.forward
+        encoder.forward = _in_chunks(encoder, forward, rows, chunks)  # type: ignore[method-assign]
+
+
+def train_or_advise(training: Training, micro_batch: int | None) -> bool:
+    """`training.fit`; when a device's memory runs out, the error names a --micro-batch that was seen to fit."""
+    try:
+        return training.fit()
+    except torch.OutOfMemoryError as error:
+        spent = error
+    # Out of the except block, whose traceback would keep the step's tensors alive.
+    spent.__traceback__ = None
+    training.optimizer.zero_grad(set_to_none=True)
+    gc.collect()
+    size, channels = training.views.size, training.method.encoder.input.channels
+    most = micro_batch or training.batch // world_size()
+    fits = fitting_micro_batch(training.method, (channels, size, size), most, training.accelerator.autocast)
+    tried = f"--micro-batch {micro_batch}" if micro_batch else f"--batch {training.batch}"
+    remedy = (
+        f"--micro-batch {fits} fits: the encoder then runs in chunks, with the same batch and negatives"
+        if fits
+        else "not even one image fits: choose a smaller --encoder.name, --encoder.width or --views.size"
+    )
+    raise UserError(f"the device's memory ran out with {tried}; {remedy} ({str(spent).splitlines()[0]})")
+
+
+def _in_chunks(module: nn.Module, forward: Callable[[Tensor], Tensor], rows: int, chunks: int) -> Callable[..., Tensor]:
+    def chunked(x: Tensor) -> Tensor:
+        if not module.training or len(x) % rows:
+            return forward(x)
+        views = x.unflatten(0, (-1, rows)).chunk(chunks, 1)  # row i of each view goes with row i of the others
+        averages, outputs = Averages(module), []
+        for part in views:
+            with averages.of_one_pass():
+                if torch.is_grad_enabled():
+                    # (the numbers that dropout draws are kept by checkpoint; the averages must not move twice)
+                    output = checkpoint(
+                        forward, part.flatten(0, 1), use_reentrant=False,
+                        context_fn=lambda: (nullcontext(), averages.untouched()),
+                    )  # fmt: skip
+                else:
+                    output = forward(part.flatten(0, 1))
+            outputs.append(output.unflatten(0, (part.shape[0], -1)))
+        averages.settle()
+        return torch.cat(outputs, 1).flatten(0, 1)
+
+    return chunked
+
+
+class Averages:
+    """The running averages of a module through several passes that stand for one.
+
+    Each pass starts from the same values; `settle` gives the mean of where they led, so that with momentum m the
+    averages become (1 - m) * before + m * mean of the passes' statistics, for any kind of averaging layer.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._buffers = list(module.buffers())
+        self._before = [buffer.clone() for buffer in self._buffers]
+        self._sums: list[Tensor] | None = None
+        self._passes = 0
+
+    @contextmanager
+    def of_one_pass(self) -> Iterator[None]:
+        """Start from the first values, and add up where they led."""
+        self._write(self._before)
+        yield
+        after = [buffer.clone() for buffer in self._buffers]
+        self._sums = after if self._sums is None else [s.add_(x) for s, x in zip(self._sums, after, strict=True)]
+        self._passes += 1
+
+    def untouched(self) -> AbstractContextManager[Any]:
+        """Leave the averages as they are found."""
+        return _restored(self._buffers)
+
+    def settle(self) -> None:
+        """The mean of the passes; counters, which are whole numbers, count one pass."""
+        if self._sums:
+            self._write([s / self._passes if s.is_floating_point() else s // self._passes for s in self._sums])
+
+    def _write(self, values: list[Tensor]) -> None:
+        _write(self._buffers, values)
+
+
+@contextmanager
+def _restored(buffers: list[Tensor]) -> Iterator[None]:
+    before = [buffer.clone() for buffer in buffers]
+    try:
+        yield
+    finally:
+        _write(buffers, before)
+
+
+def _write(buffers: list[Tensor], values: list[Tensor]) -> None:
+    for buffer, value in zip(buffers, values, strict=True):
+        buffer.data.copy_(value)  # past autograd: a kernel may have kept the buffer, whose values it does not use
+
+
+def fitting_micro_batch(method: Method, shape: tuple[int, ...], most: int, autocast: Callable[[], Any]) -> int | None:
+    """The largest power of two below `most` whose chunk of both views goes through forward and backward in memory.
+
+    Args:
+        method: in training mode, its encoder not in chunks yet or in larger ones.
+        shape: [C, S, S] of a view.
+        most: images of the chunk that did not fit.
+        autocast: gives the context of mixed precision.
+
+    Returns:
+        Images of a chunk, or None if not even one fits.
+    """
+    parameter = next(method.encoder.parameters())
+    size = 1 << max(most - 1, 1).bit_length() - 1
+    averages = Averages(method.encoder)
+    while size >= 1:
+        try:
+            with averages.untouched(), autocast():
+                h = type(method.encoder).forward(method.encoder, torch.rand(2 * size, *shape, device=parameter.device))
+            torch.autograd.grad(h.float().sum(), parameter)
+            return size
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache() if parameter.is_cuda else None
+        size //= 2
+    return None
