@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,21 +12,26 @@ from tiny import OPTIONS, as_arguments, images
 from twofold.training.rundir import RunDirectory
 
 
-def test_two_processes_train_what_one_trains(tmp_path):
+def on_processes(folder: Path, words: list[str]) -> list[RunDirectory]:
+    """One epoch of the tiny run, with more options, on one process and on two."""
     x, y = images()
-    np.savez(tmp_path / "data.npz", images=x, labels=y)
+    np.savez(folder / "data.npz", images=x, labels=y)
     # SGD: Adam would blow up the last bits of gradients that are nearly zero, where sums are taken in another order.
-    options = [*as_arguments(OPTIONS), "--optim.name", "sgd", "--optim.lr", "0.01", "--epochs", "1"]
+    options = [*as_arguments(OPTIONS), "--optim.name", "sgd", "--optim.lr", "0.01", "--epochs", "1", *words]
     runs = []
     for processes in (1, 2):
-        run = RunDirectory(tmp_path / f"run{processes}")
+        run = RunDirectory(folder / f"run{processes}")
         launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-        words = ["-m", "twofold.cli", "pretrain", str(tmp_path / "data.npz"), "--out", str(run.path), *options]
-        done = subprocess.run([*launcher, *words], capture_output=True, text=True, timeout=300)
+        command = ["-m", "twofold.cli", "pretrain", str(folder / "data.npz"), "--out", str(run.path), *options]
+        done = subprocess.run([*launcher, *command], capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("report.html") == 1
         runs.append(run)
-    one, two = runs
+    return runs
+
+
+def test_two_processes_train_what_one_trains(tmp_path):
+    one, two = on_processes(tmp_path, [])
     for mine, theirs in zip(one.metrics(), two.metrics(), strict=True):
         # float32 sums in another order: 1e-6 at first, which a net so small and so young multiplies at each update.
         assert mine["loss"] == pytest.approx(theirs["loss"], rel=1e-3)

@@ -33,7 +33,7 @@ from twofold.training.micro_batch import run_in_chunks, train_or_advise
 from twofold.training.progress import console, duration
 from twofold.training.rundir import RunDirectory
 from twofold.training.starting import check_same_data, choose_device, say, start_accelerator, start_run
-from twofold.views import ImageViews
+from twofold.views import build_views
 
 
 class Stopped(Exception):
@@ -151,7 +151,7 @@ def assemble(
         config.data.last_batch == "straddle"
     )  # the reference trains one step more (its first has lr 0)
     schedule = build_schedule(config.optim, images=len(source), batch=batch, epochs=epochs, steps=steps)
-    views = ImageViews(config.views)
+    views = build_views(config.views)
     loader = Loader(
         source,
         views,

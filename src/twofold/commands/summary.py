@@ -19,7 +19,7 @@ from twofold.report import Figure, Report, Table, embedding_map, find_neighbours
 from twofold.training.config import RunConfig
 from twofold.training.progress import duration
 from twofold.training.rundir import RunDirectory
-from twofold.views import ImageViews
+from twofold.views import build_views
 
 _PAIRS = 12
 _MOST = 1500  # images on the map: t-SNE of more takes minutes on two cores
@@ -74,7 +74,7 @@ def _some(source: Source, seed: int) -> Source:
 def _pairs(config: RunConfig, source: Source) -> NDArray[np.uint8]:
     """The views of the first images of the first step: [n, 2, S, S, C] uint8."""
     order = Order(len(source), config.batch or len(source), config.seed, config.data.last_batch)
-    views = ImageViews(config.views)
+    views = build_views(config.views)
     with Loader(source, views, order, config.seed, workers=0, config=config.data) as loader:
         batch = next(iter(loader.iterate(0, 1)))
     a, b = views.apply(batch.images, batch.draws)

@@ -10,6 +10,8 @@ from twofold.distributed import world_size
 from twofold.encoders import Encoder
 from twofold.errors import UserError
 from twofold.heads import HeadConfig
+from twofold.losses.studies import Mining, Reduction
+from twofold.methods.ablations import SimCLRAblation
 from twofold.methods.base import Method, Output
 from twofold.methods.moco import MoCo
 from twofold.methods.queue import check_fits
@@ -19,6 +21,10 @@ from twofold.methods.simclr import SimCLR
 _OWNERS: dict[str, tuple[str, Any]] = {
     "normalize": ("simclr", True),
     "scale": ("simclr", "mean_2n"),
+    "loss": ("simclr", "nt_xent"),
+    "mining": ("simclr", None),
+    "margin": ("simclr", None),
+    "negatives": ("simclr", None),
     "queue": ("moco", None),
     "momentum": ("moco", None),
     "symmetric": ("moco", None),
@@ -40,6 +46,14 @@ class MethodConfig:
     """simclr: compare projections by cosine; false compares by inner product (Table 5 of the paper)."""
     scale: Literal["mean_2n", "simclr_sum2"] = "mean_2n"
     """simclr: mean over the 2N anchors (the paper's loss), or the released code's value, which is twice that."""
+    loss: Literal["nt_xent", "nt_logistic", "margin_triplet"] = "nt_xent"
+    """simclr: nt_xent, or one that it was compared with (Table 4): its negatives are the second views alone."""
+    mining: Mining | None = None
+    """nt_logistic, margin_triplet: all negatives (none), or the semi_hard one only; default none."""
+    margin: float | None = None
+    """margin_triplet: the margin, 0 or more (the paper tried 0, 0.4, 0.8 and 1.6); default 0.8."""
+    negatives: Reduction | None = None
+    """nt_logistic, margin_triplet without mining: mean or sum over an anchor's negatives; default mean."""
     queue: int | None = None
     """moco: number of keys K, the negatives of each query. Chosen from the data when not given: up to 65,536."""
     momentum: float | None = None
@@ -61,12 +75,35 @@ class MethodConfig:
                     f"--method.{option} {getattr(self, option)} has no effect with --method.name {self.name}: leave it "
                     f"out, or choose {owner}"
                 )
+        self._check_loss()
         for option in ("queue", "bn_splits"):
             value = getattr(self, option)
             if value is not None and value < 1:
                 raise UserError(f"--method.{option} must be at least 1, got {value}")
         if self.momentum is not None and not 0 <= self.momentum <= 1:
             raise UserError(f"--method.momentum must lie in [0, 1], got {self.momentum}")
+
+    def _check_loss(self) -> None:
+        """Refuse what would have no effect with the loss."""
+
+        def refuse(option: str, why: str) -> None:
+            raise UserError(f"--method.{option} {getattr(self, option)} {why}")
+
+        if self.loss == "nt_xent":
+            for option in ("mining", "margin", "negatives"):
+                if getattr(self, option) is not None:
+                    refuse(option, "has no effect with --method.loss nt_xent: leave it out, or choose another loss")
+        elif self.scale != "mean_2n":
+            refuse("scale", f"is nt_xent's; with --method.loss {self.loss}, leave it out")
+        if self.margin is not None and self.loss != "margin_triplet":
+            refuse("margin", "needs --method.loss margin_triplet")
+        if self.margin is not None and not self.margin >= 0:
+            refuse("margin", "must be 0 or more")
+        if self.mining == "semi_hard":
+            if self.margin == 0:
+                refuse("margin", "leaves semi_hard mining no negative: give one above 0")
+            if self.negatives is not None:
+                refuse("negatives", "has no effect with --method.mining semi_hard, which keeps one: leave it out")
 
     def check_batch(self, batch: int) -> None:
         """Raise a UserError if a global batch of `batch` images does not fit the options."""
@@ -100,7 +137,21 @@ def build_method(config: MethodConfig, encoder: Encoder, head: HeadConfig, seed:
         names = ("queue", "momentum", "symmetric", "bn_splits", "shuffle")
         given = {name: getattr(config, name) for name in names if getattr(config, name) is not None}
         return MoCo(encoder, head, config.temperature, **given, seed=seed)
+    if config.loss != "nt_xent":
+        margin, mining = 0.8 if config.margin is None else config.margin, config.mining or "none"
+        return SimCLRAblation(
+            encoder, head, config.temperature, config.normalize, config.loss, margin, mining, config.negatives
+        )
     return SimCLR(encoder, head, config.temperature, config.normalize, config.scale)
 
 
-__all__ = ["Method", "MethodConfig", "MoCo", "Output", "SimCLR", "build_method", "own_options"]
+__all__ = [
+    "Method",
+    "MethodConfig",
+    "MoCo",
+    "Output",
+    "SimCLR",
+    "SimCLRAblation",
+    "build_method",
+    "own_options",
+]

@@ -2,9 +2,9 @@
 
 from twofold.views.config import ViewsConfig
 from twofold.views.images import ImageDraw, ImageViews
-from twofold.views.operators import OPERATORS, Operator
+from twofold.views.operators import OPERATORS, Operator, make_operator
 from twofold.views.resample import center_crop, crop_resize, crop_resize_image
-from twofold.views.study import StudyDraw, StudyViews
+from twofold.views.study import StudyDraw, StudyViews, build_views
 
 __all__ = [
     "OPERATORS",
@@ -14,7 +14,9 @@ __all__ = [
     "StudyDraw",
     "StudyViews",
     "ViewsConfig",
+    "build_views",
     "center_crop",
     "crop_resize",
     "crop_resize_image",
+    "make_operator",
 ]

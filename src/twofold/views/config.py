@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from twofold.errors import UserError
 from twofold.views.blur import BlurPadding
 from twofold.views.boxes import TF_MIN_COVERED, CropRule
 from twofold.views.color import BrightnessRule, ColorRule
+from twofold.views.operators import make_operator
 from twofold.views.resample import Resample
 
 
@@ -52,6 +53,14 @@ class ViewsConfig:
     """Draw sigma for each image, as the paper says, or one for a view's whole batch, as its code does."""
     blur_padding: BlurPadding = "zero"
     """Beyond the border: "zero" as the SimCLR code (borders darken), or "reflect"."""
+    operators: tuple[str | dict[str, Any], ...] = ()
+    """Operators of the paper's studies, applied in this order after all of the above, such as '[cutout, sobel]' or
+    '[{name: noise, sigma: [0, 0.2], probability: 0.5}]': crop, cutout, color, jitter, drop, sobel, noise, blur, rotate,
+    solarize, equalize, motion_blur."""
+    operators_on: Literal["both", "first"] = "both"
+    """Apply the operators to both views, or to the first alone, as in the paper's figure 5."""
+    shared_crop: bool = False
+    """Give both views one crop and flip: what the paper's figure 5 compares operators on."""
 
     def __post_init__(self) -> None:
         def check(good: bool, name: str, wanted: str) -> None:
@@ -73,3 +82,10 @@ class ViewsConfig:
             check(0 < low <= high, name, "two numbers, 0 < least <= most")
         check(len(self.jitter_ranges) == 4 and min(self.jitter_ranges) >= 0, "jitter_ranges", "four numbers, 0 or more")
         check(0 <= self.rotation <= 180, "rotation", "an angle between 0 and 180 degrees")
+        for operator in self.operators:
+            try:
+                make_operator(operator)
+            except UserError as error:
+                raise UserError(f"views.operators: {error}") from error
+        if not self.operators:
+            check(self.operators_on == "both", "operators_on", "views.operators too, or leave it out")

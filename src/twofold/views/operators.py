@@ -7,9 +7,11 @@ a docstring gives its source.
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
 import torch
@@ -20,7 +22,7 @@ from torch import Tensor
 from twofold.errors import UserError
 from twofold.randomness import Key, uniforms
 from twofold.views.blur import BlurPadding, blur_radius, gaussian_blur
-from twofold.views.boxes import CropRule, crop_boxes
+from twofold.views.boxes import TF_MIN_COVERED, CropRule, crop_boxes
 from twofold.views.color import jitter, luma
 from twofold.views.resample import Resample, crop_resize
 from twofold.views.rows import operator_groups, update_rows
@@ -79,6 +81,13 @@ class Crop(Operator):
     aspect: tuple[float, float] = (3 / 4, 4 / 3)
     rule: CropRule = "tf"
     resample: Resample = "tf2"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (self.area[0] > 0 and self.area[1] <= 1 and self.aspect[0] > 0):
+            raise UserError(f"crop: area = {self.area} lies within (0, 1], aspect = {self.aspect} above 0")
+        if self.rule == "tf" and self.area[1] < TF_MIN_COVERED:
+            raise UserError(f"crop: area = {self.area}, but the tf rule refuses all below {TF_MIN_COVERED}")
 
     def draw(self, key: Key, stream: str, rows: NDArray[np.int64], side: int) -> Tensor:
         applied = super().draw(key, stream, rows, side)
@@ -322,3 +331,38 @@ OPERATORS: dict[str, type[Operator]] = {
     "motion_blur": MotionBlur,
 }
 """The operators by name. Figure 5's axes are crop, cutout, color, sobel, noise, blur and rotate."""
+
+
+def make_operator(wanted: str | Mapping[str, Any]) -> Operator:
+    """The operator that an option names: "cutout", or {"name": "cutout", "side": 0.25, "probability": 0.5}.
+
+    Raises:
+        UserError: there is no such operator or parameter, or the value is not of its kind.
+    """
+    given = {"name": wanted} if isinstance(wanted, str) else dict(wanted)
+    name = given.pop("name", None)
+    if name not in OPERATORS:
+        raise UserError(f"there is no study operator {name!r}: choose from {', '.join(OPERATORS)}")
+    kind = OPERATORS[name]
+    types = {field.name: get_type_hints(kind)[field.name] for field in dataclasses.fields(kind)}
+    for parameter, value in given.items():
+        if parameter not in types:
+            raise UserError(f"the operator {name} has no parameter {parameter!r}: it has {', '.join(types)}")
+        given[parameter] = _as_kind(value, types[parameter], f"{name}: {parameter} = {value!r}")
+    return kind(**given)
+
+
+def _as_kind(value: Any, kind: Any, said: str) -> Any:
+    """A value from a file or the command line as the number, range or choice that an operator takes."""
+    if get_origin(kind) is Literal:
+        if value not in get_args(kind):
+            raise UserError(f"{said}, but it is one of {', '.join(get_args(kind))}")
+        return value
+    numbers = list(value) if isinstance(value, list | tuple) and kind is not float else [value]
+    if not all(isinstance(x, int | float) and not isinstance(x, bool) and 0 <= x < math.inf for x in numbers):
+        raise UserError(f"{said}, but it takes numbers of 0 or more")
+    if kind is float:
+        return float(value)
+    if len(numbers) != 2 or numbers[0] > numbers[1]:
+        raise UserError(f"{said}, but it is a range: two numbers, least <= most")
+    return float(numbers[0]), float(numbers[1])

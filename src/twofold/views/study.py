@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from twofold.errors import UserError
 from twofold.randomness import Key
 from twofold.views.config import ViewsConfig
 from twofold.views.images import ImageDraw, ImageViews
-from twofold.views.operators import OPERATORS, Operator
+from twofold.views.operators import Operator, make_operator
 
 
 @dataclass(frozen=True)
@@ -41,16 +40,13 @@ class StudyViews(ImageViews):
     def __init__(
         self,
         config: ViewsConfig,
-        operators: Sequence[Operator | str],
+        operators: Sequence[Operator | str | Mapping[str, Any]],
         branch: Literal["first", "both"] = "first",
         shared_crop: bool = True,
     ) -> None:
-        """Args: the operators, first to last, as objects or names in `OPERATORS`; see the class for the rest."""
+        """Args: the operators, first to last, or what `make_operator` makes of them; see the class for the rest."""
         super().__init__(config)
-        unknown = [name for name in operators if isinstance(name, str) and name not in OPERATORS]
-        if unknown:
-            raise UserError(f"there is no study operator {unknown[0]!r}: choose from {', '.join(OPERATORS)}")
-        self.operators = [OPERATORS[name]() if isinstance(name, str) else name for name in operators]
+        self.operators = [each if isinstance(each, Operator) else make_operator(each) for each in operators]
         nothing = np.empty(0, dtype=np.int64)
         self.widths = [operator.draw(Key(0, 0), "", nothing, self.size).shape[1] for operator in self.operators]
         self.branch = branch
@@ -80,3 +76,10 @@ class StudyViews(ImageViews):
         for operator, drawn in zip(self.operators, draw.operators.cpu().split(self.widths, 1), strict=True):
             x = operator.apply(x, drawn)
         return x
+
+
+def build_views(config: ViewsConfig) -> ImageViews:
+    """The views that a configuration asks for: SimCLR's, and study operators or a shared crop where it names them."""
+    if not config.operators and not config.shared_crop:
+        return ImageViews(config)
+    return StudyViews(config, config.operators, config.operators_on, config.shared_crop)
