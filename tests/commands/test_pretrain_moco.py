@@ -8,7 +8,10 @@ from tiny import OPTIONS, images
 
 import twofold
 from twofold.commands.pretrain import Stopped
+from twofold.encoders import load_head, save_encoder
 from twofold.errors import UserError
+from twofold.evaluation import monitors
+from twofold.evaluation.knn import knn_accuracy
 from twofold.training.config import merge
 from twofold.training.loop import Training
 
@@ -36,6 +39,53 @@ def test_metrics_know_the_queue(whole):
     assert row["chance"] == pytest.approx(2 * np.log(41))
     assert {"knn_top1", "probe_top1"} <= row.keys()
     assert twofold.load(whole.path).feature_dim > 0
+
+
+def test_the_level_of_chance_and_the_rise_are_told(tmp_path, capsys):
+    options = merge(MOCO, {"epochs": 1, "monitor.every": 0, "method.symmetric": False})
+    run = twofold.pretrain(images(), tmp_path / "run", **options)
+    assert "the loss of chance is ln(K + 1) = 3.71 (K = 40 keys); a run starts below it and rises first" in (
+        " ".join(capsys.readouterr().out.split())
+    )
+    assert "3.71 = ln(K + 1), K = 40; the loss rises first" in (run.path / "report.html").read_text()
+
+
+@pytest.mark.parametrize(("features", "probe"), [("h", False), ("z", True), ("z", False)])
+def test_neighbours_are_compared_by_what_was_asked(whole, tmp_path, monkeypatch, features, probe):
+    """The monitor's last look sees the very h or z of the weights that were saved (1e-5: other batches)."""
+    looks = []
+
+    def watched(*told):
+        looks.append(told)
+        return knn_accuracy(*told)
+
+    monkeypatch.setattr(monitors, "knn_accuracy", watched)
+    wanted = {"knn_features": features, "knn_k": 9, "knn_temperature": 0.3, "probe": probe, "every": 4}
+    run = twofold.pretrain(images(), tmp_path / "run", report=False, **merge(MOCO, {"monitor": wanted}))
+    assert same_weights(run, whole)
+    x, labels = images()
+    bank, queries = monitors.hold_out(labels, MOCO["seed"], 0.1, 5000)
+    with torch.no_grad():
+        f = twofold.load(run.path)(torch.as_tensor(x).permute(0, 3, 1, 2))
+        f = load_head(run.encoder_file)(f) if features == "z" else f
+    for found, expected in zip(looks[-1][:4], (f[bank], labels[bank], f[queries], labels[queries]), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+    assert looks[-1][4:] == (9, 0.3)
+    assert ("probe_top1" in run.metrics()[-1]) == probe
+
+
+def test_evaluate_takes_the_head_where_asked(whole):
+    x, y = images(40, seed=1)
+    found = twofold.evaluate(whole.path, images(), test=(x, y), protocol="knn", k=9, features="z").evaluation
+    head = load_head(whole.encoder_file)
+    assert found.feature_dim == head.out_dim == 16
+    assert "features are z" in found.text
+    assert found.digest_before == found.digest_after
+    assert twofold.evaluate(whole.path, images(), test=(x, y), protocol="knn", k=9).evaluation.feature_dim == 512 // 8
+    bare = whole.path / "bare.safetensors"
+    save_encoder(bare, twofold.load(whole.path))
+    with pytest.raises(UserError, match=r"--features z: .* holds no projection head"):
+        twofold.evaluate(bare, images(), protocol="knn", features="z")
 
 
 @pytest.mark.parametrize("stop_at", [1, 7])

@@ -13,10 +13,12 @@ from torch import nn
 from twofold.commands.imagenet import ImageNetReport, imagenet
 from twofold.commands.load import encoder_path, load
 from twofold.data import DataConfig, Source, open_source, splits_of
+from twofold.encoders import Encoder, load_head
 from twofold.encoders.weights import read_header
 from twofold.errors import UserError
 from twofold.evaluation import protocols
 from twofold.evaluation.logistic import GRID, PAPER_GRID
+from twofold.evaluation.projected import Projected
 from twofold.training.config import OptionsParser, flatten, plain
 from twofold.training.progress import console, duration
 
@@ -37,6 +39,8 @@ class EvaluationConfig:
     """Share of each class that is held out for the score where there is no test data."""
     k: int = 200
     """Neighbours that vote (knn)."""
+    features: Literal["h", "z"] = "h"
+    """What is evaluated: h, the encoder's output; z, the projection head's, as MoCo's kNN monitor does."""
     temperature: float | None = 0.1
     """A neighbour's vote weighs exp(cosine / temperature); null gives each one vote (knn)."""
     grid: Literal["short", "paper"] = "short"
@@ -119,6 +123,8 @@ def evaluate(
     if config.classifier_layer is not None:
         raise UserError(f"--classifier_layer {config.classifier_layer} goes with --protocol imagenet; leave it out")
     model = load(path, encoder, config.device or "cpu")
+    if config.features == "z":
+        model = _with_head(model, path)
     views = read_header(path)["extra"].get("options", {}).get("views", {})
     data_config = dataclasses.replace(config.data, channels=config.data.channels or model.input.channels)
     train, test = evaluation_parts(data, test_data, data_config)
@@ -136,10 +142,20 @@ def evaluate(
         k=config.k, temperature=config.temperature, grid=PAPER_GRID if config.grid == "paper" else GRID,
         workers=config.data.workers, progress=progress,
     )  # fmt: skip
+    if config.features == "z":
+        found = dataclasses.replace(found, text=f"features are z, the projection head's output; {found.text}")
     if not (path.parent / "config.yaml").exists():
         return EvaluationReport(found, None)
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     return EvaluationReport(found, found.write(_free_name(path.parent / "evaluations", f"{config.protocol}-{stamp}")))
+
+
+def _with_head(model: Encoder, path: Path) -> Encoder:
+    """The encoder with the projection head of its file on top."""
+    head = load_head(path)
+    if head is None:
+        raise UserError(f"--features z: {path} holds no projection head; use --features h")
+    return Projected(model, head.to(next(model.parameters()).device), head.out_dim).eval()
 
 
 def _refuse_unused(options: dict[str, Any], test: Any, encoder: nn.Module | None) -> None:

@@ -96,6 +96,8 @@ def pretrain(
         resolved, told = choose(resolved, source.facts(), accelerator.device)
         say(told)
     training = assemble(resolved, source, run, accelerator, module)
+    if training.method.remark():
+        say(training.method.remark())
     if not resuming:
         start_run(run, resolved, source, data, recipe)
     if resume:
@@ -192,6 +194,9 @@ def watch(
         config.views.size,
         config.views.resample,
         accelerator.autocast,
+        k=wanted.knn_k,
+        temperature=wanted.knn_temperature,
+        features=wanted.knn_features,
     )
     epochs = wanted.every or max(1, round(steps / per_epoch / 20))
     return [monitor], max(1, round(epochs * per_epoch))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -91,7 +92,17 @@ def _facts(run: RunDirectory, config: RunConfig, facts: dict[str, object]) -> di
         "encoder": f"{config.encoder.name}{width}, stem {config.encoder.stem}, views of {config.views.size} px",
         "training": f"{config.epochs:g} epochs of batches of {config.batch} in {duration(last['seconds'])}",
         "optimiser": f"{config.optim.name}, lr {config.optim.lr:g}, temperature {config.method.temperature:g}",
+        **({"loss of chance": _chance(config, last)} if "chance" in last else {}),
         "recipe": facts["recipe"] or "none",
         "seed": config.seed,
         "torch": dict(facts["versions"])["torch"],  # type: ignore[call-overload]
     }
+
+
+def _chance(config: RunConfig, last: dict[str, Any]) -> str:
+    """The loss of an encoder that tells nothing apart; MoCo's starts below it."""
+    level = f"{last['chance']:.2f}"
+    if config.method.name != "moco":
+        return level
+    twice = "2 " if config.method.symmetric else ""
+    return f"{level} = {twice}ln(K + 1), K = {config.method.queue:,}; the loss rises first, while the queue fills"

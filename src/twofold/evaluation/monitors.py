@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -12,8 +12,10 @@ from torch import Tensor, nn
 
 from twofold.data import Source
 from twofold.distributed import all_gather
+from twofold.encoders import Encoder
 from twofold.evaluation.features import Features, extract
 from twofold.evaluation.knn import knn_accuracy
+from twofold.evaluation.projected import Projected
 from twofold.heads import Classifier
 from twofold.methods import Method, Output
 from twofold.randomness import permutation
@@ -35,6 +37,8 @@ class LabelMonitor:
         autocast: gives the context of mixed precision that training uses.
         batch: images per feature batch.
         lr: of the probe's AdamW.
+        k, temperature, features: of the kNN vote, see `knn_votes`; features "z" are the head's output, as MoCo's demo
+            has it, "h" the encoder's. The probe is always on h.
     """
 
     def __init__(
@@ -49,9 +53,13 @@ class LabelMonitor:
         autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
         batch: int = 512,
         lr: float = 2e-3,
+        k: int = 200,
+        temperature: float | None = 0.1,
+        features: Literal["h", "z"] = "h",
     ) -> None:
         self.method, self.bank, self.queries, self.knn = method, bank, queries, knn
         self.size, self.resample, self.autocast, self.batch = size, resample, autocast, batch
+        self.k, self.temperature, self.features = k, temperature, features
         self.classifier: Classifier | None = None
         if probe:
             classes = len(bank.classes or []) or int(np.max(bank.labels)) + 1  # type: ignore[arg-type]
@@ -78,23 +86,27 @@ class LabelMonitor:
     @torch.no_grad()
     def look(self) -> dict[str, float]:
         """Held-out accuracies now: `probe_top1` and `knn_top1`, in [0, 1]."""
-        queries = self._features(self.queries)
         row: dict[str, float] = {}
-        if self.classifier is not None:
+        encoder = self.method.encoder
+        queries = self._features(encoder, self.queries) if self.classifier or self.features == "h" else None
+        if self.classifier is not None and queries is not None:
             h = torch.as_tensor(queries.h, device=self.classifier.weight.device)
             self.norm.eval()
             predicted = self.classifier(self.norm(h)).argmax(1).cpu().numpy()
             self.norm.train()
             row["probe_top1"] = float((predicted == queries.labels).mean())
         if self.knn:
-            bank = self._features(self.bank)
+            if queries is None or self.features == "z":
+                encoder = Projected(encoder, self.method.head, self.method.head.out_dim)  # type: ignore[arg-type]
+                queries = self._features(encoder, self.queries)
+            bank = self._features(encoder, self.bank)
             y, y_bank = np.asarray(queries.labels), np.asarray(bank.labels)
-            row["knn_top1"] = knn_accuracy(bank.h, y_bank, queries.h, y)
+            row["knn_top1"] = knn_accuracy(bank.h, y_bank, queries.h, y, self.k, self.temperature)
         return row
 
-    def _features(self, source: Source) -> Features:
+    def _features(self, encoder: Encoder, source: Source) -> Features:
         with self.autocast():
-            return extract(self.method.encoder, source, size=self.size, batch=self.batch, resample=self.resample)
+            return extract(encoder, source, size=self.size, batch=self.batch, resample=self.resample)
 
     def state_dict(self) -> dict[str, Any]:
         """The probe's weights and optimiser."""

@@ -57,6 +57,10 @@ class Method(nn.Module):
         """Negatives for each anchor at a global batch of `batch` images."""
         return negatives_per_anchor(batch)
 
+    def remark(self) -> str:
+        """What somebody who watches the loss should know before it starts; empty where there is nothing to say."""
+        return ""
+
     def chance(self, batch: int) -> float:
         """The loss of an embedding that tells nothing apart, at a global batch of `batch` images."""
         return chance_level(batch)

@@ -138,6 +138,14 @@ class MoCo(Method):
         """ln(K + 1), twice that for the symmetric loss. A run starts below: its first negatives are noise."""
         return math.log(self.queue.size + 1) * (2 if self.symmetric else 1)
 
+    def remark(self) -> str:
+        """Where chance lies, and why the loss rises before it falls."""
+        level = f"{'2 ' if self.symmetric else ''}ln(K + 1) = {self.chance(0):.2f}"
+        return (
+            f"the loss of chance is {level} (K = {self.queue.size:,} keys); a run starts below it and rises first, "
+            "while keys take the place of the queue's random start: that is no fault"
+        )
+
     def get_extra_state(self) -> dict[str, Any]:
         """What the state dict holds beside tensors: the number of the step, which is the shuffling's address."""
         return {"steps": self.steps}

@@ -64,8 +64,20 @@ class MonitorConfig:
     """Train a linear classifier on the representation beside it; no gradient reaches the encoder."""
     knn: bool = True
     """Classify held-out images by their nearest neighbours."""
+    knn_features: Literal["h", "z"] = "h"
+    """What neighbours are compared by: h, the encoder's output; z, the head's, as in MoCo's CIFAR-10 demo."""
+    knn_k: int = 200
+    """Neighbours that vote; a smaller bank votes whole."""
+    knn_temperature: float | None = 0.1
+    """A neighbour's vote weighs exp(cosine / temperature); null gives each one vote."""
     samples: int = 5000
     """Most images that a look takes from each of the two sides, bank and queries."""
+
+    def __post_init__(self) -> None:
+        if self.knn_k < 1:
+            raise UserError(f"--monitor.knn_k must be at least 1, got {self.knn_k}")
+        if self.knn_temperature is not None and not self.knn_temperature > 0:
+            raise UserError(f"--monitor.knn_temperature must be above 0, got {self.knn_temperature}; null: plain votes")
 
 
 @dataclass(frozen=True)
