@@ -88,7 +88,7 @@ def pretrain(
     given = read_layers(recipe, config, options)
     resuming = resume and run.config_file.exists()
     resolved = run.check_resumable(given) if resuming else build(given)
-    accelerator = start_accelerator(resolved, run)
+    accelerator = start_accelerator(resolved.training, run)
     source = open_source(data, resolved.data, split=resolved.data.split)
     if resuming:
         check_same_data(run, source)

@@ -43,3 +43,38 @@ def score(scores: NDArray[np.floating], classes: NDArray[np.int64], labels: NDAr
         mean_per_class=float(np.mean(per_class)),
         count=len(labels),
     )
+
+
+@dataclass(frozen=True)
+class ManyScores:
+    """Accuracy where an image can have many labels, all in [0, 1].
+
+    Attributes:
+        map11: mean over the classes of the 11-point average precision, as Pascal VOC 2007 counts it.
+        per_class: the average precision of each class.
+        count: number of test images.
+    """
+
+    map11: float
+    per_class: tuple[float, ...]
+    count: int
+
+
+def average_precision_11(scores: NDArray[np.floating], positive: NDArray[np.bool_]) -> float:
+    """Mean over the recalls 0, 0.1, ..., 1 of the best precision at that recall or a higher one (Pascal VOC 2007).
+
+    Args:
+        scores: [N], the higher the likelier; of equal scores the earlier image comes first.
+        positive: [N], at least one of them true.
+    """
+    hits = positive[np.argsort(-scores, kind="stable")]
+    found = np.cumsum(hits)
+    precision, recall = found / np.arange(1, len(hits) + 1), found / found[-1]
+    # Recalls are fractions of whole numbers: a hair of tolerance keeps 3 of 10 from missing 0.3.
+    return float(np.mean([precision[recall >= level / 10 - 1e-12].max() for level in range(11)]))
+
+
+def score_many(scores: NDArray[np.floating], labels: NDArray[np.int64]) -> ManyScores:
+    """Compare class scores [N, K] with labels [N, K] of 0 and 1, each class with a positive image."""
+    each = tuple(average_precision_11(scores[:, k], labels[:, k] > 0) for k in range(labels.shape[1]))
+    return ManyScores(float(np.mean(each)), each, len(labels))

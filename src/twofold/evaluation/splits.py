@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from twofold.data import Source
 from twofold.errors import UserError
 from twofold.randomness import permutation
 
@@ -96,3 +97,38 @@ def match_classes(
             "or leave them out of the test set"
         )
     return np.array([mapping[int(label)] for label in test_labels], dtype=np.int64)
+
+
+def check_test_labels(train: Source, test: Source) -> NDArray[np.int64]:
+    """The labels of `test`, [M] (below 0: unlabelled) or [M, K] of 0 and 1, in the numbering of `train`.
+
+    Raises:
+        UserError: no labels, one kind of labels here and another there, test classes that training does not know, or a
+            class without a positive image where an image can have many labels.
+    """
+    if train.labels is None or test.labels is None or (train.labels.ndim == test.labels.ndim == 1):
+        y = single_labels(train.labels, train.name)
+        y_test = single_labels(test.labels, test.name, least=1)
+        known = y_test >= 0
+        y_test[known] = match_classes(y[y >= 0], train.classes, y_test[known], test.classes)
+        return y_test
+    if train.labels.shape[1:] != test.labels.shape[1:]:
+        raise UserError(
+            f"the labels of {train.name} have the shape {train.labels.shape} and those of {test.name} "
+            f"{test.labels.shape}: both need one column a class, or one class an image"
+        )
+    if train.classes and test.classes and list(train.classes) != list(test.classes):
+        raise UserError(f"{train.name} and {test.name} name their classes differently; give them in one order")
+    for source in (train, test):
+        check_positives(np.asarray(source.labels), source.name, source.classes)
+    return np.asarray(test.labels)
+
+
+def check_positives(labels: Labels, where: str, classes: Sequence[str] | None = None) -> None:
+    """Raise a UserError if a class of [N, K] labels has no positive image in this part."""
+    empty = [classes[k] if classes else str(k) for k in np.flatnonzero(labels.sum(axis=0) == 0).tolist()]
+    if empty:
+        raise UserError(
+            f"{where} has no image of {', '.join(empty[:10])}{' ...' if len(empty) > 10 else ''}: average precision "
+            "needs one of each class in each part; give more images, or leave these columns out"
+        )

@@ -6,13 +6,15 @@ import json
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
 from twofold.errors import UserError
 from twofold.training.checkpoint import latest_checkpoint, write_atomically
-from twofold.training.config import OPERATIONAL, RunConfig, build, flatten, plain
+from twofold.training.config import OPERATIONAL, OptionsParser, RunConfig, flatten, plain
+
+Config = TypeVar("Config")
 
 
 class RunDirectory:
@@ -33,11 +35,11 @@ class RunDirectory:
     def encoder_file(self) -> Path:
         return self.path / "encoder.safetensors"
 
-    def create(self, config: RunConfig, facts: dict[str, Any]) -> None:
+    def create(self, config: Any, facts: dict[str, Any]) -> None:
         """Start a run here.
 
         Args:
-            config: the resolved configuration.
+            config: the resolved configuration, a dataclass.
             facts: what else the run depends on: the data's path, count and fingerprint.
 
         Raises:
@@ -56,20 +58,38 @@ class RunDirectory:
         write_atomically(self.config_file, lambda file: file.write(text.encode()))
 
     def read(self) -> tuple[RunConfig, dict[str, Any]]:
-        """The configuration and facts that the run was started with."""
+        """The configuration and facts that a pretraining run was started with."""
+        return self.read_as(RunConfig)
+
+    def read_as(self, kind: type[Config]) -> tuple[Config, dict[str, Any]]:
+        """The configuration, of the dataclass `kind`, and facts that the run was started with."""
+        document = self._document()
+        return OptionsParser(kind).build(document["options"], str(self.config_file)), dict(document["run"])
+
+    def facts(self) -> dict[str, Any]:
+        """What else the run was started with: the data's path, count and fingerprint, versions."""
+        return dict(self._document()["run"])
+
+    def _document(self) -> dict[str, Any]:
         if not self.config_file.is_file():
             raise UserError(
                 f"{self.path} holds no run: there is no config.yaml; give a folder that `twofold pretrain --out` made"
             )
         try:
             document = yaml.safe_load(self.config_file.read_text())
-            return build(document["options"], origin=str(self.config_file)), dict(document["run"])
+            if not all(isinstance(document[part], dict) for part in ("options", "run")):
+                raise TypeError("its parts are not lists of options")
+            return document
         except (yaml.YAMLError, KeyError, TypeError) as error:
             raise UserError(f"{self.config_file} is damaged: {error}") from error
 
     def check_resumable(self, options: dict[str, Any]) -> RunConfig:
         """The stored configuration with operational options renewed; refuses options that would change the run."""
-        stored, _ = self.read()
+        return self.check_resumable_as(RunConfig, options)
+
+    def check_resumable_as(self, kind: type[Config], options: dict[str, Any]) -> Config:
+        """The same for a run configured by the dataclass `kind`."""
+        stored, _ = self.read_as(kind)
         before = flatten(plain(stored))
         for name, value in flatten(plain(options)).items():
             if name in before and not OPERATIONAL.fullmatch(name) and before[name] != value:
@@ -78,7 +98,7 @@ class RunDirectory:
                     "resume without the option, or start another run in another folder"
                 )
         renewed = {name: value for name, value in flatten(plain(options)).items() if OPERATIONAL.fullmatch(name)}
-        return build(before | renewed, origin=str(self.config_file))
+        return OptionsParser(kind).build(before | renewed, str(self.config_file))
 
     def latest(self) -> Path | None:
         """The newest checkpoint."""

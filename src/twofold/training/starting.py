@@ -14,7 +14,7 @@ from accelerate.utils import broadcast_object_list
 from twofold.data import Source
 from twofold.distributed import rank, world_size
 from twofold.errors import UserError
-from twofold.training.config import RunConfig
+from twofold.training.config import TrainingConfig
 from twofold.training.defaults import choose_precision
 from twofold.training.progress import console
 from twofold.training.rundir import RunDirectory
@@ -30,19 +30,19 @@ def choose_device(asked: str) -> torch.device:
     return torch.device(asked)
 
 
-def start_accelerator(config: RunConfig, run: RunDirectory) -> Accelerator:
+def start_accelerator(config: TrainingConfig, run: RunDirectory) -> Accelerator:
     """Take the device and precision, and join the other processes if there are any."""
-    device = choose_device(config.training.device)
-    if config.training.threads:
-        torch.set_num_threads(config.training.threads)
-    track = config.training.track
+    device = choose_device(config.device)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    track = config.track
     if track == "tensorboard" and importlib.util.find_spec("tensorboard") is None:
         raise UserError('--training.track tensorboard needs an extra: pip install "twofold[track]"')
     # Accelerate keeps its settings for the life of the process; an earlier run's need not be this one's.
     AcceleratorState._reset_state(reset_partial_state=world_size() == 1)
     accelerator = Accelerator(
         cpu=device.type == "cpu",
-        mixed_precision=choose_precision(config.training.precision, device),
+        mixed_precision=choose_precision(config.precision, device),
         log_with=None if track == "none" else track,
         project_dir=str(run.path),
     )
@@ -51,12 +51,15 @@ def start_accelerator(config: RunConfig, run: RunDirectory) -> Accelerator:
     return accelerator
 
 
-def start_run(run: RunDirectory, config: RunConfig, source: Source, data: Any, recipe: str | None) -> None:
-    """Write the run's configuration; every rank learns if that was refused."""
+def start_run(run: RunDirectory, config: Any, source: Source, data: Any, recipe: str | None, **more: Any) -> None:
+    """Write the run's configuration, a dataclass with a seed, and facts, `more` among them.
+
+    Every rank learns if that was refused.
+    """
     problem: list[str | None] = [None]
     if rank() == 0:
         facts = {"data": str(data) if isinstance(data, (str, os.PathLike)) else source.name, "images": len(source)}
-        facts |= {"fingerprint": source.fingerprint(), "recipe": recipe, "seed": config.seed}
+        facts |= {"fingerprint": source.fingerprint(), "recipe": recipe, "seed": config.seed} | more
         try:
             run.create(config, facts)
         except UserError as error:
@@ -69,7 +72,7 @@ def start_run(run: RunDirectory, config: RunConfig, source: Source, data: Any, r
 
 def check_same_data(run: RunDirectory, source: Source) -> None:
     """Refuse to resume on other data than the run began with."""
-    _, facts = run.read()
+    facts = run.facts()
     if source.fingerprint() != facts["fingerprint"]:
         raise UserError(
             f"the data has changed since the run in {run.path} began ({facts['images']} images "

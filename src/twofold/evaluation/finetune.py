@@ -1,0 +1,355 @@
+"""Fine-tuning and linear evaluation by gradient descent on labelled images: a run like any other, scored once.
+
+Whatever is trained (all of it, without the head's layers, the classifier alone, or a fresh net as the control), the
+run is resumable, leaves `encoder.safetensors` with encoder, head and classifier, and `result.json`. Test images take
+no part until the last step is done: no epoch is chosen by them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from numpy.typing import NDArray
+from torch import nn
+
+from twofold.data import DataConfig, Order, Source
+from twofold.data.base import class_count
+from twofold.data.loader import Loader
+from twofold.distributed import BatchNorm, rank, world_size
+from twofold.encoders import Encoder, build_encoder_from_spec, load_encoder, load_head, read_header, save_encoder
+from twofold.errors import UserError
+from twofold.evaluation.features import extract
+from twofold.evaluation.frozen import assert_frozen, digest, tensor_digests
+from twofold.evaluation.imagenet import ClassifiedImages
+from twofold.evaluation.scores import ManyScores, Scores, score, score_many
+from twofold.evaluation.splits import check_test_labels
+from twofold.evaluation.subsets import labelled_part
+from twofold.heads import HeadConfig, ProjectionHead
+from twofold.methods.supervised import Freeze, Supervised
+from twofold.optim import OptimConfig, build_optimizer, build_schedule
+from twofold.optim.layer_decay import decay_layers
+from twofold.training.config import OptionsParser, TrainingConfig, merge, plain
+from twofold.training.labelled import LabelledTraining
+from twofold.training.rundir import RunDirectory
+from twofold.training.starting import check_same_data, say, start_accelerator, start_run
+from twofold.views import ImageViews, ViewsConfig
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """How a classifier is trained on a pretrained encoder."""
+
+    labels: str = "all"
+    """Which images get a label: all, a share (10%), a number in all (40), so many of each class (4/class), or a file
+    with one image name a line, as the published ImageNet subsets are listed. Nothing else of the data is used."""
+    draw: int = 0
+    """Which of the random choices of that many labels."""
+    from_head: int = 0
+    """Output of the projection head that the classifier reads: 0 the encoder's features, j its layer j's (SimCLR v2:
+    1 for 1 % and 10 % of the labels, 0 for all)."""
+    freeze: Freeze = "nothing"
+    """nothing: all is trained; head: the head's layers stay as they were; encoder: everything but the classifier stays,
+    in inference mode, which is linear evaluation by gradient descent."""
+    from_scratch: bool = False
+    """Forget the pretrained weights: the same net from a random start, the control."""
+    init: Literal["zero", "normal"] = "zero"
+    """How the classifier starts: at zero (SimCLR) or as N(0, 0.01^2) (MoCo)."""
+    layer_decay: float | None = None
+    """Learning rate of each layer relative to the one above, in (0, 1]; one rate for all when not given."""
+    bn_momentum: float | None = None
+    """Share of a batch in the running averages of batch norm; 0.1, or what the encoder has, when not given."""
+    epochs: float | None = None
+    """Passes over the labelled images. When not given, as many as make 1,000 steps, but 30 at least."""
+    batch: int | None = None
+    """Images per step over all devices. When not given 64, or all labelled images where there are fewer."""
+    seed: int = 0
+    """Seed of the classifier's start, of order and views, and of the choice of labels."""
+    preprocessing: Literal["auto", "none", "resize", "crop"] = "auto"
+    """Of the test images, see `twofold evaluate`."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """Data"""
+    views: ViewsConfig = field(default_factory=ViewsConfig)
+    """Views: the run's own crops, flips and turns without colour and blur, unless set"""
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    """Optimiser"""
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    """Training"""
+
+    def __post_init__(self) -> None:
+        if self.epochs is not None and not self.epochs > 0:
+            raise UserError(f"--epochs must be above 0, got {self.epochs}")
+        if self.batch is not None and self.batch < 1:
+            raise UserError(f"--batch must be at least 1, got {self.batch}")
+        for name in ("from_head", "draw", "seed"):
+            if getattr(self, name) < 0:
+                raise UserError(f"--{name} must be at least 0, got {getattr(self, name)}")
+        if self.from_scratch and self.freeze != "nothing":
+            raise UserError(f"--from_scratch has nothing to keep: leave --freeze {self.freeze} out")
+        if self.freeze == "encoder" and self.layer_decay is not None:
+            raise UserError("--layer_decay has no effect with --freeze encoder: leave it out")
+        if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
+            raise UserError(f"--layer_decay must lie in (0, 1], got {self.layer_decay}")
+        if self.bn_momentum is not None and not 0 <= self.bn_momentum <= 1:
+            raise UserError(f"--bn_momentum must lie in [0, 1], got {self.bn_momentum}")
+
+
+@dataclass(frozen=True)
+class FinetuneResult:
+    """What came of it; everything in it is plain data.
+
+    Attributes:
+        scores: on the test images, None where the run has not reached its last step.
+        complete: whether it has.
+        labels: number of labelled images trained on.
+        steps: taken.
+        seconds: of training.
+        text: what was trained and how, in words.
+        digest: SHA-256 of the encoder before and after; equal under --freeze encoder, or the run would have failed.
+    """
+
+    scores: Scores | ManyScores | None
+    complete: bool
+    labels: int
+    steps: int
+    seconds: float
+    text: str
+    digest: tuple[str, str]
+    stopped_by: int | None = None
+
+    @property
+    def metric(self) -> float:
+        """Top-1 accuracy, or mean average precision where an image can have many labels."""
+        if self.scores is None:
+            raise ValueError("the run has not been scored")
+        return self.scores.top1 if isinstance(self.scores, Scores) else self.scores.map11
+
+    @classmethod
+    def read(cls, run: RunDirectory) -> FinetuneResult | None:
+        """What an earlier call left in `run`; None if it is not done."""
+        try:
+            values = json.loads((run.path / "result.json").read_text())
+        except FileNotFoundError:
+            return None
+        found = values.pop("scores")
+        scores = ManyScores(**found) if "map11" in found else Scores(**found)
+        return cls(scores=scores, **{**values, "digest": tuple(values["digest"])})
+
+
+def default_options(encoder_file: str | Path) -> dict[str, Any]:
+    """Options that the encoder's own run gives: the geometry of its views, without colour and blur.
+
+    That is crop and flip, as the papers fine-tune (arXiv 2002.05709, appendix B.5), for their recipes.
+    """
+    header = read_header(encoder_file)
+    seen = header["extra"].get("options", {}).get("views", {})
+    size = seen.get("size") or header["spec"].get("size")
+    views = {"size": size} if size else {}
+    geometry = ("crop_area", "crop_aspect", "crop_rule", "resample", "flip", "rotation")
+    views |= {name: seen[name] for name in geometry if name in seen}
+    return {"views": views | {"color_strength": 0.0, "grayscale": 0.0, "blur": 0.0}}
+
+
+def resolve(config: FinetuneConfig, images: int) -> FinetuneConfig:
+    """Fill what was left open, from the number of labelled images."""
+    batch = config.batch if config.batch is not None else min(64, images)
+    if batch > images:
+        raise UserError(f"--batch {batch}: {images} images have a label; give 1..{images}")
+    epochs = config.epochs if config.epochs is not None else max(30.0, float(-(-1000 * batch // images)))
+    optim = config.optim
+    if optim.name is None:
+        optim = dataclasses.replace(optim, name="sgd", nesterov=True if optim.nesterov is None else optim.nesterov)
+    if optim.lr is None:
+        optim = dataclasses.replace(optim, lr=0.05, lr_rule=optim.lr_rule or "linear")
+    if optim.weight_decay is None:
+        optim = dataclasses.replace(optim, weight_decay=0.0)
+    if optim.schedule in ("cosine", "inverse_sqrt") and optim.warmup_epochs is None and optim.warmup_steps is None:
+        optim = dataclasses.replace(optim, warmup_epochs=0.0)
+    return dataclasses.replace(config, batch=batch, epochs=epochs, optim=optim)
+
+
+def finetune(
+    encoder_file: str | Path,
+    train: Source,
+    test: Source,
+    out: str | Path,
+    options: dict[str, Any] | None = None,
+    *,
+    module: nn.Module | None = None,
+    recipe: str | None = None,
+    quiet: bool = False,
+) -> FinetuneResult:
+    """Train a classifier, and what is below it as far as it is not frozen, then score it once.
+
+    The same call again goes on where an earlier one was stopped, and only reads the result of one that was done.
+
+    Args:
+        encoder_file: an `encoder.safetensors`; it stays as it is.
+        train: labelled images; `labels` of the options says how many of the labels are used.
+        test: labelled images for the score, of classes that the chosen training images have.
+        out: the run's folder, new or of the same run.
+        options: fields of `FinetuneConfig`, nested or dotted.
+        module: your own module, if the encoder was made from one.
+        recipe: whose options they are, for the record.
+        quiet: say nothing of resuming.
+
+    Raises:
+        UserError: wrong options or labels, a test class without a training image, another run in `out`.
+    """
+    run = RunDirectory(out)
+    given = merge(default_options(encoder_file), options or {})
+    resuming = run.config_file.exists()
+    config = run.check_resumable_as(FinetuneConfig, given) if resuming else OptionsParser(FinetuneConfig).build(given)
+    part, words = labelled_part(train, config.labels, config.seed, config.draw)
+    targets = check_test_labels(part, test)
+    config = resolve(config, len(part))
+    accelerator, file_hash = start_accelerator(config.training, run), _fingerprint(encoder_file)
+    if resuming:
+        check_same_data(run, part)
+        if run.facts().get("encoder") != file_hash:
+            raise UserError(f"the run in {run.path} began with another encoder than {encoder_file}")
+        if (done := FinetuneResult.read(run)) is not None:
+            return done
+    else:
+        start_run(run, config, part, part.name, recipe, encoder=file_hash, base=str(encoder_file))
+    training = assemble(encoder_file, part, config, run, accelerator, module)
+    before = tensor_digests(training.method.encoder)
+    training.resume()
+    if training.step and not quiet:
+        say(f"resumed {run.path} at step {training.step:,} of {training.steps:,}")
+    training.fit()
+    return _finish(training, config, part, test, targets, words, before)
+
+
+def assemble(
+    encoder_file: str | Path,
+    part: Source,
+    config: FinetuneConfig,
+    run: RunDirectory,
+    accelerator: Accelerator,
+    module: nn.Module | None = None,
+) -> LabelledTraining:
+    """Build every part of the run; `config` must be resolved (see `resolve`)."""
+    torch.manual_seed(config.seed)  # a fresh net's and the classifier's start
+    encoder, head = _networks(encoder_file, config.from_scratch, module)
+    if encoder.input.channels != part.channels:
+        raise UserError(
+            f"the encoder takes {encoder.input.channels} channels and the images have {part.channels}; "
+            f"set --data.channels {encoder.input.channels}"
+        )
+    if config.views.size is None:
+        raise UserError(f"{encoder_file} does not say which side its images had: give --views.size")
+    assert part.labels is not None  # labelled_part has seen them
+    lars = config.optim.name == "lars"
+    method = Supervised(
+        encoder, head, class_count(part.labels, part.classes) or 0, config.from_head, config.freeze, config.init,
+        (config.optim.weight_decay or 0.0) if lars else 0.0, many=part.labels.ndim == 2,
+    )  # fmt: skip
+    method.to(accelerator.device)
+    memory_format = torch.channels_last if config.training.channels_last else torch.contiguous_format
+    method.to(memory_format=memory_format)
+    if config.bn_momentum is not None:
+        for layer in method.modules():
+            if isinstance(layer, BatchNorm | nn.modules.batchnorm._BatchNorm):
+                layer.momentum = config.bn_momentum
+    batch, epochs = config.batch or 1, config.epochs or 1.0
+    optimizer = build_optimizer(config.optim, method.trained(), batch)
+    if config.layer_decay is not None:
+        decay_layers(optimizer, method.encoder, config.layer_decay)
+    order = Order(len(part), batch, config.seed, config.data.last_batch)
+    steps = order.steps(epochs) + (config.data.last_batch == "straddle")  # as the reference counts them
+    schedule = build_schedule(config.optim, len(part), batch, epochs, steps)
+    views = ImageViews(config.views)
+    pin = accelerator.device.type == "cuda"
+    loader = Loader(part, views, order, config.seed, rank(), world_size(), config=config.data, pin_memory=pin)
+    per_epoch = order.steps_per_epoch
+    return LabelledTraining(
+        method, views, loader, optimizer, schedule, accelerator, run, config.seed, batch, steps, per_epoch,
+        log_every=config.training.log_every or max(1, steps // 20), look_every=0,
+        checkpoint_every=config.training.checkpoint_every or max(1, round(per_epoch), steps // 10),
+        keep=config.training.keep, memory_format=memory_format,
+    )  # fmt: skip
+
+
+def _networks(
+    encoder_file: str | Path, from_scratch: bool, module: nn.Module | None
+) -> tuple[Encoder, ProjectionHead | None]:
+    """The encoder and head of a file, or ones like them with fresh weights."""
+    if not from_scratch:
+        return load_encoder(encoder_file, module), load_head(encoder_file)
+    header = read_header(encoder_file)
+    encoder = build_encoder_from_spec(header["spec"], module)
+    if header["head"] is None:
+        return encoder, None
+    facts = dict(header["head"])
+    return encoder, ProjectionHead(facts.pop("in_dim"), HeadConfig(**facts))
+
+
+def _fingerprint(encoder_file: str | Path) -> str:
+    with Path(encoder_file).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _finish(
+    training: LabelledTraining, config: FinetuneConfig, part: Source, test: Source, targets: NDArray[np.int64],
+    words: str, before: dict[str, str],
+) -> FinetuneResult:  # fmt: skip
+    """Check what had to stay, save the net, and score it if the last step is done."""
+    method, run = cast(Supervised, training.method), training.run
+    after = tensor_digests(method.encoder)
+    if config.freeze == "encoder":
+        assert_frozen(before, after)
+    for tracker in training.accelerator.trackers:
+        tracker.finish()
+    complete = training.step == training.steps
+    scores = _score(method, config, test, targets) if complete else None
+    result = FinetuneResult(
+        scores, complete, len(part), training.step, round(training.seconds, 3), _text(config, words),
+        (digest(before), digest(after)), training.stopped_by,
+    )  # fmt: skip
+    if rank() == 0:
+        facts = {"steps": training.step, "of": training.steps, "options": plain(config)}
+        head = method.head if isinstance(method.head, ProjectionHead) else None
+        save_encoder(run.encoder_file, method.encoder, head, facts, method.classifier, method.from_head)
+        if complete:
+            run.write_json("result.json", dataclasses.asdict(result))
+    return result
+
+
+def _score(method: Supervised, config: FinetuneConfig, test: Source, targets: NDArray[np.int64]) -> Scores | ManyScores:
+    head = method.head if isinstance(method.head, ProjectionHead) else None
+    net = ClassifiedImages(method.encoder, method.classifier, head, method.from_head)
+    views = config.views
+    found = extract(net, test, views.size, preprocessing=config.preprocessing, resample=views.resample)
+    targets = targets[found.index]
+    if targets.ndim == 2:
+        return score_many(found.h, targets)
+    known = targets >= 0
+    return score(found.h[known], np.arange(found.h.shape[1]), targets[known])
+
+
+def _text(config: FinetuneConfig, words: str) -> str:
+    """What was trained and how."""
+    optim, views = config.optim, config.views
+    what = {
+        "nothing": "the whole net fine-tuned",
+        "head": "encoder and classifier fine-tuned, the head's layers kept",
+        "encoder": "linear classifier trained by gradient descent, all below frozen and in inference mode",
+    }[config.freeze]
+    if config.from_scratch:
+        what = "the same net trained from scratch"
+    entry = f"output {config.from_head} of the projection head" if config.from_head else "the encoder's features"
+    nesterov = " with Nesterov momentum" if optim.nesterov else ""
+    return (
+        f"{what}, classifier on {entry}; {words}; {optim.name}{nesterov}, lr {optim.lr:g} ({optim.lr_rule or 'none'}), "
+        f"weight decay {optim.weight_decay:g}, {optim.schedule}, {config.epochs:g} epochs, batch {config.batch}; "
+        f"crops of {views.crop_area[0]:g} to {views.crop_area[1]:g}, flip {views.flip:g}; seed {config.seed}; "
+        "the test images were scored once, after the last step"
+    )

@@ -1,0 +1,189 @@
+"""Learning from labels: the reference's fine-tuning step, what is trained and what stays, many labels, layer decay."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+import test_training_steps as steps
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from processes import run_processes
+from twofold.encoders import ResNet, adapt
+from twofold.errors import UserError
+from twofold.evaluation.frozen import tensor_digests
+from twofold.heads import HeadConfig, ProjectionHead
+from twofold.methods.supervised import Supervised
+from twofold.optim import LARS, OptimConfig, build_optimizer
+from twofold.optim.layer_decay import decay_layers, layers
+
+
+def net(classes: int = 3, **options: Any) -> Supervised:
+    torch.manual_seed(0)
+    encoder = ResNet(10, 0.125, "cifar")
+    head = ProjectionHead(encoder.feature_dim, HeadConfig(layers=3, out_dim=8))
+    return Supervised(encoder, head, classes, **options)
+
+
+def data(n: int = 12, classes: int = 3) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return torch.rand(n, 3, 8, 8, generator=generator), torch.arange(n) % classes
+
+
+class Reference(steps.Training):
+    """The golden fine-tuning run with our method in the place of its parts."""
+
+    def losses(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        method = Supervised(
+            self.method.encoder, self.method.head, self.meta["K"], self.flags["ft_proj_selector"]
+        ).double()
+        method.classifier = self.classifier
+        # The reference also runs, averages and decays the head's layers above, which nothing reads; we leave them alone.
+        method.head.requires_grad_(True)
+        above = torch.nn.Sequential(*method.head.layers[self.flags["ft_proj_selector"] :])
+        hook = self.classifier.register_forward_pre_hook(lambda _, inputs: (above(inputs[0]), None)[1])
+        output = method(images, labels)
+        hook.remove()
+        out = {"logits_sup": output.z_a, "sup_loss": output.loss}
+        out["weight_decay"] = torch.stack([rate / 2 * p.square().sum() for p, rate in self.decayed]).sum()
+        return out | {"total_loss": out["sup_loss"] + out["weight_decay"]}
+
+
+def test_a_step_equals_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every loss, gradient, update and average of tf2/run.py, tolerance 1e-11, see test_training_steps."""
+    monkeypatch.setattr(steps, "Training", Reference)
+    steps.test_training_steps_equal_the_reference("finetune_momentum")
+
+
+def changed(method: Supervised, before: dict[str, str]) -> set[str]:
+    after = tensor_digests(method)
+    return {name for name in before if before[name] != after[name]}
+
+
+@pytest.mark.parametrize("freeze", ["nothing", "head", "encoder"])
+def test_what_is_frozen_stays(freeze: Any) -> None:
+    method = net(from_head=1, freeze=freeze, init="normal")
+    before = tensor_digests(method)
+    optimizer = build_optimizer(OptimConfig("sgd", 0.1, weight_decay=0.0), method.trained(), 12)
+    for _ in range(2):
+        method(*data()).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    found = changed(method, before)
+    moved = {name.split(".")[0] + ("" if "running" not in name else " averages") for name in found}
+    assert not any(name.startswith(("head.layers.1", "head.layers.2")) for name in found)
+    assert {"classifier.weight", "classifier.bias"} <= found
+    if freeze == "encoder":
+        assert moved == {"classifier"}
+    elif freeze == "head":
+        assert moved == {"classifier", "encoder", "encoder averages", "head averages"}
+        assert all("running" in name for name in found if name.startswith("head"))
+    else:
+        assert {"head.layers.0.0.weight", "head.layers.0.1.weight", "head.layers.0.1.bias"} <= found
+
+
+def test_a_frozen_encoder_stays_in_inference_mode() -> None:
+    method = net(freeze="encoder").train()
+    assert method.classifier.training
+    assert not any(part.training for part in [*method.encoder.modules(), *method.head.modules()])
+    h, _ = method.logits(data()[0])
+    assert not h.requires_grad
+    assert torch.equal(h, copy.deepcopy(method.encoder).eval()(data()[0]))
+
+
+def test_the_classifier_reads_the_output_asked_for() -> None:
+    images, labels = data()
+    for j in range(4):
+        method = net(from_head=j, init="normal").eval()
+        expected = method.classifier(method.head.outputs(method.encoder(images))[j])
+        output = method(images, labels)
+        assert torch.equal(output.z_a, expected)
+        torch.testing.assert_close(output.loss, F.cross_entropy(expected, labels))
+    with pytest.raises(UserError, match="--from_head 4: the run's projection head has 3 layers"):
+        net(from_head=4)
+    with pytest.raises(UserError, match="has 0 layers"):
+        Supervised(ResNet(10, 0.125), None, 2, from_head=1)
+
+
+def test_many_labels_are_as_many_decisions() -> None:
+    method, images = net(init="normal").eval(), data()[0]
+    labels = (torch.arange(36).reshape(12, 3) % 5 == 0).long()
+    output = Supervised.forward(_many(method), images, labels)
+    p = torch.sigmoid(output.z_a)
+    by_hand = -sum(
+        (p[i, k] if labels[i, k] else 1 - p[i, k]).log() for i in range(12) for k in range(3)
+    ) / 12  # fmt: skip
+    torch.testing.assert_close(output.loss, by_hand)
+    right = ((p > 0.5) == (labels > 0)).float().mean().item()
+    assert method.describe(output, 12)["train_accuracy"] == pytest.approx(right)
+
+
+def _many(method: Supervised) -> Supervised:
+    method.many = True
+    return method
+
+
+def test_lars_leaves_the_classifiers_decay_to_the_loss() -> None:
+    images, labels = data()
+    plain, decayed = net(init="normal").eval(), net(init="normal", decay=0.1).eval()
+    difference = decayed(images, labels).loss - plain(images, labels).loss
+    torch.testing.assert_close(difference, 0.05 * plain.classifier.weight.square().sum())
+
+
+def gradients(rank: int, world: int) -> list[Tensor]:
+    images, labels = data()
+    method = net(from_head=1, init="normal")
+    share = len(images) // world
+    rows = slice(rank * share, (rank + 1) * share)
+    parallel = torch.nn.parallel.DistributedDataParallel(method) if world > 1 else method
+    parallel(images[rows], labels[rows]).loss.backward()
+    return [p.grad for p in method.parameters() if p.grad is not None]
+
+
+def test_two_processes_give_the_gradients_of_one() -> None:
+    alone = gradients(0, 1)
+    for ours in run_processes(gradients, 2, 2):
+        assert len(ours) == len(alone)
+        for ours_each, alone_each in zip(ours, alone, strict=True):
+            torch.testing.assert_close(ours_each, alone_each, rtol=1e-4, atol=1e-6)
+
+
+def test_layers_further_down_learn_slower() -> None:
+    method = net(from_head=1)
+    optimizer = build_optimizer(OptimConfig("lars", 1.0), method.trained(), 256)
+    before = {id(p): (g["weight_decay"], g["adapt"]) for g in optimizer.param_groups for p in g["params"]}
+    decay_layers(optimizer, method.encoder, 0.5)
+    scale = {id(p): g["lr_scale"] for g in optimizer.param_groups for p in g["params"]}
+    assert {id(p): (g["weight_decay"], g["adapt"]) for g in optimizer.param_groups for p in g["params"]} == before
+    assert scale[id(method.classifier.weight)] == scale[id(method.head.layers[0][0].weight)] == 1
+    # conv1, bn1 and the four blocks of a ResNet-10
+    assert scale[id(method.encoder.layer4[0].conv1.weight)] == 0.5
+    assert scale[id(method.encoder.layer1[0].bn2.bias)] == 0.5**4
+    assert scale[id(method.encoder.conv1.weight)] == 0.5**6
+    assert isinstance(optimizer, LARS)
+    with pytest.raises(UserError, match=r"--layer_decay must lie in \(0, 1\], got 0"):
+        decay_layers(optimizer, method.encoder, 0)
+
+
+def test_layers_of_a_module_of_ones_own_are_found_inside_its_adapter() -> None:
+    blocks = torch.nn.Sequential(*(torch.nn.Linear(12, 12) for _ in range(2)))
+    module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 12), blocks)
+    assert [sum(p.numel() for p in part) for part in layers(adapt(module, 3, size=2))] == [156, 156, 156]
+
+
+def test_a_step_learns() -> None:
+    method = net(init="zero")
+    optimizer = build_optimizer(OptimConfig("sgd", 0.1, weight_decay=0.0), method.trained(), 12)
+    losses = []
+    for _ in range(30):
+        loss = method(*data()).loss
+        losses.append(loss.item())
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert losses[0] == pytest.approx(np.log(3))
+    assert losses[-1] < 0.5
