@@ -10,6 +10,7 @@ from typing import Any
 
 from twofold import recipes
 from twofold.commands.evaluate import EvaluationConfig
+from twofold.evaluation.finetune import FinetuneConfig
 from twofold.training.config import RunConfig
 
 HERE = Path(__file__).resolve().parent
@@ -48,7 +49,14 @@ def options() -> str:
                     parts += rows(inner.default_factory, f"{field.name}.{inner.name}.")
             parts += [""]
     parts += ["## twofold evaluate", "", *head, *rows(EvaluationConfig), ""]
-    return "\n".join([*parts, "The options of `data` above apply here, too.", ""])
+    parts += ["## twofold finetune", "", *head, *rows(FinetuneConfig), ""]
+    return "\n".join(
+        [
+            *parts,
+            "The options of `data` above apply to both; those of `views`, `optim` and `training` to `finetune`, too.",
+            "",
+        ]
+    )
 
 
 def recipe_page() -> str:

@@ -17,11 +17,13 @@ from twofold.commands.convert import convert, describe
 from twofold.commands.demo import demo
 from twofold.commands.evaluate import EvaluationConfig, evaluate
 from twofold.commands.export import Format, export
+from twofold.commands.finetune import finetune
 from twofold.commands.pretrain import Stopped, describe_config, pretrain
 from twofold.commands.recipes import recipes
 from twofold.commands.shard import ShardConfig, shard
 from twofold.commands.study import STUDIES, study
 from twofold.errors import UserError
+from twofold.evaluation.finetune import FinetuneConfig
 from twofold.training.config import add_options, explain, given, suggest
 from twofold.training.progress import console
 
@@ -67,6 +69,30 @@ def _evaluate_parser() -> ArgumentParser:
 
 def _run_evaluate(options: dict[str, Any]) -> None:
     console.print(evaluate(options.pop("run"), options.pop("data"), **options).text(), markup=False)
+
+
+def _finetune_parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        description="Train a classifier on a pretrained encoder, and the encoder with it, on a few labels.",
+        exit_on_error=False,
+    )
+    parser.add_argument("run", help="a pretrained run's folder, or an encoder.safetensors")
+    parser.add_argument(
+        _DATA, metavar="data", help="labelled images: a folder, an .npz file, or the name of a torchvision data set"
+    )
+    parser.add_argument("--out", type=str, help="the new run's folder; the same command again goes on where it stopped")
+    parser.add_argument("--test", type=str, help="data for the score; by default the data's own test split")
+    parser.add_argument("--recipe", type=str, help="start from a recipe; `twofold recipes` lists them")
+    parser.add_argument("--config", type=str, help="a YAML file of options, over the recipe's")
+    parser.add_class_arguments(FinetuneConfig)
+    return parser
+
+
+def _run_finetune(options: dict[str, Any]) -> None:
+    if not options.get("out"):
+        raise UserError("--out is missing: name a folder for the new run, e.g. --out runs/finetuned")
+    found = finetune(options.pop("run"), options.pop("data"), options.pop("out"), **options)
+    console.print(found.text(), markup=False)
 
 
 def _recipes_parser() -> ArgumentParser:
@@ -180,6 +206,7 @@ COMMANDS: dict[str, _Command] = {
         _evaluate_parser,
         _run_evaluate,
     ),
+    "finetune": ("train the encoder further on a few labels, or from scratch", _finetune_parser, _run_finetune),
     "convert": ("turn an official checkpoint into an encoder of ours", _convert_parser, _run_convert),
     "export": ("an encoder in the layout of torchvision, MoCo or detectron2", _export_parser, _run_export),
     "shard": ("pack images into tar archives that load fast from any disk", _shard_parser, _run_shard),

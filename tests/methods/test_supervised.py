@@ -42,7 +42,7 @@ class Reference(steps.Training):
             self.method.encoder, self.method.head, self.meta["K"], self.flags["ft_proj_selector"]
         ).double()
         method.classifier = self.classifier
-        # The reference also runs, averages and decays the head's layers above, which nothing reads; we leave them alone.
+        # The reference also runs, averages and decays the head's layers above, which nothing reads; ours stay.
         method.head.requires_grad_(True)
         above = torch.nn.Sequential(*method.head.layers[self.flags["ft_proj_selector"] :])
         hook = self.classifier.register_forward_pre_hook(lambda _, inputs: (above(inputs[0]), None)[1])

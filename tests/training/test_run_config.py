@@ -8,7 +8,8 @@ import yaml
 
 from twofold import recipes
 from twofold.errors import UserError
-from twofold.training.config import RunConfig, build, flatten, merge, plain, to_yaml
+from twofold.evaluation.finetune import FinetuneConfig
+from twofold.training.config import OptionsParser, RunConfig, build, flatten, merge, plain, to_yaml
 
 
 def test_later_layers_win_and_dots_are_paths():
@@ -64,16 +65,20 @@ def fields_without_words(cls: type, prefix: str = "") -> list[str]:
 
 
 def test_every_option_is_explained():
-    assert fields_without_words(RunConfig) == []
+    assert fields_without_words(RunConfig) == fields_without_words(FinetuneConfig) == []
 
 
 @pytest.mark.parametrize("name", recipes.names())
 def test_every_recipe_builds_and_says_what_it_promises(name):
     recipe = recipes.load(name)
-    config = build(recipe.options, origin=name)
+    if recipe.command == "finetune":
+        config = OptionsParser(FinetuneConfig).build(recipe.options, origin=name)
+        assert config.optim.lr
+    else:
+        config = build(recipe.options, origin=name)
+        assert config.method.temperature
     assert config.epochs
     assert config.batch
-    assert config.method.temperature
     assert recipe.result
     assert recipe.source
     assert recipe.run

@@ -110,11 +110,16 @@ def pretrain(
     return finish(training, source, train_or_advise(training, resolved.micro_batch), report, module)
 
 
-def read_layers(recipe: str | None, config: str | Path | None, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge recipe < file < options into nested options."""
+def read_layers(
+    recipe: str | None, config: str | Path | None, options: Mapping[str, Any], command: str = "pretrain"
+) -> dict[str, Any]:
+    """Merge recipe < file < options into nested options; UserError for a recipe of another command."""
     layers: list[Mapping[str, Any]] = []
     if recipe is not None:
-        layers.append(recipes.load(recipe).options)
+        found = recipes.load(recipe)
+        if found.command != command:
+            raise UserError(f"--recipe {recipe} is for `twofold {found.command}`, not for `twofold {command}`")
+        layers.append(found.options)
     if config is not None:
         try:
             document = yaml.safe_load(Path(config).read_text()) or {}

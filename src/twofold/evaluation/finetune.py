@@ -139,6 +139,8 @@ class FinetuneResult:
         except FileNotFoundError:
             return None
         found = values.pop("scores")
+        if "map11" in found:
+            found["per_class"] = tuple(found["per_class"])
         scores = ManyScores(**found) if "map11" in found else Scores(**found)
         return cls(scores=scores, **{**values, "digest": tuple(values["digest"])})
 
@@ -167,7 +169,9 @@ def resolve(config: FinetuneConfig, images: int) -> FinetuneConfig:
     if optim.name is None:
         optim = dataclasses.replace(optim, name="sgd", nesterov=True if optim.nesterov is None else optim.nesterov)
     if optim.lr is None:
-        optim = dataclasses.replace(optim, lr=0.05, lr_rule=optim.lr_rule or "linear")
+        optim = dataclasses.replace(
+            optim, lr=0.1 if config.freeze == "encoder" else 0.05, lr_rule=optim.lr_rule or "linear"
+        )
     if optim.weight_decay is None:
         optim = dataclasses.replace(optim, weight_decay=0.0)
     if optim.schedule in ("cosine", "inverse_sqrt") and optim.warmup_epochs is None and optim.warmup_steps is None:

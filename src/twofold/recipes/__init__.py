@@ -22,7 +22,8 @@ class Recipe:
         result: what it should reach.
         source: where that is published.
         run: whether we ran it: machine, time and command, or that we did not.
-        options: nested options of `RunConfig`.
+        options: nested options of the command: of `RunConfig` for pretrain, of `FinetuneConfig` for finetune.
+        command: the command that takes it.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Recipe:
     source: str
     run: str
     options: dict[str, Any]
+    command: str = "pretrain"
 
 
 def names() -> list[str]:
@@ -54,4 +56,6 @@ def load(name: str) -> Recipe:
     if "base" in document:
         options = merge(load(document["base"]).options, options)
     about = document["about"]
-    return Recipe(name, about["data"], about["result"], about["source"], about["run"], options)
+    return Recipe(
+        name, about["data"], about["result"], about["source"], about["run"], options, about.get("command", "pretrain")
+    )
