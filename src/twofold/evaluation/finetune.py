@@ -67,7 +67,7 @@ class FinetuneConfig:
     bn_momentum: float | None = None
     """Share of a batch in the running averages of batch norm; 0.1, or what the encoder has, when not given."""
     epochs: float | None = None
-    """Passes over the labelled images. When not given, as many as make 1,000 steps, but 30 at least."""
+    """Passes over the labelled images. When not given, as many as make 500 steps, but 30 at least."""
     batch: int | None = None
     """Images per step over all devices. When not given 64, or all labelled images where there are fewer."""
     seed: int = 0
@@ -164,7 +164,7 @@ def resolve(config: FinetuneConfig, images: int) -> FinetuneConfig:
     batch = config.batch if config.batch is not None else min(64, images)
     if batch > images:
         raise UserError(f"--batch {batch}: {images} images have a label; give 1..{images}")
-    epochs = config.epochs if config.epochs is not None else max(30.0, float(-(-1000 * batch // images)))
+    epochs = config.epochs if config.epochs is not None else max(30.0, float(-(-500 * batch // images)))
     optim = config.optim
     if optim.name is None:
         optim = dataclasses.replace(optim, name="sgd", nesterov=True if optim.nesterov is None else optim.nesterov)

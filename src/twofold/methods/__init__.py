@@ -13,6 +13,7 @@ from twofold.heads import HeadConfig
 from twofold.losses.studies import Mining, Reduction
 from twofold.methods.ablations import SimCLRAblation
 from twofold.methods.base import Method, Output
+from twofold.methods.memory import SimCLRMemory
 from twofold.methods.moco import MoCo
 from twofold.methods.queue import check_fits
 from twofold.methods.simclr import SimCLR
@@ -25,6 +26,8 @@ _OWNERS: dict[str, tuple[str, Any]] = {
     "mining": ("simclr", None),
     "margin": ("simclr", None),
     "negatives": ("simclr", None),
+    "memory": ("simclr", None),
+    "memory_momentum": ("simclr", None),
     "queue": ("moco", None),
     "momentum": ("moco", None),
     "symmetric": ("moco", None),
@@ -54,6 +57,11 @@ class MethodConfig:
     """margin_triplet: the margin, 0 or more (the paper tried 0, 0.4, 0.8 and 1.6); default 0.8."""
     negatives: Reduction | None = None
     """nt_logistic, margin_triplet without mining: mean or sum over an anchor's negatives; default mean."""
+    memory: int | None = None
+    """simclr: contrast with keys of a momentum network, the batch's and those of so many earlier views, as SimCLR v2
+    with memory (arXiv 2006.10029); none when not given."""
+    memory_momentum: float | None = None
+    """simclr with memory: share of the momentum network that stays at each step; default 0.999."""
     queue: int | None = None
     """moco: number of keys K, the negatives of each query. Chosen from the data when not given: up to 65,536."""
     momentum: float | None = None
@@ -76,12 +84,16 @@ class MethodConfig:
                     f"out, or choose {owner}"
                 )
         self._check_loss()
-        for option in ("queue", "bn_splits"):
+        for option in ("memory", "queue", "bn_splits"):
             value = getattr(self, option)
             if value is not None and value < 1:
                 raise UserError(f"--method.{option} must be at least 1, got {value}")
-        if self.momentum is not None and not 0 <= self.momentum <= 1:
-            raise UserError(f"--method.momentum must lie in [0, 1], got {self.momentum}")
+        for option in ("memory_momentum", "momentum"):
+            value = getattr(self, option)
+            if value is not None and not 0 <= value <= 1:
+                raise UserError(f"--method.{option} must lie in [0, 1], got {value}")
+        if self.memory_momentum is not None and self.memory is None:
+            raise UserError(f"--method.memory_momentum {self.memory_momentum} has no effect without --method.memory")
 
     def _check_loss(self) -> None:
         """Refuse what would have no effect with the loss."""
@@ -95,6 +107,8 @@ class MethodConfig:
                     refuse(option, "has no effect with --method.loss nt_xent: leave it out, or choose another loss")
         elif self.scale != "mean_2n":
             refuse("scale", f"is nt_xent's; with --method.loss {self.loss}, leave it out")
+        elif self.memory is not None:
+            refuse("memory", f"goes with --method.loss nt_xent, not with {self.loss}: leave it out")
         if self.margin is not None and self.loss != "margin_triplet":
             refuse("margin", "needs --method.loss margin_triplet")
         if self.margin is not None and not self.margin >= 0:
@@ -109,6 +123,8 @@ class MethodConfig:
         """Raise a UserError if a global batch of `batch` images does not fit the options."""
         if self.queue is not None:
             check_fits(batch * (2 if self.symmetric else 1), self.queue)
+        if self.memory is not None:
+            check_fits(2 * batch, self.memory, "memory")
         own, splits = batch // world_size(), self.bn_splits or 1
         if splits > 1 and own % splits:
             raise UserError(
@@ -142,7 +158,11 @@ def build_method(config: MethodConfig, encoder: Encoder, head: HeadConfig, seed:
         return SimCLRAblation(
             encoder, head, config.temperature, config.normalize, config.loss, margin, mining, config.negatives
         )
-    return SimCLR(encoder, head, config.temperature, config.normalize, config.scale)
+    options = (encoder, head, config.temperature, config.normalize, config.scale)
+    if config.memory is not None:
+        momentum = 0.999 if config.memory_momentum is None else config.memory_momentum
+        return SimCLRMemory(*options, config.memory, momentum, seed)
+    return SimCLR(*options)
 
 
 __all__ = [
@@ -152,6 +172,7 @@ __all__ = [
     "Output",
     "SimCLR",
     "SimCLRAblation",
+    "SimCLRMemory",
     "build_method",
     "own_options",
 ]

@@ -114,7 +114,7 @@ class MoCo(Method):
     def queries(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Representations [n, d] and queries [n, k]."""
         h = self.encoder(images)
-        return h, _unit(self.head(h))
+        return h, unit(self.head(h))
 
     @torch.no_grad()
     def keys(self, images: Tensor, stream: str) -> tuple[Tensor, Tensor]:
@@ -125,7 +125,7 @@ class MoCo(Method):
         if shuffled:
             order = torch.from_numpy(permutation(self.seed, stream, self.steps, total)).to(images.device)
             images = all_gather(images)[order[own]]
-        keys = all_gather(_unit(self.momentum_head(self.momentum_encoder(images))))
+        keys = all_gather(unit(self.momentum_head(self.momentum_encoder(images))))
         if shuffled:
             keys = keys[order.argsort()]
         return keys[own], keys
@@ -155,6 +155,6 @@ class MoCo(Method):
         self.steps = int(state["steps"])
 
 
-def _unit(z: Tensor) -> Tensor:
+def unit(z: Tensor) -> Tensor:
     """Rows of unit length, in float32 or better whatever autocast made of z."""
     return F.normalize(z.to(torch.promote_types(z.dtype, torch.float32)), dim=1)

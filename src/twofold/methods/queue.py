@@ -49,10 +49,10 @@ class KeyQueue(nn.Module):
         return f"dim={len(self.keys)}, size={self.size}"
 
 
-def check_fits(keys: int, size: int) -> None:
+def check_fits(keys: int, size: int, option: str = "queue") -> None:
     """Raise a UserError if a step's keys, of all ranks, are more than a queue of `size` holds."""
     if keys > size:
         raise UserError(
-            f"--method.queue {size} holds fewer keys than the {keys} of one step: make it at least {keys} (better "
+            f"--method.{option} {size} holds fewer keys than the {keys} of one step: make it at least {keys} (better "
             "several times that), or lower --batch"
         )
