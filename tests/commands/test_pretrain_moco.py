@@ -3,16 +3,21 @@
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from test_pretrain import learned, same_weights
 from tiny import OPTIONS, images
 
 import twofold
+from twofold import recipes
+from twofold.commands.finetune import finetune
 from twofold.commands.pretrain import Stopped
 from twofold.encoders import load_head, save_encoder
 from twofold.errors import UserError
 from twofold.evaluation import monitors
+from twofold.evaluation.finetune import FinetuneConfig
 from twofold.evaluation.knn import knn_accuracy
-from twofold.training.config import merge
+from twofold.optim import build_schedule
+from twofold.training.config import OptionsParser, merge
 from twofold.training.loop import Training
 
 MOCO = merge(
@@ -72,6 +77,23 @@ def test_neighbours_are_compared_by_what_was_asked(whole, tmp_path, monkeypatch,
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
     assert looks[-1][4:] == (9, 0.3)
     assert ("probe_top1" in run.metrics()[-1]) == probe
+
+
+def test_mocos_linear_evaluation_is_main_lincls(whole, tmp_path):
+    """lr 30, a tenth of it from epochs 60 and 80 on, batch 256, no decay; the encoder stays as it is, bit for bit."""
+    options = OptionsParser(FinetuneConfig).build(recipes.load("linear-moco").options)
+    optim = options.optim
+    assert (options.batch, options.epochs, options.freeze, options.init) == (256, 100, "encoder", "normal")
+    assert (optim.name, optim.momentum, optim.nesterov, optim.weight_decay) == ("sgd", 0.9, False, 0)
+    schedule = build_schedule(optim, images=2560, batch=256, epochs=100)
+    assert [schedule(10 * epoch) for epoch in (0, 59, 60, 79, 80, 99)] == pytest.approx([30, 30, 3, 3, 0.3, 0.3])
+    small = {"epochs": 2, "batch": 16, "views.size": 16, "preprocessing": "none"}
+    done = finetune(whole.path, images(), tmp_path / "out", recipe="linear-moco", **merge(small))
+    before, after = load_file(whole.encoder_file), load_file(done.path / "encoder.safetensors")
+    body = [name for name in before if name.startswith("encoder.")]
+    assert len(body) > 40
+    assert all(torch.equal(before[name], after[name]) for name in body)
+    assert any(name.startswith("classifier.") for name in after)
 
 
 def test_evaluate_takes_the_head_where_asked(whole):
