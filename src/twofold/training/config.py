@@ -38,6 +38,9 @@ class TrainingConfig:
     """Compile the encoder (torch.compile): pays off in runs of hours, not of minutes."""
     threads: int | None = None
     """CPU threads for arithmetic; all cores when not given."""
+    keep_memory: bool = True
+    """On a CPU: keep memory that a step frees for the next one, instead of giving it back to the system each time,
+    which is faster and holds more memory (Linux with glibc only)."""
     log_every: int | None = None
     """Steps between two rows of metrics.jsonl; chosen from the run's length when not given."""
     checkpoint_every: int | None = None
@@ -125,7 +128,7 @@ class RunConfig:
 
 # Options that may differ when a run is resumed: they change neither what is learned nor in which order.
 OPERATIONAL = re.compile(
-    r"training\.(device|threads|keep|track|log_every|checkpoint_every)|data\.(workers|cache|root|download)"
+    r"training\.(device|threads|keep|keep_memory|track|log_every|checkpoint_every)|data\.(workers|cache|root|download)"
 )
 
 

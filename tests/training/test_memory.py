@@ -1,0 +1,36 @@
+"""Keeping freed memory: no page faults for tensors of a size that was freed before."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+FAULTS = """
+import resource, sys
+import torch
+from twofold.training.memory import keep_freed_memory
+if sys.argv[1] == "keep":
+    assert keep_freed_memory()
+x = torch.zeros(16 << 20)  # 64 MB, above what glibc keeps by itself
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(4):
+        y = x + 1
+        del y
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+faults()
+print(faults())
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the switch is glibc's")
+def test_kept_memory_is_not_faulted_in_again() -> None:
+    counts = {}
+    for kind in ("keep", "return"):
+        done = subprocess.run([sys.executable, "-c", FAULTS, kind], capture_output=True, text=True, check=True)
+        counts[kind] = int(done.stdout)
+    if counts["return"] < 1000:
+        pytest.skip("this allocator returns nothing by itself, or pages are huge: there is nothing to keep")
+    assert counts["keep"] < counts["return"] / 20
