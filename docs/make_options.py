@@ -10,8 +10,11 @@ from typing import Any
 
 from twofold import recipes
 from twofold.commands.evaluate import EvaluationConfig
+from twofold.commands.transfer import TransferConfig
 from twofold.evaluation.finetune import FinetuneConfig
+from twofold.evaluation.transfer_finetune import Budget
 from twofold.training.config import RunConfig
+from twofold.training.distilling import DistillConfig
 
 HERE = Path(__file__).resolve().parent
 
@@ -50,13 +53,12 @@ def options() -> str:
             parts += [""]
     parts += ["## twofold evaluate", "", *head, *rows(EvaluationConfig), ""]
     parts += ["## twofold finetune", "", *head, *rows(FinetuneConfig), ""]
-    return "\n".join(
-        [
-            *parts,
-            "The options of `data` above apply to both; those of `views`, `optim` and `training` to `finetune`, too.",
-            "",
-        ]
+    parts += ["## twofold distill", "", *head, *rows(DistillConfig), ""]
+    parts += ["## twofold transfer", "", *head, *rows(TransferConfig), *rows(Budget, "budget."), ""]
+    shared = (
+        "The options of `data` above apply to all of these but `transfer`; those of `views`, `optim` and `training` to "
     )
+    return "\n".join([*parts, shared + "`finetune` and `distill`, those of `encoder` to `distill`, too.", ""])
 
 
 def recipe_page() -> str:

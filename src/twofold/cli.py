@@ -15,6 +15,7 @@ from jsonargparse import ArgumentParser, Namespace
 from twofold import __version__
 from twofold.commands.convert import convert, describe
 from twofold.commands.demo import demo
+from twofold.commands.distill import distill
 from twofold.commands.evaluate import EvaluationConfig, evaluate
 from twofold.commands.export import Format, export
 from twofold.commands.finetune import finetune
@@ -22,9 +23,11 @@ from twofold.commands.pretrain import Stopped, describe_config, pretrain
 from twofold.commands.recipes import recipes
 from twofold.commands.shard import ShardConfig, shard
 from twofold.commands.study import STUDIES, study
+from twofold.commands.transfer import TransferConfig, table, transfer
 from twofold.errors import UserError
 from twofold.evaluation.finetune import FinetuneConfig
 from twofold.training.config import add_options, explain, given, suggest
+from twofold.training.distilling import DistillConfig
 from twofold.training.progress import console
 
 _DATA = "where_the_data_are"  # "data" is the group of options that say how to read them
@@ -198,6 +201,40 @@ def _run_shard(options: dict[str, Any]) -> None:
     console.print(shard(options.pop("data"), options.pop("out", None), **options), markup=False)
 
 
+def _distill_parser() -> ArgumentParser:
+    parser = ArgumentParser(description="Train a student on what a teacher says of images.", exit_on_error=False)
+    parser.add_argument("teacher", help="a run's folder or an encoder.safetensors; see --teacher_labels")
+    parser.add_argument(
+        _DATA, metavar="data", help="a folder of images, an .npz or .npy file, or the name of a torchvision data set"
+    )
+    parser.add_argument("--out", type=str, help="the run's folder: new, or empty, or a run to --resume")
+    parser.add_argument("--recipe", type=str, help="start from a recipe for distillation")
+    parser.add_argument("--config", type=str, help="a YAML file of options, over the recipe's")
+    parser.add_argument("--resume", action="store_true", help="continue the run in --out, or start it if there is none")
+    parser.add_class_arguments(DistillConfig)
+    return parser
+
+
+def _run_distill(options: dict[str, Any]) -> None:
+    if not options.get("out"):
+        raise UserError("--out is missing: name a folder for the student, e.g. --out runs/student")
+    found = distill(options.pop("teacher"), options.pop("data"), options.pop("out"), **options)
+    console.print(found.summary(), markup=False)
+
+
+def _transfer_parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        description="What an encoder is worth on the 12 data sets of SimCLR's transfer study.", exit_on_error=False
+    )
+    parser.add_argument("run", help="a run's folder, or an encoder.safetensors")
+    parser.add_class_arguments(TransferConfig)
+    return parser
+
+
+def _run_transfer(options: dict[str, Any]) -> None:
+    console.print(table(transfer(options.pop("run"), **options)))
+
+
 _Command = tuple[str, Callable[[], ArgumentParser], Callable[[dict[str, Any]], None]]
 COMMANDS: dict[str, _Command] = {
     "pretrain": ("learn a representation from unlabelled images", _pretrain_parser, _run_pretrain),
@@ -207,6 +244,8 @@ COMMANDS: dict[str, _Command] = {
         _run_evaluate,
     ),
     "finetune": ("train the encoder further on a few labels, or from scratch", _finetune_parser, _run_finetune),
+    "distill": ("train a small student on what a teacher says", _distill_parser, _run_distill),
+    "transfer": ("measure an encoder on the papers' 12 other data sets", _transfer_parser, _run_transfer),
     "convert": ("turn an official checkpoint into an encoder of ours", _convert_parser, _run_convert),
     "export": ("an encoder in the layout of torchvision, MoCo or detectron2", _export_parser, _run_export),
     "shard": ("pack images into tar archives that load fast from any disk", _shard_parser, _run_shard),

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twofold.errors import UserError
-from twofold.evaluation.logistic import Array, choose_l2, fit_linear
+from twofold.evaluation.logistic import Array, LinearModel, choose_l2, fit_linear
 from twofold.evaluation.scores import score
 from twofold.evaluation.splits import Labels, stratified_split
 from twofold.randomness import permutation
@@ -143,10 +143,24 @@ def _fit_subset(
     x: Array, y: Labels, test: Array, y_test: Labels, seed: int, draw: int, grid: Sequence[float]
 ) -> tuple[float, float]:
     """(test accuracy, chosen l2) of a classifier fitted on x [n, d] and y [n] alone."""
+    model, l2 = fit_few(x, y, seed, draw, grid)
+    return score(model.logits(test), model.classes, y_test).top1, l2
+
+
+def fit_few(
+    x: Array, y: Labels, seed: int = 0, draw: int = 0, grid: Sequence[float] = SUBSET_GRID
+) -> tuple[LinearModel, float]:
+    """A logistic regression on few labels, and its l2, chosen among these images alone (see `label_efficiency`).
+
+    Args:
+        x: [n, d] features.
+        y: [n] labels.
+        seed, draw: the address of the random held-out fifths.
+        grid: penalties to choose from.
+    """
     l2 = ONE_LABEL_L2
     if np.unique(y, return_counts=True)[1].min() > 1:
         repeats = min(5, math.ceil(VALIDATION_IMAGES / (0.2 * len(y))))
         splits = [stratified_split(y, 0.2, seed, f"label validation/{draw}", repeat) for repeat in range(repeats)]
         l2, _ = choose_l2(x, y, splits, grid)
-    model = fit_linear(x, y, l2)
-    return score(model.logits(test), model.classes, y_test).top1, l2
+    return fit_linear(x, y, l2), l2

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from twofold.distributed import all_reduce_mean
 from twofold.errors import UserError
 from twofold.losses.checks import check_temperature
 
@@ -32,7 +33,8 @@ def distillation_loss(
             over two sets of images; here each part is a mean over its rows (the labelled part is 0 without any).
 
     Returns:
-        Scalar in float32 or better, mean over rows.
+        Scalar in float32 or better, mean over rows: of this rank, but that the labelled part divides by the mean number
+        of labelled rows on a rank, so that the mean over ranks is the loss of all rows together.
 
     Raises:
         UserError: temperature not above 0, alpha outside [0, 1], or only one of labels and alpha given.
@@ -53,6 +55,8 @@ def distillation_loss(
             loss = loss * temperature**2
         if labels is None or alpha is None:
             return loss
-        known = (labels != UNLABELLED).sum().clamp(min=1)
+        # The mean over ranks of these losses is that of all ranks' labelled rows, however they are spread.
+        known = all_reduce_mean((labels != UNLABELLED).sum().to(dtype))
+        known = torch.where(known > 0, known, 1.0)
         supervised = F.cross_entropy(student, labels, ignore_index=UNLABELLED, reduction="sum") / known
         return (1 - alpha) * supervised + alpha * loss

@@ -1,0 +1,81 @@
+"""`twofold distill`: a student learns from a teacher, with no labels of its own unless they are given."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from twofold.commands.load import encoder_path
+from twofold.commands.pretrain import Stopped, read_layers
+from twofold.data import Source, open_source, splits_of
+from twofold.errors import UserError
+from twofold.evaluation import distill as distillation
+from twofold.evaluation.distill import DistillResult
+from twofold.training.config import OptionsParser
+from twofold.training.distilling import DistillConfig
+
+
+def distill(
+    teacher: str | Path | nn.Module,
+    data: Any,
+    out: str | Path,
+    *,
+    recipe: str | None = None,
+    config: str | Path | None = None,
+    resume: bool = False,
+    **options: Any,
+) -> DistillResult:
+    """Train a student on what a teacher says of images.
+
+    Args:
+        teacher: a run's folder or an `encoder.safetensors` with a classifier (fine-tuned, distilled, or converted);
+            one without, with `teacher_labels`; or your own module, [n, C, S, S] in [0, 1] -> logits [n, K].
+        data: images: whatever `twofold.pretrain` takes. Labels are not learned from unless `alpha` is given.
+        out: the run's folder; must be new or empty unless `resume`.
+        recipe: name of a recipe for distillation.
+        config: a YAML file of options.
+        resume: continue the run in `out`; starts it if there is none yet.
+        options: fields of `DistillConfig`, nested or dotted; `test` may be data of any kind. They win over `config`,
+            which wins over `recipe`.
+
+    Returns:
+        Student, teacher, their agreement; the student is in the run's `encoder.safetensors`, with its classifier.
+
+    Raises:
+        UserError: for anything wrong in the options, the teacher or the data.
+        Stopped: if SIGINT or SIGTERM ended it early; `resume=True` continues it.
+    """
+    out = Path(out)
+    if not resume and (out / "config.yaml").exists():
+        raise UserError(f"--out {out} already holds a run; continue it with --resume, or choose another folder")
+    test_data = options.pop("test", None)
+    given = read_layers(recipe, config, options)
+    test_data = given.pop("test", None) if test_data is None else test_data
+    asked = OptionsParser(DistillConfig).build(given | ({"test": str(test_data)} if test_data is not None else {}))
+    where = teacher if isinstance(teacher, nn.Module) else encoder_path(teacher)
+    train = open_source(data, asked.data, split=asked.data.split)
+    test, labelled = _others(data, test_data, train, asked)
+    if test_data is not None:
+        given["test"] = str(test_data)
+    result = distillation.distill(where, train, out, given, test=test, labelled=labelled, recipe=recipe)
+    if not result.complete:
+        raise Stopped(
+            f"stopped at step {result.steps:,}; the same command with --resume goes on", result.stopped_by or 2
+        )
+    return result
+
+
+def _others(data: Any, test: Any, train: Source, asked: DistillConfig) -> tuple[Source | None, Source | None]:
+    """The images to score on, and those with labels for the teacher; None where the training images have to do."""
+    config = dataclasses.replace(asked.data, split=None, channels=asked.data.channels or train.channels)
+    parts = splits_of(data).evaluation
+    if test is not None:
+        scored: Source | None = open_source(test, config)
+    else:
+        scored = open_source(data, config, split=parts[1]) if parts and asked.data.split != parts[1] else None
+    if train.labels is None and parts and asked.teacher_labels is not None:
+        return scored, open_source(data, config, split=parts[0])
+    return scored, None

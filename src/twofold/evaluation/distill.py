@@ -1,0 +1,370 @@
+"""Distillation as a run like any other: resumable, leaves a student with its classifier, compares both at the end."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from twofold.data import Order, Source
+from twofold.data.base import class_count
+from twofold.data.loader import Loader
+from twofold.distributed import rank, world_size
+from twofold.encoders import Encoder, EncoderConfig, adapt, build_encoder, load_encoder, read_header, save_encoder
+from twofold.errors import UserError
+from twofold.evaluation.features import extract
+from twofold.evaluation.frozen import assert_frozen, digest, tensor_digests
+from twofold.evaluation.imagenet import ClassifiedImages
+from twofold.evaluation.splits import match_classes, single_labels
+from twofold.evaluation.subsets import label_positions, labelled_part
+from twofold.evaluation.teacher import Comparison, compare, fit_classifier, load_teacher
+from twofold.methods.distill import Distill
+from twofold.optim import build_optimizer, build_schedule
+from twofold.training.config import OptionsParser, merge, plain
+from twofold.training.defaults import choose
+from twofold.training.distilling import DistillConfig, Distilling
+from twofold.training.rundir import RunDirectory
+from twofold.training.starting import check_same_data, say, start_accelerator, start_run
+from twofold.views import ImageViews
+from twofold.views.resample import Resample
+
+RESULT, TEACHER = "distillation.json", "teacher.safetensors"
+
+
+@dataclass(frozen=True)
+class DistillResult:
+    """What came of a distillation; everything in it is plain data.
+
+    Attributes:
+        comparison: of both networks; None where the run has not reached its last step.
+        scored_on: which images, in words.
+        complete: whether the last step was done.
+        steps, seconds: of training.
+        text: teacher, student and loss in words.
+        digest: SHA-256 over every tensor of the teacher, the same before and after.
+        stopped_by: number of the signal that ended it early.
+    """
+
+    comparison: Comparison | None
+    scored_on: str
+    complete: bool
+    steps: int
+    seconds: float
+    text: str
+    digest: str
+    stopped_by: int | None = None
+
+    @classmethod
+    def read(cls, run: RunDirectory) -> DistillResult | None:
+        """What an earlier call left in `run`; None if it is not done."""
+        file = run.path / RESULT
+        if not file.exists():
+            return None
+        try:
+            values = json.loads(file.read_text())
+            return cls(**{**values, "comparison": Comparison(**values["comparison"])})
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{file} is damaged: {error}; remove it to have both measured again") from error
+
+    def summary(self) -> str:
+        """For people."""
+        if self.comparison is None:
+            return f"stopped at step {self.steps:,}; --resume goes on"
+        c = self.comparison
+        share = c.student_parameters / c.teacher_parameters
+        lines = [f"agreement {c.agreement:.2%} on {c.images:,} images ({self.scored_on})"]
+        if c.teacher_top1 is not None and c.student_top1 is not None:
+            kept = "" if c.kept is None else f": {c.kept:.1%} of it kept"
+            lines.insert(0, f"teacher {c.teacher_top1:.2%}, student {c.student_top1:.2%}{kept}")
+        lines.append(f"{c.student_parameters:,} of {c.teacher_parameters:,} parameters ({share:.1%})")
+        return "\n".join([*lines, self.text, f"teacher unchanged: sha256 {self.digest[:16]}... before and after"])
+
+
+@dataclass
+class Given:
+    """A teacher as it was given: a file, or a module of the user's own; and where labels for its classifier are."""
+
+    where: str | Path | nn.Module
+    labelled: Source | None = None
+
+    def file(self) -> Path | None:
+        """The teacher's file, if it is one."""
+        return None if isinstance(self.where, nn.Module) else Path(self.where)
+
+    def header(self) -> dict[str, Any]:
+        """What the file says of it, or as much as a module does."""
+        file = self.file()
+        if file is not None:
+            return read_header(file)
+        return {"spec": self.where.spec() if isinstance(self.where, Encoder) else {}, "extra": {}}
+
+    def views(self) -> dict[str, Any]:
+        """Options of the views that it was trained on."""
+        return dict(self.header()["extra"].get("options", {}).get("views", {}))
+
+    def load(self, config: DistillConfig, channels: int) -> Encoder:
+        """The teacher as a network whose features are logits; fits its classifier if that is asked for."""
+        file = self.file()
+        encoder = load_encoder(file) if file else adapt(self.where, channels).eval()  # type: ignore[arg-type]
+        if encoder.input.channels != channels:
+            raise UserError(
+                f"the teacher takes images of {encoder.input.channels} channel(s), the data have {channels}: set "
+                f"--data.channels {encoder.input.channels}"
+            )
+        if config.teacher_labels is None:
+            return load_teacher(file, config.classifier_layer) if file else encoder
+        if self.labelled is None:
+            raise UserError(f"--teacher_labels {config.teacher_labels}: the data have no labels to fit a classifier on")
+        part, words = labelled_part(self.labelled, config.teacher_labels, config.seed)
+        views = self.views()
+        say(f"fitting the teacher's classifier on {words}")
+        classifier = fit_classifier(
+            encoder, part, views.get("size") or config.views.size, views.get("resample", config.views.resample),
+            config.seed,
+        )  # fmt: skip
+        return ClassifiedImages(encoder, classifier).eval()
+
+
+def default_options(teacher: Given) -> dict[str, Any]:
+    """The teacher's geometry of views, without colour and blur, and its architecture for the student.
+
+    That is crop and flip, as published; the student that nothing is said of is a self-distillation's.
+    """
+    seen, spec = teacher.views(), teacher.header()["spec"]
+    size = seen.get("size") or spec.get("size")
+    views = {"size": size} if size else {}
+    views |= {name: seen[name] for name in ("crop_area", "crop_aspect", "crop_rule", "resample", "flip", "rotation")
+              if name in seen}  # fmt: skip
+    return {"views": views | {"color_strength": 0.0, "grayscale": 0.0, "blur": 0.0}}
+
+
+def student_as_teacher(teacher: Given) -> dict[str, Any]:
+    """Options of an encoder like the teacher's; UserError for a module of the user's own."""
+    spec = dict(teacher.header()["spec"])
+    kind = spec.pop("kind", None)
+    if kind == "resnet":
+        depth = spec.pop("depth")
+        return {"name": f"resnet{depth}", **spec}
+    if kind in ("timm", "torchvision"):
+        name = f"{kind}:{spec.pop('name')}"
+        spec.pop("size", None)
+        return {"name": name} | {key: value for key, value in spec.items() if value is not None}
+    raise UserError("the teacher is a module of your own, which no student can be built like: give --encoder.name")
+
+
+def distill(
+    teacher: str | Path | nn.Module,
+    train: Source,
+    out: str | Path,
+    options: dict[str, Any] | None = None,
+    *,
+    test: Source | None = None,
+    labelled: Source | None = None,
+    recipe: str | None = None,
+) -> DistillResult:
+    """Train a student on what a teacher says of images, then compare both.
+
+    The same call again goes on where an earlier one was stopped, and only reads the result of one that was done.
+
+    Args:
+        teacher: an `encoder.safetensors` with a classifier; one without, with the option `teacher_labels`; or a module
+            [n, C, S, S] in [0, 1] -> logits [n, K] (with `teacher_labels`, -> features).
+        train: images; their labels are used with the option `alpha` alone.
+        out: the run's folder, new or of the same run.
+        options: fields of `DistillConfig`, nested or dotted.
+        test: images to compare both on, `train` if not given; accuracy is told where they have labels.
+        labelled: images that `teacher_labels` are taken from, `train` if not given.
+        recipe: whose options they are, for the record.
+
+    Raises:
+        UserError: wrong options, a teacher without a classifier or of other classes than the labels, another run in
+            `out`.
+        NotFrozenError: the teacher changed.
+    """
+    run, given_teacher = RunDirectory(out), Given(teacher, labelled or (train if train.labels is not None else None))
+    given = merge(default_options(given_teacher), options or {})
+    resuming = run.config_file.exists()
+    if not resuming and not given.get("encoder", {}).get("name"):
+        given = merge({"encoder": student_as_teacher(given_teacher)}, given)
+    config = run.check_resumable_as(DistillConfig, given) if resuming else OptionsParser(DistillConfig).build(given)
+    accelerator = start_accelerator(config.training, run)
+    if resuming:
+        check_same_data(run, train)
+        if (done := DistillResult.read(run)) is not None:
+            return done
+    else:
+        config = resolve(config, train, given_teacher, accelerator)
+    net, before = _teacher(run, given_teacher, config, train.channels, resuming)
+    _check_classes(net, config, train, test)
+    if not resuming:
+        start_run(run, config, train, train.name, recipe, teacher=str(given_teacher.file() or type(teacher).__name__),
+                  teacher_digest=digest(before))  # fmt: skip
+        if config.teacher_labels is not None and rank() == 0 and isinstance(net, ClassifiedImages):
+            save_encoder(run.path / TEACHER, net.encoder, None, given_teacher.header()["extra"], net.classifier, 0)
+    elif run.facts().get("teacher_digest") != digest(before):
+        raise UserError(f"the run in {run.path} began with another teacher than {teacher}; give the same one")
+    training = assemble(net, given_teacher, train, config, run, accelerator)
+    training.resume()
+    if training.step:
+        say(f"resumed {run.path} at step {training.step:,} of {training.steps:,}")
+    training.fit()
+    return _finish(training, net, config, train, test, given_teacher, before)
+
+
+def resolve(config: DistillConfig, train: Source, teacher: Given, accelerator: Accelerator) -> DistillConfig:
+    """Fill what was left open, and say what was chosen."""
+    chosen, told = choose(config.as_run(), train.facts(), accelerator.device)
+    student = build_encoder(chosen.encoder, chosen.views.size)
+    if student.input.channels != train.channels:
+        raise UserError(
+            f"the student takes {student.input.channels} channels and the images have {train.channels}; set "
+            "--data.channels and --encoder.channels to the same number"
+        )
+    temperature = config.temperature
+    if temperature is None:
+        same = student.spec() == teacher.header()["spec"]
+        temperature = 0.1 if same else 1.0
+        told += f"; temperature {temperature:g} ({'student built as its teacher' if same else 'another student'})"
+    say(told)
+    return dataclasses.replace(
+        config, epochs=chosen.epochs, batch=chosen.batch, views=chosen.views, encoder=chosen.encoder,
+        optim=chosen.optim, temperature=temperature,
+    )  # fmt: skip
+
+
+def assemble(
+    net: Encoder, teacher: Given, train: Source, config: DistillConfig, run: RunDirectory, accelerator: Accelerator
+) -> Distilling:
+    """Build every part of the run; `config` must be resolved."""
+    torch.manual_seed(config.seed)  # the student's start
+    student = build_encoder(config.encoder, config.views.size)
+    decay = (config.optim.weight_decay or 0.0) if config.optim.name == "lars" else 0.0
+    temperature = config.temperature if config.temperature is not None else 1.0
+    method = Distill(student, net.feature_dim, temperature, config.squared_temperature, config.alpha, decay)
+    memory_format = torch.channels_last if config.training.channels_last else torch.contiguous_format
+    method.to(accelerator.device).to(memory_format=memory_format)
+    net.to(accelerator.device).requires_grad_(False)
+    batch, epochs = config.batch or 1, config.epochs or 1.0
+    order = Order(len(train), batch, config.seed, config.data.last_batch)
+    steps = order.steps(epochs) + (config.data.last_batch == "straddle")  # as the reference counts them
+    pin = accelerator.device.type == "cuda"
+    views = ImageViews(config.views)
+    loader = Loader(train, views, order, config.seed, rank(), world_size(), config=config.data, pin_memory=pin)
+    per_epoch = order.steps_per_epoch
+    return Distilling(
+        method, views, loader, build_optimizer(config.optim, method.trained(), batch),
+        build_schedule(config.optim, len(train), batch, epochs, steps), accelerator, run, config.seed, batch, steps,
+        per_epoch, log_every=config.training.log_every or max(1, min(round(per_epoch), steps // 20 or 1)), look_every=0,
+        checkpoint_every=config.training.checkpoint_every or max(1, round(per_epoch)), keep=config.training.keep,
+        memory_format=memory_format, teacher=net.eval(),
+        cached=_ask(net, teacher, train, config) if config.targets == "cached" else None,
+        known=_known(train, config),
+    )  # fmt: skip
+
+
+def _teacher(
+    run: RunDirectory, teacher: Given, config: DistillConfig, channels: int, resuming: bool
+) -> tuple[Encoder, dict[str, str]]:
+    """The teacher, and its tensors' digests; one that was fitted for this run is taken from it."""
+    fitted = run.path / TEACHER
+    net = load_teacher(fitted) if resuming and fitted.exists() else teacher.load(config, channels)
+    return net, tensor_digests(net)
+
+
+def _ask(net: Encoder, teacher: Given, train: Source, config: DistillConfig) -> Tensor:
+    """The teacher's logits for every image, [N, K]; not a number for images that cannot be read."""
+    size, resample = _preprocessing(teacher, config)
+    found = extract(net, train, size, resample=resample)
+    out = torch.full((len(train), net.feature_dim), torch.nan)
+    out[torch.from_numpy(found.index)] = torch.from_numpy(found.h)
+    return out
+
+
+def _preprocessing(teacher: Given, config: DistillConfig) -> tuple[int | None, Resample]:
+    """Side and interpolation of the teacher's test images."""
+    views = teacher.views()
+    return views.get("size") or config.views.size, views.get("resample", config.views.resample)
+
+
+def _known(train: Source, config: DistillConfig) -> Tensor | None:
+    """Labels [N] to learn from, -1 where an image's is not used; None where the teacher alone is listened to."""
+    if config.alpha is None:
+        return None
+    y = single_labels(train.labels, train.name)
+    known = np.full(len(y), -1, dtype=np.int64)
+    chosen = label_positions(train, config.labels or "all", config.seed)
+    known[chosen] = y[chosen]
+    return torch.from_numpy(known)
+
+
+def _check_classes(net: Encoder, config: DistillConfig, train: Source, test: Source | None) -> None:
+    """Refuse labels of other classes than the teacher's before anything is trained."""
+    if config.unlabelled:
+        return
+    labelled = [source for source in (train, test) if source is not None and source.labels is not None]
+    for source in labelled:
+        labels = single_labels(source.labels, source.name, least=1)
+        count = class_count(labels, source.classes)
+        if count != net.feature_dim:
+            raise UserError(
+                f"the teacher knows {net.feature_dim} classes, {source.name} has {count}: give a teacher of the same "
+                "classes, or --unlabelled to take the images without their labels"
+            )
+    if len(labelled) == 2:
+        first, second = (single_labels(source.labels, source.name, least=1) for source in labelled)
+        moved = match_classes(first[first >= 0], train.classes, second[second >= 0], labelled[1].classes)
+        if not np.array_equal(moved, second[second >= 0]):
+            raise UserError(f"{train.name} and {labelled[1].name} number their classes differently; name them alike")
+
+
+def _finish(
+    training: Distilling, net: Encoder, config: DistillConfig, train: Source, test: Source | None, teacher: Given,
+    before: dict[str, str],
+) -> DistillResult:  # fmt: skip
+    """Check that the teacher stayed, save the student, and compare both if the last step is done."""
+    assert_frozen(before, tensor_digests(net))
+    run, method = training.run, training.method
+    assert isinstance(method, Distill)
+    for tracker in training.accelerator.trackers:
+        tracker.finish()
+    complete, comparison = training.step == training.steps, None
+    source = test if test is not None else train
+    if complete:
+        student = ClassifiedImages(method.encoder, method.classifier)
+        size, resample = _preprocessing(teacher, config)
+        comparison = compare(
+            net, student, source, config.views.size, resample, not config.unlabelled, teacher_size=size
+        )
+    scored_on = source.name if test is not None else f"{source.name}, the images of training themselves"
+    result = DistillResult(
+        comparison, scored_on, complete, training.step, round(training.seconds, 3), _text(config, teacher),
+        digest(before), training.stopped_by,
+    )  # fmt: skip
+    if rank() == 0:
+        facts = {"steps": training.step, "of": training.steps, "options": plain(config)}
+        save_encoder(run.encoder_file, method.encoder, None, facts, method.classifier, 0)
+        if complete:
+            run.write_json(RESULT, asdict(result))
+    return result
+
+
+def _text(config: DistillConfig, teacher: Given) -> str:
+    """Who learned from whom, and how."""
+    student: EncoderConfig = config.encoder
+    squared = " times temperature^2" if config.squared_temperature else ""
+    loss = f"cross entropy with the teacher's probabilities at temperature {config.temperature:g}{squared}"
+    if config.alpha is not None:
+        loss = f"{config.alpha:g} of {loss}, and {1 - config.alpha:g} of that with {config.labels or 'all'} labels"
+    fitted = f", classifier fitted on {config.teacher_labels} labels" if config.teacher_labels is not None else ""
+    return (
+        f"teacher {teacher.file() or type(teacher.where).__name__}{fitted}; student {student.name} at width "
+        f"{student.width:g}; {loss}; targets {config.targets}; {config.epochs:g} epochs of batches of {config.batch}, "
+        f"{config.optim.name}, lr {config.optim.lr:g}; seed {config.seed}"
+    )

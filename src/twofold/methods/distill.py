@@ -1,0 +1,75 @@
+"""Distillation (arXiv 2006.10029, equations 2 and 3): a student learns a fixed teacher's class probabilities."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from twofold.distributed import all_reduce_mean
+from twofold.encoders import Encoder
+from twofold.heads import Classifier
+from twofold.losses import distillation_loss
+from twofold.methods.base import Method, Output
+from twofold.optim import classifier_decay
+
+
+class Distill(Method):
+    """A student, encoder and linear classifier, that learns to say what a teacher says.
+
+    The teacher is no part of it: its logits come with each batch, so neither checkpoints nor the optimiser hold it.
+
+    Args:
+        encoder: the student's, [n, C, S, S] in [0, 1] -> h [n, d].
+        classes: K, as many as the teacher's.
+        temperature: tau > 0 of both softmaxes.
+        squared_temperature: multiply by tau^2, see `distillation_loss`.
+        alpha: share of the teacher in the loss, where some images have labels; None: the teacher alone.
+        decay: weight decay of the classifier's kernel where the loss has to carry it (LARS; see `classifier_decay`).
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        classes: int,
+        temperature: float = 1.0,
+        squared_temperature: bool = False,
+        alpha: float | None = None,
+        decay: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.encoder, self.head = encoder, nn.Identity()
+        self.classifier = Classifier(encoder.feature_dim, classes)
+        self.temperature, self.squared_temperature, self.alpha = temperature, squared_temperature, alpha
+        self.decay = decay
+
+    def trained(self) -> list[nn.Module]:
+        """Encoder and classifier."""
+        return [self.encoder, self.classifier]
+
+    def forward(self, images: Tensor, targets: tuple[Tensor, Tensor | None]) -> Output:  # type: ignore[override]
+        """One step's loss of one view [n, C, S, S] of each image.
+
+        Args:
+            images: the views.
+            targets: the teacher's logits [n, K], and labels [n], -1 where unknown; None where alpha is None.
+
+        Returns:
+            `z_a` holds the student's logits, `z_b` the teacher's.
+        """
+        teacher, labels = targets
+        h = self.encoder(images)
+        logits = self.classifier(h)
+        loss = distillation_loss(logits, teacher, self.temperature, self.squared_temperature, labels, self.alpha)
+        if self.decay:
+            loss = loss + classifier_decay(self.classifier, self.decay)
+        return Output(loss, h.detach(), logits.detach(), teacher)
+
+    def describe(self, output: Output, batch: int) -> dict[str, float]:  # noqa: ARG002 (other methods' depend on it)
+        """How often both name the same class, and the teacher's mean entropy: the loss of a perfect student."""
+        student, teacher = output.z_a, output.z_b
+        probabilities = torch.softmax(teacher.float() / self.temperature, 1)
+        entropy = torch.special.entr(probabilities).sum(1).mean()
+        if self.squared_temperature:
+            entropy = entropy * self.temperature**2
+        agreement = (student.argmax(1) == teacher.argmax(1)).float().mean()
+        return {"agreement": float(all_reduce_mean(agreement)), "teacher_entropy": float(all_reduce_mean(entropy))}

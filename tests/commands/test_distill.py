@@ -1,0 +1,303 @@
+"""`twofold distill`: a student learns a fixed teacher's answers, alone or with labels, stopped anywhere and resumed."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny import as_arguments, images
+
+import twofold
+from twofold import cli
+from twofold.commands.distill import distill
+from twofold.commands.pretrain import Stopped
+from twofold.data import ArraySource
+from twofold.encoders import EncoderConfig, build_encoder, load_classifier, save_encoder
+from twofold.errors import UserError
+from twofold.evaluation.distill import TEACHER
+from twofold.evaluation.frozen import NotFrozenError
+from twofold.evaluation.labels import fit_few
+from twofold.evaluation.teacher import classifier_of, compare, load_teacher
+from twofold.heads import Classifier
+from twofold.training.config import merge
+from twofold.training.distilling import Distilling
+
+SMALL = {"name": "resnet10", "width": 0.125, "stem": "cifar"}
+LONG = {"epochs": 14}
+OPTIONS = {
+    "epochs": 6,
+    "batch": 16,
+    "seed": 3,
+    "views": {"crop_area": [0.5, 1.0], "flip": 0.0},
+    "encoder": SMALL,
+    "optim": {"name": "adamw", "lr": 4e-3},
+    "training": {"device": "cpu", "precision": "fp32", "log_every": 4, "checkpoint_every": 5},
+}
+
+
+@pytest.fixture(scope="module")
+def frozen_run(tmp_path_factory):
+    """A file with an encoder alone, as pretraining leaves it."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("teacher") / "encoder.safetensors"
+    config = EncoderConfig(name="resnet10", width=0.25, stem="cifar", channels=3)
+    save_encoder(path, build_encoder(config, 16), extra={"options": {"views": {"size": 16, "flip": 0.0}}})
+    return path
+
+
+@pytest.fixture(scope="module")
+def distilled(frozen_run, tmp_path_factory):
+    """A student of a teacher whose classifier was fitted with the labels of 64 images."""
+    out = tmp_path_factory.mktemp("runs") / "student"
+    return distill(frozen_run, images(), out, teacher_labels="all", test=images(seed=1), **merge(OPTIONS, LONG)), out
+
+
+def weights(run):
+    return load_file(run / "encoder.safetensors")
+
+
+def same(first, second):
+    a, b = weights(first), weights(second)
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def learned(run):
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+
+
+def test_a_student_learns_its_teachers_answers_without_labels(distilled):
+    result, out = distilled
+    found = result.comparison
+    assert result.complete
+    assert found.images == 64
+    assert found.student_parameters < found.teacher_parameters / 3
+    assert found.teacher_top1 > 0.7
+    assert found.agreement > 0.7
+    assert found.kept == pytest.approx(found.student_top1 / found.teacher_top1)
+    rows = learned(out)
+    assert rows[-1]["loss"] < rows[0]["loss"]
+    assert rows[-1]["loss"] > rows[-1]["teacher_entropy"] - 1e-3, "cross entropy is never below the entropy"
+    assert json.loads((out / "distillation.json").read_text())["comparison"]["agreement"] == found.agreement
+    for words in ("agreement", "teacher unchanged", "parameters"):
+        assert words in result.summary()
+
+
+def test_labels_of_the_data_are_not_learned_from(distilled, tmp_path):
+    """Other labels in the data, the same teacher: the same student, bit for bit."""
+    _, out = distilled
+    x, y = images()
+    distill(out / TEACHER, (x, 1 - y), tmp_path / "run", temperature=1.0, **merge(OPTIONS, LONG))
+    assert same(out, tmp_path / "run")
+
+
+def test_comparison_counts_by_hand(distilled):
+    _, out = distilled
+    teacher, student = load_teacher(out / TEACHER), load_teacher(out / "encoder.safetensors")
+    x, y = images(seed=1)
+    found = compare(teacher, student, ArraySource(x, y))
+    batch = torch.as_tensor(x).permute(0, 3, 1, 2).float() / 255
+    with torch.no_grad():
+        saw, said = teacher.eval()(batch).argmax(1).numpy(), student.eval()(batch).argmax(1).numpy()
+    assert found.agreement == np.mean(saw == said)
+    assert (found.teacher_top1, found.student_top1) == (np.mean(saw == y), np.mean(said == y))
+    assert found.teacher_parameters == sum(p.numel() for p in teacher.parameters())
+    assert compare(teacher, student, ArraySource(x, y), use_labels=False).teacher_top1 is None
+
+
+def test_the_student_can_be_loaded_evaluated_and_be_a_teacher(distilled, tmp_path):
+    _, out = distilled
+    classifier, layer = load_classifier(out / "encoder.safetensors")
+    assert (twofold.load(out)(torch.rand(2, 3, 16, 16)).shape[1], 0) == (classifier.in_features, layer)
+    again = distill(out, images(), tmp_path / "next", **merge(OPTIONS, {"epochs": 1}))
+    assert again.comparison.teacher_parameters == distilled[0].comparison.student_parameters
+
+
+def test_a_student_that_nothing_is_said_of_is_built_as_its_teacher(distilled, tmp_path, capsys):
+    _, out = distilled
+    rest = {name: value for name, value in OPTIONS.items() if name != "encoder"}
+    found = distill(out, images(), tmp_path / "self", **merge(rest, {"epochs": 1}))
+    assert found.comparison.teacher_parameters == found.comparison.student_parameters
+    assert "temperature 0.1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("stop_at", [1, 37])
+def test_stopped_anywhere_and_resumed_it_is_the_same_run(distilled, frozen_run, tmp_path, monkeypatch, stop_at):
+    real, options = Distilling.agree, merge(OPTIONS, LONG, {"teacher_labels": "all"})
+    monkeypatch.setattr(Distilling, "agree", lambda self, asked: self.step == stop_at or real(self, asked))
+    with pytest.raises(Stopped, match="--resume"):
+        distill(frozen_run, images(), tmp_path / "run", test=images(seed=1), **options)
+    monkeypatch.setattr(Distilling, "agree", real)
+    result = distill(frozen_run, images(), tmp_path / "run", test=images(seed=1), resume=True, **options)
+    assert same(distilled[1], tmp_path / "run")
+    assert learned(distilled[1]) == learned(tmp_path / "run")
+    assert result.comparison == distilled[0].comparison
+
+
+def test_resume_refuses_another_teacher(distilled, tmp_path, monkeypatch):
+    monkeypatch.setattr(Distilling, "agree", lambda self, _asked: self.step == 2)
+    with pytest.raises(Stopped):
+        distill(distilled[1] / TEACHER, images(), tmp_path / "run", **OPTIONS)
+    monkeypatch.undo()
+    other = load_teacher(distilled[1] / TEACHER)
+    other.classifier.bias.data += 1
+    save_encoder(tmp_path / "other.safetensors", other.encoder, classifier=other.classifier)
+    with pytest.raises(UserError, match="another teacher"):
+        distill(tmp_path / "other.safetensors", images(), tmp_path / "run", resume=True, **OPTIONS)
+
+
+def test_cached_targets_are_the_teachers_at_test_time(distilled, tmp_path, monkeypatch):
+    seen = []
+    real = Distilling.look_twice
+
+    def spy(self, batch):
+        view, (logits, labels) = real(self, batch)
+        seen.append((batch.index, logits, labels))
+        return view, (logits, labels)
+
+    monkeypatch.setattr(Distilling, "look_twice", spy)
+    distill(distilled[1] / TEACHER, images(), tmp_path / "run", targets="cached", **merge(OPTIONS, {"epochs": 1}))
+    with torch.no_grad():
+        expected = load_teacher(distilled[1] / TEACHER)(torch.as_tensor(images()[0]).permute(0, 3, 1, 2).float() / 255)
+    for index, logits, labels in seen:
+        torch.testing.assert_close(logits, expected[index], rtol=1e-4, atol=1e-4)
+        assert labels is None
+
+
+def test_online_targets_are_those_of_the_view(distilled, tmp_path, monkeypatch):
+    real, seen = Distilling.look_twice, []
+
+    def spy(self, batch):
+        out = real(self, batch)
+        seen.append(out)
+        return out
+
+    monkeypatch.setattr(Distilling, "look_twice", spy)
+    distill(distilled[1] / TEACHER, images(), tmp_path / "run", **merge(OPTIONS, {"epochs": 1}))
+    teacher = load_teacher(distilled[1] / TEACHER)
+    with torch.no_grad():
+        for view, (logits, _) in seen:
+            torch.testing.assert_close(logits, teacher(view), rtol=1e-4, atol=1e-4)
+
+
+def test_labels_are_those_asked_for_and_minus_one_elsewhere(distilled, tmp_path, monkeypatch):
+    real, seen = Distilling.look_twice, {}
+
+    def spy(self, batch):
+        out = real(self, batch)
+        seen.update(zip(batch.index.tolist(), out[1][1].tolist(), strict=True))
+        return out
+
+    monkeypatch.setattr(Distilling, "look_twice", spy)
+    options = merge(OPTIONS, {"epochs": 2, "alpha": 0.5, "labels": "6"})
+    distill(distilled[1] / TEACHER, images(), tmp_path / "run", **options)
+    assert len(seen) == 64
+    assert sum(label >= 0 for label in seen.values()) == 6
+    assert all(label in (-1, images()[1][index]) for index, label in seen.items())
+
+
+def test_alpha_0_learns_the_labels_even_from_a_wrong_teacher(distilled, tmp_path):
+    teacher = load_teacher(distilled[1] / TEACHER)
+    teacher.classifier.weight.data *= -1
+    teacher.classifier.bias.data *= -1
+    save_encoder(tmp_path / "wrong.safetensors", teacher.encoder, classifier=teacher.classifier)
+    wrong, long = tmp_path / "wrong.safetensors", merge(OPTIONS, LONG)
+    found = distill(wrong, images(), tmp_path / "labels", alpha=0.0, test=images(seed=1), **long).comparison
+    assert found.student_top1 > 0.8
+    assert found.teacher_top1 < 0.3
+    assert found.agreement < 0.4
+
+
+def test_a_module_of_your_own_can_teach(tmp_path):
+    class Bars(torch.nn.Module):
+        def forward(self, x):
+            middle = x[:, :, 4:12, 4:12].mean((1, 2, 3)) - x[:, :, 0].mean((1, 2))
+            return torch.stack([-40 * middle + 10, 40 * middle - 10], 1)
+
+    found = distill(Bars(), images(), tmp_path / "run", **merge(OPTIONS, LONG))
+    assert found.comparison.agreement > 0.7
+    with pytest.raises(UserError, match=r"no student can be built like: give --encoder\.name"):
+        distill(Bars(), images(), tmp_path / "other", epochs=1.0)
+
+
+def test_a_fitted_classifier_says_what_its_regression_says():
+    rng = np.random.default_rng(0)
+    y = np.arange(60) % 3
+    x = (rng.normal(5, 3, (60, 4)) + 4 * y[:, None] * np.array([1, -1, 0, 2])).astype(np.float32)
+    model, _ = fit_few(x, y)
+    logits = classifier_of(model, 3)(torch.from_numpy(x)).detach().numpy()
+    np.testing.assert_allclose(logits, model.logits(x), rtol=1e-4, atol=1e-4)
+    with pytest.raises(UserError, match="no labelled image of class 3"):
+        classifier_of(model, 4)
+
+
+def test_a_changed_teacher_is_an_error(distilled, tmp_path, monkeypatch):
+    real = Distilling.look_twice
+
+    def spoil(self, batch):
+        self.teacher.classifier.bias.data += 1e-3
+        return real(self, batch)
+
+    monkeypatch.setattr(Distilling, "look_twice", spoil)
+    with pytest.raises(NotFrozenError, match=r"classifier\.bias"):
+        distill(distilled[1] / TEACHER, images(), tmp_path / "run", **OPTIONS)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "holds no classifier"),
+        ({"teacher_labels": "1"}, "label"),
+        ({"teacher_labels": "20", "labels": "10"}, "--labels 10 needs --alpha"),
+        ({"teacher_labels": "20", "alpha": 1.5}, r"alpha must lie in \[0, 1\]"),
+        ({"teacher_labels": "20", "temperature": 0}, "temperature must be above 0"),
+        ({"teacher_labels": "20", "unlabelled": True, "alpha": 0.5}, "--unlabelled"),
+        ({"teacher_labels": "20", "encoder.channels": 1}, "channels"),
+    ],
+)
+def test_wrong_options_are_told_before_anything_is_written(frozen_run, tmp_path, options, message):
+    with pytest.raises(UserError, match=message):
+        distill(frozen_run, images(), tmp_path / "run", **merge(OPTIONS, options))
+    assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+def test_a_teacher_of_other_classes(distilled, tmp_path):
+    x, y = images()
+    three = (x, np.where(np.arange(64) < 6, 2, y))
+    with pytest.raises(UserError, match="the teacher knows 2 classes, array has 3"):
+        distill(distilled[1] / TEACHER, three, tmp_path / "run", **OPTIONS)
+    options = merge(OPTIONS, {"unlabelled": True, "epochs": 1})
+    found = distill(distilled[1] / TEACHER, three, tmp_path / "run", **options).comparison
+    assert (found.teacher_top1, found.student_top1) == (None, None)
+
+
+def test_a_teacher_of_other_channels_and_data_without_labels(distilled, frozen_run, tmp_path):
+    with pytest.raises(UserError, match=r"teacher takes images of 3 channel\(s\), the data have 1"):
+        distill(distilled[1] / TEACHER, images(channels=1), tmp_path / "run", **OPTIONS)
+    with pytest.raises(UserError, match="the data have no labels to fit a classifier on"):
+        distill(frozen_run, images()[0], tmp_path / "run", teacher_labels="20", **OPTIONS)
+    found = distill(distilled[1] / TEACHER, images()[0], tmp_path / "run", **merge(OPTIONS, {"epochs": 1})).comparison
+    assert found.teacher_top1 is None
+
+
+def test_from_the_shell(distilled, tmp_path, capsys):
+    x, y = images()
+    np.savez(tmp_path / "data.npz", x_train=x, y_train=y, x_test=x[:20], y_test=y[:20])
+    words = ["distill", str(distilled[1] / TEACHER), str(tmp_path / "data.npz"), "--out", str(tmp_path / "run")]
+    words += as_arguments(merge(OPTIONS, {"epochs": 1}))
+    assert cli.main(words) == 0
+    assert "on 20 images" in capsys.readouterr().out
+    assert cli.main(words) == 2
+    assert "--resume" in capsys.readouterr().err
+    assert cli.main([*words[:3], "--temprature", "2"]) == 2
+    assert "did you mean '--temperature'" in capsys.readouterr().err
+
+
+def test_classifier_of_a_file_without_its_layer(frozen_run, tmp_path):
+    encoder = twofold.load(frozen_run)
+    save_encoder(tmp_path / "t.safetensors", encoder, None, None, Classifier(encoder.feature_dim, 2), None)
+    with pytest.raises(UserError, match="--classifier_layer 0"):
+        distill(tmp_path / "t.safetensors", images(), tmp_path / "run", **OPTIONS)
+    options = merge(OPTIONS, {"epochs": 1, "classifier_layer": 0})
+    assert distill(tmp_path / "t.safetensors", images(), tmp_path / "run", **options).complete

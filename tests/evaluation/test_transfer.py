@@ -1,0 +1,242 @@
+"""The transfer study on small trees of every data set: parts, metrics, choice of settings, results that are kept."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import accuracy_score, balanced_accuracy_score
+from transfer_trees import TREES
+
+from twofold import cli
+from twofold.commands import transfer as command
+from twofold.commands.transfer import table, transfer
+from twofold.data import DataConfig
+from twofold.encoders import EncoderConfig, build_encoder, save_encoder
+from twofold.errors import UserError
+from twofold.evaluation import transfer as measuring
+from twofold.evaluation.finetune import finetune
+from twofold.evaluation.logistic import PAPER_GRID, fit_path
+from twofold.evaluation.scores import average_precision_11
+from twofold.evaluation.transfer import fit_many_path, measure, open_parts
+from twofold.evaluation.transfer_finetune import DECAYS, RATES, Budget, run_options
+from twofold.evaluation.transfer_sets import SETS, reported
+
+GRID = tuple(10.0**k for k in range(-5, 2))
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """All twelve."""
+    folder = tmp_path_factory.mktemp("data")
+    for tree in TREES.values():
+        tree(folder)
+    return folder
+
+
+@pytest.fixture
+def trusting(monkeypatch):
+    """The checksums of the real files, which ours cannot have, are taken as right."""
+
+    def exists(path, md5=None):  # noqa: ARG001  # torchvision's signature
+        return Path(path).is_file()
+
+    for module in ("cifar", "flowers102"):
+        monkeypatch.setattr(f"torchvision.datasets.{module}.check_integrity", exists)
+
+
+@pytest.fixture(scope="module")
+def encoder_file(tmp_path_factory):
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("run") / "encoder.safetensors"
+    config = EncoderConfig(name="resnet10", width=0.125, stem="cifar", channels=3)
+    save_encoder(path, build_encoder(config, 16), extra={"options": {"views": {"size": 16}}})
+    return path
+
+
+def test_the_twelve_sets_are_the_papers():
+    """Table 8 of the paper: metrics, and sets with validation images of their own (appendix B.8)."""
+    assert list(SETS) == list(TREES)
+    assert {n for n, s in SETS.items() if s.metric == "mean_per_class"} == {"aircraft", "pets", "caltech101", "flowers"}
+    assert [n for n, s in SETS.items() if s.metric == "map11"] == ["voc2007"]
+    assert {n for n, s in SETS.items() if s.validation} == {"aircraft", "voc2007", "dtd", "flowers"}
+    assert len(PAPER_GRID) == 45
+    assert PAPER_GRID[0] == pytest.approx(1e-6)
+    assert PAPER_GRID[-1] == pytest.approx(1e5)
+    assert (len(RATES), len(DECAYS), DECAYS[0]) == (7, 8, 0.0)
+    assert reported("cifar10", "linear")["SimCLR 4x"] == 95.3
+    assert reported("flowers", "finetune") == {
+        "SimCLR 1x": 97.0, "supervised 1x": 97.6, "random start 1x": 92.0,
+        "SimCLR 4x": 97.6, "supervised 4x": 98.0, "random start 4x": 92.5,
+    }  # fmt: skip
+
+
+@pytest.mark.usefixtures("trusting")
+def test_all_twelve_in_one_command_and_nothing_twice(root, encoder_file, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(command, "PAPER_GRID", GRID)
+    options = {"root": str(root), "out": str(tmp_path / "out")}
+    cells = transfer(encoder_file, **options)
+    assert [cell.name for cell in cells] == list(SETS)
+    for cell in cells:
+        classes = {"cifar10": 10, "cifar100": 100, "voc2007": 20, "flowers": 102}.get(cell.name, 3)
+        assert cell.metric == SETS[cell.name].metric
+        assert 1.5 / classes < cell.value <= 1, (cell.name, cell.value)
+        assert cell.settings["l2"] in GRID
+        assert (tmp_path / "out" / f"{cell.name}-linear.json").exists()
+    rows = json.loads((tmp_path / "out" / "table.json").read_text())
+    assert rows[1]["paper"]["SimCLR 1x"] == 90.6
+    assert rows[1]["result"] == round(100 * cells[1].value, 2)
+    assert table(cells).row_count == 12
+
+    def forbidden(*_, **__):
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr(measuring, "linear", forbidden)
+    (tmp_path / "out" / "table.json").unlink()
+    assert transfer(encoder_file, **options) == cells
+    (tmp_path / "out" / "dtd-linear.json").unlink()  # stopped there: the others are kept
+    with pytest.raises(AssertionError, match="measured again"):
+        transfer(encoder_file, **options)
+    with pytest.raises(UserError, match="measured with another data, seed"):
+        transfer(encoder_file, **options, data="pets", seed=1)
+    (tmp_path / "out" / "pets-linear.json").write_text("{")
+    with pytest.raises(UserError, match=r"pets-linear\.json is damaged"):
+        transfer(encoder_file, **options, data="pets")
+    assert (
+        cli.main(["transfer", str(encoder_file), "--data", "cars", "--root", str(root), "--out", options["out"]]) == 0
+    )
+    assert "Stanford Cars" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("trusting")
+def test_parts_are_divided_as_the_study_says(root):
+    config = DataConfig(root=str(root), channels=3)
+    for name in SETS:
+        parts = open_parts(name, config)
+        assert len(parts.fit) + len(parts.validation) == len(parts.whole)
+        assert parts.test.name.endswith("/test")
+    flowers, pets = open_parts("flowers", config), open_parts("pets", config)
+    assert [source.name for source in (flowers.fit, flowers.validation)] == ["flowers/train", "flowers/val"]
+    assert "its 102 validation images" in flowers.words
+    assert np.bincount(pets.validation.labels).tolist() == [1, 1]
+    held = {pets.whole.path(i) for i in pets.validation._indices}
+    assert not held & {pets.whole.path(i) for i in pets.fit._indices}
+
+
+def test_the_penalty_is_the_best_on_validation_images_and_the_fit_on_all(monkeypatch):
+    """Against scikit-learn used plainly, on features that we give."""
+    rng = np.random.default_rng(3)
+    y = {part: np.arange(count) % 3 for part, count in (("fit", 30), ("validation", 60), ("test", 60))}
+    x = {part: (rng.normal(0, 1.6, (len(v), 6)) + np.eye(6)[v]).astype(np.float32) for part, v in y.items()}
+    x["whole"], y["whole"] = np.concatenate([x["fit"], x["validation"]]), np.concatenate([y["fit"], y["validation"]])
+
+    class Part:
+        classes, name = None, "part"
+
+        def __init__(self, part):
+            self.part, self.labels = part, y[part]
+
+    def known(_encoder, source, *_, **__):
+        return type("F", (), {"h": x[source.part], "labels": source.labels, "text": "given"})
+
+    monkeypatch.setattr(measuring, "extract", known)
+    parts = measuring.Parts(*(Part(name) for name in ("fit", "validation", "whole", "test")), "words")
+    value, validation, settings, _ = measuring.linear(torch.nn.Linear(1, 1), "cifar10", parts, 16, "antialias", GRID)
+
+    def plain(train, test, l2, metric=accuracy_score):
+        mean = x[train].mean(0)
+        scale = np.sqrt(((x[train] - mean) ** 2).mean())
+        solver = LogisticRegression(C=1 / (l2 * len(x[train])), max_iter=1000)
+        solver.fit((x[train] - mean) / scale, y[train])
+        return metric(y[test], solver.predict((x[test] - mean) / scale))
+
+    found = {l2: plain("fit", "validation", l2) for l2 in GRID}
+    assert len(set(found.values())) > 1
+    best = max(sorted(found, reverse=True), key=lambda l2: found[l2])
+    assert (settings["l2"], validation) == (best, found[best])
+    assert value == pytest.approx(plain("whole", "test", best))
+    model = fit_path(x["whole"], y["whole"], [best])[0]
+    balanced = plain("whole", "test", best, balanced_accuracy_score)
+    assert measure(model, x["test"], y["test"], "mean_per_class") == pytest.approx(balanced)
+
+
+def test_many_labels_get_one_regression_a_class():
+    rng = np.random.default_rng(0)
+    y = (rng.random((80, 3)) < [0.5, 0.2, 0.4]).astype(np.int64)
+    x = (y @ rng.normal(0, 2, (3, 5)) + rng.normal(0, 1, (80, 5))).astype(np.float32)
+    model = fit_many_path(x, y, [1.0, 0.1])[1]
+    scaled = (x - x.mean(0)) / np.sqrt(((x - x.mean(0)) ** 2).mean())
+    expected = []
+    for k in range(3):
+        solver = LogisticRegression(C=1 / (0.1 * 80), max_iter=1000).fit(scaled, y[:, k])
+        np.testing.assert_allclose(model.logits(x)[:, k], solver.decision_function(scaled), rtol=1e-2, atol=1e-2)
+        expected.append(average_precision_11(solver.decision_function(scaled), y[:, k] > 0))
+    assert measure(model, x, y, "map11") == pytest.approx(np.mean(expected), abs=1e-3)
+
+
+def test_published_settings_of_fine_tuning():
+    options = run_options(Budget(), 1e-2, 1e-4, 2040, 224, "antialias", 0)
+    assert options["epochs"] * 2040 / 256 == pytest.approx(20_000)
+    assert options["optim"]["weight_decay"] == pytest.approx(1e-2)  # the decay divided by the rate
+    assert options["bn_momentum"] == pytest.approx(0.1)  # max(1 - 10 / s, 0.9) at s = 8 steps an epoch
+    assert run_options(Budget(), 1e-2, 0.0, 256_000, 224, "antialias", 0)["bn_momentum"] == pytest.approx(0.01)
+
+
+def test_fine_tuning_takes_the_best_pair_and_scores_once(root, encoder_file, tmp_path, monkeypatch):
+    calls = []
+
+    def counted(*args, **kwargs):
+        calls.append(args[2])
+        return finetune(*args, **kwargs)
+
+    monkeypatch.setattr("twofold.evaluation.transfer_finetune.finetune", counted)
+    budget = {"steps": 6, "batch": 6, "rates": [1e-4, 3e-2], "decays": [0.0]}
+    options = {"root": str(root), "data": "birdsnap", "protocol": "finetune", "out": str(tmp_path)}
+    cell = transfer(encoder_file, **options, budget=budget)[0]
+    assert [source.name for source in calls] == ["birdsnap/train", "birdsnap/train", "birdsnap/test"]
+    results = [json.loads((tmp_path / "runs/birdsnap" / name / "result.json").read_text()) for name in ("00", "01")]
+    best = int(np.argmax([result["scores"]["top1"] for result in results]))
+    assert cell.settings["rate"] == budget["rates"][best]
+    final = json.loads((tmp_path / "runs/birdsnap/final/result.json").read_text())
+    assert (cell.value, final["labels"]) == (final["scores"]["top1"], 12)
+    with pytest.raises(UserError, match="another budget"):
+        transfer(encoder_file, **options, budget=budget | {"steps": 7})
+
+
+@pytest.mark.usefixtures("trusting")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"data": "food102"}, "--data food102: the transfer study has food101"),
+        ({"data": "all", "root": "nowhere"}, r"food101 .*was looked for in nowhere/food-101.*--data\.root"),
+        ({"data": "cars", "budget.steps": 0}, r"budget\.steps"),
+        ({"data": "cars", "protocol": "knn"}, "protocol"),
+    ],
+)
+def test_wrong_options(root, encoder_file, tmp_path, options, message):
+    with pytest.raises(UserError, match=message):
+        transfer(encoder_file, **({"root": str(root), "out": str(tmp_path)} | options))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_class_without_images(encoder_file, tmp_path):
+    TREES["birdsnap"](tmp_path)
+    for file in (tmp_path / "birdsnap/train/owl").iterdir():
+        if file.name != "0.jpg":
+            file.unlink()
+    with pytest.raises(UserError, match=r"birdsnap/train: 1 of 3 classes with fewer than 2 images: owl"):
+        transfer(encoder_file, data="birdsnap", root=str(tmp_path))
+    TREES["aircraft"](tmp_path)
+    data = tmp_path / "fgvc-aircraft-2013b/data/images_variant_val.txt"
+    data.write_text("".join(line for line in data.read_text().splitlines(True) if "A300" not in line))
+    with pytest.raises(UserError, match=r"aircraft/val: 1 of 2 classes without an image: A300B4"):
+        transfer(encoder_file, data="aircraft", root=str(tmp_path))
+
+
+def test_a_size_that_nobody_said(root, tmp_path):
+    config = EncoderConfig(name="resnet10", width=0.125, stem="cifar", channels=3)
+    save_encoder(tmp_path / "e.safetensors", build_encoder(config, 16))
+    with pytest.raises(UserError, match="give --size"):
+        transfer(tmp_path / "e.safetensors", data="cars", root=str(root))
