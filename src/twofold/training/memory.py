@@ -13,8 +13,8 @@ def keep_freed_memory() -> bool:
     """Tell the C library's allocator to keep freed memory, for the rest of the process; returns whether it agreed.
 
     By default glibc maps every tensor above 32 MB afresh and returns it when freed, so that each step pays a page
-    fault, and the zeroing of a page, for every 4 KB of activations: a tenth of the processor time of a ResNet-18
-    on two cores was measured to go that way (benchmarks/memory.py). The price is that the process holds its peak, with some more lost between blocks.
+    fault, and the zeroing of a page, for every 4 KB of activations: a tenth of the processor time of a ResNet-18 was
+    measured to go that way (benchmarks/memory.py). The price is that the process holds its peak, and some gaps.
     Other systems' allocators (and musl's) have no such switch: there it does nothing and returns False.
     """
     if not sys.platform.startswith("linux"):
@@ -23,4 +23,5 @@ def keep_freed_memory() -> bool:
     if mallopt is None:
         return False
     settings = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, -1), (_M_TOP_PAD, 64 << 20))
-    return all([mallopt(name, value) == 1 for name, value in settings])
+    agreed = [mallopt(name, value) for name, value in settings]
+    return agreed == [1, 1, 1]

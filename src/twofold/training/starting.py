@@ -16,6 +16,7 @@ from twofold.distributed import rank, world_size
 from twofold.errors import UserError
 from twofold.training.config import TrainingConfig
 from twofold.training.defaults import choose_precision
+from twofold.training.memory import keep_freed_memory
 from twofold.training.progress import console
 from twofold.training.rundir import RunDirectory
 
@@ -35,6 +36,8 @@ def start_accelerator(config: TrainingConfig, run: RunDirectory) -> Accelerator:
     device = choose_device(config.device)
     if config.threads:
         torch.set_num_threads(config.threads)
+    if config.keep_memory and device.type == "cpu":
+        keep_freed_memory()
     track = config.track
     if track == "tensorboard" and importlib.util.find_spec("tensorboard") is None:
         raise UserError('--training.track tensorboard needs an extra: pip install "twofold[track]"')
