@@ -19,6 +19,7 @@ from PIL import Image
 from simclr_files import write_small
 from tiny import OPTIONS, as_arguments, images
 
+from sound_files import speech_folder
 from twofold import cli
 from twofold.recipes import load
 from twofold.training.config import merge
@@ -43,6 +44,7 @@ def reader(tmp_path, monkeypatch):
         path.parent.mkdir(parents=True, exist_ok=True)
         side = int(rng.integers(24, 60))
         Image.fromarray(image).resize((side, side + 5)).save(path)
+    speech_folder(tmp_path / "speech", 2, 10)
     np.savez(tmp_path / "digits.npz", images=images(48, channels=1)[0], labels=images(48)[1])
     write_small(tmp_path / "simclr-checkpoint", step=751)
     for k in range(10):
@@ -53,8 +55,11 @@ def reader(tmp_path, monkeypatch):
     real = cli.COMMANDS["pretrain"]
     small = ["--batch", "8", "--epochs", "1", *as_arguments({k: OPTIONS[k] for k in ("encoder", "head")})]
 
+    small_speech = ["--batch", "8", "--epochs", "1", "--encoder.speech.width", "16", "--encoder.speech.heads", "2"]
+
     def run_small(options):
-        limits = cli._parse(real[1](), "pretrain", ["anything", *small])
+        sounds = options["data"] == "speech"
+        limits = cli._parse(real[1](), "pretrain", ["anything", *(small_speech if sounds else small)])
         real[2](merge(options, limits | {"data": options["data"]}))
 
     monkeypatch.setitem(cli.COMMANDS, "pretrain", (real[0], real[1], run_small))

@@ -14,8 +14,7 @@ from torch import nn
 
 from twofold import recipes
 from twofold.commands.summary import write_run_report
-from twofold.data import Order, Source, open_source
-from twofold.data.loader import Loader
+from twofold.data import Source, open_source
 from twofold.data.subset import subset
 from twofold.distributed import rank, world_size
 from twofold.encoders import adapt, build_encoder
@@ -30,10 +29,10 @@ from twofold.training.config import RunConfig, build, merge, plain, to_yaml
 from twofold.training.defaults import choose
 from twofold.training.loop import Training
 from twofold.training.micro_batch import run_in_chunks, train_or_advise
+from twofold.training.parts import make_loader, make_order, make_views, match
 from twofold.training.progress import console, duration
 from twofold.training.rundir import RunDirectory
 from twofold.training.starting import check_same_data, choose_device, say, start_accelerator, start_run
-from twofold.views import build_views
 
 
 class Stopped(Exception):
@@ -145,6 +144,7 @@ def assemble(
             f"the encoder takes {encoder.input.channels} channels and the images have {source.channels}; "
             "set --data.channels and --encoder.channels to the same number"
         )
+    source = match(source, encoder, config.seed, fit=True)
     method = build_method(config.method, encoder, config.head, config.seed).to(accelerator.device)
     memory_format = torch.channels_last if config.training.channels_last else torch.contiguous_format
     method.to(memory_format=memory_format)
@@ -153,22 +153,13 @@ def assemble(
     elif config.training.compile:
         method.encoder.compile()
     optimizer = build_optimizer(config.optim, method.trained(), batch=batch)
-    order = Order(len(source), batch, config.seed, config.data.last_batch)
+    order = make_order(config, source)
     steps = order.steps(epochs) + (
         config.data.last_batch == "straddle"
     )  # the reference trains one step more (its first has lr 0)
     schedule = build_schedule(config.optim, images=len(source), batch=batch, epochs=epochs, steps=steps)
-    views = build_views(config.views)
-    loader = Loader(
-        source,
-        views,
-        order,
-        config.seed,
-        rank(),
-        world_size(),
-        config=config.data,
-        pin_memory=accelerator.device.type == "cuda",
-    )
+    views = make_views(config, source)
+    loader = make_loader(config, source, views, order, rank(), world_size(), accelerator.device.type == "cuda")
     per_epoch = order.steps_per_epoch
     monitors, look_every = watch(config, method, source, accelerator, steps, per_epoch)
     return Training(
@@ -241,8 +232,8 @@ def finish(training: Training, source: Source, complete: bool, report: bool, mod
             training.stopped_by or signal.SIGINT,
         )
     if first:
-        images = training.step * training.batch
-        console.print(f"{images:,} images in {duration(training.seconds)}; encoder: {run.encoder_file}")
+        seen = f"{training.step * training.batch:,} {training.method.encoder.input.kind.replace('speech', 'sound')}s"
+        console.print(f"{seen} in {duration(training.seconds)}; encoder: {run.encoder_file}")
         console.print(describe_time(training.clock.seconds))
         if report:
             console.print(f"report: {write_run_report(run, source, module=module)}")

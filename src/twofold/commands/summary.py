@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +12,19 @@ import torch
 from numpy.typing import NDArray
 
 from twofold.commands.load import load
-from twofold.data import Order, Source
-from twofold.data.loader import Loader
+from twofold.data import SoundSource, Source
 from twofold.data.subset import subset
 from twofold.evaluation.features import extract
 from twofold.randomness import permutation
 from twofold.report import Figure, Report, Table, embedding_map, find_neighbours, write_report
+from twofold.report.sounds import sound_pairs
 from twofold.training.config import RunConfig
+from twofold.training.parts import make_loader, make_order, make_views, match
 from twofold.training.progress import duration
 from twofold.training.rundir import RunDirectory
-from twofold.views import build_views
 
 _PAIRS = 12
+_HEARD = 6
 _MOST = 1500  # images on the map: t-SNE of more takes minutes on two cores
 
 
@@ -50,12 +52,15 @@ def write_run_report(
     """
     config, facts = run.read()
     part = _some(shown or source, config.seed)
-    features = extract(load(run.path, module), part, size=config.views.size, resample=config.views.resample)
+    encoder = load(run.path, module)
+    features = extract(encoder, part, size=config.views.size, resample=config.views.resample)
+    pairs, sounds = _pairs(config, match(source, encoder))
     report = Report(
         title=f"{run.path.name}: {config.method.name} on {facts['data']}",
         facts=_facts(run, config, facts),
         metrics=run.metrics(),
-        view_pairs=_pairs(config, source),
+        view_pairs=pairs,
+        sounds=sounds,
         neighbours=find_neighbours(features.h, part, features.index, features.labels, seed=config.seed),
         map=embedding_map(features.h, part, features.index, features.labels, part.classes, seed=config.seed),
         tables=tables,
@@ -72,24 +77,27 @@ def _some(source: Source, seed: int) -> Source:
     return subset(source, np.sort(permutation(seed, "report", 0, len(source))[:_MOST]))
 
 
-def _pairs(config: RunConfig, source: Source) -> NDArray[np.uint8]:
-    """The views of the first images of the first step: [n, 2, S, S, C] uint8."""
-    order = Order(len(source), config.batch or len(source), config.seed, config.data.last_batch)
-    views = build_views(config.views)
-    with Loader(source, views, order, config.seed, workers=0, config=config.data) as loader:
+def _pairs(config: RunConfig, source: Source) -> tuple[NDArray[np.uint8], list[tuple[str, str]]]:
+    """The views of the first examples of the first step as pictures, [n, 2, H, W, C] uint8, and to be heard."""
+    views, order = make_views(config, source), make_order(config, source)
+    data = replace(config.data, workers=0)
+    with make_loader(replace(config, data=data), source, views, order, 0, 1, False) as loader:
         batch = next(iter(loader.iterate(0, 1)))
     a, b = views.apply(batch.images, batch.draws)
+    if isinstance(source, SoundSource):
+        return sound_pairs(a[:_HEARD], b[:_HEARD], source.rate or 0)
     both = torch.stack([a[:_PAIRS], b[:_PAIRS]], dim=1)
-    return (both * 255).round().byte().permute(0, 1, 3, 4, 2).numpy()
+    return (both * 255).round().byte().permute(0, 1, 3, 4, 2).numpy(), []
 
 
 def _facts(run: RunDirectory, config: RunConfig, facts: dict[str, object]) -> dict[str, object]:
     """What a reader wants to know of the run before looking at the pictures."""
-    last = run.metrics()[-1]
+    last, speech = run.metrics()[-1], config.method.name == "speech_simclr"
+    seen = f"stem {config.encoder.stem}, views of {config.views.size} px"
     width = f" {config.encoder.width:g}x" if config.encoder.width != 1 else ""
     return {
-        "data": f"{facts['data']}, {facts['images']:,} images",
-        "encoder": f"{config.encoder.name}{width}, stem {config.encoder.stem}, views of {config.views.size} px",
+        "data": f"{facts['data']}, {facts['images']:,} {'recordings' if speech else 'images'}",
+        "encoder": config.encoder.name if speech else f"{config.encoder.name}{width}, {seen}",
         "training": f"{config.epochs:g} epochs of batches of {config.batch} in {duration(last['seconds'])}",
         "optimiser": f"{config.optim.name}, lr {config.optim.lr:g}, temperature {config.method.temperature:g}",
         **({"loss of chance": _chance(config, last)} if "chance" in last else {}),

@@ -150,6 +150,10 @@ class SoundSource:
             self._held += wave.nbytes
         return wave
 
+    def picture(self, index: int, side: int = 64) -> NDArray[np.uint8]:
+        """A spectrogram [side, side, 1] of the whole recording, low frequencies below; raises BadSound."""
+        return spectrogram(self.read(index), side)[..., None]
+
     def facts(self) -> DataFacts:
         """Number and median length of the recordings, at the rate that most of them have."""
         rate = int(np.bincount(self.rates).argmax())
@@ -165,6 +169,24 @@ class SoundSource:
         for recording, samples in zip(self.recordings, self.samples.tolist(), strict=True):
             digest.update(f"{Path(recording.path).name}\0{samples}\n".encode(errors="surrogateescape"))
         return digest.hexdigest()
+
+
+def spectrogram(wave: NDArray[np.float32], side: int = 64, width: int | None = None) -> NDArray[np.uint8]:
+    """Log magnitudes over time as grey values [side, width]: 60 dB below the loudest are black.
+
+    Args:
+        wave: [samples].
+        side: rows, from half the sample rate above to 0 below.
+        width: columns, evenly spread frames; `side` by default.
+    """
+    size = 4 * side
+    wave = np.pad(wave, (0, max(0, size - len(wave))))
+    starts = np.linspace(0, len(wave) - size, width or side).astype(np.int64)
+    frames = wave[starts[:, None] + np.arange(size)] * np.hanning(size)
+    power = np.abs(np.fft.rfft(frames))[:, 1:].reshape(len(starts), side, -1).max(axis=2) ** 2
+    level = 10 * np.log10(np.maximum(power / max(float(power.max()), 1e-20), 1e-12))
+    grey: NDArray[np.uint8] = (np.clip(1 + level / 60, 0, 1) * 255).astype(np.uint8)[:, ::-1].T
+    return grey
 
 
 def read_folder(folder: str | Path, rate: int) -> list[NDArray[np.float32]]:

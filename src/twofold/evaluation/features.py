@@ -15,9 +15,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from twofold.data import ArraySource, BadImage, Source
-from twofold.encoders import Encoder
+from twofold.data import ArraySource, BadImage, SoundSource, Source
+from twofold.encoders import Encoder, Waves
 from twofold.errors import UserError
+from twofold.evaluation.sound_features import sound_batches
+from twofold.training.parts import match
 from twofold.views.resample import Resample, center_crop
 
 Preprocessing = Literal["auto", "none", "resize", "crop"]
@@ -75,6 +77,7 @@ def extract(
         UserError: channels that the encoder does not take; images of different sizes and no S; no readable image; more
             unreadable images than the source allows; features that are not finite.
     """
+    source = match(source, encoder)
     if source.channels != encoder.input.channels:
         raise UserError(
             f"{source.name} gives images of {source.channels} channels, the encoder takes {encoder.input.channels}: "
@@ -87,7 +90,7 @@ def extract(
     index: list[int] = []
     skipped: list[tuple[str, str]] = []
     with evaluation_mode(encoder), torch.inference_mode():
-        for begin, images, kept, bad in _batches(source, prepare, batch, workers):
+        for begin, images, kept, bad in _batches(source, prepare, batch, workers):  # images or sounds
             if len(kept):
                 parts.append(encoder(images.to(device, non_blocking=True)).float().cpu())
             index += kept
@@ -96,10 +99,11 @@ def extract(
                 progress(min(begin + batch, len(source)), len(source))
     if not parts:
         raise UserError(f"{source.name}: none of its {len(source)} images can be read")
-    h = torch.cat(parts).numpy()
+    kept_index = np.array(index, dtype=np.int64)
+    order = np.argsort(kept_index)  # sounds come by length
+    kept_index, h = kept_index[order], torch.cat(parts).numpy()[order]
     if not np.isfinite(h).all():
         raise UserError(f"the encoder gives features of {source.name} that are not finite: its weights are spoiled")
-    kept_index = np.array(index, dtype=np.int64)
     labels = None if source.labels is None else np.asarray(source.labels)[kept_index]
     return Features(h, labels, kept_index, tuple(skipped), prepare.text())
 
@@ -145,6 +149,7 @@ class _Preprocessing:
         """What was done to the images, in words."""
         words = {
             "none": "images as they are",
+            "sounds": "whole recordings, of overlong ones the beginning",
             "resize": f"central square resized to {self.size} x {self.size} ({self.resample})",
             "crop": f"central square of {CROP:g} of the shorter side resized to {self.size} x {self.size} "
             f"({self.resample})",
@@ -152,11 +157,15 @@ class _Preprocessing:
         return " or ".join(words[rule] for rule in words if rule in self.used)
 
 
-_Part = tuple[int, Tensor, list[int], list[tuple[str, str]]]
+_Part = tuple[int, Tensor | Waves, list[int], list[tuple[str, str]]]
 
 
 def _batches(source: Source, prepare: _Preprocessing, batch: int, workers: int | None) -> Iterator[_Part]:
-    """(first index, images, indices read, skipped) of each batch."""
+    """(first index, images or sounds, indices read, skipped) of each batch."""
+    if isinstance(source, SoundSource):
+        prepare.used.add("sounds")
+        yield from sound_batches(source, batch)
+        return
     if isinstance(source, ArraySource):
         for begin in range(0, len(source), batch):
             images = source.images[begin : begin + batch]

@@ -156,7 +156,7 @@ def evaluate(
     if protocol == "linear":
         result = evaluate_linear(x, y, x_test, y_test, seed=seed, grid=grid)
     else:
-        result = evaluate_knn(x, y, x_test, y_test, k, temperature, next(encoder.parameters()).device)
+        result = evaluate_knn(x, y, x_test, y_test, k, temperature, next(encoder.parameters(), torch.empty(0)).device)
     seconds = {"features": round(extracted - begun, 3), "classifier": round(time.monotonic() - extracted, 3)}
     after = tensor_digests(encoder)
     assert_frozen(before, after)

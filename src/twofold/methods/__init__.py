@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from twofold.distributed import world_size
-from twofold.encoders import Encoder
+from twofold.encoders import Encoder, SpeechEncoder
 from twofold.errors import UserError
 from twofold.heads import HeadConfig
 from twofold.losses.studies import Mining, Reduction
@@ -17,6 +17,7 @@ from twofold.methods.memory import SimCLRMemory
 from twofold.methods.moco import MoCo
 from twofold.methods.queue import check_fits
 from twofold.methods.simclr import SimCLR
+from twofold.methods.speech_simclr import SpeechSimCLR
 
 # The method an option is for, and its value where it is not given; set for another, it would be silently ignored.
 _OWNERS: dict[str, tuple[str, Any]] = {
@@ -33,15 +34,26 @@ _OWNERS: dict[str, tuple[str, Any]] = {
     "symmetric": ("moco", None),
     "bn_splits": ("moco", None),
     "shuffle": ("moco", None),
+    "contrastive_weight": ("speech_simclr", None),
+    "reconstruction_weight": ("speech_simclr", None),
+    "mask_share": ("speech_simclr", None),
+    "mask_span": ("speech_simclr", None),
+    "time_mask": ("speech_simclr", None),
+    "frequency_mask": ("speech_simclr", None),
+    "mask_rule": ("speech_simclr", None),
+    "reconstruction_scale": ("speech_simclr", None),
+    "target": ("speech_simclr", None),
 }
+_SPEECH = [name for name, (owner, _) in _OWNERS.items() if owner == "speech_simclr"]
 
 
 @dataclass(frozen=True)
 class MethodConfig:
     """What is minimised."""
 
-    name: Literal["simclr", "moco"] = "simclr"
-    """The method: simclr contrasts with the batch, moco with a queue of keys, for small batches."""
+    name: Literal["simclr", "moco", "speech_simclr"] = "simclr"
+    """The method: simclr contrasts with the batch, moco with a queue of keys, for small batches; speech_simclr (for
+    sounds, which always have it) also reconstructs what was hidden."""
     temperature: float | None = None
     """Temperature of the contrastive logits, above 0. Chosen from the batch when not given: 0.1 for 2,048 and more
     (the paper's value), 0.2 below (arXiv 2011.02803 finds small batches better there; MoCo v2's value too)."""
@@ -73,6 +85,24 @@ class MethodConfig:
     up to 8 of at least 16 images for a ResNet on one device, else 1."""
     shuffle: bool | None = None
     """moco: encode keys in an order that parts them from their queries' batch statistics; default true."""
+    contrastive_weight: float | None = None
+    """speech_simclr: weight of the contrast; 0 only reconstructs. Default 1."""
+    reconstruction_weight: float | None = None
+    """speech_simclr: weight of the reconstruction; 0 only contrasts. Default 1, or 0.5 for encoder speech:released."""
+    mask_share: float | None = None
+    """speech_simclr: share of the frames that are hidden and have to be reconstructed; default 0.2."""
+    mask_span: int | None = None
+    """speech_simclr: frames hidden together; default 7, or 1 for encoder speech:released."""
+    time_mask: int | None = None
+    """speech_simclr: most frames of the block of time that is masked in each view; default 100, 0 for none."""
+    frequency_mask: float | None = None
+    """speech_simclr: largest share of the bins of the block of frequency that is masked; default 0.3375, 0 for none."""
+    mask_rule: Literal["own", "released"] | None = None
+    """speech_simclr: blocks inside each utterance's own length (own), or as the released code draws them."""
+    reconstruction_scale: Literal["masked_mean", "released"] | None = None
+    """speech_simclr: mean error of hidden elements, or the released code's value, which depends on the padding."""
+    target: Literal["features", "masked"] | None = None
+    """speech_simclr: reconstruct the view's features as they were, or (released) with their masked blocks."""
 
     def __post_init__(self) -> None:
         if self.temperature is not None and not self.temperature > 0:
@@ -84,7 +114,7 @@ class MethodConfig:
                     f"out, or choose {owner}"
                 )
         self._check_loss()
-        for option in ("memory", "queue", "bn_splits"):
+        for option in ("memory", "queue", "bn_splits", "mask_span"):
             value = getattr(self, option)
             if value is not None and value < 1:
                 raise UserError(f"--method.{option} must be at least 1, got {value}")
@@ -92,6 +122,7 @@ class MethodConfig:
             value = getattr(self, option)
             if value is not None and not 0 <= value <= 1:
                 raise UserError(f"--method.{option} must lie in [0, 1], got {value}")
+        self._check_speech()
         if self.memory_momentum is not None and self.memory is None:
             raise UserError(f"--method.memory_momentum {self.memory_momentum} has no effect without --method.memory")
 
@@ -118,6 +149,21 @@ class MethodConfig:
                 refuse("margin", "leaves semi_hard mining no negative: give one above 0")
             if self.negatives is not None:
                 refuse("negatives", "has no effect with --method.mining semi_hard, which keeps one: leave it out")
+
+    def _check_speech(self) -> None:
+        """Refuse weights and masks out of range."""
+        for option in ("contrastive_weight", "reconstruction_weight", "time_mask"):
+            value = getattr(self, option)
+            if value is not None and value < 0:
+                raise UserError(f"--method.{option} must be at least 0, got {value}")
+        if self.contrastive_weight == 0 and self.reconstruction_weight == 0:
+            raise UserError(
+                "--method.contrastive_weight and --method.reconstruction_weight are both 0: nothing is left"
+            )
+        for option in ("mask_share", "frequency_mask"):
+            value = getattr(self, option)
+            if value is not None and not 0 <= value <= 1:
+                raise UserError(f"--method.{option} must lie in [0, 1], got {value}")
 
     def check_batch(self, batch: int) -> None:
         """Raise a UserError if a global batch of `batch` images does not fit the options."""
@@ -153,6 +199,11 @@ def build_method(config: MethodConfig, encoder: Encoder, head: HeadConfig, seed:
         names = ("queue", "momentum", "symmetric", "bn_splits", "shuffle")
         given = {name: getattr(config, name) for name in names if getattr(config, name) is not None}
         return MoCo(encoder, head, config.temperature, **given, seed=seed)
+    if config.name == "speech_simclr":
+        if not isinstance(encoder, SpeechEncoder):
+            raise UserError("--method.name speech_simclr needs a speech encoder, e.g. --encoder.name speech:small")
+        given = {name: getattr(config, name) for name in _SPEECH if getattr(config, name) is not None}
+        return SpeechSimCLR(encoder, head, config.temperature, **given)
     if config.loss != "nt_xent":
         margin, mining = 0.8 if config.margin is None else config.margin, config.mining or "none"
         return SimCLRAblation(
@@ -173,6 +224,7 @@ __all__ = [
     "SimCLR",
     "SimCLRAblation",
     "SimCLRMemory",
+    "SpeechSimCLR",
     "build_method",
     "own_options",
 ]

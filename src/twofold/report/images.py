@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from twofold.data import ArraySource, BadImage, Source
+from twofold.data import ArraySource, BadImage, SoundSource, Source
 from twofold.evaluation.knn import nearest
 from twofold.randomness import permutation
 
@@ -125,7 +125,8 @@ def thumbnails(source: Source, indices: NDArray[np.int64], side: int = 48) -> Pi
     out = np.full((len(indices), side, side, channels), _GREY, dtype=np.uint8)
     for row, i in enumerate(indices):
         try:
-            pixels = source.read(int(i))[..., :channels]
+            picture_of = source.picture if isinstance(source, SoundSource) else source.read
+            pixels = picture_of(int(i))[..., :channels]
         except BadImage:
             continue
         height, width = pixels.shape[:2]

@@ -38,6 +38,7 @@ class Report:
         tables: results; the first thing on the page.
         figures: further plots, shown beside the tables (see `label_figure`).
         lead: what the page is about and what came of it, in a sentence or two.
+        sounds: of pairs of sounds, both views as addresses to be played.
     """
 
     title: str
@@ -49,6 +50,7 @@ class Report:
     tables: Sequence[Table] = ()
     figures: Sequence[Figure] = ()
     lead: str = ""
+    sounds: Sequence[tuple[str, str]] = ()
 
 
 def write_report(path: str | Path, report: Report) -> Path:

@@ -19,6 +19,7 @@ from twofold.heads import HeadConfig
 from twofold.methods import MethodConfig
 from twofold.optim import OptimConfig
 from twofold.views import ViewsConfig
+from twofold.views.waveforms import WavesConfig
 
 Options = TypeVar("Options")
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
@@ -100,6 +101,8 @@ class RunConfig:
     """Data"""
     views: ViewsConfig = field(default_factory=ViewsConfig)
     """Views"""
+    waves: WavesConfig = field(default_factory=WavesConfig)
+    """Views of sounds"""
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     """Encoder"""
     head: HeadConfig = field(default_factory=HeadConfig)

@@ -12,6 +12,7 @@ import torch
 from twofold.data import DataFacts
 from twofold.distributed import world_size
 from twofold.training.config import RunConfig
+from twofold.training.speech_defaults import choose_speech, refuse_sound_options
 from twofold.views import ViewsConfig
 
 
@@ -21,6 +22,9 @@ def choose(config: RunConfig, facts: DataFacts, device: torch.device) -> tuple[R
     Returns:
         The resolved configuration, and one line that says what was chosen and why.
     """
+    if facts.kind == "speech":
+        return choose_speech(config, facts, device)
+    refuse_sound_options(config)
     reasons: list[str] = []
     gpu = device.type != "cpu"
     config = _sizes(config, facts, gpu, reasons)

@@ -68,6 +68,11 @@ def train_or_advise(training: Training, micro_batch: int | None) -> bool:
     spent.__traceback__ = None
     training.optimizer.zero_grad(set_to_none=True)
     gc.collect()
+    if training.method.encoder.input.kind == "speech":
+        raise UserError(
+            f"the device's memory ran out with --batch {training.batch}: choose a smaller one, or fewer "
+            f"--data.sound.max_seconds ({str(spent).splitlines()[0]})"
+        )
     size, channels = training.views.size, training.method.encoder.input.channels
     most = micro_batch or training.batch // world_size()
     fits = fitting_micro_batch(training.method, (channels, size, size), most, training.accelerator.autocast)

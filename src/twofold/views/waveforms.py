@@ -143,6 +143,7 @@ class WaveViews:
         self.noises = (
             torch.stack([_repeat(wave, _TABLE) for wave in noises]) if noises else generated_noise(sample_rate)
         )
+        self._tail = torch.from_numpy(_white())
         self.responses = Waves.of([_direct_first(wave) for wave in responses]) if responses else None
 
     def draw(self, key: Key, rows: ArrayLike, lengths: ArrayLike) -> tuple[WaveDraw, WaveDraw]:
@@ -259,7 +260,7 @@ class WaveViews:
         if self.responses is not None:
             return self.responses.samples.to(room.device)[(room[:, 2] * len(self.responses)).long()]
         size = int(self.config.reverb_seconds[1] * self.sample_rate)
-        white = self.noises.new_tensor(_white()).to(room.device)
+        white = self._tail.to(room.device)
         _, start = _places(room[:, 2], 1, len(white))
         t = torch.arange(1, size, device=room.device)
         tail = white[(start[:, None] + t) % len(white)] * torch.exp(-6.9078 * t / (room[:, :1] * self.sample_rate))

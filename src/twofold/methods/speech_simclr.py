@@ -1,0 +1,127 @@
+"""Speech SimCLR (arXiv 2010.13991): agree on two views of an utterance, and say what was hidden in each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from twofold.encoders import SpeechEncoder, Waves
+from twofold.heads import HeadConfig, ProjectionHead
+from twofold.losses import chance_level, masked_reconstruction, nt_xent
+from twofold.methods.base import Method, Output
+from twofold.views.spectrograms import MaskRule, blocks, fill_blocks, hidden_frames
+
+
+@dataclass(frozen=True)
+class SpeechOutput(Output):
+    """An `Output`, and its two parts.
+
+    Attributes:
+        contrastive: NT-Xent.
+        reconstruction: mean absolute error an element of the hidden frames, whatever the loss's scale.
+        mean_error: what answering 0 (the mean) everywhere would get: reconstruction has learned nothing above it.
+    """
+
+    contrastive: Tensor
+    reconstruction: Tensor
+    mean_error: Tensor
+
+
+class SpeechSimCLR(Method):
+    """Transformer over masked spectral features; NT-Xent on pooled, projected utterances; L1 on the hidden frames.
+
+    One step (athena/models/simclr.py, branch simclr): features of both views; a block of time and one of frequency of
+    each are replaced by the mean; then frames are hidden (set to 0, the mean of normalised features). Masks come from
+    the numbers that the views drew; without them (`Waves.random` is None) nothing is masked.
+
+    Args:
+        encoder: with its front end.
+        head: g of the contrast.
+        temperature: tau > 0.
+        contrastive_weight, reconstruction_weight: of the two losses; 0 leaves one out. The released code's are 1 and
+            0.5, in our normalisation of NT-Xent (mean over 2N).
+        mask_share, mask_span: share of frames that are hidden, in spans of so many; released: 0.2 and 1.
+        time_mask, frequency_mask: most frames, and largest share of the bins, of the blocks; 0 for none.
+        mask_rule: see `blocks`.
+        reconstruction_scale: see `masked_reconstruction`.
+        target: what has to be said of hidden frames: features as they were, or (released) masked, with the blocks.
+    """
+
+    normalize = True
+    encoder: SpeechEncoder
+
+    def __init__(
+        self,
+        encoder: SpeechEncoder,
+        head: HeadConfig,
+        temperature: float = 0.1,
+        contrastive_weight: float = 1.0,
+        reconstruction_weight: float = 1.0,
+        mask_share: float = 0.2,
+        mask_span: int = 7,
+        time_mask: int = 100,
+        frequency_mask: float = 0.3375,
+        mask_rule: MaskRule = "own",
+        reconstruction_scale: Literal["masked_mean", "released"] = "masked_mean",
+        target: Literal["features", "masked"] = "features",
+    ) -> None:
+        super().__init__()
+        self.encoder, self.temperature = encoder, temperature
+        self.head = ProjectionHead(encoder.feature_dim, head)
+        self.reconstruction = nn.Linear(encoder.transformer.feature_dim, encoder.frontend.mels)
+        self.contrastive_weight, self.reconstruction_weight = contrastive_weight, reconstruction_weight
+        self.mask_share, self.mask_span = mask_share, mask_span
+        self.time_mask, self.frequency_mask, self.mask_rule = time_mask, frequency_mask, mask_rule
+        self.reconstruction_scale, self.target = reconstruction_scale, target
+
+    def forward(self, a: Waves, b: Waves) -> SpeechOutput:  # type: ignore[override]
+        """One step's loss of two batches of views, row i of both from utterance i."""
+        waves = Waves.cat([a, b])
+        with torch.no_grad():
+            x, frames = self.encoder.features_of(waves)  # [2n, T, F], [2n]
+            masked, hidden = self.mask(x, frames, waves.random)
+        states = self.encoder.transformer(torch.where(hidden[:, :, None], 0.0, masked), frames)  # [2n, T, d]
+        h = self.encoder.pool(states, frames)  # [2n, d]
+        z_a, z_b = self.head(h).chunk(2)
+        contrastive = nt_xent(z_a, z_b, self.temperature)
+        target = masked if self.target == "masked" else x
+        prediction = self.reconstruction(states)
+        rec = masked_reconstruction(prediction, target, hidden, frames, self.reconstruction_scale)
+        loss = self.contrastive_weight * contrastive + self.reconstruction_weight * rec
+        with torch.no_grad():
+            error = masked_reconstruction(prediction, target, hidden, frames)
+            mean_error = masked_reconstruction(torch.zeros_like(target), target, hidden, frames)
+        return SpeechOutput(loss, h.detach(), z_a.detach(), z_b.detach(), contrastive.detach(), error, mean_error)
+
+    def mask(self, x: Tensor, frames: Tensor, u: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Features [2n, T, F] with their blocks filled, and which frames are hidden, bool [2n, T]."""
+        if u is None:
+            return x, torch.zeros(x.shape[:2], dtype=torch.bool, device=x.device)
+        filled = []
+        for part, own, numbers in zip(x.chunk(2), frames.chunk(2), u.chunk(2), strict=True):
+            total = int(own.max())  # the released rule reads the padded length of a view's own batch
+            view = part[:, :total]
+            time, frequency = blocks(
+                numbers[:, :4], own, total, x.shape[2], self.time_mask, self.frequency_mask, self.mask_rule
+            )
+            view = fill_blocks(view, own, time, frequency, self.mask_rule)
+            filled.append(F.pad(view, (0, 0, 0, x.shape[1] - total)))
+        return torch.cat(filled), hidden_frames(u[:, 4:], frames, x.shape[1], self.mask_share, self.mask_span)
+
+    def trained(self) -> list[nn.Module]:
+        """Encoder, projection head and reconstruction head."""
+        return [self.encoder, self.head, self.reconstruction]
+
+    def describe(self, output: Output, batch: int) -> dict[str, float]:
+        """Beside the embedding: both losses of the step, and what answering with the mean would get."""
+        row = super().describe(output, batch)
+        assert isinstance(output, SpeechOutput)
+        parts = {name: float(getattr(output, name)) for name in ("contrastive", "reconstruction", "mean_error")}
+        chance = self.contrastive_weight * chance_level(batch)
+        if self.reconstruction_scale == "masked_mean":
+            chance += self.reconstruction_weight * parts["mean_error"]
+        return row | parts | {"chance": chance}

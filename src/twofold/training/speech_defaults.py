@@ -1,0 +1,117 @@
+"""Sensible choices where the data are recordings of speech."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from twofold.data import DataFacts
+from twofold.data.config import SoundConfig
+from twofold.encoders.utterance import speech_arguments
+from twofold.errors import UserError
+from twofold.heads import HeadConfig
+from twofold.training.config import RunConfig
+from twofold.views import ViewsConfig
+from twofold.views.waveforms import WavesConfig
+
+# Presets of method options that are open; the released ones are athena's (spec of the options: MethodConfig).
+_METHOD = {
+    "corrected": {"contrastive_weight": 1.0, "reconstruction_weight": 1.0, "mask_share": 0.2, "mask_span": 7},
+    "released": {"contrastive_weight": 1.0, "reconstruction_weight": 0.5, "mask_share": 0.2, "mask_span": 1},
+}
+
+
+def choose_speech(config: RunConfig, facts: DataFacts, device: torch.device) -> tuple[RunConfig, str]:
+    """Fill every option left open, from the number and the sample rate of the recordings and the device.
+
+    Raises:
+        UserError: options that only images have.
+    """
+    if config.views != ViewsConfig():
+        raise UserError("the options of --views are for images, and the data are sounds: use those of --waves")
+    if config.method.name == "moco":
+        raise UserError("--method.name moco is for images; sounds are trained with speech_simclr")
+    if config.micro_batch:
+        raise UserError(f"--micro-batch {config.micro_batch} is for images: with sounds, choose a smaller --batch")
+    gpu, rate, reasons = device.type != "cpu", facts.sample_rate or 16000, list[str]()
+    name = config.encoder.name
+    if name is None:
+        name = "speech:corrected" if gpu and rate >= 16000 else "speech:small"
+        reasons.append(f"encoder.name {name} ({rate:,} Hz, {'GPU' if gpu else 'CPU'})")
+    if not name.startswith("speech:"):
+        raise UserError(f"--encoder.name {name} is for images, and the data are sounds: use speech:small or another")
+    preset = name.removeprefix("speech:")
+    arguments = speech_arguments(preset, config.encoder.speech)
+    if arguments["sample_rate"] > rate:
+        reasons.append(
+            f"warning: sounds of {rate:,} Hz are brought to {arguments['sample_rate']:,} Hz and stay empty above: "
+            "encoder.speech.sample_rate would tell"
+        )
+    config = replace(config, encoder=replace(config.encoder, name=name), data=replace(config.data, last_batch="drop"))
+    config = _method(config, preset, reasons)
+    if config.head == HeadConfig():  # nothing was said of it: two dense layers without norm, as published
+        config = replace(config, head=HeadConfig(out_dim=768 if preset == "released" else 128, norm=False))
+    config = _lengths(config, facts, gpu, reasons)
+    config = _optimiser(config, preset, reasons)
+    seconds = facts.median_width / rate
+    intro = f"{facts.count:,} recordings of about {seconds:.1f} s at {rate:,} Hz, on {device.type}"
+    return config, f"chosen for {intro}: {'; '.join(reasons) or 'nothing, every option was given'}"
+
+
+def refuse_sound_options(config: RunConfig) -> None:
+    """Raise a UserError where an option that only sounds have is given for images."""
+    if config.waves != WavesConfig():
+        raise UserError("the options of --waves are for sounds, and the data are images: use those of --views")
+    if config.data.sound != SoundConfig():
+        raise UserError("the options of --data.sound are for sounds, and the data are images: leave them out")
+    if config.method.name == "speech_simclr":
+        raise UserError("--method.name speech_simclr is for sounds, and the data are images: use simclr or moco")
+
+
+def _method(config: RunConfig, preset: str, reasons: list[str]) -> RunConfig:
+    method = config.method
+    if method.name != "speech_simclr":
+        reasons.append("method.name speech_simclr (the data are sounds)")
+    chosen = _METHOD.get(preset, _METHOD["corrected"])
+    opened: dict[str, Any] = {name: value for name, value in chosen.items() if getattr(method, name) is None}
+    if preset == "released":
+        opened |= {
+            name: value
+            for name, value in (
+                ("time_mask", 100), ("frequency_mask", 27 / 40), ("mask_rule", "released"),
+                ("reconstruction_scale", "released"), ("target", "masked"),
+            )
+            if getattr(method, name) is None
+        }  # fmt: skip
+    temperature = 0.1 if method.temperature is None else method.temperature
+    method = replace(method, name="speech_simclr", temperature=temperature, **opened)
+    return replace(config, method=method)
+
+
+def _lengths(config: RunConfig, facts: DataFacts, gpu: bool, reasons: list[str]) -> RunConfig:
+    if config.batch is None:
+        batch = 256 if gpu else 64
+        while batch > 2 and batch * 4 > facts.count:
+            batch //= 2
+        reasons.append(f"batch {batch}")
+        config = replace(config, batch=batch)
+    if config.epochs is None:
+        epochs = max(1, min(1000, round((5_000_000 if gpu else 60_000) / facts.count)))
+        reasons.append(f"epochs {epochs} (about {epochs * facts.count:,} recordings heard)")
+        config = replace(config, epochs=float(epochs))
+    return config
+
+
+def _optimiser(config: RunConfig, preset: str, reasons: list[str]) -> RunConfig:
+    optim = config.optim
+    if optim.name is None:
+        optim = replace(optim, name="lamb" if preset == "released" else "adamw")
+    if optim.lr is None:
+        # 768 ** -0.5 * 8000 ** -0.5: the published schedule's peak, to be used with optim.schedule inverse_sqrt.
+        optim = replace(optim, lr=4.034e-4 if optim.name == "lamb" else 5e-4, lr_rule=optim.lr_rule or "none")
+    if optim.weight_decay is None:
+        optim = replace(optim, weight_decay=0.01)
+    reasons.append(f"optim {optim.name}, lr {optim.lr:g}")
+    return replace(config, optim=optim)

@@ -1,0 +1,125 @@
+"""Speech through the same commands as images: a folder in, an encoder, metrics, report and evaluations out."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from tiny import as_arguments, images
+
+import twofold
+from sound_files import RATE, speech_folder
+from twofold import cli
+from twofold.encoders import SpeechEncoder, read_header
+from twofold.errors import UserError
+
+TINY = {
+    "epochs": 4, "batch": 8, "seed": 3, "method": {"name": "speech_simclr"},
+    "encoder": {
+        "name": "speech:small",
+        "speech": {"mels": 20, "width": 16, "layers": 1, "heads": 2, "hidden": 32, "sample_rate": RATE},
+    },
+    "head": {"out_dim": 8, "norm": False},
+    "training": {"device": "cpu", "precision": "fp32", "log_every": 2, "checkpoint_every": 4},
+    "monitor": {"every": 2},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return speech_folder(tmp_path_factory.mktemp("speech") / "clips", 3, 12)
+
+
+@pytest.fixture(scope="module")
+def run(folder, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "speech"
+    assert cli.main(["pretrain", str(folder), "--out", str(out), *as_arguments(TINY)]) == 0
+    return out
+
+
+def test_the_run_is_complete(run):
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert {"contrastive", "reconstruction", "mean_error", "probe_top1", "knn_top1", "chance"} <= rows[-1].keys()
+    assert rows[-1]["step"] == 16
+    page = (run / "report.html").read_text()
+    assert page.count("<audio") == 12
+    assert "data:audio/wav" in page
+    assert "Two views of each sound" in page
+    header = read_header(run / "encoder.safetensors")
+    assert header["spec"]["kind"] == "speech"
+    assert header["spec"]["mels"] == 20
+    encoder = twofold.load(run)
+    assert isinstance(encoder, SpeechEncoder)
+    assert (encoder.frontend.std != 1).all()
+
+
+def test_it_resumes_bit_for_bit(folder, run, tmp_path):
+    out = tmp_path / "parts"
+    twofold.pretrain(folder, out, report=False, **TINY)
+    for name in ("0000012", "0000016"):
+        found = [p for p in (out / "checkpoints").iterdir() if name[-2:] in p.name]
+        assert found, list((out / "checkpoints").iterdir())
+    newest = max((out / "checkpoints").iterdir(), key=lambda p: p.name)
+    newest.unlink()
+    twofold.pretrain(folder, out, resume=True, report=False, **TINY)
+    once, again = (twofold.load(path).state_dict() for path in (run, out))
+    assert all(torch.equal(once[name], again[name]) for name in once)
+
+
+@pytest.mark.parametrize("protocol", ["linear", "knn"])
+def test_evaluation_by_the_same_command(folder, run, protocol, capsys):
+    assert cli.main(["evaluate", str(run), str(folder), "--protocol", protocol]) == 0
+    told = capsys.readouterr().out
+    assert "top-1" in told
+    assert "whole recordings" in told.replace("\n", " ")
+
+
+def test_only_one_of_the_losses(folder, tmp_path):
+    for name, weights in (("c", {"reconstruction_weight": 0.0}), ("r", {"contrastive_weight": 0.0})):
+        options = TINY | {"epochs": 1, "method": {"name": "speech_simclr"} | weights}
+        run = twofold.pretrain(folder, tmp_path / name, report=False, **options)
+        last = run.metrics()[-1]
+        assert last["loss"] > 0
+
+
+def test_choices_for_speech(folder, capsys):
+    assert cli.main(["pretrain", str(folder), "--print-config"]) == 0
+    told = capsys.readouterr().out
+    assert "name: speech_simclr" in told
+    assert "name: speech:small" in told
+    assert "norm: false" in told
+    assert cli.main(["pretrain", str(folder), "--encoder.name", "speech:released", "--print-config"]) == 0
+    told = capsys.readouterr().out
+    for line in ("name: lamb", "reconstruction_weight: 0.5", "mask_span: 1", "mask_rule: released", "out_dim: 768"):
+        assert line in told
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"views": {"size": 32}}, "--waves"),
+        ({"encoder": {"name": "resnet18"}}, "speech:small"),
+        ({"method": {"name": "moco"}}, "moco"),
+        ({"data.sound.distinct": "text"}, "has no texts"),
+    ],
+)
+def test_options_for_images_are_refused(folder, tmp_path, options, told):
+    given = TINY | options
+    if "encoder" in options:
+        given = {key: value for key, value in given.items() if key != "method"}
+    with pytest.raises(UserError, match=told):
+        twofold.pretrain(folder, tmp_path / "run", report=False, **given)
+
+
+def test_options_for_sounds_are_refused_for_images(tmp_path):
+    for options, told in (({"waves": {"pitch": 0.0}}, "--views"), ({"method": {"name": "speech_simclr"}}, "sounds")):
+        with pytest.raises(UserError, match=told):
+            twofold.pretrain(images(), tmp_path / "run", report=False, batch=8, epochs=1, **options)
+
+
+def test_distinct_labels(folder, tmp_path):
+    options = TINY | {"epochs": 1, "batch": 3, "data.sound.distinct": "label"}
+    run = twofold.pretrain(folder, tmp_path / "run", report=False, **options)
+    assert np.isfinite(run.metrics()[-1]["loss"])

@@ -1,0 +1,140 @@
+"""Speech SimCLR: its loss against its parts, invariances, the released form against athena's rules, and learning."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from processes import run_processes
+from sound_files import RATE, tone
+from twofold.encoders import SpeechEncoder, Waves
+from twofold.heads import HeadConfig
+from twofold.losses import nt_xent
+from twofold.methods import MethodConfig, SpeechSimCLR, build_method
+from twofold.randomness import Key
+from twofold.views.waveforms import WavesConfig, WaveViews
+
+TINY = {"sample_rate": RATE, "mels": 20, "low_hz": 60.0, "width": 32, "layers": 2, "heads": 4, "hidden": 64}
+HEAD = HeadConfig(out_dim=16, norm=False)
+
+
+def method(dropout=0.0, **options):
+    torch.manual_seed(0)
+    return SpeechSimCLR(SpeechEncoder(**TINY, dropout=dropout, cmvn="utterance_mean"), HEAD, **options)
+
+
+def views(n=8, step=0):
+    waves = Waves.of([torch.from_numpy(tone(i % 5, i // 5, 0.3 + 0.06 * i, seed=i)) for i in range(n)])
+    made = WaveViews(WavesConfig(), RATE)
+    return made.apply(waves, made.draw(Key(0, step), np.arange(n), waves.lengths.numpy()))
+
+
+def test_the_loss_is_the_weighted_sum_of_its_parts():
+    a, b = views()
+    for contrastive, reconstruction in ((1.0, 0.0), (0.0, 1.0), (2.0, 0.5)):
+        out = method(contrastive_weight=contrastive, reconstruction_weight=reconstruction)(a, b)
+        expected = contrastive * out.contrastive + reconstruction * out.reconstruction
+        torch.testing.assert_close(out.loss.detach(), expected)
+        torch.testing.assert_close(out.contrastive, nt_xent(out.z_a, out.z_b, 0.1))
+
+
+def test_reconstruction_counts_hidden_frames_alone():
+    model = method()
+    a, b = views()
+    waves = Waves.cat([a, b])
+    x, frames = model.encoder.features_of(waves)
+    masked, hidden = model.mask(x, frames, waves.random)
+    assert 0.1 < hidden.sum() / frames.sum() < 0.35
+    states = model.encoder.transformer(torch.where(hidden[..., None], 0.0, masked), frames)
+    error = (model.reconstruction(states) - x).abs()
+    torch.testing.assert_close(model(a, b).reconstruction, error[hidden].mean().detach())
+    torch.testing.assert_close(model(a, b).mean_error, x[hidden].abs().mean())
+    released = method(mask_rule="released", reconstruction_scale="released", target="masked", mask_span=1)(a, b)
+    assert torch.isfinite(released.loss)
+    assert released.loss.detach() != pytest.approx(float(released.contrastive + released.reconstruction))
+
+
+def test_rows_may_be_permuted_and_padded():
+    model, (a, b) = method().eval(), views()
+    loss = model(a, b).loss
+    order = torch.randperm(8, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(model(a[order], b[order]).loss, loss, rtol=1e-5, atol=1e-5)
+    longer = [Waves(torch.nn.functional.pad(w.samples, (0, 9000)), w.lengths, w.random) for w in (a, b)]
+    torch.testing.assert_close(model(*longer).loss, loss, rtol=1e-5, atol=1e-5)
+
+
+def test_two_processes_equal_one():
+    """The contrast sees all utterances; its gradient, averaged over ranks, is that of the joined batch."""
+    torch.set_num_threads(1)
+    both = run_processes(contrast_only, 2, 4)
+    loss, gradients = contrast_only(0, 8)
+    assert np.mean([found for found, _ in both]) == pytest.approx(loss, rel=1e-5)
+    assert gradients
+    for name, gradient in gradients.items():
+        for _, found in both:
+            torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-6)
+
+
+def contrast_only(rank, n):
+    """One step of half of the batch on each of two ranks (n 4), or of all of it on one (n 8)."""
+    model = method(reconstruction_weight=0.0).train()
+    a, b = views(8)
+    inner = model
+    if n < 8:
+        model = torch.nn.parallel.DistributedDataParallel(model)
+    rows = slice(rank * n, (rank + 1) * n)
+    out = model(a[rows], b[rows])
+    out.loss.backward()
+    return float(out.contrastive), {
+        k: p.grad.clone() for k, p in inner.named_parameters() if k.startswith(("head", "encoder"))
+    }
+
+
+def test_without_numbers_nothing_is_masked():
+    a, b = views()
+    out = method().eval()(Waves(a.samples, a.lengths), Waves(b.samples, b.lengths))
+    assert out.reconstruction == 0
+
+
+def chord(seed, samples):
+    """Three tones of random frequencies, each rising and falling in its own time."""
+    rng = np.random.default_rng(seed)
+    t = np.arange(samples) / RATE
+    tones = [
+        np.sin(2 * np.pi * f * t) * np.sin(np.pi * t / t[-1]) ** rng.integers(1, 4) for f in rng.uniform(200, 3800, 3)
+    ]
+    return torch.tensor(0.2 * sum(tones) + rng.normal(0, 0.003, samples), dtype=torch.float32)
+
+
+def test_overfits_a_handful():
+    """32 clips: every utterance finds its other view, and hidden frames are told better than by the mean."""
+    torch.manual_seed(0)
+    encoder = SpeechEncoder(**TINY | {"width": 64, "layers": 1}, dropout=0.0, cmvn="utterance_mean")
+    model = SpeechSimCLR(encoder, HEAD, time_mask=5, frequency_mask=0.1, mask_share=0.1).train()
+    waves = Waves.of([chord(i, 2400 + 80 * i) for i in range(32)])
+    encoder.fit_frontend([waves])
+    off = dict.fromkeys(("pitch", "speed", "reverb", "noise", "band_reject", "clip"), 0.0)
+    maker = WaveViews(WavesConfig(**off), RATE, span=7)
+    optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
+    top1, share = [], []
+    for step in range(120):
+        a, b = maker.apply(waves, maker.draw(Key(0, step), np.arange(32), waves.lengths.numpy()))
+        out = model(a, b)
+        optimizer.zero_grad()
+        out.loss.backward()
+        optimizer.step()
+        similarity = torch.nn.functional.normalize(out.z_a) @ torch.nn.functional.normalize(out.z_b).T
+        top1.append(float((similarity.argmax(1) == torch.arange(32)).float().mean()))
+        share.append(float(out.reconstruction / out.mean_error))
+    assert np.mean(top1[-10:]) > 0.9
+    assert np.mean(share[-10:]) < 0.99
+
+
+def test_options_of_other_methods_are_refused():
+    with pytest.raises(Exception, match="mask_share"):
+        MethodConfig(name="simclr", mask_share=0.1)
+    with pytest.raises(Exception, match="nothing is left"):
+        MethodConfig(name="speech_simclr", contrastive_weight=0.0, reconstruction_weight=0.0)
+    built = build_method(MethodConfig(name="speech_simclr", temperature=0.2, mask_span=3), SpeechEncoder(**TINY), HEAD)
+    assert built.mask_span == 3
