@@ -10,6 +10,7 @@ from typing import Any
 
 from twofold import recipes
 from twofold.commands.evaluate import EvaluationConfig
+from twofold.commands.labels import LabelsConfig
 from twofold.commands.transfer import TransferConfig
 from twofold.evaluation.finetune import FinetuneConfig
 from twofold.evaluation.transfer_finetune import Budget
@@ -53,6 +54,7 @@ def options() -> str:
             parts += [""]
     parts += ["## twofold evaluate", "", *head, *rows(EvaluationConfig), ""]
     parts += ["## twofold finetune", "", *head, *rows(FinetuneConfig), ""]
+    parts += ["## twofold labels", "", *head, *rows(LabelsConfig), ""]
     parts += ["## twofold distill", "", *head, *rows(DistillConfig), ""]
     parts += ["## twofold transfer", "", *head, *rows(TransferConfig), *rows(Budget, "budget."), ""]
     shared = (

@@ -19,6 +19,7 @@ from twofold.commands.distill import distill
 from twofold.commands.evaluate import EvaluationConfig, evaluate
 from twofold.commands.export import Format, export
 from twofold.commands.finetune import finetune
+from twofold.commands.labels import LabelsConfig, labels
 from twofold.commands.pretrain import Stopped, describe_config, pretrain
 from twofold.commands.recipes import recipes
 from twofold.commands.shard import ShardConfig, shard
@@ -96,6 +97,24 @@ def _run_finetune(options: dict[str, Any]) -> None:
         raise UserError("--out is missing: name a folder for the new run, e.g. --out runs/finetuned")
     found = finetune(options.pop("run"), options.pop("data"), options.pop("out"), **options)
     console.print(found.text(), markup=False)
+
+
+def _labels_parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        description="How many labels do I need? Accuracy against their number: linear, fine-tuned, from scratch.",
+        exit_on_error=False,
+    )
+    parser.add_argument("run", help="a pretrained run's folder")
+    parser.add_argument(
+        _DATA, metavar="data", help="labelled images: a folder, an .npz file, or the name of a torchvision data set"
+    )
+    parser.add_argument("--test", type=str, help="data for the score; by default the data's own test split")
+    parser.add_class_arguments(LabelsConfig)
+    return parser
+
+
+def _run_labels(options: dict[str, Any]) -> None:
+    console.print(labels(options.pop("run"), options.pop("data"), **options).text(), markup=False)
 
 
 def _recipes_parser() -> ArgumentParser:
@@ -246,6 +265,7 @@ COMMANDS: dict[str, _Command] = {
     "finetune": ("train the encoder further on a few labels, or from scratch", _finetune_parser, _run_finetune),
     "distill": ("train a small student on what a teacher says", _distill_parser, _run_distill),
     "transfer": ("measure an encoder on the papers' 12 other data sets", _transfer_parser, _run_transfer),
+    "labels": ("how many labels do I need? accuracy against their number", _labels_parser, _run_labels),
     "convert": ("turn an official checkpoint into an encoder of ours", _convert_parser, _run_convert),
     "export": ("an encoder in the layout of torchvision, MoCo or detectron2", _export_parser, _run_export),
     "shard": ("pack images into tar archives that load fast from any disk", _shard_parser, _run_shard),
