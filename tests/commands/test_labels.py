@@ -49,6 +49,15 @@ def test_from_the_shell(pretrained, tmp_path, capsys):
     assert "at least one for each of the 2 classes" in capsys.readouterr().err
 
 
+def test_evaluate_takes_a_subset_of_the_labels_too(pretrained):
+    few = twofold.evaluate(pretrained, images(), test=images(40, seed=1), labels="8/class", draw=1)
+    assert few.evaluation.train.images == 16
+    assert few.evaluation.test.images == 40
+    assert "16 of 64 labels (8/class; seed 0, draw 1)" in few.text()
+    held_out = twofold.evaluate(pretrained, images(), labels="50%", protocol="knn", k=3)
+    assert (held_out.evaluation.train.images, held_out.evaluation.test.images) == (26, 12)
+
+
 def test_the_reading_says_what_the_numbers_say():
     def cell(name, count, *top1):
         return Cell(name, count, top1, ())

@@ -8,17 +8,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from torch import nn
 
 from twofold.commands.imagenet import ImageNetReport, imagenet
 from twofold.commands.load import encoder_path, load
 from twofold.data import DataConfig, Source, open_source, splits_of
+from twofold.data.subset import subset
 from twofold.encoders import Encoder, load_head
 from twofold.encoders.weights import read_header
 from twofold.errors import UserError
 from twofold.evaluation import protocols
 from twofold.evaluation.logistic import GRID, PAPER_GRID
 from twofold.evaluation.projected import Projected
+from twofold.evaluation.splits import stratified_split
+from twofold.evaluation.subsets import labelled_part
 from twofold.training.config import OptionsParser, flatten, plain
 from twofold.training.progress import console, duration
 
@@ -35,6 +39,10 @@ class EvaluationConfig:
     """Data for the score; without it the data's own test split, or else a fifth of each class, held out."""
     seed: int = 0
     """Of the held-out parts."""
+    labels: str = "all"
+    """Which training images have a label: all, 10%, 40, 4/class, or a list, as for `twofold finetune` (linear, knn)."""
+    draw: int = 0
+    """Which of the random choices of that many labels; `twofold labels` takes several and tells their spread."""
     held_out: float = 0.2
     """Share of each class that is held out for the score where there is no test data."""
     k: int = 200
@@ -128,6 +136,10 @@ def evaluate(
     views = read_header(path)["extra"].get("options", {}).get("views", {})
     data_config = dataclasses.replace(config.data, channels=config.data.channels or model.input.channels)
     train, test = evaluation_parts(data, test_data, data_config)
+    chosen = ""
+    if config.labels != "all":
+        train, test = labelled_parts(train, test, config.seed, config.held_out)
+        train, chosen = labelled_part(train, config.labels, config.seed, config.draw)
     told: set[str] = set()
 
     def progress(what: str, done: int, total: int) -> None:
@@ -142,6 +154,8 @@ def evaluate(
         k=config.k, temperature=config.temperature, grid=PAPER_GRID if config.grid == "paper" else GRID,
         workers=config.data.workers, progress=progress,
     )  # fmt: skip
+    if chosen:
+        found = dataclasses.replace(found, text=f"{chosen}; {found.text}")
     if config.features == "z":
         found = dataclasses.replace(found, text=f"features are z, the projection head's output; {found.text}")
     if not (path.parent / "config.yaml").exists():
@@ -178,6 +192,21 @@ def evaluation_parts(data: Any, test: Any, config: DataConfig) -> tuple[Source, 
     if config.split is not None or parts is None:
         return open_source(data, config), None
     return open_source(data, config, split=parts[0]), open_source(data, config, split=parts[1])
+
+
+def labelled_parts(train: Source, test: Source | None, seed: int = 0, held_out: float = 0.2) -> tuple[Source, Source]:
+    """Training and test images; where there is no test part, a share of each class is held out for it.
+
+    Raises:
+        UserError: no labels, or several an image and no test part.
+    """
+    if test is not None:
+        return train, test
+    if train.labels is None or train.labels.ndim != 1:
+        raise UserError(f"{train.name}: give --test; only images with one label each can be divided for you")
+    known = np.flatnonzero(train.labels >= 0)
+    first, second = stratified_split(train.labels[known], held_out, seed)
+    return subset(train, known[first]), subset(train, known[second])
 
 
 def _free_name(folder: Path, stem: str) -> Path:

@@ -8,22 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from accelerate.state import AcceleratorState
 from torch import nn
 
-from twofold.commands.evaluate import evaluation_parts
+from twofold.commands.evaluate import evaluation_parts, labelled_parts
 from twofold.commands.load import encoder_path
 from twofold.commands.pretrain import Stopped, read_layers
-from twofold.data import Source
-from twofold.data.subset import subset
 from twofold.distributed import world_size
 from twofold.encoders import read_header
-from twofold.errors import UserError
 from twofold.evaluation.finetune import FinetuneConfig, FinetuneResult
 from twofold.evaluation.finetune import finetune as fit
 from twofold.evaluation.scores import Scores
-from twofold.evaluation.splits import stratified_split
 from twofold.training.config import OptionsParser
 from twofold.training.progress import duration
 
@@ -105,18 +100,3 @@ def finetune(
             result.stopped_by or signal.SIGINT,
         )
     return FinetuneReport(Path(out), result)
-
-
-def labelled_parts(train: Source, test: Source | None, seed: int = 0, held_out: float = 0.2) -> tuple[Source, Source]:
-    """Training and test images; where there is no test part, a share of each class is held out for it.
-
-    Raises:
-        UserError: no labels, or several an image and no test part.
-    """
-    if test is not None:
-        return train, test
-    if train.labels is None or train.labels.ndim != 1:
-        raise UserError(f"{train.name}: give --test; only images with one label each can be divided for you")
-    known = np.flatnonzero(train.labels >= 0)
-    first, second = stratified_split(train.labels[known], held_out, seed)
-    return subset(train, known[first]), subset(train, known[second])

@@ -15,8 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from twofold.commands.evaluate import evaluation_parts
-from twofold.commands.finetune import labelled_parts
+from twofold.commands.evaluate import evaluation_parts, labelled_parts
 from twofold.commands.load import encoder_path, load
 from twofold.commands.pretrain import Stopped
 from twofold.data import DataConfig, Source
