@@ -67,7 +67,7 @@ def test_the_reading_says_what_the_numbers_say():
         cell("from scratch", 10, 0.30), cell("from scratch", 40, 0.60), cell("from scratch", 160, 0.85),
     ]  # fmt: skip
     told = read_out(cells)
-    assert "With 10 labels the fine-tuned net is the best: 81.0 ± 1.4 %." in told
+    assert "With 10 labels the best is: fine-tuned, 81.0 ± 1.4 %." in told
     assert "160 labels give 90.5 % (fine-tuned), +9.5 points." in told
     assert "From scratch, 10 labels give 30.0 %; as much as the pretrained net takes 160 labels." in told
     assert "From about 40 labels on, more of them buy less than a point." in told

@@ -182,7 +182,7 @@ def read_out(cells: Sequence[Cell]) -> str:
         count: max((by[name, count] for name in {c.features for c in cells}), key=lambda c: c.mean) for count in counts
     }
     few, most = counts[0], counts[-1]
-    lines = [f"With {few:,} labels the {best[few].features} net is the best: {_words(best[few])}."]
+    lines = [f"With {few:,} labels the best is: {best[few].features}, {_words(best[few])}."]
     if most > few:
         gain = best[most].mean - best[few].mean
         lines.append(f"{most:,} labels give {_words(best[most])} ({best[most].features}), {gain * 100:+.1f} points.")
