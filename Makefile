@@ -8,7 +8,7 @@ WORKERS ?= auto
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-full lint format bench docs clean
+.PHONY: help demo demo-speech test test-full lint format bench docs clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -32,6 +32,13 @@ $(VENV)/.docs: $(VENV)/.dev
 
 demo: $(VENV)/.demo ## pretrain on 5,000 real digits and answer: how many labels do I need? (about 6 minutes, 2 cores)
 	$(BIN)/twofold demo
+
+$(VENV)/.speech: $(VENV)/.demo
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[demo,speech]'
+	@touch $@
+
+demo-speech: $(VENV)/.speech ## pretrain on real telephone prompts, five ways (needs Debian's asterisk-core-sounds-*-wav)
+	$(BIN)/twofold demo-speech
 
 test: lint ## lint, types, architecture and every test that CI runs
 	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow"

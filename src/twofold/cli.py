@@ -15,6 +15,7 @@ from jsonargparse import ArgumentParser, Namespace
 from twofold import __version__
 from twofold.commands.convert import convert, describe
 from twofold.commands.demo import demo
+from twofold.commands.demo_speech import demo_speech
 from twofold.commands.distill import distill
 from twofold.commands.evaluate import EvaluationConfig, evaluate
 from twofold.commands.export import Format, export
@@ -144,6 +145,22 @@ def _run_demo(options: dict[str, Any]) -> None:
     demo(**options)
 
 
+def _demo_speech_parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        description="Speech SimCLR on two hours of real telephone prompts, five ways, on voices without labels.",
+        exit_on_error=False,
+    )
+    parser.add_argument(_DATA, metavar="data", nargs="?", default=None, help="folder of the Debian packages' sounds")
+    parser.add_argument("--out", type=str, default="runs/demo-speech", help="folder for the runs")
+    parser.add_argument("--seeds", type=int, default=3, help="pretrainings of each way (default: 3)")
+    parser.add_argument("--epochs", type=float, help="passes over the clips; the recipe's when not given")
+    return parser
+
+
+def _run_demo_speech(options: dict[str, Any]) -> None:
+    demo_speech(options.pop("data", None), **options)
+
+
 def _convert_parser() -> ArgumentParser:
     parser = ArgumentParser(
         description="Turn an official checkpoint of SimCLR (TensorFlow) or MoCo (.pth.tar) into an encoder of ours.",
@@ -270,6 +287,7 @@ COMMANDS: dict[str, _Command] = {
     "export": ("an encoder in the layout of torchvision, MoCo or detectron2", _export_parser, _run_export),
     "shard": ("pack images into tar archives that load fast from any disk", _shard_parser, _run_shard),
     "recipes": ("list the recipes of the published results", _recipes_parser, _run_recipes),
+    "demo-speech": ("the same for speech: real voices, five ways", _demo_speech_parser, _run_demo_speech),
     "demo": ("the whole story on 5,000 real digits, in minutes", _demo_parser, _run_demo),
 }
 COMMANDS |= {

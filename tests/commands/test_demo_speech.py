@@ -1,0 +1,94 @@
+"""The speech demo on a few generated clips in the packages' places; on the real ones where they are installed."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+from importlib.resources import files
+
+import numpy as np
+import pytest
+
+from sound_files import tone, write
+from twofold import cli
+from twofold.commands.demo_speech import SOUNDS, held_out_voices, recordings
+from twofold.errors import UserError
+from twofold.evaluation.sound_features import with_babble
+
+LANGUAGES = ("en", "es", "fr")
+
+
+def listed():
+    text = gzip.decompress(files("twofold.data").joinpath("asterisk.csv.gz").read_bytes()).decode()
+    return list(csv.DictReader(text.splitlines()))
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    """Four letters in three voices, and two prompts of each voice that belong to no task."""
+    root = tmp_path_factory.mktemp("sounds")
+    rows = [row for row in listed() if row["language"] in LANGUAGES]
+    for voice, language in enumerate(LANGUAGES):
+        own = [row for row in rows if row["language"] == language]
+        letters = [row for row in own if row["letter"] in "abcd" and row["letter"]]
+        others = [row for row in own if not (row["letter"] or row["number"] or row["spelled_letter"])][:2]
+        for i, row in enumerate(letters + others):
+            write(root / row["path"], tone("abcd".find(row["letter"]) % 5, 3 * voice, 0.5, seed=i))
+    return root
+
+
+def test_the_demo_compares_five_ways(clips, tmp_path, capsys):
+    out = tmp_path / "demo"
+    words = ["demo-speech", str(clips), "--out", str(out), "--seeds", "2", "--epochs", "1"]
+    assert cli.main(words) == 0, capsys.readouterr().err
+    found = json.loads((out / "demo-speech.json").read_text())
+    ways = ["filterbank", "untrained", "contrastive only", "reconstruction only", "both"]
+    assert list(found["accuracy"]) == ways
+    for way in ways:
+        assert list(found["accuracy"][way]) == ["letters", "letters, 1 label", "letters, noise"]
+        for values in found["accuracy"][way].values():
+            assert len(values) == (1 if way == "filterbank" else 2)
+            assert all(0 <= value <= 1 for value in values)
+    assert found["clips"] == 18
+    told = capsys.readouterr().out
+    assert "contrastive only" in told
+
+
+def test_the_tasks_hold_what_every_voice_says(clips):
+    corpus, (task,) = recordings(clips)
+    assert len(corpus) == 18
+    assert task.source.classes == ["a", "b", "c", "d"]
+    assert sorted(set(task.voices)) == list(LANGUAGES)
+    assert len(task.source) == 12
+
+
+def test_a_voice_is_tested_on_what_others_taught():
+    rng = np.random.default_rng(0)
+    labels, voices = np.tile(np.arange(4), 3), np.repeat(["x", "y", "z"], 4)
+    telling = np.eye(4, dtype=np.float32)[labels] + rng.normal(0, 0.01, (12, 4)).astype(np.float32)
+    assert held_out_voices(telling, telling, labels, voices) == 1
+    assert held_out_voices(telling, telling, labels, voices, labelled=1) == 1
+    assert held_out_voices(telling, telling[::-1], labels, voices) == 0
+    own = np.concatenate([telling[:4], np.roll(telling[4:8], 1, axis=0), np.roll(telling[8:], 2, axis=0)])
+    assert held_out_voices(own, own, labels, voices) == 0  # each voice has a code of its own
+
+
+def test_babble_has_the_ratio_asked_for(clips):
+    corpus, _ = recordings(clips)
+    wave = corpus.read(0)
+    added = with_babble(wave, corpus, 0, 5.0) - wave
+    assert 10 * np.log10(np.mean(wave**2) / np.mean(added**2)) == pytest.approx(5.0, abs=0.1)
+    assert np.array_equal(with_babble(wave, corpus, 0, 5.0) - wave, added)
+
+
+def test_missing_recordings_are_named(tmp_path):
+    with pytest.raises(UserError, match="apt-get install"):
+        recordings(tmp_path)
+
+
+@pytest.mark.skipif(not (SOUNDS / "en_US_f_Allison").is_dir(), reason="asterisk-core-sounds-*-wav are not installed")
+def test_the_real_recordings_are_all_there():
+    corpus, tasks = recordings(SOUNDS)
+    assert len(corpus) > 500
+    assert {task.name for task in tasks} >= {"letters", "numbers"} or len({r.label for r in corpus.recordings}) < 5
