@@ -8,7 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from twofold.commands.compare import compare_methods
+from twofold.commands.study_runs import study_classes, study_distillation, study_finetune
 from twofold.errors import UserError
+from twofold.studies.classes import ClassesStudy
+from twofold.studies.distilling import DistillStudy
+from twofold.studies.finetuning import FinetuneStudy
 from twofold.studies.folder import StudyFolder
 from twofold.studies.methods import MethodsStudy
 from twofold.training.config import OptionsParser, plain, suggest
@@ -32,6 +36,9 @@ class Study:
 
 STUDIES: dict[str, Study] = {
     "methods": Study("SimCLR and MoCo v2 at several batch sizes on your data", MethodsStudy, compare_methods),
+    "finetune": Study("fine-tuning against labels and head layer, and from scratch", FinetuneStudy, study_finetune),
+    "distillation": Study("students of teachers of their own and another kind", DistillStudy, study_distillation),
+    "classes": Study("transfer against the number of classes, chance-corrected", ClassesStudy, study_classes),
 }
 
 

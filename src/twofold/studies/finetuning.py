@@ -1,0 +1,108 @@
+"""What fine-tuning gains from pretraining, by the share of labels and the layer of the head that it starts from.
+
+First strand of arXiv 2108.00587: contrastive learning is what makes the method work. Asked as: a fine-tuned run against
+the same network trained from scratch with the same labels and budget. The protocol is ours; the paper's own was not
+available.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from twofold.data import DataConfig
+from twofold.errors import UserError
+from twofold.report import Report, Series, Table, line_figure
+from twofold.studies.spread import curve, spread
+
+SCRATCH = -1
+
+
+@dataclass(frozen=True)
+class FinetuneStudy:
+    """What is compared."""
+
+    run: str | None = None
+    """The pretrained encoder: a run's folder, or an encoder.safetensors."""
+    labels: tuple[str, ...] = ("1%", "10%", "all")
+    """Shares or numbers of labels, as `twofold finetune --labels` takes them."""
+    from_head: tuple[int, ...] | None = None
+    """Outputs of the projection head to start from; all but the last when not given."""
+    draws: int = 3
+    """Random choices of labels, each with a seed of its own."""
+    epochs: float | None = None
+    """Passes over the labelled images; chosen from their number when not given."""
+    batch: int | None = None
+    """Images per step; chosen from their number when not given."""
+    config: str | None = None
+    """A YAML file of further options of fine-tuning."""
+    test: str | None = None
+    """Labelled data for the scores; the data's own test split when not given."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """Data"""
+
+    def __post_init__(self) -> None:
+        if self.run is None:
+            raise UserError("--run is missing: name the pretrained run that is fine-tuned")
+        if not self.labels or len(set(self.labels)) < len(self.labels) or self.draws < 1:
+            raise UserError("--labels must name at least one choice, none twice, and --draws be at least 1")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One run: labels as asked and as counted, the layer (-1: from scratch), the draw, test accuracy in [0, 1]."""
+
+    labels: str
+    count: int
+    from_head: int
+    draw: int
+    top1: float
+
+
+def plan(study: FinetuneStudy, layers: int) -> list[tuple[str, str, int, int, dict[str, Any]]]:
+    """(name, labels, layer, draw, options of fine-tuning) of each run, for a head of so many layers."""
+    entries = tuple(range(max(1, layers))) if study.from_head is None else study.from_head
+    if not entries or min(entries) < 0 or max(entries) > layers:
+        raise UserError(f"--from_head {list(entries)}: the run's head has {layers} layers; give 0..{layers}")
+    budget = {k: v for k, v in (("epochs", study.epochs), ("batch", study.batch)) if v is not None}
+    cells = []
+    for place, labels in enumerate(study.labels):
+        for draw in range(study.draws):
+            for entry in (*entries, SCRATCH):
+                own: dict[str, Any] = {"from_scratch": True} if entry == SCRATCH else {"from_head": entry}
+                options = {"labels": labels, "draw": draw, "seed": draw} | budget | own
+                name = f"labels{place}-{'scratch' if entry == SCRATCH else f'head{entry}'}-draw{draw}"
+                cells.append((name, labels, entry, draw, options))
+    return cells
+
+
+def title(entry: int) -> str:
+    """What a curve is called."""
+    if entry == SCRATCH:
+        return "from scratch"
+    return "fine-tuned from h" if entry == 0 else f"fine-tuned from head layer {entry}"
+
+
+def table(trials: Sequence[Trial]) -> Table:
+    """A row for each start, a column for each number of labels."""
+    counts = sorted({t.count for t in trials})
+    entries = list(dict.fromkeys(t.from_head for t in trials))
+    rows = [[title(e), *(spread([t.top1 for t in trials if t.from_head == e and t.count == c]) for c in counts)]
+            for e in entries]  # fmt: skip
+    note = (
+        f"Test accuracy in %, mean ± standard deviation over {len({t.draw for t in trials})} draws of labels and "
+        "seeds; the same steps for all starts."
+    )
+    return Table("Fine-tuning", ["", *(f"{c:,} labels" for c in counts)], rows, note)
+
+
+def report(trials: Sequence[Trial], data: str) -> Report:
+    """The page."""
+    counts = sorted({t.count for t in trials})
+    lines: list[Series] = []
+    for entry in dict.fromkeys(t.from_head for t in trials):
+        found = {c: [t.top1 for t in trials if t.from_head == entry and t.count == c] for c in counts}
+        lines.append(curve(title(entry), counts, found, dashed=entry == SCRATCH))
+    figure = line_figure("Accuracy", "labels", counts, lines[:5], percent=True, log_x=True)
+    return Report("Fine-tuning against labels", {"data": data}, tables=[table(trials)], figures=[figure])

@@ -1,0 +1,164 @@
+"""The studies of classes, fine-tuning and distillation: plans, what is measured, what is said, and resuming."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from tiny import images
+
+from twofold import cli
+from twofold.commands.study import study
+from twofold.encoders import EncoderConfig, build_encoder, save_encoder
+from twofold.errors import UserError
+from twofold.evaluation import distill as distillation
+from twofold.heads import HeadConfig, ProjectionHead
+from twofold.studies import classes, distilling, finetuning
+from twofold.studies.classes import ClassesStudy, Point, chance_corrected
+from twofold.studies.distilling import DistillStudy, Pair, student_options
+from twofold.studies.finetuning import SCRATCH, FinetuneStudy
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("run") / "encoder.safetensors"
+    encoder = build_encoder(EncoderConfig(name="resnet10", width=0.125, stem="cifar", channels=3), 16)
+    head = ProjectionHead(encoder.feature_dim, HeadConfig(layers=2, out_dim=16))
+    save_encoder(path, encoder, head, extra={"options": {"views": {"size": 16, "crop_area": [0.5, 1.0]}}})
+    return path
+
+
+@pytest.fixture
+def data(tmp_path):
+    x, y = images(48)
+    np.savez(tmp_path / "data.npz", x_train=x, y_train=y, x_test=images(24, seed=1)[0], y_test=y[:24])
+    return str(tmp_path / "data.npz")
+
+
+def blobs(seed=0, per_class=30, count=6):
+    rng = np.random.default_rng(seed)
+    y = np.repeat(np.arange(count), per_class)
+    return (rng.normal(0, 1, (len(y), 8)) + 3 * np.random.default_rng(9).normal(0, 1, (count, 8))[y]).astype("f"), y
+
+
+@pytest.mark.parametrize(("top1", "count", "expected"), [(0.5, 2, 0), (1, 7, 1), (0.1, 10, 0), (0.55, 10, 0.5)])
+def test_chance_correction(top1, count, expected):
+    assert chance_corrected(top1, count) == pytest.approx(expected)
+
+
+def test_classes_are_nested_and_images_as_many_as_said():
+    x, y = blobs()
+    x_test, y_test = blobs(1)
+    points = classes.measure(ClassesStudy("run", (2, 4, 6), 5, 24, draws=3), x, y, x_test, y_test)
+    assert len(points) == 3 * 3 * 2
+    for p in points:
+        assert p.images == (5 * p.classes if p.rule == "per_class" else 24)
+        assert p.corrected == pytest.approx((p.top1 - 1 / p.classes) / (1 - 1 / p.classes))
+        assert p.top1 > 0.8
+    shuffled = np.random.default_rng(0).permutation(y)
+    guessed = classes.measure(ClassesStudy("run", (2, 6), 10, 30, draws=8), x, shuffled, x_test, y_test)
+    for count in (2, 6):
+        assert abs(np.mean([p.corrected for p in guessed if p.classes == count])) < 0.25, "guessing is 0 at any count"
+    assert np.mean([p.top1 for p in guessed if p.classes == 2]) > 0.35
+
+
+def test_classes_reads_honestly():
+    def points(low, high):
+        return [Point(c, rule, d, 10, v, v + 0.01 * d) for d in range(3) for rule in classes.RULES
+                for c, v in ((2, low), (10, high))]  # fmt: skip
+
+    assert classes.reading(points(0.9, 0.5)).count("better with fewer classes") == 2
+    assert classes.reading(points(0.5, 0.9)).count("not better with fewer classes") == 2
+    assert classes.reading(points(0.5, 0.501)).count("no difference") == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "--run is missing"),
+        ({"run": "r", "classes": (1,)}, "--classes must be 2 or more"),
+        ({"run": "r", "classes": (2, 9)}, "--classes 9: the data have 6 classes"),
+        ({"run": "r", "classes": (2, 6), "per_class": 31}, "lower --per_class"),
+        ({"run": "r", "classes": (2, 6), "total": 5}, "--total 5: 6 classes need"),
+        ({"run": "r", "classes": (2, 6), "per_class": 2, "total": 100}, "lower --total"),
+    ],
+)
+def test_classes_that_cannot_be(options, message):
+    with pytest.raises(UserError, match=message):
+        classes.measure(ClassesStudy(**options), *blobs(), *blobs(1))
+
+
+def test_classes_from_the_shell(run, data, tmp_path, capsys):
+    words = ["study", "classes", data, "--run", str(run), "--out", str(tmp_path / "s"), "--per_class", "8"]
+    assert cli.main([*words, "--draws", "2"]) == 0
+    assert "Chance-corrected accuracy" in capsys.readouterr().out
+    results = json.loads((tmp_path / "s" / "study.json").read_text())["results"]
+    assert {(p["classes"], p["rule"], p["draw"]) for p in results} == {
+        (2, rule, d) for rule in classes.RULES for d in (0, 1)
+    }
+    assert (tmp_path / "s" / "report.html").stat().st_size > 5_000
+
+
+def test_fine_tuning_is_planned_with_the_same_labels_for_every_start(run, data, tmp_path):
+    cells = finetuning.plan(FinetuneStudy("r", ("1%", "all"), draws=2), layers=3)
+    assert [entry for _, _, entry, _, _ in cells[:4]] == [0, 1, 2, SCRATCH]
+    for start in range(0, 16, 4):
+        group = cells[start : start + 4]
+        assert len({(o["labels"], o["draw"], o["seed"]) for *_, o in group}) == 1
+        assert [o.get("from_scratch", False) for *_, o in group] == [False, False, False, True]
+    assert len({name for name, *_ in cells}) == len(cells) == 16
+    with pytest.raises(UserError, match=r"head has 2 layers; give 0\.\.2"):
+        finetuning.plan(FinetuneStudy("r", from_head=(3,)), 2)
+    options = {"run": str(run), "labels": ["8", "all"], "draws": 1, "epochs": 1.0, "batch": 8}
+    text = study("finetune", data, tmp_path / "s", **options)
+    assert "from scratch" in text
+    results = json.loads((tmp_path / "s" / "study.json").read_text())["results"]
+    assert [(r["count"], r["from_head"]) for r in results] == [(n, h) for n in (8, 48) for h in (0, 1, SCRATCH)]
+    scored = json.loads((tmp_path / "s" / "labels1-head1-draw0" / "result.json").read_text())
+    assert results[4]["top1"] == scored["scores"]["top1"]
+
+
+def test_distillation_pairs_every_student_with_every_teacher_and_resumes(run, data, tmp_path, monkeypatch):
+    torch.manual_seed(1)
+    other = build_encoder(EncoderConfig(name="resnet18", width=0.125, stem="cifar", channels=3), 16)
+    save_encoder(tmp_path / "other.safetensors", other, extra={"options": {"views": {"size": 16}}})
+    options = {"teachers": [str(run), str(tmp_path / "other.safetensors")], "teacher_labels": "all", "seeds": 2,
+               "epochs": 1.0, "batch": 16}  # fmt: skip
+    text = study("distillation", data, tmp_path / "s", **options)
+    assert "Own kind less another kind" in text
+    results = json.loads((tmp_path / "s" / "study.json").read_text())["results"]
+    names = ("resnet10@0.125", "resnet18@0.125")
+    assert [(r["teacher"], r["student"], r["seed"]) for r in results] == [
+        (t, s, seed) for t in names for s in names for seed in (0, 1)
+    ]
+    for r in results:
+        assert r["same_base"] == (r["teacher"] == r["student"])
+        assert r["gap"] == pytest.approx(r["student_top1"] - r["teacher_top1"])
+
+    def forbidden(*_, **__):
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(distillation, "assemble", forbidden)
+    assert study("distillation", data, tmp_path / "s", resume=True, **options) == text
+
+
+def test_distillation_reads_honestly():
+    def pairs(same, other, n=3):
+        return [Pair("t", "s", base, 1.0, k, 0.9, 0.9 + gap + 0.001 * k, 0.9)
+                for k in range(n) for base, gap in ((True, same), (False, other))]  # fmt: skip
+
+    assert "better from its own kind" in distilling.reading(pairs(-0.01, -0.05))
+    assert "better from another kind" in distilling.reading(pairs(-0.05, -0.01))
+    assert "no clear difference" in distilling.reading(pairs(-0.01, -0.0105))
+    assert "no clear difference" in distilling.reading(pairs(-0.01, -0.5, n=1)), "one seed tells nothing"
+    assert distilling.reading(pairs(0, 0)[:1]) == "No student met both kinds of teacher."
+
+
+def test_students_by_name():
+    assert student_options("resnet18@0.5", "small") == {"name": "resnet18", "width": 0.5, "stem": "small"}
+    assert student_options("timm:resnet18", "small") == {"name": "timm:resnet18"}
+    with pytest.raises(UserError, match="'wide' is no width"):
+        student_options("resnet18@wide", None)
+    with pytest.raises(UserError, match="--teachers must name"):
+        DistillStudy()
