@@ -74,6 +74,19 @@ def test_evaluation_by_the_same_command(folder, run, protocol, capsys):
     told = capsys.readouterr().out
     assert "top-1" in told
     assert "whole recordings" in told.replace("\n", " ")
+    assert "the filterbank alone" in told.replace("\n", " ")
+
+
+def test_verification_by_the_same_command(folder, run, capsys):
+    assert cli.main(["evaluate", str(run), str(folder), "--protocol", "verification"]) == 0
+    told = capsys.readouterr().out
+    assert "EER" in told
+    assert "filterbank alone: EER" in told
+    written = json.loads(next((run / "evaluations").glob("verification-*.json")).read_text())
+    assert written["pairs"] == 36 * 35 / 2
+    assert 0 <= written["eer"] <= 1
+    with pytest.raises(UserError, match="not of speech"):
+        twofold.evaluate(run, images(), protocol="verification")
 
 
 def test_only_one_of_the_losses(folder, tmp_path):

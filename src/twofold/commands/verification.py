@@ -1,0 +1,32 @@
+"""`twofold evaluate --protocol verification`: one speaker or two, beside what the filterbank alone would say."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from twofold.evaluation.verification import Verification
+
+
+@dataclass(frozen=True)
+class VerificationReport:
+    """A verification, and the file that it was written to; None if the encoder belongs to no run."""
+
+    result: Verification
+    file: Path | None
+
+    @property
+    def top1(self) -> float:
+        """Share of pairs told right where both errors are equally frequent, in [0, 1]."""
+        return 1 - self.result.eer
+
+    def text(self) -> str:
+        """For people."""
+        found = self.result
+        lines = [
+            f"EER {found.eer:.2%}, minDCF {found.min_dcf:.3f}  (verification, {found.speakers:,} speakers, "
+            f"{found.pairs:,} pairs)",
+            f"filterbank alone: EER {found.floor_eer:.2%}, minDCF {found.floor_min_dcf:.3f}",
+            f"protocol: {found.text}",
+        ]
+        return "\n".join([*lines, f"written to {self.file}"] if self.file else lines)
