@@ -60,7 +60,7 @@ def prepare(data: Any, options: dict[str, Any], run: Path) -> Training:
     """A run as `twofold pretrain` would make it."""
     config = build(options)
     directory = RunDirectory(run)
-    accelerator = start_accelerator(config, directory)
+    accelerator = start_accelerator(config.training, directory)
     source = open_source(data, config.data)
     config, _ = choose(config, source.facts(), accelerator.device)
     run.mkdir()

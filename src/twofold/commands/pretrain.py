@@ -78,7 +78,7 @@ def pretrain(
 
     Raises:
         UserError: for anything wrong in the options or the data.
-        Stopped: if SIGINT or SIGTERM ended it early; `resume=True` continues it.
+        Stopped: if SIGINT, SIGTERM or SIGUSR1 ended it early; `resume=True` continues it.
     """
     run = RunDirectory(out)
     module = encoder if isinstance(encoder, nn.Module) else None

@@ -102,8 +102,10 @@ class RunState:
         """Write a checkpoint, unless the weights are spoiled."""
         if "loss" in self.sums:
             check_finite(float(self.sums["loss"]), self.step)
+        # (the open means of all ranks, as every rank will take them up)
+        sums = {name: all_reduce_mean(value) for name, value in self.sums.items()}
         state = {
-            "step": self.step, "seconds": self.seconds, "sums": self.sums,
+            "step": self.step, "seconds": self.seconds, "sums": sums,
             "method": self.method.state_dict(), "optimizer": self.optimizer.state_dict(),
             "monitors": [monitor.state_dict() for monitor in self.monitors],
         }  # fmt: skip
