@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import hashlib
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,13 +23,13 @@ from twofold.data.config import DataConfig
 from twofold.data.files import folder_splits, open_folder
 from twofold.data.hub import PREFIX as HUB
 from twofold.data.hub import hub_splits, is_hub_dataset, is_saved_dataset, open_hub
-from twofold.data.images import find_images
+from twofold.data.images import find_images, image_extensions
 from twofold.data.opening import BadImage
 from twofold.data.pixels import GREY_MODES, images_to_tensor, set_channels, to_uint8
 from twofold.data.shards import PREFIX as SHARDS
 from twofold.data.shards import is_shard_folder, open_shards, shard_splits
 from twofold.data.sound_layouts import MANIFESTS, open_sounds, sound_splits
-from twofold.data.sounds import find_sounds
+from twofold.data.sounds import EXTENSIONS
 from twofold.data.torchvision_sets import NAMED_SETS, open_named
 from twofold.errors import UserError
 
@@ -141,7 +142,17 @@ def _holds_sounds(path: Path) -> bool:
     """Whether this is a manifest, or a folder of sounds with no images on top of it."""
     if path.is_file():
         return path.suffix.lower() in MANIFESTS
-    return path.is_dir() and bool(find_sounds(path, 1)) and not find_images(path)
+    if not path.is_dir():
+        return False
+    pictures = image_extensions()
+    for _, folders, names in os.walk(path):  # the first file that is either decides for images: trees can be large
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        kinds = {Path(name).suffix.lower() for name in names if name[0] != "."}
+        if kinds & pictures:
+            return False
+        if kinds & set(EXTENSIONS):
+            return not find_images(path)
+    return False
 
 
 def _not_found(what: str, path: Path) -> str:
