@@ -55,7 +55,8 @@ def demo(out: str | Path = "runs/demo", epochs: float | None = None, resume: boo
     untrained = build_encoder(config.encoder, config.views.size).eval()
     features = {"raw pixels": (_pixels(train), _pixels(test))}
     for name, encoder in (("untrained encoder", untrained), ("pretrained encoder", load(run.path))):
-        features[name] = tuple(extract(encoder, part, size=config.views.size).h for part in (train, test))
+        side = config.views.size
+        features[name] = extract(encoder, train, size=side).h, extract(encoder, test, size=side).h
     console.print("fitting logistic regressions on 50, 500 and 4,000 labels")
     cells = label_efficiency(features, np.asarray(train.labels), np.asarray(test.labels), COUNTS, DRAWS, config.seed)
     seconds = run.metrics()[-1]["seconds"]
