@@ -78,7 +78,7 @@ def test_head_and_facts(saved: Path) -> None:
     """The head comes back too; the header holds versions and what the run added."""
     head = load_head(saved)
     assert head is not None
-    assert head.config == HeadConfig(layers=3, out_dim=8)
+    assert head.config == HeadConfig(layers=3, out_dim=8, norm=True)
     assert head(torch.rand(2, 64)).shape == (2, 8)
     header = read_header(saved)
     assert header["extra"] == {"run": "x", "steps": 7}

@@ -86,7 +86,7 @@ def test_names_and_shapes_of_the_official_code(
         "depth": depth, "width": width, "stem": stem, "channels": 3, "sk_ratio": sk_ratio,
     }  # fmt: skip
     assert found.head is not None
-    assert found.head.config == HeadConfig(layers=layers)
+    assert found.head.config == HeadConfig(layers=layers, norm=True)
 
 
 # Selective kernels add nothing to the variables of basic blocks but the deep stem; there the ratio does not show.
