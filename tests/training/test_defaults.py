@@ -69,5 +69,15 @@ def test_precision_follows_the_wish_or_the_processor(monkeypatch):
     assert choose_precision("fp32", cpu) == "no"
     assert choose_precision("bf16", cpu) == "bf16"
     assert choose_precision("auto", torch.device("mps")) == "no"
-    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
-    assert choose_precision("auto", cpu) == "no"
+    for flags, chosen in (
+        ({"avx512_bf16": True}, "bf16"),
+        ({"avx512_bf16": False, "amx_bf16": True}, "bf16"),
+        ({}, "no"),
+    ):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda flags=flags: flags, raising=False)
+        assert choose_precision("auto", cpu) == chosen
+    monkeypatch.delattr(torch.cpu, "get_capabilities")  # as older releases of torch are
+    for native in (True, False):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda native=native: native)
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+        assert choose_precision("auto", cpu) == ("bf16" if native else "no")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import replace
 from typing import Literal
 
@@ -148,7 +147,12 @@ def choose_precision(asked: str, device: torch.device) -> str:
         return "bf16" if asked == "bf16" else "no"
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported() else "no"
-    fast = (
-        device.type == "cpu" and torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    )
-    return "bf16" if fast and "TWOFOLD_NO_BF16" not in os.environ else "no"
+    return "bf16" if device.type == "cpu" and _cpu_multiplies_bf16() else "no"
+
+
+def _cpu_multiplies_bf16() -> bool:
+    """Whether the processor has instructions for bf16: where oneDNN must imitate them, bf16 is slower than float32."""
+    if hasattr(torch.cpu, "get_capabilities"):  # newer torch
+        capabilities = torch.cpu.get_capabilities()
+        return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
