@@ -60,6 +60,9 @@ def main() -> None:
     missing = [component for component in ROWS if component not in records]
     if missing:
         sys.exit(f"no test recorded anything for {', '.join(missing)}")
+    far = [record for rows in records.values() for record in rows if not record["found"] <= record["tolerance"]]
+    if far:
+        sys.exit(f"beyond their tolerance, which no page may show: {far}")
     shown: dict[str, dict[str, str]] = json.loads(SHOWN.read_text()) if SHOWN.exists() else {}
     if options.mutations is not None:
         for component in options.mutations or ROWS:

@@ -33,6 +33,8 @@ def test_the_page_lists_every_golden_file(name: str) -> None:
 def test_every_row_is_there_with_its_links_and_tests(component: str) -> None:
     lines = [line for line in TABLE.splitlines() if line.startswith(f"| {component} |")]
     assert len(lines) == 1
+    found, tolerance = (float(cell.strip().rstrip("°")) for cell in lines[0].split("|")[5:7])
+    assert 0 <= found <= tolerance
     row = ROWS[component]
     for file in row.files:
         assert f"https://github.com/{row.repository}/blob/{COMMITS[row.repository]}/{file}" in lines[0]

@@ -52,15 +52,10 @@ def outputs(file: Path, images: torch.Tensor, layer: int | None = None) -> dict[
     return results
 
 
-def assert_equal(found: dict[str, np.ndarray], expected: Any, names: list[str], prefix: str = "") -> float:
-    """Every output within the tolerance of its largest value; the worst of them."""
-    worst = 0.0
+def assert_equal(found: dict[str, np.ndarray], expected: Any, names: list[str], prefix: str = "") -> None:
+    """Every output within the tolerance of its largest value."""
     for name in names:
-        right = expected[prefix + name]
-        assert found[name].shape == right.shape
-        worst = max(worst, deviation(found[name], right, "largest"))
-        agree("Converted checkpoints", found[name], right, TOLERANCE, "largest", note=name)
-    return worst
+        agree("Converted checkpoints", found[name], expected[prefix + name], TOLERANCE, "largest", note=name)
 
 
 R18 = ["final_avg_pool", "proj_hidden_1", "proj_hidden_2", "logits_sup"]
@@ -370,8 +365,7 @@ def test_a_wrong_tensor_would_be_seen(tmp_path: Path) -> None:
     tensors[first], tensors[second] = tensors[second], tensors[first]
     write_bundle(tmp_path / "model.ckpt", tensors)
     found = outputs(convert(tmp_path, tmp_path / "out", classifier_layer=1), images_of(right["images_u8"]))
-    with pytest.raises(AssertionError):
-        assert_equal(found, right, ["final_avg_pool"])
+    assert deviation(found["final_avg_pool"], right["final_avg_pool"], "largest") > 100 * TOLERANCE
 
 
 @WHOLE
