@@ -45,6 +45,13 @@ def test_what_was_said_stays():
     assert "nothing" in told
 
 
+@pytest.mark.parametrize(("size", "blur"), [(16, 0.0), (20, 0.5)])
+def test_a_blur_of_one_pixel_is_left_out(size, blur):
+    config, told = choose(build({"views": {"size": size, "flip": 0.0}}), facts(), torch.device("cpu"))
+    assert config.views.blur == blur
+    assert ("views.blur 0 (at 16 px" in told) == (blur == 0)
+
+
 @pytest.mark.parametrize("name", ["lars", "sgd", "adamw", "lamb"])
 def test_an_optimiser_named_alone_gets_its_usual_rate(name):
     config, told = choose(build({"optim.name": name}), facts(), torch.device("cpu"))

@@ -217,5 +217,7 @@ def test_study_views_stand_in_for_image_views(operators: list[Any]) -> None:
 def test_mistakes_are_named() -> None:
     with pytest.raises(UserError, match="no study operator 'sobble': choose from crop, cutout"):
         StudyViews(BARE, ["sobble"])
+    with pytest.raises(UserError, match=r"views\.operators has blur, which does nothing at views\.size 16"):
+        StudyViews(ViewsConfig(size=16), ["blur"])
     with pytest.raises(TypeError, match="its own draw"):
         StudyViews(BARE, ["sobel"]).apply(some_images(2), ImageViews(BARE).draw(Key(0, 0), [0, 1], 32, 32))

@@ -13,6 +13,7 @@ from twofold.distributed import world_size
 from twofold.training.config import RunConfig
 from twofold.training.speech_defaults import choose_speech, refuse_sound_options
 from twofold.views import ViewsConfig
+from twofold.views.blur import blur_radius
 
 
 def choose(config: RunConfig, facts: DataFacts, device: torch.device) -> tuple[RunConfig, str]:
@@ -49,6 +50,9 @@ def _sizes(config: RunConfig, facts: DataFacts, gpu: bool, reasons: list[str]) -
     if size <= 32 and views == ViewsConfig(size=size):  # nothing else was said of the views
         views = replace(views, blur=0.0, color_strength=0.5)
         reasons.append("views.blur 0 and views.color_strength 0.5 (the paper's choice at 32 px)")
+    if views.blur and blur_radius(size) == 0:
+        views = replace(views, blur=0.0)
+        reasons.append(f"views.blur 0 (at {size} px its kernel, a tenth of the side, is one pixel)")
     return replace(config, views=views)
 
 

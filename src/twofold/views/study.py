@@ -12,10 +12,12 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from twofold.errors import UserError
 from twofold.randomness import Key
+from twofold.views.blur import blur_radius
 from twofold.views.config import ViewsConfig
 from twofold.views.images import ImageDraw, ImageViews
-from twofold.views.operators import Operator, make_operator
+from twofold.views.operators import Blur, Operator, make_operator
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,11 @@ class StudyViews(ImageViews):
         """Args: the operators, first to last, or what `make_operator` makes of them; see the class for the rest."""
         super().__init__(config)
         self.operators = [each if isinstance(each, Operator) else make_operator(each) for each in operators]
+        if any(isinstance(each, Blur) for each in self.operators) and blur_radius(self.size) == 0:
+            raise UserError(
+                f"views.operators has blur, which does nothing at views.size {self.size}: its kernel, a tenth of the "
+                "side, is one pixel below 20 px; leave it out or take larger views"
+            )
         nothing = np.empty(0, dtype=np.int64)
         self.widths = [operator.draw(Key(0, 0), "", nothing, self.size).shape[1] for operator in self.operators]
         self.branch = branch
