@@ -61,8 +61,16 @@ docs: $(VENV)/.docs ## rebuild the generated pages and the site (site/)
 	$(BIN)/python docs/make_options.py
 	$(BIN)/mkdocs build --quiet --strict
 
-bench: $(VENV)/.dev ## the short benchmarks: ratios from one run, side by side (benchmarks/)
-	$(BIN)/python benchmarks/loss.py
+$(VENV)/.bench: $(VENV)/.dev
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[bench]'
+	@touch $@
+
+bench: $(VENV)/.bench ## the short benchmarks: ratios from one run, side by side (under 10 minutes on 2 cores)
+	$(BIN)/python benchmarks/views.py --seconds 2
+	$(BIN)/python benchmarks/loss.py --rows 1024 4096 --repeats 3
+	$(BIN)/python benchmarks/step.py --steps 5
+	$(BIN)/python benchmarks/peers.py --steps 3 --repeats 1
+	$(BIN)/python benchmarks/micro_batch.py --large 1024 --repeats 1
 
 clean: ## remove the environment and caches (runs/ is kept)
 	rm -rf $(VENV) build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
