@@ -109,6 +109,7 @@ def measure(training: Training, steps: int) -> dict[str, Any]:
         whole.append(timed(device, step))
         training.clock.pause()
         bare.append(timed(device, lambda: bare_pass(training, views)))
+        training.clock.pause()  # the head's hook has started it again
     whole, bare = whole[WARM_UP:], bare[WARM_UP:]
     ratios = sorted(b / w for b, w in zip(bare, whole, strict=True))
     return {
