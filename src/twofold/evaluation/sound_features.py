@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from twofold.data import SoundSource
 from twofold.data.opening import BadImage
@@ -15,6 +17,8 @@ from twofold.randomness import permutation
 
 SECONDS_AT_ONCE = 400.0
 """Most seconds of sound in a batch, padding included: attention over long recordings takes memory."""
+_SPOKEN = 35 / 10 * float(np.log(10))
+"""35 dB of energy as a difference of natural logs."""
 
 Part = tuple[int, Waves, list[int], list[tuple[str, str]]]
 
@@ -47,17 +51,23 @@ def sound_batches(source: SoundSource, batch: int) -> Iterator[Part]:
 
 
 @torch.inference_mode()
-def layer_means(
+def spoken_parts(
     encoder: UtteranceEncoder,
     source: SoundSource,
     change: Callable[[int, NDArray[np.float32]], NDArray[np.float32]] | None = None,
+    parts: int = 3,
 ) -> NDArray[np.float32]:
-    """Each layer's frames averaged over time, side by side: [n, (layers + 1) * d]. Of a filterbank its mean and std.
+    """Each layer's frames averaged over parts of what is spoken, side by side: [n, (layers + 1) * parts * d].
+
+    Frames in which the loudest filter is more than 35 dB below that of the loudest frame are left out: what stands
+    before and after a word tells how it was cut, not what it is. The rest is divided in parts of equal length, because
+    one mean tells nothing of the order of sounds.
 
     Args:
         encoder: in evaluation mode; where its parameters are.
         source: recordings, at any rate.
         change: makes another sound of recording i's.
+        parts: of equal length, 1 or more; 0 for mean and deviation over all active frames instead.
 
     Raises:
         BadSound: a recording cannot be read.
@@ -65,14 +75,26 @@ def layer_means(
     source = source.at_rate(encoder.frontend.sample_rate)
     lengths, rows = source.lengths(), dict[int, NDArray[np.float32]]()
     order = np.argsort(lengths, kind="stable")
-    for part in np.array_split(order, max(1, len(order) // 32)):
-        waves = [source.read(int(i)) for i in part]
+    for batch in np.array_split(order, max(1, len(order) // 32)):
+        sounds = [source.read(int(i)) for i in batch]
         if change is not None:
-            waves = [change(int(i), wave) for i, wave in zip(part, waves, strict=True)]
-        states, frames = encoder.hidden_states(Waves.of([torch.from_numpy(wave) for wave in waves]))
-        pooled = torch.cat([encoder.pool(state, frames) for state in states], dim=1)
-        rows |= dict(zip(part.tolist(), pooled.float().cpu().numpy(), strict=True))
+            sounds = [change(int(i), wave) for i, wave in zip(batch, sounds, strict=True)]
+        waves = Waves.of([torch.from_numpy(wave) for wave in sounds])
+        states, frames = encoder.hidden_states(waves)
+        loudness = encoder.frontend.log_mel(waves)[0].amax(2)
+        for row, index in enumerate(batch.tolist()):
+            loud = loudness[row, : frames[row]]
+            active = loud > loud.max() - _SPOKEN
+            rows[index] = torch.cat([_summary(state[row, : frames[row]][active], parts) for state in states]).numpy()
     return np.stack([rows[i] for i in range(len(source))])
+
+
+def _summary(x: Tensor, parts: int) -> Tensor:
+    """Frames [T, d] as [parts * d], or mean and deviation [2 d] for parts 0; with fewer frames parts overlap."""
+    if not parts:
+        return torch.cat([x.mean(0), x.std(0, unbiased=False)])
+    edges = [len(x) * k / parts for k in range(parts + 1)]
+    return torch.cat([x[int(a) : max(int(b), int(a) + 1)].mean(0) for a, b in itertools.pairwise(edges)])
 
 
 def with_babble(wave: NDArray[np.float32], corpus: SoundSource, index: int, snr: float) -> NDArray[np.float32]:
