@@ -59,7 +59,8 @@ def test_the_demo_compares_five_ways(clips, tmp_path, capsys):
         assert list(found["accuracy"][way]) == ["letters", "letters, 1 label", "letters, noise"]
         for values in found["accuracy"][way].values():
             assert np.shape(values) == (1 if way.startswith("filterbank") else 2, len(LANGUAGES))
-            assert np.min(values) >= 0 and np.max(values) <= 1
+            assert np.min(values) >= 0
+            assert np.max(values) <= 1
     assert found["clips"] == 18
     told = capsys.readouterr().out
     assert "contrastive only" in told

@@ -15,6 +15,7 @@ from torch import nn
 
 from twofold.commands.imagenet import ImageNetReport, imagenet
 from twofold.commands.load import encoder_path, load
+from twofold.commands.recognition import RecognitionReport
 from twofold.commands.verification import VerificationReport
 from twofold.data import DataConfig, Source, open_source, splits_of
 from twofold.data.subset import subset
@@ -23,6 +24,7 @@ from twofold.encoders.utterance import UtteranceEncoder, floor_of
 from twofold.encoders.weights import read_header
 from twofold.errors import UserError
 from twofold.evaluation import protocols
+from twofold.evaluation.ctc import CtcConfig, recognise
 from twofold.evaluation.logistic import GRID, PAPER_GRID
 from twofold.evaluation.projected import Projected
 from twofold.evaluation.splits import stratified_split
@@ -37,11 +39,12 @@ from twofold.training.progress import console, duration
 class EvaluationConfig:
     """How an encoder is evaluated."""
 
-    protocol: Literal["linear", "knn", "imagenet", "verification"] = "linear"
+    protocol: Literal["linear", "knn", "imagenet", "verification", "ctc"] = "linear"
     """linear: logistic regression on frozen features, its penalty chosen on held-out training images; knn: the vote of
     the nearest neighbours by cosine; imagenet: top-1 and top-5 of the classifier that the encoder's file holds, on a
     folder of validation images, preprocessed as the SimCLR code does it; verification: equal error rate of telling
-    whether two sounds are of one speaker, labels being speakers."""
+    whether two sounds are of one speaker, labels being speakers; ctc: word and character error rate of a recogniser
+    trained on the frames, from recordings with texts."""
     test: str | None = None
     """Data for the score; without it the data's own test split, or else a fifth of each class, held out."""
     seed: int = 0
@@ -73,6 +76,8 @@ class EvaluationConfig:
     """Images at a time."""
     device: Literal["cpu", "cuda", "mps"] | None = None
     """Where to compute; the CPU when not given."""
+    ctc: CtcConfig = field(default_factory=CtcConfig)
+    """Recognition (--protocol ctc)"""
     data: DataConfig = field(default_factory=DataConfig)
     """Data"""
 
@@ -111,7 +116,7 @@ class EvaluationReport:
 
 def evaluate(
     run: str | Path, data: Any, *, encoder: nn.Module | None = None, **options: Any
-) -> EvaluationReport | ImageNetReport | VerificationReport:
+) -> EvaluationReport | ImageNetReport | VerificationReport | RecognitionReport:
     """Evaluate a frozen encoder.
 
     Args:
@@ -143,6 +148,11 @@ def evaluate(
     views = read_header(path)["extra"].get("options", {}).get("views", {})
     data_config = dataclasses.replace(config.data, channels=config.data.channels or model.input.channels)
     train, test = evaluation_parts(data, test_data, data_config)
+    if config.protocol == "ctc":
+        said = recognise(
+            model, train, test, config.ctc, seed=config.seed, held_out=config.held_out, device=config.device
+        )
+        return RecognitionReport(said, _write(path, "ctc", json.dumps(said.to_dict(), indent=2) + "\n"))
     chosen = ""
     if config.labels != "all":
         train, test = labelled_parts(train, test, config.seed, config.held_out)
