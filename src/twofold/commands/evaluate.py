@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from torch import nn
 
+from twofold.commands.folds import FoldsReport
 from twofold.commands.imagenet import ImageNetReport, imagenet
 from twofold.commands.load import encoder_path, load
 from twofold.commands.recognition import RecognitionReport
@@ -25,6 +26,7 @@ from twofold.encoders.weights import read_header
 from twofold.errors import UserError
 from twofold.evaluation import protocols
 from twofold.evaluation.ctc import CtcConfig, recognise
+from twofold.evaluation.folds import leave_one_out
 from twofold.evaluation.logistic import GRID, PAPER_GRID
 from twofold.evaluation.projected import Projected
 from twofold.evaluation.splits import stratified_split
@@ -39,14 +41,17 @@ from twofold.training.progress import console, duration
 class EvaluationConfig:
     """How an encoder is evaluated."""
 
-    protocol: Literal["linear", "knn", "imagenet", "verification", "ctc"] = "linear"
+    protocol: Literal["linear", "knn", "weighted", "imagenet", "verification", "ctc"] = "linear"
     """linear: logistic regression on frozen features, its penalty chosen on held-out training images; knn: the vote of
-    the nearest neighbours by cosine; imagenet: top-1 and top-5 of the classifier that the encoder's file holds, on a
+    the nearest neighbours by cosine; weighted: a linear classifier on a learned mixture of all layers of a speech
+    encoder; imagenet: top-1 and top-5 of the classifier that the encoder's file holds, on a
     folder of validation images, preprocessed as the SimCLR code does it; verification: equal error rate of telling
     whether two sounds are of one speaker, labels being speakers; ctc: word and character error rate of a recogniser
     trained on the frames, from recordings with texts."""
     test: str | None = None
     """Data for the score; without it the data's own test split, or else a fifth of each class, held out."""
+    folds: bool = False
+    """Leave one fold out: each of the data's folds is scored by a classifier of the others (linear, knn, weighted)."""
     seed: int = 0
     """Of the held-out parts."""
     labels: str = "all"
@@ -103,8 +108,9 @@ class EvaluationReport:
         """For people."""
         found, scores = self.evaluation, self.evaluation.scores
         lines = [f"top-1 {scores.top1:.2%}" + (f", top-5 {scores.top5:.2%}" if scores.top5 is not None else "")]
+        f1 = f", macro F1 {scores.macro_f1:.2%}" if scores.macro_f1 is not None else ""
         lines[0] += (
-            f", mean per class {scores.mean_per_class:.2%}  ({found.protocol}, {found.test.images:,} test images)"
+            f", mean per class {scores.mean_per_class:.2%}{f1}  ({found.protocol}, {found.test.images:,} test images)"
         )
         lines.append(f"protocol: {found.result.text}; {found.text}")
         lines.append(f"encoder unchanged: sha256 {found.digest_before[:16]}... before and after")
@@ -116,7 +122,7 @@ class EvaluationReport:
 
 def evaluate(
     run: str | Path, data: Any, *, encoder: nn.Module | None = None, **options: Any
-) -> EvaluationReport | ImageNetReport | VerificationReport | RecognitionReport:
+) -> EvaluationReport | ImageNetReport | VerificationReport | RecognitionReport | FoldsReport:
     """Evaluate a frozen encoder.
 
     Args:
@@ -153,6 +159,8 @@ def evaluate(
             model, train, test, config.ctc, seed=config.seed, held_out=config.held_out, device=config.device
         )
         return RecognitionReport(said, _write(path, "ctc", json.dumps(said.to_dict(), indent=2) + "\n"))
+    if config.folds:
+        return _leave_one_out(model, train, test, config, views, path)
     chosen = ""
     if config.labels != "all":
         train, test = labelled_parts(train, test, config.seed, config.held_out)
@@ -184,6 +192,20 @@ def evaluate(
     if config.features == "z":
         found = dataclasses.replace(found, text=f"features are z, the projection head's output; {found.text}")
     return EvaluationReport(found, _write(path, config.protocol, found.to_json()))
+
+
+def _leave_one_out(
+    model: Encoder, source: Source, test: Source | None, config: EvaluationConfig, views: dict[str, Any], path: Path
+) -> FoldsReport:
+    if config.protocol not in ("linear", "knn", "weighted"):
+        raise UserError(f"--folds goes with --protocol linear, knn and weighted, not with {config.protocol}")
+    if config.labels != "all" or test is not None:
+        raise UserError("--folds scores each fold of the data in turn: leave --test and --labels out")
+    found = leave_one_out(
+        model, source, config.protocol, config.seed, config.batch, config.device, config.k, config.temperature,
+        config.size or views.get("size"),
+    )  # fmt: skip
+    return FoldsReport(found, _write(path, f"{config.protocol}-folds", json.dumps(found.to_dict(), indent=2) + "\n"))
 
 
 def _write(encoder: Path, protocol: str, text: str) -> Path | None:

@@ -20,6 +20,8 @@ class SoundConfig:
     """Shorter recordings are left out."""
     label: str | None = None
     """Column of a manifest that holds the labels; "label" if there is one."""
+    fold: str = "fold"
+    """Column of a manifest that holds the folds of `twofold evaluate --folds`."""
     distinct: Literal["none", "label", "text"] = "none"
     """No two recordings of one label, or of one text, in a batch: they would be wrong negatives of each other."""
     bucket: bool = True

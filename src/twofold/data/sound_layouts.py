@@ -29,7 +29,7 @@ def open_sounds(path: Path, split: str | None, config: DataConfig) -> SoundSourc
         UserError: no such split or column, nothing readable, ...
     """
     if path.is_file():
-        recordings = read_manifest(path, split, config.sound.label)
+        recordings = read_manifest(path, split, config.sound.label, config.sound.fold)
     else:
         if config.sound.label is not None:
             raise UserError(f"--data.sound.label {config.sound.label} names a manifest's column; {path} is a folder")
@@ -86,7 +86,7 @@ def manifest_rows(path: Path) -> list[dict[str, Any]]:
         raise UserError(f"{path} is no readable manifest: {error}") from error
 
 
-def read_manifest(path: Path, split: str | None, label: str | None) -> list[Recording]:
+def read_manifest(path: Path, split: str | None, label: str | None, fold: str = "fold") -> list[Recording]:
     """Recordings of a manifest: paths relative to it, labels from the column `label` ("label" if there is one)."""
     rows = manifest_rows(path)
     columns = list(dict.fromkeys(name for row in rows for name in row))
@@ -95,12 +95,14 @@ def read_manifest(path: Path, split: str | None, label: str | None) -> list[Reco
         raise UserError(f"{path}: no column of paths ({', '.join(_PATH)}); it has {', '.join(columns)}")
     if label is not None and label not in columns:
         raise UserError(f"--data.sound.label {label}: {path} has no such column; it has {', '.join(columns)}")
+    if fold != "fold" and fold not in columns:
+        raise UserError(f"--data.sound.fold {fold}: {path} has no such column; it has {', '.join(columns)}")
     named, text = label or _column(columns, ("label",)), _column(columns, _TEXT)
     if split is not None:
         rows = [row for row in rows if str(row.get("split")) == split]
     return [
         Recording(
-            str(path.parent / str(row[where])), _value(row, named), _value(row, text), _value(row, "fold"),
+            str(path.parent / str(row[where])), _value(row, named), _value(row, text), _value(row, fold),
             _value(row, "speaker"),
         )
         for row in rows if row.get(where)

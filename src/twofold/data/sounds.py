@@ -92,6 +92,11 @@ class SoundSource:
         """What is said, where that is known."""
         return [recording.text for recording in self.recordings]
 
+    @property
+    def folds(self) -> list[str | None]:
+        """The fold of each, where that is known."""
+        return [recording.fold for recording in self.recordings]
+
     def at_rate(self, rate: int) -> SoundSource:
         """The same recordings, read at `rate` Hz."""
         if rate == self.rate:

@@ -23,10 +23,11 @@ from twofold.evaluation.linear import LinearResult, evaluate_linear
 from twofold.evaluation.logistic import GRID
 from twofold.evaluation.scores import Scores
 from twofold.evaluation.splits import match_classes, single_labels, stratified_split
+from twofold.evaluation.weighted import all_layers, evaluate_weighted
 from twofold.training.checkpoint import write_atomically
 from twofold.views.resample import Resample
 
-Protocol = Literal["linear", "knn"]
+Protocol = Literal["linear", "knn", "weighted"]
 Report = Callable[[str, int, int], None]
 
 
@@ -46,7 +47,7 @@ class Evaluation:
     """The outcome of one evaluation; everything in it is plain data.
 
     Attributes:
-        protocol: "linear" or "knn".
+        protocol: "linear", "weighted" or "knn".
         result: scores, the chosen settings and the classifier's protocol in words.
         text: preprocessing, split and freeze in words.
         train, test: the data.
@@ -86,7 +87,7 @@ class Evaluation:
         """Read what `to_json` wrote; UserError for anything else."""
         try:
             values = json.loads(text)
-            kinds: dict[str, Any] = {"linear": LinearResult, "knn": KnnResult}
+            kinds: dict[str, Any] = {"linear": LinearResult, "weighted": LinearResult, "knn": KnnResult}
             result = values["result"]
             values["result"] = kinds[values["protocol"]](**{**result, "scores": Scores(**result["scores"])})
             return cls(**{**values, "train": DataUsed(**values["train"]), "test": DataUsed(**values["test"])})
@@ -125,7 +126,8 @@ def evaluate(
         encoder: what is evaluated.
         train: labelled images for the classifier; images with a label below 0 are left out.
         test: labelled images for the score; without it a stratified share `held_out` of `train` is kept for the score.
-        protocol: "linear" (see `evaluate_linear`) or "knn" (see `evaluate_knn`).
+        protocol: "linear" (see `evaluate_linear`), "knn" (see `evaluate_knn`), or, of speech, "weighted" (see
+            `evaluate_weighted`).
         size, batch, device, preprocessing, resample, workers: see `extract`.
         seed: fixes the split, if one has to be made, and the validation part of "linear".
         held_out: share of each class kept for the score if `test` is None.
@@ -142,11 +144,12 @@ def evaluate(
         raise UserError(f"unknown protocol '{protocol}'; choose one of {', '.join(get_args(Protocol))}")
     check_labels(train, test, seed, held_out)
     before = tensor_digests(encoder)
+    reads = all_layers(encoder) if protocol == "weighted" else encoder
     begun = time.monotonic()
 
     def features(source: Source, what: str) -> Features:
         report = (lambda done, total: progress(what, done, total)) if progress else None
-        return extract(encoder, source, size, batch, device, preprocessing, resample, workers, report)
+        return extract(reads, source, size, batch, device, preprocessing, resample, workers, report)
 
     bank = features(train, "training features")
     queries = features(test, "test features") if test is not None else None
@@ -155,6 +158,8 @@ def evaluate(
     result: LinearResult | KnnResult
     if protocol == "linear":
         result = evaluate_linear(x, y, x_test, y_test, seed=seed, grid=grid)
+    elif protocol == "weighted":
+        result = evaluate_weighted(x, y, x_test, y_test, x.shape[1] // encoder.feature_dim, seed)
     else:
         result = evaluate_knn(x, y, x_test, y_test, k, temperature, next(encoder.parameters(), torch.empty(0)).device)
     seconds = {"features": round(extracted - begun, 3), "classifier": round(time.monotonic() - extracted, 3)}

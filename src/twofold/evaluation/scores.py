@@ -15,14 +15,17 @@ class Scores:
     Attributes:
         top1: share of images whose highest-scored class is the right one.
         top5: share of images whose class is among the five highest; None with five classes or fewer.
-        mean_per_class: top-1 within each class, averaged over the classes that the test set holds.
+        mean_per_class: top-1 within each class, averaged over the classes that the test set holds (speech calls it
+            unweighted accuracy, UA).
         count: number of test images.
+        macro_f1: F1 of each class that the test set holds, averaged; None in files of before it was told.
     """
 
     top1: float
     top5: float | None
     mean_per_class: float
     count: int
+    macro_f1: float | None = None
 
 
 def score(scores: NDArray[np.floating], classes: NDArray[np.int64], labels: NDArray[np.int64]) -> Scores:
@@ -36,12 +39,16 @@ def score(scores: NDArray[np.floating], classes: NDArray[np.int64], labels: NDAr
     order = np.argsort(-scores, axis=1, kind="stable")[:, :5]
     hits = classes[order] == labels[:, None]
     right = hits[:, 0]
-    per_class = [right[labels == label].mean() for label in np.unique(labels)]
+    there = np.unique(labels)
+    per_class = [right[labels == label].mean() for label in there]
+    told = classes[order[:, 0]]
+    f1 = [2 * right[labels == label].sum() / ((told == label).sum() + (labels == label).sum()) for label in there]
     return Scores(
         top1=float(right.mean()),
         top5=float(hits.any(axis=1).mean()) if len(classes) > 5 else None,
         mean_per_class=float(np.mean(per_class)),
         count=len(labels),
+        macro_f1=float(np.mean(f1)),
     )
 
 

@@ -1,0 +1,99 @@
+"""Leave one fold out: each fold is scored once by a classifier of the others (sessions, speakers)."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from twofold.data import Source
+from twofold.encoders import Encoder, UtteranceEncoder
+from twofold.encoders.utterance import floor_of
+from twofold.errors import UserError
+from twofold.evaluation.features import extract
+from twofold.evaluation.frozen import frozen
+from twofold.evaluation.knn import evaluate_knn
+from twofold.evaluation.linear import evaluate_linear
+from twofold.evaluation.scores import Scores
+from twofold.evaluation.splits import single_labels
+from twofold.evaluation.weighted import all_layers, evaluate_weighted
+
+
+@dataclass(frozen=True)
+class FoldsResult:
+    """Scores of each fold, of the encoder and (of sounds) of the filterbank alone.
+
+    Attributes:
+        folds: their names.
+        scores, floor: one for each fold; `floor` is empty for images.
+        text: the protocol in words.
+    """
+
+    folds: tuple[str, ...]
+    scores: tuple[Scores, ...]
+    floor: tuple[Scores, ...]
+    text: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON's types."""
+        return asdict(self)
+
+
+def leave_one_out(
+    encoder: Encoder,
+    source: Source,
+    protocol: Literal["linear", "knn", "weighted"] = "linear",
+    seed: int = 0,
+    batch: int = 256,
+    device: str | None = None,
+    k: int = 200,
+    temperature: float | None = 0.1,
+    size: int | None = None,
+) -> FoldsResult:
+    """Score each fold of `source` once, by a classifier of the other folds; features are made once.
+
+    Args:
+        encoder: stays as it is.
+        source: examples with one label each, and with folds.
+        protocol, seed, batch, device, k, temperature, size: see `twofold.evaluation.protocols.evaluate`.
+
+    Raises:
+        UserError: no folds or only one, no labels, a class of one fold that no other fold has.
+    """
+    groups = getattr(source, "folds", None)
+    if groups is None or len(set(groups) - {None}) < 2:
+        raise UserError(
+            f"--folds: {source.name} has no two folds; give a manifest with a column 'fold', or name another one with "
+            "--data.sound.fold (IEMOCAP's sessions are folds by themselves)"
+        )
+    y = single_labels(source.labels, source.name)
+    part = np.array([fold is not None for fold in groups]) & (y >= 0)
+    names = sorted({str(fold) for fold, there in zip(groups, part, strict=True) if there})
+    folds = np.array([str(fold) for fold in groups])
+    found = []
+    for model in [encoder, *([floor_of(encoder)] if isinstance(encoder, UtteranceEncoder) else [])]:
+        reads = all_layers(model) if protocol == "weighted" else model
+        with frozen(model):
+            h = extract(reads, source, size, batch, device)
+        rounds = []
+        for name in names:
+            there = part[h.index]
+            fit, held = there & (folds[h.index] != name), there & (folds[h.index] == name)
+            unseen = sorted(set(y[h.index[held]]) - set(y[h.index[fit]]))
+            if unseen:
+                word = source.classes[unseen[0]] if source.classes else unseen[0]
+                raise UserError(f"--folds: the class {word} of the fold {name} is in no other fold: leave it out")
+            arrays = h.h[fit], y[h.index[fit]], h.h[held], y[h.index[held]]
+            if protocol == "knn":
+                place = next(model.parameters(), torch.empty(0)).device
+                rounds.append(evaluate_knn(*arrays, k, temperature, place).scores)
+            elif protocol == "weighted":
+                layers = h.h.shape[1] // model.feature_dim
+                rounds.append(evaluate_weighted(*arrays, layers, seed).scores)
+            else:
+                rounds.append(evaluate_linear(*arrays, seed=seed).scores)
+        found.append(tuple(rounds))
+    text = f"{protocol}, leaving out each of {len(names)} folds in turn, scored once; {h.text}; encoder frozen"
+    return FoldsResult(tuple(names), found[0], found[1] if len(found) > 1 else (), text)
