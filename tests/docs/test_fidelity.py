@@ -54,3 +54,10 @@ def test_every_row_noticed_an_error_that_can_still_be_made(component: str) -> No
 
 def test_no_row_is_without_a_mutation() -> None:
     assert set(MUTATIONS) == set(ROWS) == set(SHOWN)
+
+
+def test_the_page_ends_with_the_differences_as_they_are_written() -> None:
+    differences = (ROOT / "docs" / "differences.md.in").read_text()
+    for repository, commit in COMMITS.items():
+        differences = differences.replace(f"({repository}:", f"(https://github.com/{repository}/blob/{commit}/")
+    assert PAGE.endswith(differences), "run docs/make_fidelity.py again"
