@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ from tiny import as_arguments, images
 import twofold
 from sound_files import RATE, speech_folder
 from twofold import cli
+from twofold.commands.finetune import finetune
+from twofold.commands.labels import labels
 from twofold.encoders import SpeechEncoder, read_header
 from twofold.errors import UserError
 
@@ -136,3 +139,44 @@ def test_distinct_labels(folder, tmp_path):
     options = TINY | {"epochs": 1, "batch": 3, "data.sound.distinct": "label"}
     run = twofold.pretrain(folder, tmp_path / "run", report=False, **options)
     assert np.isfinite(run.metrics()[-1]["loss"])
+
+
+def test_a_classifier_is_trained_on_sounds_and_the_encoder_with_it(folder, run, tmp_path):
+    given = {"epochs": 2, "batch": 6, "training": {"device": "cpu", "precision": "fp32"}}
+    quick = {"epochs": 40, "optim": {"name": "adamw", "lr": 3e-3, "lr_rule": "none"}, "waves": {"chain": 0.2}}
+    found = finetune(run, folder, tmp_path / "tuned", **given | quick)
+    assert found.top1 > 0.6  # of three words
+    assert found.result.digest[0] != found.result.digest[1]
+    assert "one view of each sound" in found.text()
+    frozen = finetune(run, folder, tmp_path / "frozen", freeze="encoder", **given)
+    assert frozen.result.digest[0] == frozen.result.digest[1]
+    fresh = finetune(run, folder, tmp_path / "fresh", from_scratch=True, labels="2/class", **given)
+    encoder = twofold.load(tmp_path / "fresh")
+    assert not torch.equal(
+        encoder.frontend.std, twofold.load(run).frontend.std
+    )  # the control has statistics of its own, of the labelled sounds
+    assert fresh.result.labels == 6
+    with pytest.raises(UserError, match="use those of --waves"):
+        finetune(run, folder, tmp_path / "no", views={"size": 8}, **given)
+
+
+def test_labels_answers_for_sounds(folder, run, tmp_path):
+    copied = shutil.copytree(run, tmp_path / "run")
+    told = labels(copied, folder, counts=(3, 12), draws=2, epochs=2, batch=3)
+    assert {(cell.features, cell.labels) for cell in told.cells} == {
+        (way, count) for way in ("linear classifier", "fine-tuned", "from scratch") for count in (3, 12)
+    }
+
+
+def test_chunks_give_the_gradient_of_the_whole_batch(folder, tmp_path):
+    states = []
+    for micro_batch in (None, 2):
+        speech = TINY["encoder"]["speech"] | {"dropout": 0.0}
+        options = TINY | {"encoder": {"name": "speech:small", "speech": speech}, "epochs": 1, "monitor": {"every": 0}}
+        options |= {"micro_batch": micro_batch}
+        twofold.pretrain(folder, tmp_path / str(micro_batch), report=False, **options)
+        states.append(twofold.load(tmp_path / str(micro_batch)).state_dict())
+    for name, value in states[0].items():
+        torch.testing.assert_close(states[1][name], value, rtol=1e-4, atol=1e-5)
+    with pytest.raises(UserError, match="does not divide"):
+        twofold.pretrain(folder, tmp_path / "no", report=False, **TINY, micro_batch=3)

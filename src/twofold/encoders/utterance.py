@@ -81,7 +81,17 @@ class UtteranceEncoder(Encoder):
         Raises:
             UserError: wrong shapes, or an utterance shorter than one frame of 25 ms.
         """
-        states, frames = self.hidden_states(as_waves(waves, lengths))
+        return self.features(self.prepare(waves, lengths))
+
+    def prepare(  # type: ignore[override]  # sounds have lengths
+        self, images: Waves | Tensor | Sequence[Tensor], lengths: Tensor | None = None
+    ) -> Waves:
+        """Sounds as `Waves`."""
+        return as_waves(images, lengths)
+
+    def features(self, x: Waves) -> Tensor:  # type: ignore[override]
+        """[n, feature_dim] of the last layer's frames."""
+        states, frames = self.hidden_states(x)
         return self.pool(states[-1], frames)
 
     def hidden_states(self, waves: Waves) -> tuple[list[Tensor], Tensor]:

@@ -20,9 +20,8 @@ from accelerate import Accelerator
 from numpy.typing import NDArray
 from torch import nn
 
-from twofold.data import DataConfig, Order, Source
+from twofold.data import DataConfig, Source
 from twofold.data.base import class_count
-from twofold.data.loader import Loader
 from twofold.distributed import BatchNorm, rank, world_size
 from twofold.encoders import Encoder, build_encoder_from_spec, load_encoder, load_head, read_header, save_encoder
 from twofold.errors import UserError
@@ -36,11 +35,13 @@ from twofold.heads import HeadConfig, ProjectionHead
 from twofold.methods.supervised import Freeze, Supervised
 from twofold.optim import OptimConfig, build_optimizer, build_schedule
 from twofold.optim.layer_decay import decay_layers
-from twofold.training.config import OptionsParser, TrainingConfig, merge, plain
+from twofold.training.config import OptionsParser, RunConfig, TrainingConfig, merge, plain
 from twofold.training.labelled import LabelledTraining
+from twofold.training.parts import make_loader, make_order, make_views, match
 from twofold.training.rundir import RunDirectory
 from twofold.training.starting import check_same_data, say, start_accelerator, start_run
-from twofold.views import ImageViews, ViewsConfig
+from twofold.views import ViewsConfig
+from twofold.views.waveforms import WavesConfig
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,8 @@ class FinetuneConfig:
     """Data"""
     views: ViewsConfig = field(default_factory=ViewsConfig)
     """Views: the run's own crops, flips and turns without colour and blur, unless set"""
+    waves: WavesConfig = field(default_factory=WavesConfig)
+    """Views of sounds: the run's own, unless set"""
     optim: OptimConfig = field(default_factory=OptimConfig)
     """Optimiser"""
     training: TrainingConfig = field(default_factory=TrainingConfig)
@@ -148,9 +151,12 @@ class FinetuneResult:
 def default_options(encoder_file: str | Path) -> dict[str, Any]:
     """Options that the encoder's own run gives: the geometry of its views, without colour and blur.
 
-    That is crop and flip, as the papers fine-tune (arXiv 2002.05709, appendix B.5), for their recipes.
+    That is crop and flip, as the papers fine-tune (arXiv 2002.05709, appendix B.5), for their recipes. Of sounds it is
+    all that was done to them.
     """
     header = read_header(encoder_file)
+    if header["spec"]["kind"] == "speech":
+        return {"waves": header["extra"].get("options", {}).get("waves", {})}
     seen = header["extra"].get("options", {}).get("views", {})
     size = seen.get("size") or header["spec"].get("size")
     views = {"size": size} if size else {}
@@ -248,8 +254,14 @@ def assemble(
             f"the encoder takes {encoder.input.channels} channels and the images have {part.channels}; "
             f"set --data.channels {encoder.input.channels}"
         )
-    if config.views.size is None:
+    speech = encoder.input.kind == "speech"
+    if speech and config.views != ViewsConfig():
+        raise UserError("the options of --views are for images, and the data are sounds: use those of --waves")
+    if not speech and config.waves != WavesConfig():
+        raise UserError("the options of --waves are for sounds, and the data are images: use those of --views")
+    if config.views.size is None and not speech:
         raise UserError(f"{encoder_file} does not say which side its images had: give --views.size")
+    part = match(part, encoder, config.seed, fit=config.from_scratch)
     assert part.labels is not None  # labelled_part has seen them
     lars = config.optim.name == "lars"
     method = Supervised(
@@ -267,12 +279,14 @@ def assemble(
     optimizer = build_optimizer(config.optim, method.trained(), batch)
     if config.layer_decay is not None:
         decay_layers(optimizer, method.encoder, config.layer_decay)
-    order = Order(len(part), batch, config.seed, config.data.last_batch)
+    reading = RunConfig(
+        batch=batch, seed=config.seed, data=config.data, views=config.views, waves=config.waves
+    )  # as in pretraining
+    order = make_order(reading, part)
     steps = order.steps(epochs) + (config.data.last_batch == "straddle")  # as the reference counts them
     schedule = build_schedule(config.optim, len(part), batch, epochs, steps)
-    views = ImageViews(config.views)
-    pin = accelerator.device.type == "cuda"
-    loader = Loader(part, views, order, config.seed, rank(), world_size(), config=config.data, pin_memory=pin)
+    views, pin = make_views(reading, part), accelerator.device.type == "cuda"
+    loader = make_loader(reading, part, views, order, rank(), world_size(), pin)
     per_epoch = order.steps_per_epoch
     return LabelledTraining(
         method, views, loader, optimizer, schedule, accelerator, run, config.seed, batch, steps, per_epoch,
@@ -315,7 +329,8 @@ def _finish(
     complete = training.step == training.steps
     scores = _score(method, config, test, targets) if complete else None
     result = FinetuneResult(
-        scores, complete, len(part), training.step, round(training.seconds, 3), _text(config, words),
+        scores, complete, len(part), training.step, round(training.seconds, 3),
+        _text(config, words, method.encoder.input.kind),
         (digest(before), digest(after)), training.stopped_by,
     )  # fmt: skip
     if rank() == 0:
@@ -339,9 +354,12 @@ def _score(method: Supervised, config: FinetuneConfig, test: Source, targets: ND
     return score(found.h[known], np.arange(found.h.shape[1]), targets[known])
 
 
-def _text(config: FinetuneConfig, words: str) -> str:
+def _text(config: FinetuneConfig, words: str, kind: str) -> str:
     """What was trained and how."""
     optim, views = config.optim, config.views
+    seen = f"crops of {views.crop_area[0]:g} to {views.crop_area[1]:g}, flip {views.flip:g}"
+    if kind == "speech":
+        seen = f"one view of each sound, changed with probability {config.waves.chain:g}"
     what = {
         "nothing": "the whole net fine-tuned",
         "head": "encoder and classifier fine-tuned, the head's layers kept",
@@ -354,6 +372,6 @@ def _text(config: FinetuneConfig, words: str) -> str:
     return (
         f"{what}, classifier on {entry}; {words}; {optim.name}{nesterov}, lr {optim.lr:g} ({optim.lr_rule or 'none'}), "
         f"weight decay {optim.weight_decay:g}, {optim.schedule}, {config.epochs:g} epochs, batch {config.batch}; "
-        f"crops of {views.crop_area[0]:g} to {views.crop_area[1]:g}, flip {views.flip:g}; seed {config.seed}; "
+        f"{seen}; seed {config.seed}; "
         "the test images were scored once, after the last step"
     )

@@ -67,6 +67,10 @@ class ClassifiedImages(Encoder):
                 f"output {layer} of the head has {width} values, but the classifier takes {classifier.in_features}"
             )
 
+    def prepare(self, images: Tensor) -> Tensor:
+        """As the encoder takes them, sounds too."""
+        return self.encoder.prepare(images)
+
     def features(self, x: Tensor) -> Tensor:
         """[N, C, H, W] -> logits [N, classes]."""
         h = self.encoder.features(x)

@@ -20,6 +20,10 @@ class Projected(Encoder):
         super().__init__(encoder.input, dim)
         self.encoder, self.head = encoder, head
 
+    def prepare(self, images: Tensor) -> Tensor:
+        """As the encoder takes them, sounds too."""
+        return self.encoder.prepare(images)
+
     def features(self, x: Tensor) -> Tensor:
         """[N, channels, H, W] -> z [N, k]."""
         z: Tensor = self.head(self.encoder.features(x))

@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from twofold.distributed import keep_batch_norm_local, world_size
 from twofold.errors import UserError
-from twofold.methods import Method, MoCo
+from twofold.methods import Method, MoCo, SpeechSimCLR
 from twofold.training.loop import Training
 
 
@@ -43,6 +43,12 @@ def run_in_chunks(method: Method, batch: int, micro_batch: int, compiled: bool =
             f"{', '.join(str(m) for m in range(1, rows + 1) if rows % m == 0)}"
         )
     chunks = rows // micro_batch
+    if isinstance(method, SpeechSimCLR):
+        layers = method.encoder.transformer
+        whole = torch.compile(layers.forward) if compiled else layers.forward
+        chunked = _rows_in_chunks(layers, whole, 2 * micro_batch)
+        layers.forward = chunked  # type: ignore[method-assign, assignment]
+        return
     if isinstance(method, MoCo):
         if method.bn_splits % chunks and chunks % method.bn_splits:
             raise UserError(
@@ -70,7 +76,7 @@ def train_or_advise(training: Training, micro_batch: int | None) -> bool:
     gc.collect()
     if training.method.encoder.input.kind == "speech":
         raise UserError(
-            f"the device's memory ran out with --batch {training.batch}: choose a smaller one, or fewer "
+            f"the device's memory ran out with --batch {training.batch}: give a smaller --micro-batch, or fewer "
             f"--data.sound.max_seconds ({str(spent).splitlines()[0]})"
         )
     size, channels = training.views.size, training.method.encoder.input.channels
@@ -83,6 +89,23 @@ def train_or_advise(training: Training, micro_batch: int | None) -> bool:
         else "not even one image fits: choose a smaller --encoder.name, --encoder.width or --views.size"
     )
     raise UserError(f"the device's memory ran out with {tried}; {remedy} ({str(spent).splitlines()[0]})")
+
+
+def _rows_in_chunks(
+    module: nn.Module, forward: Callable[[Tensor, Tensor], Tensor], rows: int
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """Of sounds: without batch norm each utterance's frames are its own, so any rows may go together.
+
+    Reconstruction reads all frames, [n, T, d] of which are kept; what is computed again is all between.
+    """
+
+    def chunked(x: Tensor, lengths: Tensor) -> Tensor:
+        if not module.training or not torch.is_grad_enabled():
+            return forward(x, lengths)
+        parts = zip(x.split(rows), lengths.split(rows), strict=True)
+        return torch.cat([checkpoint(forward, part, own, use_reentrant=False) for part, own in parts])
+
+    return chunked
 
 
 def _in_chunks(module: nn.Module, forward: Callable[[Tensor], Tensor], rows: int, chunks: int) -> Callable[..., Tensor]:

@@ -37,15 +37,15 @@ def match(source: Any, encoder: Encoder, seed: int = 0, fit: bool = False) -> An
         UserError: the one is made for sounds and the other for images.
     """
     speech = isinstance(source, SoundSource)
-    if speech != isinstance(encoder, UtteranceEncoder):
+    if speech != (encoder.input.kind == "speech"):
         raise UserError(
             f"{source.name} holds {'sounds' if speech else 'images'}, and the encoder takes {encoder.input.kind}s: "
             f"use {'--encoder.name speech:small or speech:corrected' if speech else 'another --encoder.name'}"
         )
-    if not isinstance(source, SoundSource) or not isinstance(encoder, UtteranceEncoder):
+    if not isinstance(source, SoundSource):
         return source
-    source = source.at_rate(encoder.frontend.sample_rate)
-    if fit:
+    source = source.at_rate(encoder.input.sample_rate or 16000)
+    if fit and isinstance(encoder, UtteranceEncoder):
         encoder.fit_frontend(_some(source, seed))
     return source
 

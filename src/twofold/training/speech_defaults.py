@@ -33,8 +33,6 @@ def choose_speech(config: RunConfig, facts: DataFacts, device: torch.device) -> 
         raise UserError("the options of --views are for images, and the data are sounds: use those of --waves")
     if config.method.name == "moco":
         raise UserError("--method.name moco is for images; sounds are trained with speech_simclr")
-    if config.micro_batch:
-        raise UserError(f"--micro-batch {config.micro_batch} is for images: with sounds, choose a smaller --batch")
     gpu, rate, reasons = device.type != "cpu", facts.sample_rate or 16000, list[str]()
     name = config.encoder.name
     if name is None:

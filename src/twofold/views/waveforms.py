@@ -215,6 +215,11 @@ class WaveViews:
         first, second = (self._apply(waves, draw) for draw in draws)
         return first, second
 
+    @torch.no_grad()
+    def one(self, waves: Waves, draw: WaveDraw) -> Waves:
+        """One view of a batch, on its device."""
+        return self._apply(waves, draw)
+
     def _apply(self, waves: Waves, draw: WaveDraw) -> Waves:
         device = waves.samples.device
         waves = self._by_factor(waves, draw.speed, self._speeds, sounds.change_speed)
