@@ -180,3 +180,7 @@ def test_chunks_give_the_gradient_of_the_whole_batch(folder, tmp_path):
         torch.testing.assert_close(states[1][name], value, rtol=1e-4, atol=1e-5)
     with pytest.raises(UserError, match="does not divide"):
         twofold.pretrain(folder, tmp_path / "no", report=False, **TINY, micro_batch=3)
+
+
+def test_the_heads_output_can_be_evaluated_of_sounds(folder, run):
+    assert twofold.evaluate(run, folder, features="z", protocol="knn", k=3).evaluation.feature_dim == 8
