@@ -16,7 +16,7 @@ from twofold.encoders import EncoderConfig, adapt, build_encoder
 from twofold.errors import UserError
 from twofold.heads import HeadConfig
 from twofold.losses import nt_xent
-from twofold.methods import Method, MoCo, SimCLR
+from twofold.methods import Method, MoCo, SimCLR, SimCLRMemory
 from twofold.training.micro_batch import fitting_micro_batch, run_in_chunks
 
 HEAD = HeadConfig(out_dim=8)
@@ -122,6 +122,46 @@ def test_moco_with_splits_is_the_same_in_chunks(symmetric: bool) -> None:
     for (name, value), expected in zip(chunked.state_dict().items(), whole.state_dict().values(), strict=True):
         if isinstance(value, Tensor):
             torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-6, msg=lambda text, n=name: f"{n}: {text}")
+
+
+def test_simclr_with_memory_is_the_same_in_chunks() -> None:
+    """Two steps, so that the second meets the first one's keys: loss, gradients, both networks, memory."""
+    whole = SimCLRMemory(adapt(plain_net()), HEAD, memory=32, momentum=0.9).double()
+    chunked = copy.deepcopy(whole)
+    run_in_chunks(chunked, 8, 2)
+    for k in range(2):
+        a, b = torch.rand(2, 8, 3, 16, 16, generator=torch.Generator().manual_seed(k)).double()
+        same(step(chunked, a, b), step(whole, a, b), 1e-9)
+        for net in (chunked, whole):
+            with torch.no_grad():
+                for p in (*net.encoder.parameters(), *net.head.parameters()):
+                    p.sub_(0.1 * p.grad)  # type: ignore[operator]
+                    p.grad = None
+        for (name, value), expected in zip(chunked.state_dict().items(), whole.state_dict().values(), strict=True):
+            torch.testing.assert_close(value, expected, rtol=1e-9, atol=1e-9, msg=lambda text, n=name: f"{n}: {text}")
+
+
+def test_memory_in_chunks_takes_ghost_statistics_in_both_networks() -> None:
+    """What the second network's keys are: those of its own chunks, rows of both views together, averages moved once."""
+    net = SimCLRMemory(resnet(), HEAD, memory=24, momentum=0.0).train()  # type: ignore[arg-type]
+    a, b = torch.rand(2, 6, 3, 16, 16)
+    slow = copy.deepcopy(net.momentum_encoder)
+    start = copy.deepcopy(slow.state_dict())
+    run_in_chunks(net, 6, 2)
+    hs, means = [], []
+    for i in (0, 2, 4):
+        slow.load_state_dict(start)
+        with torch.no_grad():
+            hs.append(slow(torch.cat([a[i : i + 2], b[i : i + 2]])).chunk(2))
+        means.append(copy.deepcopy(dict(slow.named_buffers())))
+    h = torch.cat([torch.cat([part[0] for part in hs]), torch.cat([part[1] for part in hs])])
+    head = copy.deepcopy(net.momentum_head)
+    keys = nn.functional.normalize(head(h), dim=1)
+    net(a, b)
+    torch.testing.assert_close(net.queue.keys.T[:12].sum(0), keys.sum(0), rtol=1e-4, atol=1e-5)
+    for name, value in net.momentum_encoder.named_buffers():
+        expected = torch.stack([mean[name].double() for mean in means]).mean(0)
+        torch.testing.assert_close(value.double(), expected, rtol=1e-6, atol=1e-7)
 
 
 def two_ranks(rank: int) -> dict[str, Tensor]:

@@ -26,10 +26,11 @@ from twofold.encoders.weights import read_header
 from twofold.errors import UserError
 from twofold.evaluation import protocols
 from twofold.evaluation.ctc import CtcConfig, recognise
+from twofold.evaluation.feature_cache import FeatureCache
 from twofold.evaluation.folds import leave_one_out
 from twofold.evaluation.logistic import GRID, PAPER_GRID
 from twofold.evaluation.projected import Projected
-from twofold.evaluation.splits import stratified_split
+from twofold.evaluation.splits import check_cover, stratified_split
 from twofold.evaluation.subsets import labelled_part
 from twofold.evaluation.verification import verify
 from twofold.training.checkpoint import write_atomically
@@ -52,6 +53,10 @@ class EvaluationConfig:
     """Data for the score; without it the data's own test split, or else a fifth of each class, held out."""
     folds: bool = False
     """Leave one fold out: each of the data's folds is scored by a classifier of the others (linear, knn, weighted)."""
+    validation: str | None = None
+    """Data to choose the penalty on, fitted on as well in the end; without it the data's own validation split, where it
+    has one beside a test split and all labels are used, or else a fifth of each class of the training images (linear).
+    """
     seed: int = 0
     """Of the held-out parts."""
     labels: str = "all"
@@ -79,6 +84,8 @@ class EvaluationConfig:
     """Output of the projection head that the classifier reads, where the file does not say (imagenet)."""
     batch: int = 256
     """Images at a time."""
+    keep_features: bool = True
+    """Keep the features in the run's folder `features`: the next evaluation of the same data does not encode again."""
     device: Literal["cpu", "cuda", "mps"] | None = None
     """Where to compute; the CPU when not given."""
     ctc: CtcConfig = field(default_factory=CtcConfig)
@@ -107,6 +114,7 @@ class EvaluationReport:
     def text(self) -> str:
         """For people."""
         found, scores = self.evaluation, self.evaluation.scores
+        kept = " (some features kept from an earlier evaluation)" if found.train.kept or found.test.kept else ""
         lines = [f"top-1 {scores.top1:.2%}" + (f", top-5 {scores.top5:.2%}" if scores.top5 is not None else "")]
         f1 = f", macro F1 {scores.macro_f1:.2%}" if scores.macro_f1 is not None else ""
         lines[0] += (
@@ -115,7 +123,7 @@ class EvaluationReport:
         lines.append(f"protocol: {found.result.text}; {found.text}")
         lines.append(f"encoder unchanged: sha256 {found.digest_before[:16]}... before and after")
         lines.append(
-            f"took {duration(sum(found.seconds.values()))}" + (f"; written to {self.file}" if self.file else "")
+            f"took {duration(sum(found.seconds.values()))}{kept}" + (f"; written to {self.file}" if self.file else "")
         )
         return "\n".join(lines)
 
@@ -129,7 +137,7 @@ def evaluate(
         run: a run's folder, or an `encoder.safetensors`.
         data: labelled images: whatever `twofold.pretrain` takes.
         encoder: your own module, if the run was trained with one.
-        options: fields of `EvaluationConfig`, nested or dotted; `test` may be data of any kind, too.
+        options: fields of `EvaluationConfig`, nested or dotted; `test` and `validation` may be data of any kind, too.
 
     Returns:
         The evaluation. Its JSON is in the run's `evaluations` folder.
@@ -137,11 +145,11 @@ def evaluate(
     Raises:
         UserError: for anything wrong in the options, the encoder or the data.
     """
-    test_data = options.pop("test", None)
+    test_data, validation_data = options.pop("test", None), options.pop("validation", None)
     config = OptionsParser(EvaluationConfig).build(options)
     path = encoder_path(run)
     if config.protocol == "imagenet":
-        _refuse_unused(options, test_data, encoder)
+        _refuse_unused(options, test_data, validation_data, encoder)
         return imagenet(
             path, data, size=config.size, resample=config.resample, classifier_layer=config.classifier_layer,
             batch=config.batch, device=config.device, workers=config.data.workers,
@@ -153,7 +161,7 @@ def evaluate(
         model = _with_head(model, path)
     views = read_header(path)["extra"].get("options", {}).get("views", {})
     data_config = dataclasses.replace(config.data, channels=config.data.channels or model.input.channels)
-    train, test = evaluation_parts(data, test_data, data_config)
+    train, test, validation = _parts(data, test_data, validation_data, data_config, config)
     if config.protocol == "ctc":
         said = recognise(
             model, train, test, config.ctc, seed=config.seed, held_out=config.held_out, device=config.device
@@ -180,7 +188,8 @@ def evaluate(
         size=config.size or views.get("size"), batch=config.batch, preprocessing=config.preprocessing,
         resample=config.resample or views.get("resample", "antialias"), seed=config.seed, held_out=config.held_out,
         k=config.k, temperature=config.temperature, grid=PAPER_GRID if config.grid == "paper" else GRID,
-        workers=config.data.workers, progress=progress,
+        workers=config.data.workers, progress=progress, validation=validation,
+        cache=FeatureCache.beside(path) if config.keep_features else FeatureCache(None),
     )  # fmt: skip
     found = measure(model)
     if isinstance(model, UtteranceEncoder):
@@ -208,6 +217,27 @@ def _leave_one_out(
     return FoldsReport(found, _write(path, f"{config.protocol}-folds", json.dumps(found.to_dict(), indent=2) + "\n"))
 
 
+def _parts(
+    data: Any, test: Any, validation: Any, reading: DataConfig, config: EvaluationConfig
+) -> tuple[Source, Source | None, Source | None]:
+    """What is fitted on, scored on, and chosen on: the data's own parts where they have them and no others are given.
+
+    The own validation part is for `linear` with all labels: with some of them, it would be labels that nobody counted.
+    """
+    own = splits_of(data).validation
+    free = test is None and validation is None and reading.split is None
+    if own is not None and free and config.protocol == "linear" and config.labels == "all" and not config.folds:
+        train, chosen_on, tested = (open_source(data, reading, split=name) for name in (*own, "test"))
+        check_cover(train, tested, "--test with the images to score on")
+        return train, tested, chosen_on
+    if validation is not None and config.protocol != "linear":
+        raise UserError(f"--validation goes with --protocol linear: {config.protocol} chooses nothing; leave it out")
+    choice = open_source(validation, dataclasses.replace(reading, split=None)) if validation is not None else None
+    # Of speakers and texts the test part may have others than the training part.
+    classes = config.protocol in ("linear", "knn", "weighted") and not config.folds
+    return *evaluation_parts(data, test, reading, same_classes=classes), choice
+
+
 def _write(encoder: Path, protocol: str, text: str) -> Path | None:
     """Write an evaluation's JSON into the run's folder, if the encoder lies in one."""
     if not (encoder.parent / "config.yaml").exists():
@@ -226,11 +256,12 @@ def _with_head(model: Encoder, path: Path) -> Encoder:
     return Projected(model, head.to(next(model.parameters()).device), head.out_dim).eval()
 
 
-def _refuse_unused(options: dict[str, Any], test: Any, encoder: nn.Module | None) -> None:
+def _refuse_unused(options: dict[str, Any], test: Any, validation: Any, encoder: nn.Module | None) -> None:
     """Raise where an option is given that the published protocol has no use for, or that would change it."""
     used = {"protocol", "size", "resample", "classifier_layer", "batch", "device", "data.workers"}
     unused = sorted(flatten(plain(options)).keys() - used)
-    unused += ["test"] * (test is not None) + ["encoder"] * (encoder is not None)
+    unused += [name for name, given in (("test", test), ("validation", validation), ("encoder", encoder))
+               if given is not None]  # fmt: skip
     if unused:
         told = ", ".join(f"--{name}" for name in unused)
         raise UserError(
@@ -238,14 +269,24 @@ def _refuse_unused(options: dict[str, Any], test: Any, encoder: nn.Module | None
         )
 
 
-def evaluation_parts(data: Any, test: Any, config: DataConfig) -> tuple[Source, Source | None]:
-    """The parts that the classifier is fitted on and scored on; without a second part the first has to be divided."""
+def evaluation_parts(
+    data: Any, test: Any, config: DataConfig, same_classes: bool = True
+) -> tuple[Source, Source | None]:
+    """The parts that the classifier is fitted on and scored on; without a second part the first has to be divided.
+
+    Raises:
+        UserError: see `open_source`; with `same_classes`, a class of the data's own training part that their test part
+            lacks.
+    """
     if test is not None:
         return open_source(data, config), open_source(test, dataclasses.replace(config, split=None))
     parts = splits_of(data).evaluation
     if config.split is not None or parts is None:
         return open_source(data, config), None
-    return open_source(data, config, split=parts[0]), open_source(data, config, split=parts[1])
+    train, tested = (open_source(data, config, split=part) for part in parts)
+    if same_classes:
+        check_cover(train, tested, "--test with the images to score on")
+    return train, tested
 
 
 def labelled_parts(train: Source, test: Source | None, seed: int = 0, held_out: float = 0.2) -> tuple[Source, Source]:

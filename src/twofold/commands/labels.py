@@ -21,7 +21,7 @@ from twofold.commands.pretrain import Stopped
 from twofold.data import DataConfig, Source
 from twofold.encoders import read_header
 from twofold.errors import UserError
-from twofold.evaluation.features import extract
+from twofold.evaluation.feature_cache import FeatureCache
 from twofold.evaluation.finetune import finetune
 from twofold.evaluation.labels import Cell, label_efficiency
 from twofold.evaluation.splits import check_test_labels
@@ -118,7 +118,9 @@ def labels(
     targets = check_test_labels(train, scored)
     y = cast(NDArray[np.int64], train.labels)
     if y.ndim != 1:
-        raise UserError(f"{train.name} has several labels an image; `twofold labels` counts one right class an image")
+        raise UserError(
+            f"{train.name} has several labels an image, and `twofold labels` counts one right class: give single labels"
+        )
     counts = _counts(config.counts, y)
     for count in counts:
         label_positions(train, count, config.seed)  # refuse before hours go into the smaller ones
@@ -146,7 +148,8 @@ def _linear(
     views = read_header(path)["extra"].get("options", {}).get("views", {})
     size, resample = views.get("size"), views.get("resample", "antialias")
     model = load(path, module)
-    bank, queries = (extract(model, part, size, resample=resample) for part in (train, test))
+    cache = FeatureCache.beside(path)
+    bank, queries = (cache.extract(model, part, size, resample=resample) for part in (train, test))
     known = targets[queries.index] >= 0
     return label_efficiency(
         {NAMES["linear"]: (bank.h, queries.h[known])}, y[bank.index], targets[queries.index][known],

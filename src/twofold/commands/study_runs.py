@@ -16,7 +16,7 @@ from twofold.data import DataConfig, Source
 from twofold.encoders import build_encoder, load_head, read_header
 from twofold.errors import UserError
 from twofold.evaluation import distill as distillation
-from twofold.evaluation.features import extract
+from twofold.evaluation.feature_cache import FeatureCache
 from twofold.evaluation.finetune import finetune
 from twofold.evaluation.scores import Scores
 from twofold.evaluation.splits import check_test_labels, single_labels
@@ -40,7 +40,8 @@ def study_classes(data: str, folder: StudyFolder, study: ClassesStudy) -> str:
     single_labels(train.labels, train.name)
     folder.start()
     size, resample = views.get("size"), views.get("resample", "antialias")
-    bank, queries = (extract(model, source, size, resample=resample) for source in (train, test))
+    cache = FeatureCache.beside(file)
+    bank, queries = (cache.extract(model, source, size, resample=resample) for source in (train, test))
     points = classes.measure(study, bank.h, np.asarray(bank.labels), queries.h, y_test[queries.index])
     page = folder.finish([asdict(point) for point in points], classes.report(points, data))
     return f"{terminal(classes.table(points))}\n{classes.reading(points)}\n{folder.file}\n{page}"

@@ -15,6 +15,7 @@ from twofold.data import DataConfig
 from twofold.encoders import Encoder, read_header
 from twofold.errors import UserError
 from twofold.evaluation import transfer as measuring
+from twofold.evaluation.feature_cache import FeatureCache
 from twofold.evaluation.logistic import PAPER_GRID
 from twofold.evaluation.transfer import Cell, Parts
 from twofold.evaluation.transfer_finetune import Budget, finetune_grid
@@ -113,7 +114,8 @@ def _cell(
         question = measuring.question(model, parts, asked)
         return measuring.measured(
             place, question, name, protocol, parts,
-            lambda: measuring.linear(model, name, parts, size, resample, PAPER_GRID, config.batch, config.workers),
+            lambda: measuring.linear(model, name, parts, size, resample, PAPER_GRID, config.batch, config.workers,
+                                     FeatureCache.beside(file)),
         )  # fmt: skip
     asked = {"size": size, "resample": resample, "seed": config.seed, "budget": asdict(config.budget)}
     question = measuring.question(model, parts, asked)

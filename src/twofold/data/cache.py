@@ -90,6 +90,11 @@ class CachedSource:
         self._bad: dict[int, BadImage] = {}
 
     @property
+    def whole(self) -> Source:
+        """Where the pixels come from."""
+        return self._source
+
+    @property
     def labels(self) -> NDArray[np.int64] | None:
         """Those of the source."""
         return self._source.labels

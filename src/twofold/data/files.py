@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +60,10 @@ class FileSource(EncodedSource):
     def path(self, index: int) -> str:
         """The file of one image."""
         return f"{self._root}/{self._names[index]}"
+
+    def files(self) -> Iterator[str]:
+        """Every file that is read."""
+        return (self.path(index) for index in range(len(self)))
 
     def locate(self, index: int) -> tuple[str, None]:
         """The file of one image; Pillow opens it itself."""
@@ -134,14 +138,14 @@ def folder_splits(folder: Path) -> dict[str, Path]:
 def folder_labels(
     names: Sequence[str], siblings: Sequence[Path] = ()
 ) -> tuple[NDArray[np.int64] | None, list[str] | None]:
-    """Labels and class names by first folder; (None, None) where an image lies in none or all lie in one.
+    """Labels and class names by first folder; (None, None) where an image lies in none or there is only one.
 
     The classes include those of the `siblings` (other splits), so that a label means the same class in each split.
     """
     folders = [name.split("/", 1)[0] if "/" in name else "" for name in names]
-    if "" in folders or len(set(folders)) < 2:
-        return None, None
     beside = {path.name for sibling in siblings for path in _subfolders(sibling)}
+    if "" in folders or len(set(folders) | beside) < 2:
+        return None, None
     classes = sorted(set(folders) | beside)
     number = {name: label for label, name in enumerate(classes)}
     return np.array([number[name] for name in folders], dtype=np.int64), classes

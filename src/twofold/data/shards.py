@@ -7,7 +7,7 @@ import hashlib
 import os
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -68,6 +68,10 @@ class ShardSource(EncodedSource):
     def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state)
         self._local = threading.local()
+
+    def files(self) -> Iterator[str]:
+        """Every archive that is read."""
+        return (self._paths[index] for index in range(len(self._paths)))
 
     def locate(self, index: int) -> tuple[str, bytes]:
         """``archive:member``, and its bytes."""

@@ -67,6 +67,8 @@ class Splits:
     """What `--data.split` can be; empty where the data are one whole."""
     evaluation: tuple[str, str] | None
     """The parts that classifiers are trained and tested on; None where there are no two."""
+    validation: tuple[str, str] | None = None
+    """The parts to fit on and to choose settings on, where the data have both beside a test part."""
 
 
 def splits_of(what: Any) -> Splits:
@@ -88,12 +90,18 @@ def splits_of(what: Any) -> Splits:
             names = npz_splits(path)
         return _with_evaluation(names)
     entry = NAMED_SETS.get(str(what))
-    return Splits(entry.splits, entry.evaluation) if entry else Splits((), None)
+    if entry is None:
+        return Splits((), None)
+    divided = entry.evaluation == ("trainval", "test") and {"train", "val"} <= set(entry.splits)
+    return Splits(entry.splits, entry.evaluation, ("train", "val") if divided else None)
 
 
 def _with_evaluation(names: tuple[str, ...]) -> Splits:
     test = next((name for name in ("test", "val", "validation") if name in names), None)
-    return Splits(names, ("train", test) if test and "train" in names else None)
+    if test is None or "train" not in names:
+        return Splits(names, None)
+    choice = next((name for name in ("val", "validation") if name in names and name != test), None)
+    return Splits(names, ("train", test), ("train", choice) if choice else None)
 
 
 def _open(what: Any, config: DataConfig, split: str | None) -> Source:

@@ -39,6 +39,11 @@ class SubsetSource:
         )
         self.labels = None if source.labels is None else source.labels[indices]
 
+    @property
+    def whole(self) -> Source:
+        """What this is a part of."""
+        return self._source
+
     def __len__(self) -> int:
         return len(self._indices)
 

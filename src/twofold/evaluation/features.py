@@ -38,6 +38,7 @@ class Features:
         index: [N] their indices in the source, ascending.
         skipped: (path, reason) of each image left out.
         text: the preprocessing in words.
+        kept: they were read from a file that an earlier evaluation left (see `FeatureCache`).
     """
 
     h: NDArray[np.float32]
@@ -45,6 +46,7 @@ class Features:
     index: NDArray[np.int64]
     skipped: tuple[tuple[str, str], ...]
     text: str
+    kept: bool = False
 
 
 def extract(

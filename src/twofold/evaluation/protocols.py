@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 from twofold.data import Source
 from twofold.encoders import Encoder
 from twofold.errors import UserError
-from twofold.evaluation.features import Features, Preprocessing, extract
+from twofold.evaluation.feature_cache import NOTHING_KEPT, FeatureCache
+from twofold.evaluation.features import Features, Preprocessing
 from twofold.evaluation.frozen import assert_frozen, digest, tensor_digests
 from twofold.evaluation.knn import KnnResult, evaluate_knn
 from twofold.evaluation.linear import LinearResult, evaluate_linear
 from twofold.evaluation.logistic import GRID
 from twofold.evaluation.scores import Scores
-from twofold.evaluation.splits import match_classes, single_labels, stratified_split
+from twofold.evaluation.splits import check_cover, match_classes, single_labels, stratified_split
 from twofold.evaluation.weighted import all_layers, evaluate_weighted
 from twofold.training.checkpoint import write_atomically
 from twofold.views.resample import Resample
@@ -33,13 +34,17 @@ Report = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class DataUsed:
-    """One part of the data: where from, how many images took part, what was left out, and a hash of the source."""
+    """One part of the data: where from, how many images took part, what was left out, and a hash of the source.
+
+    `kept` says that its features are those of an earlier evaluation of the same encoder (see `FeatureCache`).
+    """
 
     name: str
     images: int
     skipped: int
     unlabelled: int
     fingerprint: str
+    kept: bool = False
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,7 @@ class Evaluation:
         feature_dim: d.
         seconds: time for features and for the classifier.
         seed: of the split and of the validation part.
+        validation: what settings were chosen on, where the data have a part for that.
     """
 
     protocol: Protocol
@@ -68,6 +74,7 @@ class Evaluation:
     feature_dim: int
     seconds: dict[str, float]
     seed: int
+    validation: DataUsed | None = None
 
     @property
     def scores(self) -> Scores:
@@ -90,7 +97,8 @@ class Evaluation:
             kinds: dict[str, Any] = {"linear": LinearResult, "weighted": LinearResult, "knn": KnnResult}
             result = values["result"]
             values["result"] = kinds[values["protocol"]](**{**result, "scores": Scores(**result["scores"])})
-            return cls(**{**values, "train": DataUsed(**values["train"]), "test": DataUsed(**values["test"])})
+            parts = {name: DataUsed(**values[name]) for name in ("train", "test", "validation") if values.get(name)}
+            return cls(**{**values, **parts})
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"this is not an evaluation's JSON: {error!r}") from error
 
@@ -119,6 +127,8 @@ def evaluate(
     grid: tuple[float, ...] = GRID,
     workers: int | None = None,
     progress: Report | None = None,
+    validation: Source | None = None,
+    cache: FeatureCache = NOTHING_KEPT,
 ) -> Evaluation:
     """Score an encoder's features on labelled images; the encoder stays as it is, which is proved by hashes.
 
@@ -133,31 +143,40 @@ def evaluate(
         held_out: share of each class kept for the score if `test` is None.
         k, temperature: of "knn".
         grid: penalties that "linear" tries.
-        progress: called with ("training features" or "test features", images done, images in all).
+        progress: called with ("training features", "validation features" or "test features", images done, in all).
+        validation: labelled images that "linear" chooses its penalty on, and then fits on, too; without it a fifth of
+            each class of `train` is what the penalty is chosen on.
+        cache: where features are kept and looked for.
 
     Raises:
-        UserError: no labels, several labels an image, one class only, a class with too few images, test classes that
-            training does not know; see also `extract`.
+        UserError: no labels, several labels an image, one class only, a class with too few images, test or validation
+            classes that training does not know, a validation part without one of its classes; see also `extract`.
         NotFrozenError: the encoder changed.
     """
     if protocol not in get_args(Protocol):
         raise UserError(f"unknown protocol '{protocol}'; choose one of {', '.join(get_args(Protocol))}")
-    check_labels(train, test, seed, held_out)
+    if validation is not None and protocol != "linear":
+        raise UserError(
+            f"validation data have no use in the protocol '{protocol}', which chooses nothing: leave them out"
+        )
+    check_labels(train, test, seed, held_out, validation)
     before = tensor_digests(encoder)
     reads = all_layers(encoder) if protocol == "weighted" else encoder
     begun = time.monotonic()
 
     def features(source: Source, what: str) -> Features:
         report = (lambda done, total: progress(what, done, total)) if progress else None
-        return extract(reads, source, size, batch, device, preprocessing, resample, workers, report)
+        return cache.extract(reads, source, size, batch, device, preprocessing, resample, workers, report)
 
     bank = features(train, "training features")
+    choice = features(validation, "validation features") if validation is not None else None
     queries = features(test, "test features") if test is not None else None
     x, y, x_test, y_test, split = _split(train, bank, test, queries, seed, held_out)
-    extracted = time.monotonic()
+    extracted, parts = time.monotonic(), None
     result: LinearResult | KnnResult
     if protocol == "linear":
-        result = evaluate_linear(x, y, x_test, y_test, seed=seed, grid=grid)
+        x, y, parts = _with_validation(x, y, train, validation, choice)
+        result = evaluate_linear(x, y, x_test, y_test, seed=seed, grid=grid, split=parts)
     elif protocol == "weighted":
         result = evaluate_weighted(x, y, x_test, y_test, x.shape[1] // encoder.feature_dim, seed)
     else:
@@ -170,20 +189,23 @@ def evaluate(
         protocol=protocol,
         result=result,
         text=f"{bank.text}; {split}; encoder frozen and in evaluation mode, every tensor hashed before and after",
-        train=_used(train, bank, len(y)),
+        train=_used(train, bank, len(y) - (len(parts[1]) if parts else 0)),
         test=_used(source, queries or bank, len(y_test)),
         digest_before=digest(before),
         digest_after=digest(after),
         feature_dim=x.shape[1],
         seconds=seconds,
         seed=seed,
+        validation=_used(validation, choice, len(parts[1])) if validation and choice and parts else None,
     )
 
 
 _Arrays = tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float32], NDArray[np.int64], str]
 
 
-def check_labels(train: Source, test: Source | None, seed: int = 0, held_out: float = 0.2) -> None:
+def check_labels(
+    train: Source, test: Source | None, seed: int = 0, held_out: float = 0.2, validation: Source | None = None
+) -> None:
     """Find what is wrong with the labels before minutes go into features (a UserError, see `evaluate`)."""
     y = single_labels(train.labels, train.name)
     if test is None:
@@ -191,6 +213,10 @@ def check_labels(train: Source, test: Source | None, seed: int = 0, held_out: fl
     else:
         y_test = single_labels(test.labels, test.name, least=1)
         match_classes(y[y >= 0], train.classes, y_test[y_test >= 0], test.classes)
+    if validation is not None:
+        y_val = single_labels(validation.labels, validation.name, least=1)
+        match_classes(y[y >= 0], train.classes, y_val[y_val >= 0], validation.classes, "validation")
+        check_cover(train, validation, "--validation")
 
 
 def _split(
@@ -203,7 +229,22 @@ def _split(
         words = f"no test set given: {held_out:.0%} of each class held out for the score (seed {seed})"
         return x[first], y[first], x[second], y[second], words
     x_test, y_test = _labelled(test, queries)
-    return x, y, x_test, match_classes(y, train.classes, y_test, test.classes), "test set as given"
+    y_test = match_classes(y, train.classes, y_test, test.classes)
+    there, known = len(np.unique(y_test)), len(np.unique(y))
+    words = "test set as given" + (f", which has images of {there} of the {known} classes" if there < known else "")
+    return x, y, x_test, y_test, words
+
+
+def _with_validation(
+    x: NDArray[np.float32], y: NDArray[np.int64], train: Source, validation: Source | None, found: Features | None
+) -> tuple[NDArray[np.float32], NDArray[np.int64], tuple[NDArray[np.int64], NDArray[np.int64]] | None]:
+    """Training and validation images together, and the positions of either; nothing changes without the latter."""
+    if validation is None or found is None:
+        return x, y, None
+    x_val, y_val = _labelled(validation, found)
+    y_val = match_classes(y, train.classes, y_val, validation.classes, "validation")
+    places = np.arange(len(y) + len(y_val))
+    return np.concatenate([x, x_val]), np.concatenate([y, y_val]), (places[: len(y)], places[len(y) :])
 
 
 def _labelled(source: Source, features: Features) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -213,4 +254,4 @@ def _labelled(source: Source, features: Features) -> tuple[NDArray[np.float32], 
 
 def _used(source: Source, features: Features, images: int) -> DataUsed:
     unlabelled = int((cast(Any, features.labels) < 0).sum())
-    return DataUsed(source.name, images, len(features.skipped), unlabelled, source.fingerprint())
+    return DataUsed(source.name, images, len(features.skipped), unlabelled, source.fingerprint(), features.kept)

@@ -60,7 +60,8 @@ def single_labels(labels: NDArray[np.int64] | None, where: str, least: int = 2) 
     if labels.ndim != 1:
         raise UserError(
             f"{where} has several labels an image (an array of shape {labels.shape}); linear and kNN evaluation "
-            "count one right class an image: give single labels"
+            "count one right class an image: give single labels, or score average precision by `twofold finetune "
+            "--freeze encoder` or `twofold transfer`"
         )
     if (classes := len(np.unique(labels[labels >= 0]))) < least:
         raise UserError(f"{where} has labelled images of {classes} class(es); this protocol needs at least {least}")
@@ -68,12 +69,13 @@ def single_labels(labels: NDArray[np.int64] | None, where: str, least: int = 2) 
 
 
 def match_classes(
-    train_labels: Labels, train_classes: Sequence[str] | None, test_labels: Labels, test_classes: Sequence[str] | None
-) -> Labels:
+    train_labels: Labels, train_classes: Sequence[str] | None, test_labels: Labels, test_classes: Sequence[str] | None,
+    what: str = "test",
+) -> Labels:  # fmt: skip
     """Express the test labels in the training set's numbers.
 
     Two folders number their classes on their own, so classes are matched by name where both sets name them and by
-    number otherwise.
+    number otherwise. `what` names the set in the message.
 
     Returns:
         [N] test labels in the numbering of `train_labels`.
@@ -93,10 +95,34 @@ def match_classes(
     if unknown:
         shown = ", ".join(unknown[:10]) + (f" and {len(unknown) - 10} more" if len(unknown) > 10 else "")
         raise UserError(
-            f"the test set has classes without a training image: {shown}. Give training images of these classes, "
-            "or leave them out of the test set"
+            f"the {what} set has classes without a training image: {shown}. Give training images of these classes, "
+            f"or leave them out of the {what} set"
         )
     return np.array([mapping[int(label)] for label in test_labels], dtype=np.int64)
+
+
+def check_cover(train: Source, part: Source, option: str) -> None:
+    """Raise a UserError if `part`, a split of the data that `train` is of, has no image of one of its classes.
+
+    Args:
+        train: what classes there are; with labels of another kind than one a class, nothing is checked here.
+        part: where each of them has to occur.
+        option: the way out to name: how the user can give other images.
+    """
+    if train.labels is None or part.labels is None or train.labels.ndim != 1 or part.labels.ndim != 1:
+        return
+    named = bool(train.classes and part.classes)
+
+    def classes(source: Source) -> set[str]:
+        labels = np.asarray(source.labels)
+        found = np.unique(labels[labels >= 0]).tolist()
+        return {source.classes[i] if named and source.classes else str(i) for i in found}
+
+    if missing := sorted(classes(train) - classes(part)):
+        raise UserError(
+            f"{part.name} has no image of {', '.join(missing[:10])}{' ...' if len(missing) > 10 else ''}, of which "
+            f"{train.name} has: add images, leave the class out of both, or give {option}"
+        )
 
 
 def check_test_labels(train: Source, test: Source) -> NDArray[np.int64]:

@@ -21,7 +21,7 @@ from twofold.data import DataConfig, Source, open_source
 from twofold.data.subset import subset
 from twofold.encoders import Encoder
 from twofold.errors import UserError
-from twofold.evaluation.features import extract
+from twofold.evaluation.feature_cache import NOTHING_KEPT, FeatureCache
 from twofold.evaluation.frozen import assert_frozen, digest, tensor_digests
 from twofold.evaluation.logistic import PAPER_GRID, Array, LinearModel, fit_path
 from twofold.evaluation.scores import score, score_many
@@ -35,7 +35,10 @@ HELD_OUT = 0.2
 
 @dataclass(frozen=True)
 class Parts:
-    """A data set divided as the study does: to fit on, to choose settings on, both together, and to score on."""
+    """A data set divided as the study does: to fit on, to choose settings on, both together, and to score on.
+
+    `whole` holds the images of `fit` and `validation`, in whatever order.
+    """
 
     fit: Source
     validation: Source
@@ -136,6 +139,7 @@ def linear(
     grid: Sequence[float] = PAPER_GRID,
     batch: int = 256,
     workers: int | None = None,
+    cache: FeatureCache = NOTHING_KEPT,
 ) -> tuple[float, float, dict[str, float], str]:
     """L-BFGS on frozen features of whole central squares, the l2 penalty chosen along a path.
 
@@ -149,7 +153,7 @@ def linear(
     metric, before = SETS[name].metric, tensor_digests(encoder)
 
     def features(source: Source) -> tuple[Array, NDArray[np.int64], str]:
-        found = extract(encoder, source, size, batch, preprocessing="resize", resample=resample, workers=workers)
+        found = cache.extract(encoder, source, size, batch, None, "resize", resample, workers)
         return found.h, np.asarray(found.labels), found.text
 
     x, y, text = features(parts.fit)
@@ -157,7 +161,7 @@ def linear(
     path = sorted(grid, reverse=True)  # strongest first: short fits, each a good start for the next
     values = [measure(model, x_val, y_val, metric) for model in fit_many_path(x, y, path)]
     best = int(np.argmax(values))  # of equals the strongest penalty
-    x, y, _ = features(parts.whole)
+    x, y = np.concatenate([x, x_val]), np.concatenate([y, y_val])  # both together are `parts.whole`
     model = fit_many_path(x, y, [path[best]])[0]
     x_test, _, _ = features(parts.test)
     value = measure(model, x_test, check_test_labels(parts.whole, parts.test), metric)

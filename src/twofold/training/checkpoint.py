@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from pathlib import Path
@@ -29,7 +30,8 @@ def write_atomically(path: Path, write: Any) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # where even that is refused, the first reason is the one to tell
+            temporary.unlink(missing_ok=True)
         raise UserError(
             f"cannot write {path}: {error}. Nothing saved before is lost; free some space, then go on with --resume"
         ) from error

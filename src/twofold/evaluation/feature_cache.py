@@ -1,0 +1,138 @@
+"""Features kept on disk, so that evaluations of one run on the same data encode its images once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from twofold.data import Source
+from twofold.data.reading import how_read
+from twofold.encoders import Encoder
+from twofold.errors import UserError
+from twofold.evaluation.features import Features, Preprocessing, extract
+from twofold.evaluation.frozen import digest
+from twofold.training.checkpoint import write_atomically
+from twofold.training.parts import match
+from twofold.training.starting import say
+from twofold.views.resample import Resample
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class FeatureCache:
+    """`extract` with a memory: a file for each data, preprocessing and kind of encoder.
+
+    A file is used if it was made by an encoder of the same digest, under the same torch, from files that have not
+    changed since; else, and where it is damaged, the features are computed anew, and that is said. Data sets and
+    sources of the user's own are computed each time: nobody can know whether they give the same again.
+
+    Args:
+        folder: where the files lie; None keeps nothing.
+        tell: called with a sentence when a file could not be used or not be written.
+    """
+
+    folder: Path | None
+    tell: Callable[[str], None] = say
+
+    @classmethod
+    def beside(cls, encoder_file: Path) -> FeatureCache:
+        """In the folder `features` of the run that an encoder belongs to; nothing is kept for one without a run."""
+        run = encoder_file.parent
+        return cls(run / "features" if (run / "config.yaml").exists() else None)
+
+    def extract(
+        self,
+        encoder: Encoder,
+        source: Source,
+        size: int | None = None,
+        batch: int = 256,
+        device: torch.device | str | None = None,
+        preprocessing: Preprocessing = "auto",
+        resample: Resample = "antialias",
+        workers: int | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Features:
+        """See `extract`; `kept` of the result says whether the features were read."""
+        source = match(source, encoder)
+        reading = how_read(source) if self.folder is not None else None
+        if self.folder is None or reading is None:
+            return extract(encoder, source, size, batch, device, preprocessing, resample, workers, progress)
+        device = torch.device(device) if device else next((p.device for p in encoder.parameters()), torch.device("cpu"))
+        changed = reading.pop("changed", 0)
+        asked = {
+            "encoder": type(encoder).__name__, "dim": encoder.feature_dim, "data": source.fingerprint(),
+            "reading": reading, "size": size or encoder.input.size, "preprocessing": preprocessing,
+            "resample": resample, "device": device.type, "format": FORMAT,
+        }  # fmt: skip
+        made = {"the encoder": digest(encoder), "the files": changed, "torch": torch.__version__}
+        path = self.folder / f"{hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:24]}.npz"
+        found = self._read(path, made, source, encoder.feature_dim)
+        if found is None:
+            found = extract(encoder, source, size, batch, device, preprocessing, resample, workers, progress)
+            self._write(path, found, {"asked": asked, "made": made, "name": source.name})
+        elif progress:
+            progress(len(source), len(source))
+        return found
+
+    def _read(self, path: Path, made: dict[str, Any], source: Source, dim: int) -> Features | None:
+        """The features in a file, or None if there is none that fits, which is told if there is another."""
+        if not path.exists():
+            return None
+        try:
+            facts, h, index = _load(path, dim, len(source))
+        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+            self.tell(f"the features kept in {path} are damaged ({error}): computed anew")
+            return None
+        differing = [name for name, value in made.items() if facts["made"].get(name) != value]
+        if differing:
+            self.tell(
+                f"the features of {source.name} kept in {path} are stale ({' and '.join(differing)} changed since): "
+                "computed anew"
+            )
+            return None
+        for name, reason in facts["skipped"]:
+            source.skipped.add(name, reason)
+        labels = None if source.labels is None else np.asarray(source.labels)[index]
+        return Features(h, labels, index, tuple(facts["skipped"]), str(facts["text"]), kept=True)
+
+    def _write(self, path: Path, found: Features, facts: dict[str, Any]) -> None:
+        """Keep features for later; a disk that refuses is told of and costs nothing else."""
+        facts = facts | {"skipped": found.skipped, "text": found.text}
+        document = np.frombuffer(json.dumps(facts).encode(), dtype=np.uint8)
+        try:
+            # A zip file without compression: it holds a checksum of each member, which reading compares.
+            write_atomically(path, lambda file: np.savez(file, h=found.h, index=found.index, facts=document))
+        except UserError as error:
+            self.tell(f"the features of {facts['name']} are not kept: {error}")
+
+
+NOTHING_KEPT = FeatureCache(None)
+
+
+def _load(path: Path, dim: int, images: int) -> tuple[dict[str, Any], Any, Any]:
+    """(facts, h [N, d or a multiple of it], index [N]) of a file; raises a ValueError, among others, for one that is not whole."""
+    with np.load(path, allow_pickle=False) as file:
+        facts = json.loads(file["facts"].tobytes())
+        h, index = file["h"], file["index"]
+    if (
+        h.dtype != np.float32
+        or index.dtype != np.int64
+        or h.ndim != 2
+        or len(h) != len(index)
+        or h.shape[1] % dim
+        or not np.isfinite(h).all()
+    ):
+        raise ValueError(f"arrays of {h.dtype} {h.shape} and {index.dtype} {index.shape}")
+    if not len(index) or index.min() < 0 or index.max() >= images or not isinstance(facts["made"], dict):
+        raise ValueError("its images are not those of the data")
+    facts["skipped"] = [(str(name), str(reason)) for name, reason in facts["skipped"]]
+    return facts, h, index
