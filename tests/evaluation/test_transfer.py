@@ -23,6 +23,7 @@ from twofold.evaluation.scores import average_precision_11
 from twofold.evaluation.transfer import fit_many_path, measure, open_parts
 from twofold.evaluation.transfer_finetune import DECAYS, RATES, Budget, run_options
 from twofold.evaluation.transfer_sets import SETS, reported
+from twofold.training.labelled import LabelledTraining
 
 GRID = tuple(10.0**k for k in range(-5, 2))
 
@@ -242,3 +243,60 @@ def test_a_size_that_nobody_said(root, tmp_path):
     save_encoder(tmp_path / "e.safetensors", build_encoder(config, 16))
     with pytest.raises(UserError, match="give --size"):
         transfer(tmp_path / "e.safetensors", data="cars", root=str(root))
+
+
+@pytest.mark.usefixtures("trusting")
+def test_fine_tuning_by_each_kind_of_metric_stopped_and_resumed(root, encoder_file, tmp_path, monkeypatch, capsys):
+    """Top-1, mean per class and mAP; stopped within the second, no run is done twice and the table is whole."""
+    budget = {"steps": 3, "batch": 8, "rates": [1e-3, 1e-1], "decays": [0.0]}
+    names = {"cifar10": "top1", "voc2007": "map11", "pets": "mean_per_class"}
+    options = {"root": str(root), "data": ",".join(names), "protocol": "finetune", "budget": budget}
+    whole = transfer(encoder_file, **options, out=str(tmp_path / "whole"))
+    assert {cell.name: cell.metric for cell in whole} == names
+    for cell in whole:
+        final = json.loads((tmp_path / "whole" / "runs" / cell.name / "final" / "result.json").read_text())["scores"]
+        assert cell.value == final[cell.metric]
+        assert final["count"] == cell.images[1]
+        tried = [json.loads(path.read_text())["scores"][cell.metric]
+                 for path in sorted((tmp_path / "whole" / "runs" / cell.name).glob("0?/result.json"))]  # fmt: skip
+        assert cell.validation == max(tried)
+        assert cell.settings["rate"] == budget["rates"][int(np.argmax(tried))]
+
+    trained, fit = [], LabelledTraining.fit
+
+    def counted(self):
+        trained.append(str(self.run.path.relative_to(tmp_path / "cut" / "runs")))
+        if trained == ["cifar10/00", "cifar10/01", "cifar10/final", "voc2007/00", "voc2007/01"]:
+            self.agree = lambda _asked: self.step == 2
+        return fit(self)
+
+    monkeypatch.setattr(LabelledTraining, "fit", counted)
+    with pytest.raises(UserError, match="the same command goes on where it ended"):
+        transfer(encoder_file, **options, out=str(tmp_path / "cut"))
+    assert [path.name for path in (tmp_path / "cut").glob("*.json")] == ["cifar10-finetune.json"]
+    trained.clear()
+    trained.append("again")
+    cut = transfer(encoder_file, **options, out=str(tmp_path / "cut"))
+    assert trained == ["again", "voc2007/01", "voc2007/final", "pets/00", "pets/01", "pets/final"]
+    assert [(c.name, c.value, c.settings) for c in cut] == [(c.name, c.value, c.settings) for c in whole]
+    rows = {row["data"]: row for row in json.loads((tmp_path / "cut" / "table.json").read_text())}
+    assert (rows["voc2007"]["metric"], rows["voc2007"]["paper"]["SimCLR 1x"]) == ("map11", 84.1)
+    assert (rows["pets"]["paper"]["SimCLR 4x"], rows["cifar10"]["paper"]["supervised 1x"]) == (92.1, 97.5)
+    assert {name: row["result"] for name, row in rows.items()} == {c.name: round(100 * c.value, 2) for c in whole}
+    capsys.readouterr()
+    words = ["transfer", str(encoder_file), "--data", options["data"], "--root", str(root), "--protocol", "finetune"]
+    words += ["--budget.steps", "3", "--budget.batch", "8", "--budget.rates", "[0.001, 0.1]", "--budget.decays", "[0]"]
+    assert cli.main([*words, "--out", str(tmp_path / "cut")]) == 0
+    assert "84.1" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("trusting")
+def test_an_empty_validation_split(encoder_file, tmp_path):
+    TREES["dtd"](tmp_path)
+    (tmp_path / "dtd" / "dtd" / "labels" / "val1.txt").write_text("")
+    with pytest.raises(UserError, match="dtd/val holds no image"):
+        transfer(encoder_file, data="dtd", root=str(tmp_path))
+    TREES["voc2007"](tmp_path)
+    (tmp_path / "VOCdevkit" / "VOC2007" / "ImageSets" / "Main" / "val.txt").write_text("")
+    with pytest.raises(UserError, match="voc2007/val holds no image"):
+        transfer(encoder_file, data="voc2007", root=str(tmp_path))

@@ -119,5 +119,7 @@ def class_count(labels: NDArray[np.int64] | None, classes: list[str] | None) -> 
 
 def require_pairs(source: Source) -> None:
     """Raise UserError for fewer than two images: contrast needs another one."""
+    if not len(source):
+        raise UserError(f"{source.name} holds no image: the list or folder of this part is empty")
     if len(source) < 2:
         raise UserError(f"{source.name}: {len(source)} image; contrast needs at least 2, and learning some hundreds")
