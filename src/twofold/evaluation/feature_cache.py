@@ -119,7 +119,7 @@ NOTHING_KEPT = FeatureCache(None)
 
 
 def _load(path: Path, dim: int, images: int) -> tuple[dict[str, Any], Any, Any]:
-    """(facts, h [N, a multiple of dim], index [N]) of a file; raises, among others, a ValueError where it is not whole."""
+    """(facts, h [N, a multiple of dim], index [N]) of a file; a ValueError, among others, where it is not whole."""
     with np.load(path, allow_pickle=False) as file:
         facts = json.loads(file["facts"].tobytes())
         h, index = file["h"], file["index"]
