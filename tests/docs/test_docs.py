@@ -6,11 +6,14 @@ Blocks that train at full size, or set up a machine, are marked with ``<!-- pars
 options are checked as the command would check them, and nothing is trained.
 """
 
+import argparse
 import importlib.util
 import re
 import shlex
 import subprocess
+import sys
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -74,6 +77,29 @@ def commands(body):
     return [words for line in lines if (words := shlex.split(line, comments=True))]
 
 
+class Parsed(Exception):
+    """Raised where a script has read its options and would begin."""
+
+
+def check_script(name, rest):
+    """Parse the options of a script of this repository by its own parser, and go no further."""
+    parse = argparse.ArgumentParser.parse_args
+
+    def parse_alone(parser):
+        parse(parser, rest)
+        raise Parsed
+
+    with (
+        mock.patch.object(sys, "path", [str((ROOT / name).parent), *sys.path]),
+        mock.patch.object(argparse.ArgumentParser, "parse_args", parse_alone),
+    ):
+        spec = importlib.util.spec_from_file_location(Path(name).stem, ROOT / name)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        with pytest.raises(Parsed):
+            module.main()
+
+
 def check(words):
     """Parse a command's options without running it."""
     if words[0] == "twofold" and len(words) > 1:
@@ -84,6 +110,8 @@ def check(words):
     elif words[0] == "make":
         targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
         assert all("=" in word or word in targets for word in words[1:]), words
+    elif words[0] == "python":
+        check_script(words[1], words[2:])
     else:
         assert words[0] in ("git", "cd", "pip", "apt-get", "sudo", "export", "torchrun", "accelerate", "source"), words
 
@@ -103,6 +131,18 @@ def test_every_block_runs(page, capsys):
             if not parsed and words[0] == "twofold":
                 status = cli.main(words[1:])
                 assert status == 0, (words, capsys.readouterr().err)
+
+
+def test_scripts_that_are_named_exist():
+    named = {name for page in PAGES for name in re.findall(r"`python (\S+\.py)", page.read_text())}
+    assert named
+    assert all((ROOT / name).is_file() for name in named), named
+
+
+@pytest.mark.parametrize("words", ["step.py --epoch 3", "nosuch.py"])
+def test_a_wrong_command_is_found(words):
+    with pytest.raises((SystemExit, FileNotFoundError)):
+        check(["python", *f"benchmarks/{words}".split()])
 
 
 def test_the_blocks_are_found():
