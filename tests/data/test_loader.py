@@ -375,7 +375,8 @@ def test_a_killed_worker_is_an_error_with_a_remedy(mixed):
 
 
 CHILD = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what it runs with & deaf to Ctrl-C
 from twofold.data import *
 from twofold.views import ImageViews, ViewsConfig
 source = open_source(sys.argv[1])
