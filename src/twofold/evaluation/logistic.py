@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
+from threadpoolctl import threadpool_limits
 
 from twofold.evaluation.splits import Labels
 
 Array = NDArray[np.floating]
 GRID = tuple(float(v) for v in np.logspace(-4, 2, 13))
 PAPER_GRID = tuple(float(v) for v in np.logspace(-6, 5, 45))
+ONE_THREAD_BELOW = 1e9
+"""Multiplications of one pass over the data below which BLAS gets one thread (see `_few_threads`)."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,8 @@ def fit_path(x: Array, y: Labels, grid: Iterable[float], max_iter: int = 1000) -
     solver = LogisticRegression(max_iter=max_iter, warm_start=True)
     models = []
     for l2 in grid:
-        with warnings.catch_warnings():  # a weak penalty need not have converged to be compared on validation images
+        with _few_threads(x.size * len(np.unique(y))), warnings.catch_warnings():
+            # A weak penalty need not have converged to be compared on validation images.
             warnings.simplefilter("ignore", ConvergenceWarning)
             solver.set_params(C=1 / (l2 * len(x))).fit(scaled, y)  # scikit-learn sums the loss and weighs it by C
         weight, bias = solver.coef_.copy(), solver.intercept_.copy()
@@ -54,6 +59,13 @@ def fit_path(x: Array, y: Labels, grid: Iterable[float], max_iter: int = 1000) -
             weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
         models.append(LinearModel(mean, scale, weight, bias, solver.classes_))
     return models
+
+
+def _few_threads(multiplications: int) -> AbstractContextManager[object]:
+    """One BLAS thread for small problems, where the threads of NumPy's and SciPy's BLAS only wait for each other."""
+    if multiplications < ONE_THREAD_BELOW:
+        return threadpool_limits(limits=1, user_api="blas")
+    return nullcontext()
 
 
 def fit_linear(x: Array, y: Labels, l2: float) -> LinearModel:
