@@ -130,7 +130,7 @@ def _run_recipes(options: dict[str, Any]) -> None:
 
 def _demo_parser() -> ArgumentParser:
     parser = ArgumentParser(
-        description="SimCLR on 5,000 real digits: how many labels do I need? Takes about five minutes on two cores.",
+        description="SimCLR on 5,000 real digits: how many labels do I need? Takes about four minutes on two cores.",
         exit_on_error=False,
     )
     parser.add_argument("--out", type=str, default="runs/demo", help="the run's folder (default: runs/demo)")

@@ -30,9 +30,10 @@ class Training(RunState):
                 self.step += 1
                 self.seconds = before + time.monotonic() - begun
                 last, stopping = self.step == self.steps, self.agree(stop.requested)
-                if self.step % self.log_every == 0 or last:
+                looking = last or bool(self.look_every and self.step % self.look_every == 0)
+                if self.step % self.log_every == 0 or looking:
                     row = self.measure(output)
-                    if last or (self.look_every and self.step % self.look_every == 0):
+                    if looking:
                         row |= self.look()
                     self.record(row)
                     progress.status = f"loss {row['loss']:.3f}"
