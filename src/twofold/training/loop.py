@@ -30,10 +30,9 @@ class Training(RunState):
                 self.step += 1
                 self.seconds = before + time.monotonic() - begun
                 last, stopping = self.step == self.steps, self.agree(stop.requested)
-                looking = last or bool(self.look_every and self.step % self.look_every == 0)
-                if self.step % self.log_every == 0 or looking:
+                if self.step % self.log_every == 0 or last:
                     row = self.measure(output)
-                    if looking:
+                    if last or self.look_is_due():
                         row |= self.look()
                     self.record(row)
                     progress.status = f"loss {row['loss']:.3f}"
@@ -49,6 +48,10 @@ class Training(RunState):
                     self.stopped_by = stop.signal
                     break
         return self.step == self.steps
+
+    def look_is_due(self) -> bool:
+        """Whether a multiple of `look_every` came since the last logged step, or is this one."""
+        return self.look_every > 0 and self.step // self.look_every > (self.step - self.log_every) // self.look_every
 
     def update(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer, batch: Batch) -> Output:
         """One step: views, loss, gradient, update."""
