@@ -9,7 +9,9 @@ import yaml
 from PIL import Image
 from tiny import OPTIONS, as_arguments, images
 
-from twofold.cli import COMMANDS, main
+from twofold.cli import main
+from twofold.commands import SUMMARIES
+from twofold.parsers import COMMANDS
 
 
 def run(capsys, *words):
@@ -31,6 +33,18 @@ def test_help_lists_every_command(capsys):
     assert status == 0
     assert all(name in out for name in COMMANDS)
     assert run(capsys)[0] == 2
+
+
+def test_every_command_is_listed_and_every_listed_command_is_there():
+    assert list(SUMMARIES) == list(COMMANDS)
+
+
+def test_help_loads_nothing_heavy():
+    """The first thing that a user tries must not take the seconds that PyTorch takes to load."""
+    code = "import sys; from twofold.cli import main; main(['--help']); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert "usage: twofold" in done.stdout
+    assert not {"torch", "numpy", "sklearn", "jsonargparse"} & set(done.stdout.splitlines()[-1].split())
 
 
 @pytest.mark.parametrize("command", list(COMMANDS))

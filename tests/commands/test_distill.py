@@ -11,10 +11,9 @@ from tiny import as_arguments, images
 import twofold
 from twofold import cli
 from twofold.commands.distill import distill
-from twofold.commands.pretrain import Stopped
 from twofold.data import ArraySource
 from twofold.encoders import EncoderConfig, build_encoder, load_classifier, save_encoder
-from twofold.errors import UserError
+from twofold.errors import Stopped, UserError
 from twofold.evaluation.distill import TEACHER
 from twofold.evaluation.frozen import NotFrozenError
 from twofold.evaluation.labels import fit_few

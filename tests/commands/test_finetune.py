@@ -14,10 +14,9 @@ import twofold
 from twofold.cli import main
 from twofold.commands.finetune import finetune
 from twofold.commands.imagenet import load_classified
-from twofold.commands.pretrain import Stopped
 from twofold.data import Order
 from twofold.encoders import read_header
-from twofold.errors import UserError
+from twofold.errors import Stopped, UserError
 from twofold.evaluation import finetune as core
 from twofold.evaluation.frozen import digest
 from twofold.training.labelled import LabelledTraining

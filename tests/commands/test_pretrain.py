@@ -14,8 +14,7 @@ from safetensors.torch import load_file
 from tiny import OPTIONS, as_arguments, images
 
 import twofold
-from twofold.commands.pretrain import Stopped
-from twofold.errors import UserError
+from twofold.errors import Stopped, UserError
 from twofold.training.config import merge
 from twofold.training.loop import Training
 from twofold.training.rundir import RunDirectory

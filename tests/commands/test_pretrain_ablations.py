@@ -14,9 +14,8 @@ from test_pretrain_distributed import on_processes
 from tiny import OPTIONS, images
 
 import twofold
-from twofold.commands.pretrain import Stopped
 from twofold.encoders import build_encoder
-from twofold.errors import UserError
+from twofold.errors import Stopped, UserError
 from twofold.heads import HeadConfig
 from twofold.losses import margin_triplet, nt_logistic, nt_xent
 from twofold.methods import MethodConfig, build_method

@@ -10,9 +10,8 @@ from tiny import OPTIONS, images
 import twofold
 from twofold import recipes
 from twofold.commands.finetune import finetune
-from twofold.commands.pretrain import Stopped
 from twofold.encoders import load_head, save_encoder
-from twofold.errors import UserError
+from twofold.errors import Stopped, UserError
 from twofold.evaluation import monitors
 from twofold.evaluation.finetune import FinetuneConfig
 from twofold.evaluation.knn import knn_accuracy

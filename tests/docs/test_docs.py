@@ -23,7 +23,7 @@ from simclr_files import write_small
 from tiny import OPTIONS, as_arguments, images
 
 from sound_files import speech_folder
-from twofold import cli
+from twofold import cli, parsers
 from twofold.recipes import load
 from twofold.training.config import merge
 
@@ -57,17 +57,17 @@ def reader(tmp_path, monkeypatch):
         path.parent.mkdir(parents=True)
         Image.fromarray(x[k]).resize((32, 32)).save(path)
     monkeypatch.chdir(tmp_path)
-    real = cli.COMMANDS["pretrain"]
+    parser, real = parsers.COMMANDS["pretrain"]
     small = ["--batch", "8", "--epochs", "1", *as_arguments({k: OPTIONS[k] for k in ("encoder", "head")})]
 
     small_speech = ["--batch", "8", "--epochs", "1", "--encoder.speech.width", "16", "--encoder.speech.heads", "2"]
 
     def run_small(options):
         sounds = options["data"] == "speech"
-        limits = cli._parse(real[1](), "pretrain", ["anything", *(small_speech if sounds else small)])
-        real[2](merge(options, limits | {"data": options["data"]}))
+        limits = parsers.parse(parser(), "pretrain", ["anything", *(small_speech if sounds else small)])
+        real(merge(options, limits | {"data": options["data"]}))
 
-    monkeypatch.setitem(cli.COMMANDS, "pretrain", (real[0], real[1], run_small))
+    monkeypatch.setitem(parsers.COMMANDS, "pretrain", (parser, run_small))
     return tmp_path
 
 
@@ -104,7 +104,7 @@ def check(words):
     """Parse a command's options without running it."""
     if words[0] == "twofold" and len(words) > 1:
         command, rest = cli.command_of(words[1:])
-        options = cli._parse(cli.COMMANDS[command][1](), command, rest)
+        options = parsers.parse(parsers.COMMANDS[command][0](), command, rest)
         if options.get("recipe"):
             load(options["recipe"])
     elif words[0] == "make":

@@ -13,9 +13,8 @@ from torch import Tensor
 
 import twofold
 from processes import run_processes
-from twofold.commands.pretrain import Stopped
 from twofold.encoders import ResNet
-from twofold.errors import UserError
+from twofold.errors import Stopped, UserError
 from twofold.heads import HeadConfig
 from twofold.methods import MethodConfig, SimCLRMemory, build_method
 from twofold.training.loop import Training

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from twofold.commands.evaluate import evaluate, evaluation_parts
-from twofold.commands.pretrain import Stopped, pretrain, read_layers
+from twofold.commands.pretrain import pretrain, read_layers
 from twofold.data import Order, Source, open_source
-from twofold.errors import UserError
+from twofold.errors import Stopped, UserError
 from twofold.evaluation.protocols import check_labels
 from twofold.studies import methods
 from twofold.studies.folder import StudyFolder

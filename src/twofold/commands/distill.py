@@ -9,9 +9,9 @@ from typing import Any
 from torch import nn
 
 from twofold.commands.load import encoder_path
-from twofold.commands.pretrain import Stopped, read_layers
+from twofold.commands.pretrain import read_layers
 from twofold.data import Source, open_source, splits_of
-from twofold.errors import UserError
+from twofold.errors import Stopped, UserError
 from twofold.evaluation import distill as distillation
 from twofold.evaluation.distill import DistillResult
 from twofold.training.config import OptionsParser

@@ -13,9 +13,10 @@ from torch import nn
 
 from twofold.commands.evaluate import evaluation_parts, labelled_parts
 from twofold.commands.load import encoder_path
-from twofold.commands.pretrain import Stopped, read_layers
+from twofold.commands.pretrain import read_layers
 from twofold.distributed import world_size
 from twofold.encoders import read_header
+from twofold.errors import Stopped
 from twofold.evaluation.finetune import FinetuneConfig, FinetuneResult
 from twofold.evaluation.finetune import finetune as fit
 from twofold.evaluation.scores import Scores

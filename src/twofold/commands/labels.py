@@ -17,10 +17,9 @@ from torch import nn
 
 from twofold.commands.evaluate import evaluation_parts, labelled_parts
 from twofold.commands.load import encoder_path, load
-from twofold.commands.pretrain import Stopped
 from twofold.data import DataConfig, Source
 from twofold.encoders import read_header
-from twofold.errors import UserError
+from twofold.errors import Stopped, UserError
 from twofold.evaluation.feature_cache import FeatureCache
 from twofold.evaluation.finetune import finetune
 from twofold.evaluation.labels import Cell, label_efficiency

@@ -19,7 +19,7 @@ from twofold.data.subset import subset
 from twofold.distributed import rank, world_size
 from twofold.encoders import adapt, build_encoder
 from twofold.encoders.weights import save_encoder
-from twofold.errors import UserError
+from twofold.errors import Stopped, UserError
 from twofold.evaluation.monitors import LabelMonitor, hold_out
 from twofold.heads import ProjectionHead
 from twofold.methods import Method, build_method
@@ -33,18 +33,6 @@ from twofold.training.parts import make_loader, make_order, make_views, match
 from twofold.training.progress import console, duration
 from twofold.training.rundir import RunDirectory
 from twofold.training.starting import check_same_data, choose_device, say, start_accelerator, start_run
-
-
-class Stopped(Exception):
-    """A signal ended the run early; it left a checkpoint and can be resumed.
-
-    Attributes:
-        signal: the signal's number.
-    """
-
-    def __init__(self, message: str, number: int) -> None:
-        super().__init__(message)
-        self.signal = number
 
 
 def pretrain(

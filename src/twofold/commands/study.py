@@ -1,4 +1,7 @@
-"""`twofold study NAME PATH`: the papers' questions asked of your own data. A new study is one entry in `STUDIES`."""
+"""`twofold study NAME PATH`: the papers' questions asked of your own data.
+
+A new study is an entry in `STUDIES`, and a line in `twofold.commands.SUMMARIES`.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +12,13 @@ from typing import Any
 
 from twofold.commands.compare import compare_methods
 from twofold.commands.study_runs import study_classes, study_distillation, study_finetune
-from twofold.errors import UserError
+from twofold.errors import UserError, suggest
 from twofold.studies.classes import ClassesStudy
 from twofold.studies.distilling import DistillStudy
 from twofold.studies.finetuning import FinetuneStudy
 from twofold.studies.folder import StudyFolder
 from twofold.studies.methods import MethodsStudy
-from twofold.training.config import OptionsParser, plain, suggest
+from twofold.training.config import OptionsParser, plain
 
 
 @dataclass(frozen=True)
@@ -23,22 +26,20 @@ class Study:
     """A study that the command line knows.
 
     Attributes:
-        about: one line for the list of commands.
         config: frozen dataclass of its options.
         run: does it: (data, the folder, an instance of `config`) -> text for the terminal. It checks what it can before
             it calls `folder.start()`.
     """
 
-    about: str
     config: type
     run: Callable[[str, StudyFolder, Any], str]
 
 
 STUDIES: dict[str, Study] = {
-    "methods": Study("SimCLR and MoCo v2 at several batch sizes on your data", MethodsStudy, compare_methods),
-    "finetune": Study("fine-tuning against labels and head layer, and from scratch", FinetuneStudy, study_finetune),
-    "distillation": Study("students of teachers of their own and another kind", DistillStudy, study_distillation),
-    "classes": Study("transfer against the number of classes, chance-corrected", ClassesStudy, study_classes),
+    "methods": Study(MethodsStudy, compare_methods),
+    "finetune": Study(FinetuneStudy, study_finetune),
+    "distillation": Study(DistillStudy, study_distillation),
+    "classes": Study(ClassesStudy, study_classes),
 }
 
 

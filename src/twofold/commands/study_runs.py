@@ -11,10 +11,10 @@ import numpy as np
 
 from twofold.commands.evaluate import evaluation_parts
 from twofold.commands.load import encoder_path, load
-from twofold.commands.pretrain import Stopped, read_layers
+from twofold.commands.pretrain import read_layers
 from twofold.data import DataConfig, Source
 from twofold.encoders import build_encoder, load_head, read_header
-from twofold.errors import UserError
+from twofold.errors import Stopped, UserError
 from twofold.evaluation import distill as distillation
 from twofold.evaluation.feature_cache import FeatureCache
 from twofold.evaluation.finetune import finetune

@@ -8,8 +8,8 @@ from typing import Any
 
 import yaml
 
-from twofold.errors import UserError
-from twofold.training.config import merge, suggest
+from twofold.errors import UserError, suggest
+from twofold.training.config import merge
 
 
 @dataclass(frozen=True)

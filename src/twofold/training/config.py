@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, TypeVar
 
@@ -14,7 +13,7 @@ from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 from twofold.data import DataConfig
 from twofold.encoders import EncoderConfig
-from twofold.errors import UserError
+from twofold.errors import UserError, suggest
 from twofold.heads import HeadConfig
 from twofold.methods import MethodConfig
 from twofold.optim import OptimConfig
@@ -201,13 +200,6 @@ def check_names(nested: Mapping[str, Any], origin: str, cls: Any, prefix: str = 
                     f"{origin}: '{prefix}{name}' is a group of options, got {value!r}; set '{name}.<option>'"
                 )
             check_names(value, origin, room, f"{prefix}{name}.")
-
-
-def suggest(name: str, known: Iterable[str]) -> str:
-    """'; did you mean ...?' with the names in `known` that are close to `name`, or nothing."""
-    known = list(known)
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    return f"; did you mean {' or '.join(repr(c) for c in close)}?" if close else f"; there are: {', '.join(known)}"
 
 
 def explain(message: str) -> str:

@@ -49,10 +49,6 @@ class Training(RunState):
                     break
         return self.step == self.steps
 
-    def look_is_due(self) -> bool:
-        """Whether a multiple of `look_every` came since the last logged step, or is this one."""
-        return self.look_every > 0 and self.step // self.look_every > (self.step - self.log_every) // self.look_every
-
     def update(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer, batch: Batch) -> Output:
         """One step: views, loss, gradient, update."""
         for group in optimizer.param_groups:

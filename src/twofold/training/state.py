@@ -65,6 +65,10 @@ class RunState:
         a, b = self.views.apply(batch.images.to(self.accelerator.device, non_blocking=True), batch.draws)
         return a.contiguous(memory_format=self.memory_format), b.contiguous(memory_format=self.memory_format)
 
+    def look_is_due(self) -> bool:
+        """Whether a multiple of `look_every` came since the last logged step, or is this one."""
+        return self.look_every > 0 and self.step // self.look_every > (self.step - self.log_every) // self.look_every
+
     def look(self) -> dict[str, float]:
         """What the monitors see now."""
         self.clock.mark("logging")
