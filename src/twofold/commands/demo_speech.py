@@ -191,16 +191,22 @@ def held_out_voices(
 
 
 def table(found: Mapping[str, Mapping[str, Sequence[Sequence[float]]]], seeds: int, voices: int) -> Table:
-    """Accuracies in per cent: mean, and standard deviation over the held-out voices of each one's mean over seeds."""
+    """Accuracies in per cent: mean, and standard deviation over the held-out voices of each one's mean over seeds.
+
+    A block of rows for each task, so that it fits a terminal of 80 columns.
+    """
     names = list(next(iter(found.values())))
     title = f"Voices never heard with labels: accuracy in %, mean ± deviation over {voices} held-out voices; "
     shown = Table(title=f"{title}{seeds} pretraining(s) a row")
-    shown.add_column("features")
-    for name in names:
-        shown.add_column(name, justify="right")
-    for way, tasks in found.items():
-        each = [100 * np.mean(tasks[name], axis=0) for name in names]
-        shown.add_row(way, *(f"{values.mean():.1f} ± {values.std(ddof=1):.1f}" for values in each))
+    shown.add_column("task, features")
+    for column in ("all labels", "1 label", "noise"):
+        shown.add_column(column, justify="right")
+    for task in (name for name in names if ", " not in name):
+        shown.add_row(f"[bold]{task}[/bold]")
+        for way, accuracies in found.items():
+            each = [100 * np.mean(accuracies[name], axis=0) for name in (task, f"{task}, 1 label", f"{task}, noise")]
+            shown.add_row(f"  {way}", *(f"{values.mean():.1f} ± {values.std(ddof=1):.1f}" for values in each))
+        shown.add_section()
     return shown
 
 
