@@ -1,4 +1,7 @@
-"""The errors that a user can mend: each names the option or file, its value and the remedy."""
+"""How a command ends early: by an error that the user can mend, or by a signal.
+
+Each error names the option or file, its value and the remedy.
+"""
 
 from __future__ import annotations
 

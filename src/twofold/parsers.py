@@ -31,19 +31,33 @@ from twofold.training.distilling import DistillConfig
 from twofold.training.progress import console
 
 _DATA = "where_the_data_are"  # "data" is the group of options that say how to read them
+IMAGES = "a folder of images, an .npz or .npy file, or the name of a torchvision data set"
+LABELLED = "labelled images: a folder, an .npz file, or the name of a torchvision data set"
+
+
+def _add_data(parser: ArgumentParser, text: str) -> None:
+    parser.add_argument(_DATA, metavar="data", help=text)
+
+
+def _add_run(parser: ArgumentParser) -> None:
+    """Where a run goes, and whether it goes on."""
+    parser.add_argument("--out", type=str, help="the run's folder: new, or empty, or a run to --resume")
+    parser.add_argument("--resume", action="store_true", help="continue the run in --out, or start it if there is none")
+
+
+def _require_out(options: dict[str, Any], what: str, example: str) -> None:
+    if not options.get("out"):
+        raise UserError(f"--out is missing: name {what}, e.g. --out {example}")
 
 
 def _pretrain_parser() -> ArgumentParser:
     parser = ArgumentParser(description="Learn a representation from unlabelled images.", exit_on_error=False)
-    parser.add_argument(
-        _DATA, metavar="data", help="a folder of images, an .npz or .npy file, or the name of a torchvision data set"
-    )
-    parser.add_argument("--out", type=str, help="the run's folder: new, or empty, or a run to --resume")
+    _add_data(parser, IMAGES)
+    _add_run(parser)
     parser.add_argument("--recipe", type=str, help="start from a recipe; `twofold recipes` lists them")
     parser.add_argument(
         "--config", type=str, help="a YAML file of options, over the recipe's; a run's config.yaml will do"
     )
-    parser.add_argument("--resume", action="store_true", help="continue the run in --out, or start it if there is none")
     parser.add_argument("--print-config", action="store_true", help="print every option as it would be used, and end")
     add_options(parser)
     return parser
@@ -55,17 +69,14 @@ def _run_pretrain(options: dict[str, Any]) -> None:
         options.pop("out", None)
         print(describe_config(options.pop("data"), **options), end="")
         return
-    if not options.get("out"):
-        raise UserError("--out is missing: name a folder for the run, e.g. --out runs/first")
+    _require_out(options, "a folder for the run", "runs/first")
     pretrain(options.pop("data"), options.pop("out"), **options)
 
 
 def _evaluate_parser() -> ArgumentParser:
     parser = ArgumentParser(description="Measure what a frozen encoder's representation is worth.", exit_on_error=False)
     parser.add_argument("run", help="a run's folder, or an encoder.safetensors")
-    parser.add_argument(
-        _DATA, metavar="data", help="labelled images: a folder, an .npz file, or the name of a torchvision data set"
-    )
+    _add_data(parser, LABELLED)
     parser.add_class_arguments(EvaluationConfig)
     return parser
 
@@ -80,9 +91,7 @@ def _finetune_parser() -> ArgumentParser:
         exit_on_error=False,
     )
     parser.add_argument("run", help="a pretrained run's folder, or an encoder.safetensors")
-    parser.add_argument(
-        _DATA, metavar="data", help="labelled images: a folder, an .npz file, or the name of a torchvision data set"
-    )
+    _add_data(parser, LABELLED)
     parser.add_argument("--out", type=str, help="the new run's folder; the same command again goes on where it stopped")
     parser.add_argument("--test", type=str, help="data for the score; by default the data's own test split")
     parser.add_argument("--recipe", type=str, help="start from a recipe; `twofold recipes` lists them")
@@ -92,8 +101,7 @@ def _finetune_parser() -> ArgumentParser:
 
 
 def _run_finetune(options: dict[str, Any]) -> None:
-    if not options.get("out"):
-        raise UserError("--out is missing: name a folder for the new run, e.g. --out runs/finetuned")
+    _require_out(options, "a folder for the new run", "runs/finetuned")
     found = finetune(options.pop("run"), options.pop("data"), options.pop("out"), **options)
     console.print(found.text(), markup=False)
 
@@ -104,9 +112,7 @@ def _labels_parser() -> ArgumentParser:
         exit_on_error=False,
     )
     parser.add_argument("run", help="a pretrained run's folder")
-    parser.add_argument(
-        _DATA, metavar="data", help="labelled images: a folder, an .npz file, or the name of a torchvision data set"
-    )
+    _add_data(parser, LABELLED)
     parser.add_argument("--test", type=str, help="data for the score; by default the data's own test split")
     parser.add_class_arguments(LabelsConfig)
     return parser
@@ -179,8 +185,7 @@ def _convert_parser() -> ArgumentParser:
 
 
 def _run_convert(options: dict[str, Any]) -> None:
-    if not options.get("out"):
-        raise UserError("--out is missing: name a new folder for the converted encoder, e.g. --out encoders/r50")
+    _require_out(options, "a new folder for the converted encoder", "encoders/r50")
     console.print(describe(convert(options.pop("source"), options.pop("out"), **options)), markup=False)
 
 
@@ -199,15 +204,14 @@ def _export_parser() -> ArgumentParser:
 
 
 def _run_export(options: dict[str, Any]) -> None:
-    if not options.get("out"):
-        raise UserError("--out is missing: name a new file, e.g. --out encoder.pth")
+    _require_out(options, "a new file", "encoder.pth")
     done = export(options.pop("run"), options.pop("out"), **options)
     console.print(f"{done.file}: {done.text}", markup=False)
 
 
 def _study_parser(name: str) -> ArgumentParser:
     parser = ArgumentParser(description=f"{SUMMARIES[f'study {name}']}.", exit_on_error=False)
-    parser.add_argument(_DATA, metavar="data", help="a folder, an .npz file, or the name of a torchvision data set")
+    _add_data(parser, "a folder, an .npz file, or the name of a torchvision data set")
     parser.add_argument("--out", type=str, help="the study's folder: new, or empty, or a study to --resume")
     parser.add_argument("--resume", action="store_true", help="go on with the study in --out; what is done is kept")
     parser.add_class_arguments(STUDIES[name].config)
@@ -215,8 +219,7 @@ def _study_parser(name: str) -> ArgumentParser:
 
 
 def _run_study(name: str, options: dict[str, Any]) -> None:
-    if not options.get("out"):
-        raise UserError(f"--out is missing: name a folder for the study, e.g. --out studies/{name}")
+    _require_out(options, "a folder for the study", f"studies/{name}")
     console.print(study(name, options.pop("data"), options.pop("out"), **options), markup=False)
 
 
@@ -225,7 +228,7 @@ def _shard_parser() -> ArgumentParser:
         description="Pack images into tar archives as WebDataset names them, or index archives that are there.",
         exit_on_error=False,
     )
-    parser.add_argument(_DATA, metavar="data", help="whatever `twofold pretrain` takes; with --index, a folder of .tar")
+    _add_data(parser, "whatever `twofold pretrain` takes; with --index, a folder of .tar")
     parser.add_argument("--out", type=str, help="a new folder for the archives and their index")
     parser.add_class_arguments(ShardConfig)
     return parser
@@ -238,20 +241,16 @@ def _run_shard(options: dict[str, Any]) -> None:
 def _distill_parser() -> ArgumentParser:
     parser = ArgumentParser(description="Train a student on what a teacher says of images.", exit_on_error=False)
     parser.add_argument("teacher", help="a run's folder or an encoder.safetensors; see --teacher_labels")
-    parser.add_argument(
-        _DATA, metavar="data", help="a folder of images, an .npz or .npy file, or the name of a torchvision data set"
-    )
-    parser.add_argument("--out", type=str, help="the run's folder: new, or empty, or a run to --resume")
+    _add_data(parser, IMAGES)
+    _add_run(parser)
     parser.add_argument("--recipe", type=str, help="start from a recipe for distillation")
     parser.add_argument("--config", type=str, help="a YAML file of options, over the recipe's")
-    parser.add_argument("--resume", action="store_true", help="continue the run in --out, or start it if there is none")
     parser.add_class_arguments(DistillConfig)
     return parser
 
 
 def _run_distill(options: dict[str, Any]) -> None:
-    if not options.get("out"):
-        raise UserError("--out is missing: name a folder for the student, e.g. --out runs/student")
+    _require_out(options, "a folder for the student", "runs/student")
     found = distill(options.pop("teacher"), options.pop("data"), options.pop("out"), **options)
     console.print(found.summary(), markup=False)
 

@@ -1,4 +1,4 @@
-"""What the command line and `import twofold` offer: each module is one command, usable from Python."""
+"""The commands, which the command line and `import twofold` offer, and what they share."""
 
 SUMMARIES = {
     "pretrain": "learn a representation from unlabelled images",

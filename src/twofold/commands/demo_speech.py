@@ -195,13 +195,13 @@ def table(found: Mapping[str, Mapping[str, Sequence[Sequence[float]]]], seeds: i
 
     A block of rows for each task, so that it fits a terminal of 80 columns.
     """
-    names = list(next(iter(found.values())))
+    tasks = dict.fromkeys(name.partition(", ")[0] for name in next(iter(found.values())))
     title = f"Voices never heard with labels: accuracy in %, mean ± deviation over {voices} held-out voices; "
     shown = Table(title=f"{title}{seeds} pretraining(s) a row")
     shown.add_column("task, features")
     for column in ("all labels", "1 label", "noise"):
         shown.add_column(column, justify="right")
-    for task in (name for name in names if ", " not in name):
+    for task in tasks:
         shown.add_row(f"[bold]{task}[/bold]")
         for way, accuracies in found.items():
             each = [100 * np.mean(accuracies[name], axis=0) for name in (task, f"{task}, 1 label", f"{task}, noise")]

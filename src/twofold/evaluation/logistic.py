@@ -48,9 +48,9 @@ def fit_path(x: Array, y: Labels, grid: Iterable[float], max_iter: int = 1000) -
     scale = float(np.sqrt(np.mean((x - mean) ** 2, dtype=np.float64))) or 1.0
     scaled = (x - mean) / scale
     solver = LogisticRegression(max_iter=max_iter, warm_start=True)
-    models = []
+    models, multiplications = [], x.size * len(np.unique(y))
     for l2 in grid:
-        with _few_threads(x.size * len(np.unique(y))), warnings.catch_warnings():
+        with _few_threads(multiplications), warnings.catch_warnings():
             # A weak penalty need not have converged to be compared on validation images.
             warnings.simplefilter("ignore", ConvergenceWarning)
             solver.set_params(C=1 / (l2 * len(x))).fit(scaled, y)  # scikit-learn sums the loss and weighs it by C
