@@ -88,6 +88,39 @@ def test_the_published_size() -> None:
     assert sum(p.numel() for p in encoder.parameters()) == 21_263_616 + 31_488
 
 
+@torch.no_grad()
+def test_stacked_frames_are_the_plain_encoder_of_joined_frames() -> None:
+    """Three frames a step: the same as an encoder of 3 F features that is given frames joined by hand."""
+    torch.manual_seed(0)
+    stacked, plain = SpeechTransformer(4, 8, 2, 2, 16, stack=3).eval(), SpeechTransformer(12, 8, 2, 2, 16).eval()
+    plain.load_state_dict(stacked.state_dict())
+    x, lengths = torch.randn(2, 8, 4), torch.tensor([8, 4])
+    x[1, 4:] = 0
+    joined = torch.stack([torch.cat([x, torch.zeros(2, 1, 4)], 1)[:, i : i + 3].flatten(1) for i in (0, 3, 6)], 1)
+    assert stacked.steps(lengths).tolist() == [3, 2]
+    torch.testing.assert_close(stacked(x, lengths), plain(joined, torch.tensor([3, 2])))
+    alone = stacked(x[1:, :4], lengths[1:])  # what it is padded with changes nothing
+    torch.testing.assert_close(stacked(x, lengths)[1:, :2], alone)
+
+
+def test_attention_of_short_and_long_sequences_agrees(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plain operators and the fused one: outputs and gradients, with padding and in bfloat16 as in float32."""
+    encoder, x = build().train(False), torch.randn(3, 30, DATA.meta["D"], generator=torch.Generator().manual_seed(0))
+    lengths = torch.tensor([30, 17, 1])
+    found = []
+    for limit in (200, 0):
+        monkeypatch.setattr("twofold.encoders.speech._SHORT", limit)
+        encoder.zero_grad()
+        out = encoder(x, lengths)
+        out.square().mean().backward()
+        with torch.autocast("cpu", torch.bfloat16):
+            rough = encoder(x, lengths)
+        torch.testing.assert_close(rough.float(), out, rtol=0.05, atol=0.1)
+        found.append([out.detach(), *(p.grad.clone() for p in encoder.parameters())])
+    for ours, fused in zip(*found, strict=True):
+        torch.testing.assert_close(ours, fused, rtol=1e-4, atol=1e-6)
+
+
 def test_wrong_inputs_are_named() -> None:
     encoder = SpeechTransformer(4, 8, 1, 2, 8)
     x = torch.zeros(2, 5, 4)
@@ -98,3 +131,5 @@ def test_wrong_inputs_are_named() -> None:
             encoder(x, torch.tensor(wrong))
     with pytest.raises(UserError, match="divide"):
         SpeechTransformer(4, 8, 1, 3)
+    with pytest.raises(UserError, match="stack"):
+        SpeechTransformer(4, 8, 1, 2, stack=0)

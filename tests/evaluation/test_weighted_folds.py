@@ -110,13 +110,18 @@ def test_the_commands(manifest, tmp_path):
     assert told.result.folds == ("x", "y")
     assert "macro F1" in told.text()
     assert len(json.loads(told.file.read_text())["scores"]) == 2
+    again = evaluate(tmp_path / "run", manifest, protocol="weighted", folds=True, **{"data.sound.fold": "speaker"})
+    assert "kept from an earlier" in again.text() and "kept from an earlier" not in told.text()
+    assert again.result.scores == told.result.scores
     whole = evaluate(tmp_path / "run", manifest, protocol="weighted")
     assert "learned mixture of 3 layers" in whole.text()
     assert whole.evaluation.feature_dim == 48
     assert type(whole.evaluation).from_json(whole.file.read_text()) == whole.evaluation
     for options, message in (
         ({"protocol": "verification"}, "--folds goes with"),
-        ({"labels": "4"}, "leave --test and --labels out"),
+        ({"labels": "4"}, "leave --labels 4 out"),
+        ({"test": manifest}, "leave --test out"),
+        ({"validation": manifest}, "leave --validation out"),
         ({"data.sound.fold": "none"}, "no such column"),
     ):
         with pytest.raises(UserError, match=message):

@@ -19,9 +19,9 @@ TINY = {"sample_rate": RATE, "mels": 20, "low_hz": 60.0, "width": 32, "layers": 
 HEAD = HeadConfig(out_dim=16, norm=False)
 
 
-def method(dropout=0.0, **options):
+def method(dropout=0.0, stack=1, **options):
     torch.manual_seed(0)
-    return SpeechSimCLR(SpeechEncoder(**TINY, dropout=dropout, cmvn="utterance_mean"), HEAD, **options)
+    return SpeechSimCLR(SpeechEncoder(**TINY, dropout=dropout, cmvn="utterance_mean", stack=stack), HEAD, **options)
 
 
 def views(n=8, step=0):
@@ -55,8 +55,25 @@ def test_reconstruction_counts_hidden_frames_alone():
     assert released.loss.detach() != pytest.approx(float(released.contrastive + released.reconstruction))
 
 
-def test_rows_may_be_permuted_and_padded():
-    model, (a, b) = method().eval(), views()
+def test_stacked_frames_are_told_one_by_one():
+    """With three frames a step, what is said of a hidden frame is compared with that frame."""
+    torch.manual_seed(0)
+    model = SpeechSimCLR(SpeechEncoder(**TINY, dropout=0.0, stack=3), HEAD).eval()
+    a, b = views()
+    waves = Waves.cat([a, b])
+    x, frames = model.encoder.features_of(waves)
+    masked, hidden = model.mask(x, frames, waves.random)
+    states = model.encoder.transformer(torch.where(hidden[..., None], 0.0, masked), frames)
+    told = model.reconstruction(states)
+    errors = [
+        (told[n, t // 3, 20 * (t % 3) : 20 * (t % 3 + 1)] - x[n, t]).abs() for n, t in hidden.nonzero().tolist()
+    ]
+    torch.testing.assert_close(model(a, b).reconstruction, torch.stack(errors).mean().detach())
+
+
+@pytest.mark.parametrize("stack", [1, 3])
+def test_rows_may_be_permuted_and_padded(stack):
+    model, (a, b) = method(stack=stack).eval(), views()
     loss = model(a, b).loss
     order = torch.randperm(8, generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(model(a[order], b[order]).loss, loss, rtol=1e-5, atol=1e-5)

@@ -161,14 +161,17 @@ def evaluate(
         model = _with_head(model, path)
     views = read_header(path)["extra"].get("options", {}).get("views", {})
     data_config = dataclasses.replace(config.data, channels=config.data.channels or model.input.channels)
+    if config.folds:
+        for name, given in (("test", test_data), ("validation", validation_data)):
+            if given is not None:
+                raise UserError(f"--folds scores each fold of the data in turn: leave --{name} out")
+        return _leave_one_out(model, open_source(data, data_config), config, views, path)
     train, test, validation = _parts(data, test_data, validation_data, data_config, config)
     if config.protocol == "ctc":
         said = recognise(
             model, train, test, config.ctc, seed=config.seed, held_out=config.held_out, device=config.device
         )
         return RecognitionReport(said, _write(path, "ctc", json.dumps(said.to_dict(), indent=2) + "\n"))
-    if config.folds:
-        return _leave_one_out(model, train, test, config, views, path)
     chosen = ""
     if config.labels != "all":
         train, test = labelled_parts(train, test, config.seed, config.held_out)
@@ -184,12 +187,8 @@ def evaluate(
             console.print(f"{what}: {total:,} {model.input.kind.replace('speech', 'sound')}s")
 
     measure = functools.partial(
-        protocols.evaluate, train=train, test=test, protocol=config.protocol,
-        size=config.size or views.get("size"), batch=config.batch, preprocessing=config.preprocessing,
-        resample=config.resample or views.get("resample", "antialias"), seed=config.seed, held_out=config.held_out,
-        k=config.k, temperature=config.temperature, grid=PAPER_GRID if config.grid == "paper" else GRID,
-        workers=config.data.workers, progress=progress, validation=validation,
-        cache=FeatureCache.beside(path) if config.keep_features else FeatureCache(None),
+        protocols.evaluate, train=train, test=test, protocol=config.protocol, held_out=config.held_out,
+        progress=progress, validation=validation, **_measuring(config, views, path),
     )  # fmt: skip
     found = measure(model)
     if isinstance(model, UtteranceEncoder):
@@ -204,17 +203,25 @@ def evaluate(
 
 
 def _leave_one_out(
-    model: Encoder, source: Source, test: Source | None, config: EvaluationConfig, views: dict[str, Any], path: Path
+    model: Encoder, source: Source, config: EvaluationConfig, views: dict[str, Any], path: Path
 ) -> FoldsReport:
     if config.protocol not in ("linear", "knn", "weighted"):
         raise UserError(f"--folds goes with --protocol linear, knn and weighted, not with {config.protocol}")
-    if config.labels != "all" or test is not None:
-        raise UserError("--folds scores each fold of the data in turn: leave --test and --labels out")
-    found = leave_one_out(
-        model, source, config.protocol, config.seed, config.batch, config.device, config.k, config.temperature,
-        config.size or views.get("size"),
-    )  # fmt: skip
+    if config.labels != "all":
+        raise UserError(f"--folds scores each fold of the data in turn: leave --labels {config.labels} out")
+    found = leave_one_out(model, source, config.protocol, **_measuring(config, views, path))
     return FoldsReport(found, _write(path, f"{config.protocol}-folds", json.dumps(found.to_dict(), indent=2) + "\n"))
+
+
+def _measuring(config: EvaluationConfig, views: dict[str, Any], path: Path) -> dict[str, Any]:
+    """What the closed protocols share, with or without folds."""
+    return {
+        "size": config.size or views.get("size"), "batch": config.batch, "preprocessing": config.preprocessing,
+        "resample": config.resample or views.get("resample", "antialias"), "seed": config.seed, "k": config.k,
+        "temperature": config.temperature, "grid": PAPER_GRID if config.grid == "paper" else GRID,
+        "workers": config.data.workers,
+        "cache": FeatureCache.beside(path) if config.keep_features else FeatureCache(None),
+    }  # fmt: skip
 
 
 def _parts(
@@ -226,7 +233,7 @@ def _parts(
     """
     own = splits_of(data).validation
     free = test is None and validation is None and reading.split is None
-    if own is not None and free and config.protocol == "linear" and config.labels == "all" and not config.folds:
+    if own is not None and free and config.protocol == "linear" and config.labels == "all":
         train, chosen_on, tested = (open_source(data, reading, split=name) for name in (*own, "test"))
         check_cover(train, tested, "--test with the images to score on")
         return train, tested, chosen_on
@@ -234,7 +241,7 @@ def _parts(
         raise UserError(f"--validation goes with --protocol linear: {config.protocol} chooses nothing; leave it out")
     choice = open_source(validation, dataclasses.replace(reading, split=None)) if validation is not None else None
     # Of speakers and texts the test part may have others than the training part.
-    classes = config.protocol in ("linear", "knn", "weighted") and not config.folds
+    classes = config.protocol in ("linear", "knn", "weighted")
     return *evaluation_parts(data, test, reading, same_classes=classes), choice
 
 

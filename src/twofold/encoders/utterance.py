@@ -20,15 +20,15 @@ Pooling = Literal["mean", "mean_std", "padded"]
 PRESETS: dict[str, dict[str, Any]] = {
     "released": {
         "sample_rate": 16000, "mels": 40, "low_hz": 60.0, "floor": 1e-12, "cmvn": "global", "eps": 0.0,
-        "width": 768, "layers": 3, "heads": 12, "hidden": 3072, "dropout": 0.1, "pooling": "padded",
+        "width": 768, "layers": 3, "heads": 12, "hidden": 3072, "dropout": 0.1, "pooling": "padded", "stack": 1,
     },
     "corrected": {
         "sample_rate": 16000, "mels": 80, "low_hz": 20.0, "floor": 2**-23, "cmvn": "global", "eps": 1e-8,
-        "width": 768, "layers": 3, "heads": 12, "hidden": 3072, "dropout": 0.1, "pooling": "mean",
+        "width": 768, "layers": 3, "heads": 12, "hidden": 3072, "dropout": 0.1, "pooling": "mean", "stack": 1,
     },
     "small": {
         "sample_rate": 8000, "mels": 40, "low_hz": 60.0, "floor": 2**-23, "cmvn": "utterance_mean", "eps": 1e-8,
-        "width": 192, "layers": 3, "heads": 4, "hidden": 768, "dropout": 0.1, "pooling": "mean",
+        "width": 192, "layers": 3, "heads": 4, "hidden": 768, "dropout": 0.1, "pooling": "mean", "stack": 1,
     },
 }  # fmt: skip
 """released: as athena's code runs; corrected: its defects mended, the default; small: for telephone speech on a CPU."""
@@ -60,6 +60,8 @@ class SpeechEncoderConfig:
     pooling: Literal["mean", "mean_std", "padded"] | None = None
     """From frames to an utterance: mean over its own frames, mean and deviation, or (as released) the sum divided by
     the padded length."""
+    stack: int | None = None
+    """Neighbouring frames of 10 ms that become one step of the transformer."""
 
 
 class UtteranceEncoder(Encoder):
@@ -67,6 +69,8 @@ class UtteranceEncoder(Encoder):
 
     frontend: Filterbank
     pooling: Pooling
+    stack: int = 1
+    """Frames of the front end that make one frame of the layers."""
 
     def forward(self, waves: Waves | Tensor | Sequence[Tensor], lengths: Tensor | None = None) -> Tensor:
         """Features of utterances.
@@ -95,7 +99,7 @@ class UtteranceEncoder(Encoder):
         return self.pool(states[-1], frames)
 
     def hidden_states(self, waves: Waves) -> tuple[list[Tensor], Tensor]:
-        """Every layer's frames, [n, T, d] each, first to last, and the numbers of frames [n]."""
+        """Every layer's frames, [n, T, d] each, first to last, and the numbers of these frames [n]."""
         raise NotImplementedError(f"{type(self).__name__} gives no frames of {len(waves)} waveforms")
 
     def features_of(self, waves: Waves) -> tuple[Tensor, Tensor]:
@@ -140,22 +144,24 @@ class SpeechEncoder(UtteranceEncoder, kind="speech"):
         hidden: int = 3072,
         dropout: float = 0.1,
         pooling: Pooling = "mean",
+        stack: int = 1,
     ) -> None:
         if pooling not in get_args(Pooling):
             raise UserError(f"pooling must be one of {', '.join(get_args(Pooling))}, got {pooling!r}")
         super().__init__(_speech_input(sample_rate), width * (2 if pooling == "mean_std" else 1))
         self.frontend = Filterbank(sample_rate, mels, low_hz, floor, cmvn, eps)
-        self.transformer = SpeechTransformer(mels, width, layers, heads, hidden, dropout)
-        self.pooling = pooling
+        self.transformer = SpeechTransformer(mels, width, layers, heads, hidden, dropout, stack)
+        self.pooling, self.stack = pooling, stack
         self._arguments = {
             "sample_rate": sample_rate, "mels": mels, "low_hz": low_hz, "floor": floor, "cmvn": cmvn, "eps": eps,
             "width": width, "layers": layers, "heads": heads, "hidden": hidden, "dropout": dropout, "pooling": pooling,
+            "stack": stack,
         }  # fmt: skip
 
     def hidden_states(self, waves: Waves) -> tuple[list[Tensor], Tensor]:
-        """What the dense layer and each transformer layer give, layers + 1 of [n, T, width], and the frames [n]."""
+        """What the dense layer and each transformer layer give, layers + 1 of [n, T, width], and their frames [n]."""
         x, frames = self.features_of(waves)
-        return self.transformer.hidden_states(x, frames), frames
+        return self.transformer.hidden_states(x, frames), self.transformer.steps(frames)
 
     def arguments(self) -> dict[str, Any]:
         """See `Encoder.arguments`."""

@@ -12,13 +12,16 @@ from twofold.data import Source
 from twofold.encoders import Encoder, UtteranceEncoder
 from twofold.encoders.utterance import floor_of
 from twofold.errors import UserError
-from twofold.evaluation.features import extract
+from twofold.evaluation.feature_cache import FeatureCache
+from twofold.evaluation.features import Preprocessing
 from twofold.evaluation.frozen import frozen
 from twofold.evaluation.knn import evaluate_knn
 from twofold.evaluation.linear import evaluate_linear
+from twofold.evaluation.logistic import GRID
 from twofold.evaluation.scores import Scores
 from twofold.evaluation.splits import single_labels
 from twofold.evaluation.weighted import all_layers, evaluate_weighted
+from twofold.views.resample import Resample
 
 
 @dataclass(frozen=True)
@@ -51,13 +54,19 @@ def leave_one_out(
     k: int = 200,
     temperature: float | None = 0.1,
     size: int | None = None,
+    preprocessing: Preprocessing = "auto",
+    resample: Resample = "antialias",
+    grid: tuple[float, ...] = GRID,
+    workers: int | None = None,
+    cache: FeatureCache | None = None,
 ) -> FoldsResult:
     """Score each fold of `source` once, by a classifier of the other folds; features are made once.
 
     Args:
         encoder: stays as it is.
         source: examples with one label each, and with folds.
-        protocol, seed, batch, device, k, temperature, size: see `twofold.evaluation.protocols.evaluate`.
+        protocol, seed, batch, device, k, temperature, size, preprocessing, resample, grid, workers, cache: see
+            `twofold.evaluation.protocols.evaluate`.
 
     Raises:
         UserError: no folds or only one, no labels, a class of one fold that no other fold has.
@@ -72,11 +81,11 @@ def leave_one_out(
     part = np.array([fold is not None for fold in groups]) & (y >= 0)
     names = sorted({str(fold) for fold, there in zip(groups, part, strict=True) if there})
     folds = np.array([str(fold) for fold in groups])
-    found = []
+    found, kept = [], False
     for model in [encoder, *([floor_of(encoder)] if isinstance(encoder, UtteranceEncoder) else [])]:
         reads = all_layers(model) if protocol == "weighted" else model
         with frozen(model):
-            h = extract(reads, source, size, batch, device)
+            h = (cache or FeatureCache(None)).extract(reads, source, size, batch, device, preprocessing, resample, workers)
         rounds = []
         for name in names:
             there = part[h.index]
@@ -93,7 +102,10 @@ def leave_one_out(
                 layers = h.h.shape[1] // model.feature_dim
                 rounds.append(evaluate_weighted(*arrays, layers, seed).scores)
             else:
-                rounds.append(evaluate_linear(*arrays, seed=seed).scores)
+                rounds.append(evaluate_linear(*arrays, grid=grid, seed=seed).scores)
         found.append(tuple(rounds))
+        kept = kept or h.kept
     text = f"{protocol}, leaving out each of {len(names)} folds in turn, scored once; {h.text}; encoder frozen"
+    if kept:
+        text += "; some features kept from an earlier evaluation"
     return FoldsResult(tuple(names), found[0], found[1] if len(found) > 1 else (), text)

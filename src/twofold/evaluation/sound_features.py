@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -81,7 +82,8 @@ def spoken_parts(
             sounds = [change(int(i), wave) for i, wave in zip(batch, sounds, strict=True)]
         waves = Waves.of([torch.from_numpy(wave) for wave in sounds])
         states, frames = encoder.hidden_states(waves)
-        loudness = encoder.frontend.log_mel(waves)[0].amax(2)
+        loudness = encoder.frontend.log_mel(waves)[0].amax(2)  # [n, T]
+        loudness = F.max_pool1d(loudness, encoder.stack, ceil_mode=True)
         for row, index in enumerate(batch.tolist()):
             loud = loudness[row, : frames[row]]
             active = loud > loud.max() - _SPOKEN

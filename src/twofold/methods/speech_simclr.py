@@ -72,7 +72,7 @@ class SpeechSimCLR(Method):
         super().__init__()
         self.encoder, self.temperature = encoder, temperature
         self.head = ProjectionHead(encoder.feature_dim, head)
-        self.reconstruction = nn.Linear(encoder.transformer.feature_dim, encoder.frontend.mels)
+        self.reconstruction = nn.Linear(encoder.transformer.feature_dim, encoder.frontend.mels * encoder.stack)
         self.contrastive_weight, self.reconstruction_weight = contrastive_weight, reconstruction_weight
         self.mask_share, self.mask_span = mask_share, mask_span
         self.time_mask, self.frequency_mask, self.mask_rule = time_mask, frequency_mask, mask_rule
@@ -84,12 +84,13 @@ class SpeechSimCLR(Method):
         with torch.no_grad():
             x, frames = self.encoder.features_of(waves)  # [2n, T, F], [2n]
             masked, hidden = self.mask(x, frames, waves.random)
-        states = self.encoder.transformer(torch.where(hidden[:, :, None], 0.0, masked), frames)  # [2n, T, d]
-        h = self.encoder.pool(states, frames)  # [2n, d]
+        states = self.encoder.transformer(torch.where(hidden[:, :, None], 0.0, masked), frames)  # [2n, T / stack, d]
+        h = self.encoder.pool(states, self.encoder.transformer.steps(frames))  # [2n, d]
         z_a, z_b = self.head(h).chunk(2)
         contrastive = nt_xent(z_a, z_b, self.temperature)
         target = masked if self.target == "masked" else x
-        prediction = self.reconstruction(states)
+        stacked = self.reconstruction(states).unflatten(2, (self.encoder.stack, -1))
+        prediction = stacked.flatten(1, 2)[:, : x.shape[1]]  # [2n, T, F]
         rec = masked_reconstruction(prediction, target, hidden, frames, self.reconstruction_scale)
         loss = self.contrastive_weight * contrastive + self.reconstruction_weight * rec
         with torch.no_grad():
