@@ -53,6 +53,12 @@ def test_reconstruction_counts_hidden_frames_alone():
     released = method(mask_rule="released", reconstruction_scale="released", target="masked", mask_span=1)(a, b)
     assert torch.isfinite(released.loss)
     assert released.loss.detach() != pytest.approx(float(released.contrastive + released.reconstruction))
+    for scale in ("masked_mean", "released"):  # the level that nothing learned has is in the loss's own scale
+        model = method(contrastive_weight=0.0, reconstruction_scale=scale)
+        torch.nn.init.zeros_(model.reconstruction.weight)
+        torch.nn.init.zeros_(model.reconstruction.bias)
+        out = model(a, b)
+        assert model.describe(out, 8)["chance"] == pytest.approx(float(out.loss.detach()), rel=1e-5)
 
 
 def test_stacked_frames_are_told_one_by_one():
@@ -65,9 +71,7 @@ def test_stacked_frames_are_told_one_by_one():
     masked, hidden = model.mask(x, frames, waves.random)
     states = model.encoder.transformer(torch.where(hidden[..., None], 0.0, masked), frames)
     told = model.reconstruction(states)
-    errors = [
-        (told[n, t // 3, 20 * (t % 3) : 20 * (t % 3 + 1)] - x[n, t]).abs() for n, t in hidden.nonzero().tolist()
-    ]
+    errors = [(told[n, t // 3, 20 * (t % 3) : 20 * (t % 3 + 1)] - x[n, t]).abs() for n, t in hidden.nonzero().tolist()]
     torch.testing.assert_close(model(a, b).reconstruction, torch.stack(errors).mean().detach())
 
 

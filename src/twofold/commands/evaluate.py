@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import functools
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -186,10 +185,12 @@ def evaluate(
             told.add(what)
             console.print(f"{what}: {total:,} {model.input.kind.replace('speech', 'sound')}s")
 
-    measure = functools.partial(
-        protocols.evaluate, train=train, test=test, protocol=config.protocol, held_out=config.held_out,
-        progress=progress, validation=validation, **_measuring(config, views, path),
-    )  # fmt: skip
+    def measure(encoder: Encoder) -> protocols.Evaluation:
+        return protocols.evaluate(
+            encoder, train, test, held_out=config.held_out, progress=progress, validation=validation,
+            **_measuring(config, views, path),
+        )  # fmt: skip
+
     found = measure(model)
     if isinstance(model, UtteranceEncoder):
         floor = measure(floor_of(model)).scores
@@ -209,14 +210,15 @@ def _leave_one_out(
         raise UserError(f"--folds goes with --protocol linear, knn and weighted, not with {config.protocol}")
     if config.labels != "all":
         raise UserError(f"--folds scores each fold of the data in turn: leave --labels {config.labels} out")
-    found = leave_one_out(model, source, config.protocol, **_measuring(config, views, path))
+    found = leave_one_out(model, source, **_measuring(config, views, path))
     return FoldsReport(found, _write(path, f"{config.protocol}-folds", json.dumps(found.to_dict(), indent=2) + "\n"))
 
 
 def _measuring(config: EvaluationConfig, views: dict[str, Any], path: Path) -> dict[str, Any]:
     """What the closed protocols share, with or without folds."""
     return {
-        "size": config.size or views.get("size"), "batch": config.batch, "preprocessing": config.preprocessing,
+        "protocol": config.protocol, "size": config.size or views.get("size"), "batch": config.batch,
+        "preprocessing": config.preprocessing,
         "resample": config.resample or views.get("resample", "antialias"), "seed": config.seed, "k": config.k,
         "temperature": config.temperature, "grid": PAPER_GRID if config.grid == "paper" else GRID,
         "workers": config.data.workers,

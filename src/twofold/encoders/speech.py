@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from twofold.errors import UserError
 
-
 _SHORT = 200
 """Frames up to which attention on a CPU is computed in plain operators."""
 

@@ -85,7 +85,9 @@ def leave_one_out(
     for model in [encoder, *([floor_of(encoder)] if isinstance(encoder, UtteranceEncoder) else [])]:
         reads = all_layers(model) if protocol == "weighted" else model
         with frozen(model):
-            h = (cache or FeatureCache(None)).extract(reads, source, size, batch, device, preprocessing, resample, workers)
+            h = (cache or FeatureCache(None)).extract(
+                reads, source, size, batch, device, preprocessing, resample, workers
+            )
         rounds = []
         for name in names:
             there = part[h.index]

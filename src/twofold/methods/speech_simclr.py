@@ -24,11 +24,13 @@ class SpeechOutput(Output):
         contrastive: NT-Xent.
         reconstruction: mean absolute error an element of the hidden frames, whatever the loss's scale.
         mean_error: what answering 0 (the mean) everywhere would get: reconstruction has learned nothing above it.
+        mean_loss: the same in the loss's own scale.
     """
 
     contrastive: Tensor
     reconstruction: Tensor
     mean_error: Tensor
+    mean_loss: Tensor
 
 
 class SpeechSimCLR(Method):
@@ -95,8 +97,12 @@ class SpeechSimCLR(Method):
         loss = self.contrastive_weight * contrastive + self.reconstruction_weight * rec
         with torch.no_grad():
             error = masked_reconstruction(prediction, target, hidden, frames)
-            mean_error = masked_reconstruction(torch.zeros_like(target), target, hidden, frames)
-        return SpeechOutput(loss, h.detach(), z_a.detach(), z_b.detach(), contrastive.detach(), error, mean_error)
+            silent = torch.zeros_like(target)
+            mean_error = masked_reconstruction(silent, target, hidden, frames)
+            mean_loss = masked_reconstruction(silent, target, hidden, frames, self.reconstruction_scale)
+        return SpeechOutput(
+            loss, h.detach(), z_a.detach(), z_b.detach(), contrastive.detach(), error, mean_error, mean_loss
+        )
 
     def mask(self, x: Tensor, frames: Tensor, u: Tensor | None) -> tuple[Tensor, Tensor]:
         """Features [2n, T, F] with their blocks filled, and which frames are hidden, bool [2n, T]."""
@@ -122,7 +128,5 @@ class SpeechSimCLR(Method):
         row = super().describe(output, batch)
         assert isinstance(output, SpeechOutput)
         parts = {name: float(getattr(output, name)) for name in ("contrastive", "reconstruction", "mean_error")}
-        chance = self.contrastive_weight * chance_level(batch)
-        if self.reconstruction_scale == "masked_mean":
-            chance += self.reconstruction_weight * parts["mean_error"]
+        chance = self.contrastive_weight * chance_level(batch) + self.reconstruction_weight * float(output.mean_loss)
         return row | parts | {"chance": chance}
