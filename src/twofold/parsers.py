@@ -156,7 +156,7 @@ def _demo_speech_parser() -> ArgumentParser:
     )
     parser.add_argument(_DATA, metavar="data", nargs="?", default=None, help="folder of the Debian packages' sounds")
     parser.add_argument("--out", type=str, default="runs/demo-speech", help="folder for the runs")
-    parser.add_argument("--seeds", type=int, default=1, help="pretrainings of each way (default: 1)")
+    parser.add_argument("--seeds", type=int, default=3, help="pretrainings of each way (default: 3)")
     parser.add_argument("--epochs", type=float, help="passes over the clips; the recipe's when not given")
     return parser
 

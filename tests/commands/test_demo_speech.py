@@ -12,14 +12,15 @@ import pytest
 
 from sound_files import tone, write
 from twofold import cli
-from twofold.commands.demo_speech import SOUNDS, held_out_voices, recordings
-from twofold.data import DataConfig, SoundSource
+from twofold.commands.demo_speech import DRAWS, SOUNDS, held_out_voices, recordings, synthetic, unseen_voices
+from twofold.data import DataConfig, SoundSource, keywords
 from twofold.data.sounds import Recording
 from twofold.encoders.utterance import FilterbankEncoder
 from twofold.errors import UserError
 from twofold.evaluation.sound_features import spoken_parts, with_babble
 
 LANGUAGES = ("en", "es", "fr")
+needs_espeak = pytest.mark.skipif(not keywords.available(), reason="espeak-ng is not installed")
 
 
 def listed():
@@ -41,7 +42,19 @@ def clips(tmp_path_factory):
     return root
 
 
-def test_the_demo_compares_five_ways(clips, tmp_path, capsys):
+@pytest.fixture
+def few_words(monkeypatch):
+    """Three words and another one, by eight voices."""
+    monkeypatch.setattr(keywords, "WORDS", ("yes", "no", "seven"))
+    monkeypatch.setattr(keywords, "OTHERS", ("house",))
+    monkeypatch.setattr(keywords, "VARIANTS", ("adam", "f1", "f2", "m1", "m2", "linda", "klatt2", "max"))
+
+
+@pytest.mark.parametrize("spoken", [False, pytest.param(True, marks=needs_espeak)])
+@pytest.mark.usefixtures("few_words")
+def test_the_demo_compares_five_ways(spoken, monkeypatch, clips, tmp_path, capsys):
+    if not spoken:
+        monkeypatch.setattr(keywords, "PROGRAM", "no-such-program")
     out = tmp_path / "demo"
     words = ["demo-speech", str(clips), "--out", str(out), "--seeds", "2", "--epochs", "1"]
     assert cli.main(words) == 0, capsys.readouterr().err
@@ -56,14 +69,56 @@ def test_the_demo_compares_five_ways(clips, tmp_path, capsys):
     ]
     assert list(found["accuracy"]) == ways
     for way in ways:
-        assert list(found["accuracy"][way]) == ["letters", "letters, 1 label", "letters, noise"]
-        for values in found["accuracy"][way].values():
-            assert np.shape(values) == (1 if way.startswith("filterbank") else 2, len(LANGUAGES))
+        tasks = ["letters", "keywords"][: 1 + spoken]
+        assert list(found["accuracy"][way]) == [f"{t}{what}" for t in tasks for what in ("", ", 1 label", ", noise")]
+        for name, values in found["accuracy"][way].items():
+            rounds = DRAWS if name.startswith("keywords") else len(LANGUAGES)
+            assert np.shape(values) == (1 if way.startswith("filterbank") else 2, rounds)
             assert np.min(values) >= 0
             assert np.max(values) <= 1
-    assert found["clips"] == 18
+    assert found["clips"] == 18 + spoken * 4 * 4
     told = capsys.readouterr().out
     assert "contrastive only" in told
+    assert ("is not installed: keywords" in told) != spoken
+
+
+@needs_espeak
+@pytest.mark.usefixtures("few_words")
+def test_words_are_spoken_once_and_half_of_the_voices_are_kept_apart(tmp_path):
+    heard, task = synthetic(tmp_path / "words")
+    assert {clip.label for clip in heard} == {"yes", "no", "seven", "house"}
+    assert task.source.classes == ["no", "seven", "yes"]
+    unseen = set(task.voices[task.unseen])
+    assert len(unseen) == 4
+    assert unseen.isdisjoint({clip.speaker for clip in heard})
+    waves = [task.source.read(i) for i in range(len(task.source))]
+    assert all(0.2 < len(wave) / 8000 < 2 and np.abs(wave).max() > 0.05 for wave in waves)
+    assert len({wave.tobytes() for wave in waves}) == 24  # every voice is another one
+    made = sorted((tmp_path / "words").iterdir())
+    assert len(made) == 32
+    before = [path.stat().st_mtime_ns for path in made]
+    made[0].unlink()
+    synthetic(tmp_path / "words")
+    assert made[0].exists()
+    assert [path.stat().st_mtime_ns for path in made[1:]] == before[1:]
+
+
+def test_without_the_program_the_words_are_not_there(monkeypatch, tmp_path):
+    monkeypatch.setattr(keywords, "PROGRAM", "no-such-program")
+    with pytest.raises(UserError, match="apt-get install"):
+        keywords.speak(tmp_path, 8000)
+
+
+def test_unseen_voices_are_tested_whoever_taught():
+    labels, voices = np.tile(np.arange(4), 6), np.repeat(list("abcxyz"), 4)
+    unseen = np.isin(voices, list("xyz"))
+    telling = np.eye(4, dtype=np.float32)[labels]
+    assert unseen_voices(telling, telling, labels, voices, unseen, 1) == [1] * DRAWS
+    wrong = np.where(unseen[:, None], np.roll(telling, 1, axis=1), telling)
+    assert unseen_voices(wrong, wrong, labels, voices, unseen, 2) == [0] * DRAWS
+    private = np.concatenate([telling[:4], np.roll(telling[:4], 1, 0), np.roll(telling[:4], 2, 0), telling[12:]])
+    found = unseen_voices(private, private, labels, voices, unseen, 1)
+    assert set(found) == {0.0, 1.0}  # only who was taught by a can be understood
 
 
 def test_the_tasks_hold_what_every_voice_says(clips):

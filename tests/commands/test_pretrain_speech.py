@@ -119,6 +119,7 @@ def test_choices_for_speech(folder, capsys):
         ({"encoder": {"name": "resnet18"}}, "speech:small"),
         ({"method": {"name": "moco"}}, "moco"),
         ({"data.sound.distinct": "text"}, "has no texts"),
+        ({"data.sound.one_speaker": True}, "does not say who speaks"),
     ],
 )
 def test_options_for_images_are_refused(folder, tmp_path, options, told):

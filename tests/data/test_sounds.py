@@ -13,7 +13,7 @@ from twofold.data import DataConfig, LengthOrder, SoundLoader, SoundSource, open
 from twofold.data.config import SoundConfig
 from twofold.data.opening import BadImage
 from twofold.data.sound_layouts import layout_of
-from twofold.data.sounds import read_folder
+from twofold.data.sounds import BadSound, Recording, read_folder
 from twofold.errors import UserError
 from twofold.views.waveforms import WavesConfig, WaveViews
 
@@ -171,6 +171,35 @@ def test_batches_hold_like_lengths_and_every_recording_once():
     assert spread < 0.2 * np.ptp(lengths)
     assert np.array_equal(order.indices(150), LengthOrder(lengths, 10, 3).indices(150))
     assert not np.array_equal(order.indices(0), order.indices(100))
+
+
+def test_batches_of_one_speaker():
+    rng = np.random.default_rng(0)
+    speakers = np.repeat([0, 1, 2, 3, -1], [300, 200, 45, 5, 50])
+    lengths = rng.integers(100, 10000, 600)
+    order = LengthOrder(lengths, 10, 3, speakers=speakers)
+    epoch = np.stack([order.indices(step) for step in range(60)])
+    assert sorted(epoch.flatten().tolist()) == list(range(600))
+    lone = [len(set(speakers[rows].tolist())) == 1 for rows in epoch]
+    assert sum(lone) >= 60 - 4  # where one speaker ends and the next begins
+    assert len({tuple(speakers[rows[:1]]) for rows in epoch[:10]}) > 1  # speakers take turns
+    mixed = LengthOrder(lengths, 10, 3)
+    assert sum(len(set(speakers[mixed.indices(step)].tolist())) == 1 for step in range(60)) < 20
+    assert not np.array_equal(order.indices(0), order.indices(60))
+    assert np.array_equal(order.indices(75), LengthOrder(lengths, 10, 3, speakers=speakers).indices(75))
+
+
+def test_a_pause_in_a_longer_recording_is_not_silence(tmp_path):
+    wave = np.concatenate([np.zeros(2 * RATE, np.float32), tone(0, seconds=0.5), np.zeros(2 * RATE, np.float32)])
+    clip = Recording(str(write(tmp_path / "long.wav", wave)))
+    source = SoundSource([clip], DataConfig(sound=SoundConfig(max_seconds=0.4)), "one").at_rate(RATE)
+    for place in (0.0, 0.5, 0.99):
+        part = source.read(0, place)
+        assert len(part) == int(0.4 * RATE)
+        assert np.abs(part).max() > 0.05
+    silent = Recording(str(write(tmp_path / "silent.wav", np.zeros(RATE, np.float32))))
+    with pytest.raises(BadSound, match="silent"):
+        SoundSource([silent], DataConfig(sound=SoundConfig(max_seconds=0.4)), "none").read(0)
 
 
 def test_no_batch_holds_two_of_a_group():

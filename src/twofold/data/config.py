@@ -26,6 +26,9 @@ class SoundConfig:
     """No two recordings of one label, or of one text, in a batch: they would be wrong negatives of each other."""
     bucket: bool = True
     """Batches of like lengths: less padding, and length tells nothing apart."""
+    one_speaker: bool = False
+    """Batches of one speaker each, as far as a speaker's recordings go: who speaks tells nothing apart, then. Speakers
+    are a column of a manifest, or come with LibriSpeech, VoxCeleb1 and IEMOCAP."""
 
     def __post_init__(self) -> None:
         if not 0.025 <= self.min_seconds < self.max_seconds:

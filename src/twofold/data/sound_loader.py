@@ -37,18 +37,25 @@ class LengthOrder:
         seed: of the run.
         groups: [n] numbers; no batch holds two of one group (a text, a label). Below 0: a group of its own. What finds
             no place in an epoch is left out, and places that stay free are filled by another recording of that epoch.
+        speakers: [n] numbers; a batch holds one speaker's recordings, or what several have left over. Below 0: a
+            speaker that nobody knows, the same for all of these.
 
     Raises:
         UserError: the batch is larger than the data, or than the number of groups.
     """
 
     def __init__(
-        self, lengths: NDArray[np.int64], batch: int, seed: int, groups: NDArray[np.int64] | None = None
+        self,
+        lengths: NDArray[np.int64],
+        batch: int,
+        seed: int,
+        groups: NDArray[np.int64] | None = None,
+        speakers: NDArray[np.int64] | None = None,
     ) -> None:
         self.n, self.batch, self.seed = len(lengths), batch, seed
         if not 1 <= batch <= self.n:
             raise UserError(f"--batch {batch}: there are {self.n} recordings; give 1..{self.n}")
-        self._lengths, self._groups = lengths, None
+        self._lengths, self._groups, self._speakers = lengths, None, speakers
         if groups is not None:
             own = np.where(groups < 0, groups.max(initial=0) + 1 + np.arange(self.n), groups)
             self._groups = own
@@ -81,16 +88,22 @@ class LengthOrder:
         """[steps, batch] of one epoch."""
         order = permutation(self.seed, "order", epoch, self.n)
         count = self.n // self.batch
-        pool = _POOL * self.batch
-        by_length = [
-            part[np.argsort(self._lengths[part], kind="stable")]
-            for part in (order[i : i + pool] for i in range(0, count * self.batch, pool))
-        ]
+        by_length = self._by_length(order[: count * self.batch] if self._speakers is None else order, epoch)
         if self._groups is None:
-            batches = np.concatenate(by_length)[: count * self.batch].reshape(count, self.batch)
+            batches = by_length[: count * self.batch].reshape(count, self.batch)
         else:
-            batches = self._distinct(np.concatenate(by_length), order, count, self._groups)
+            batches = self._distinct(by_length, order, count, self._groups)
         return batches[permutation(self.seed, "order of batches", epoch, count)]
+
+    def _by_length(self, order: NDArray[np.int64], epoch: int) -> NDArray[np.int64]:
+        """The recordings of `order`, speaker by speaker if these count, sorted by length within each pool."""
+        parts = [order]
+        if self._speakers is not None:
+            turn = permutation(self.seed, "speakers", epoch, int(self._speakers.max()) + 2)
+            parts = [order[self._speakers[order] == speaker - 1] for speaker in turn]
+        pool = _POOL * self.batch
+        pools = [part[i : i + pool] for part in parts for i in range(0, len(part), pool)]
+        return np.concatenate([part[np.argsort(self._lengths[part], kind="stable")] for part in pools])
 
     def _distinct(
         self, by_length: NDArray[np.int64], order: NDArray[np.int64], count: int, groups: NDArray[np.int64]

@@ -28,6 +28,10 @@ class BadSound(BadImage):
     """A file that is no sound, is broken, too short or silent; `path` and `reason` say which and why."""
 
 
+class Silent(BadSound):
+    """A sound, or the part of one that was asked for, in which there is nothing to hear."""
+
+
 @dataclass(frozen=True)
 class Recording:
     """One utterance: its file, and what is known of it."""
@@ -93,6 +97,11 @@ class SoundSource:
         return [recording.text for recording in self.recordings]
 
     @property
+    def speakers(self) -> list[str | None]:
+        """Who says each, where that is known."""
+        return [recording.speaker for recording in self.recordings]
+
+    @property
     def folds(self) -> list[str | None]:
         """The fold of each, where that is known."""
         return [recording.fold for recording in self.recordings]
@@ -136,7 +145,8 @@ class SoundSource:
 
         Args:
             index: which.
-            place: in [0, 1): of what is longer than `data.sound.max_seconds`, where the part that is read lies.
+            place: in [0, 1): of what is longer than `data.sound.max_seconds`, where the part that is read lies. If that
+                part is silent, the one around the loudest sample is read.
 
         Raises:
             BadSound: it cannot be decoded, or is silent.
@@ -147,9 +157,9 @@ class SoundSource:
         most = int(self.config.sound.max_seconds * own)
         spare = int(self.samples[index]) - most
         start = int(place * (spare + 1)) if spare > 0 else 0
-        wave = _decode(self.recordings[index].path, start, min(most, int(self.samples[index])))
+        wave = _decode_part(self.recordings[index].path, start, min(most, int(self.samples[index])), spare > 0)
         if own != rate:
-            wave = _resample(wave, own, rate)
+            wave = resampled(wave, own, rate)
         if spare <= 0 and self._held + wave.nbytes <= self._room:
             self._cache[index] = wave
             self._held += wave.nbytes
@@ -204,7 +214,7 @@ def read_folder(folder: str | Path, rate: int) -> list[NDArray[np.float32]]:
         header = _header(str(path))
         if isinstance(header, str):
             raise UserError(f"{path} cannot be read: {header}; mend it or take it out")
-        waves.append(_resample(_decode(str(path), 0, header[0]), header[1], rate))
+        waves.append(resampled(_decode(str(path), 0, header[0]), header[1], rate))
     return waves
 
 
@@ -251,6 +261,18 @@ def _unfit(samples: int, rate: int, least: float) -> str | None:
     return None
 
 
+def _decode_part(path: str, start: int, count: int, partial: bool) -> NDArray[np.float32]:
+    """`_decode`, but a pause in a longer recording is no reason to call it silent."""
+    try:
+        return _decode(path, start, count)
+    except Silent:
+        if not partial:
+            raise
+    whole = _decode(path, 0, -1)
+    start = min(max(0, int(np.abs(whole).argmax()) - count // 2), len(whole) - count)
+    return whole[start : start + count].copy()
+
+
 def _decode(path: str, start: int, count: int) -> NDArray[np.float32]:
     try:
         wave, _ = soundfile().read(path, frames=count, start=start, dtype="float32", always_2d=True)
@@ -260,16 +282,17 @@ def _decode(path: str, start: int, count: int) -> NDArray[np.float32]:
     if not np.isfinite(mono).all():
         raise BadSound(path, "it has samples that are not finite numbers")
     if not len(mono) or np.abs(mono).max() < _SILENT:
-        raise BadSound(path, "silent" if len(mono) else "no samples")
+        raise Silent(path, "silent" if len(mono) else "no samples")
     return mono
 
 
-def _resample(wave: NDArray[np.float32], own: int, rate: int) -> NDArray[np.float32]:
+def resampled(wave: NDArray[np.float32], own: int, rate: int) -> NDArray[np.float32]:
+    """Samples [n] at `own` Hz, at `rate` Hz."""
     if own == rate:
         return wave
     try:
         import soxr
     except ImportError as error:
         raise UserError('resampling needs an extra: pip install "twofold[speech]"') from error
-    resampled: NDArray[np.float32] = soxr.resample(wave, own, rate)
-    return resampled
+    other: NDArray[np.float32] = soxr.resample(wave, own, rate)
+    return other

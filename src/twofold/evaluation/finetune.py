@@ -165,6 +165,17 @@ def default_options(encoder_file: str | Path) -> dict[str, Any]:
     return {"views": views | {"color_strength": 0.0, "grayscale": 0.0, "blur": 0.0}}
 
 
+def _rate(config: FinetuneConfig) -> float:
+    """Published for 256 images and a pretrained net (SimCLR's code and its appendix B.5); ours from a random start.
+
+    A net that starts at random learns little in 500 steps at the rate that suits a pretrained one, and would be no
+    control.
+    """
+    if config.from_scratch:
+        return 0.3
+    return 0.1 if config.freeze == "encoder" else 0.05
+
+
 def resolve(config: FinetuneConfig, images: int) -> FinetuneConfig:
     """Fill what was left open, from the number of labelled images."""
     batch = config.batch if config.batch is not None else min(64, images)
@@ -175,9 +186,7 @@ def resolve(config: FinetuneConfig, images: int) -> FinetuneConfig:
     if optim.name is None:
         optim = dataclasses.replace(optim, name="sgd", nesterov=True if optim.nesterov is None else optim.nesterov)
     if optim.lr is None:
-        optim = dataclasses.replace(
-            optim, lr=0.1 if config.freeze == "encoder" else 0.05, lr_rule=optim.lr_rule or "linear"
-        )
+        optim = dataclasses.replace(optim, lr=_rate(config), lr_rule=optim.lr_rule or "linear")
     if optim.weight_decay is None:
         optim = dataclasses.replace(optim, weight_decay=0.0)
     if optim.schedule in ("cosine", "inverse_sqrt") and optim.warmup_epochs is None and optim.warmup_steps is None:

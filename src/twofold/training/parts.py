@@ -72,7 +72,10 @@ def make_order(config: RunConfig, source: Any) -> Any:
     if sound.distinct != "none" and (groups is None or (groups < 0).all()):
         raise UserError(f"--data.sound.distinct {sound.distinct}: {source.name} has no {sound.distinct}s")
     lengths = source.lengths() if sound.bucket else np.zeros(len(source), dtype=np.int64)
-    return LengthOrder(lengths, batch, config.seed, groups)
+    speakers = text_groups(source.speakers) if sound.one_speaker else None
+    if speakers is not None and (speakers < 0).all():
+        raise UserError(f"--data.sound.one_speaker: {source.name} does not say who speaks; leave it out")
+    return LengthOrder(lengths, batch, config.seed, groups, speakers)
 
 
 def make_views(config: RunConfig, source: Any) -> Any:
