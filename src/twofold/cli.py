@@ -64,7 +64,3 @@ def command_of(arguments: Sequence[str]) -> tuple[str, list[str]]:
         lines = "".join(f"\n  twofold {name} PATH --out FOLDER: {SUMMARIES[name]}" for name in studies)
         raise UserError(f"say which study:{lines}")
     raise UserError(f"there is no command '{arguments[0]}'{suggest(arguments[0], SUMMARIES)}")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

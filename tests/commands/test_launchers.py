@@ -45,7 +45,7 @@ def whole(data, tmp_path_factory):
 
 
 def launch(launcher, data, out, *more):
-    words = ["-m", "twofold.cli", "pretrain", str(data), "--out", str(out), *WORDS, *more]
+    words = ["-m", "twofold", "pretrain", str(data), "--out", str(out), *WORDS, *more]
     done = subprocess.run([*launcher, *words], capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("report.html") == 1
@@ -89,7 +89,7 @@ def test_a_scheduler_warns_and_starts_again(data, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    words = [sys.executable, "-m", "twofold.cli", "pretrain", str(data), "--out", str(out), *WORDS, *more, "--resume"]
+    words = [sys.executable, "-m", "twofold", "pretrain", str(data), "--out", str(out), *WORDS, *more, "--resume"]
     places = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     ranks = [
         subprocess.Popen(words, env=os.environ | places | {"RANK": str(rank), "LOCAL_RANK": str(rank)},

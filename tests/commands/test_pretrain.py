@@ -106,7 +106,7 @@ def test_a_signal_leaves_a_run_that_resumes_to_the_same_weights(tmp_path, number
     x, y = images()
     np.savez(tmp_path / "data.npz", images=x, labels=y)
     options = merge(OPTIONS, {"epochs": 40, "training.checkpoint_every": 1000})
-    command = [sys.executable, "-m", "twofold.cli", "pretrain", str(tmp_path / "data.npz"), *as_arguments(options)]
+    command = [sys.executable, "-m", "twofold", "pretrain", str(tmp_path / "data.npz"), *as_arguments(options)]
     run = RunDirectory(tmp_path / "run")
     process = subprocess.Popen(
         [*command, "--out", str(run.path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

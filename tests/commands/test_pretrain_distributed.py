@@ -22,7 +22,7 @@ def on_processes(folder: Path, words: list[str]) -> list[RunDirectory]:
     for processes in (1, 2):
         run = RunDirectory(folder / f"run{processes}")
         launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-        command = ["-m", "twofold.cli", "pretrain", str(folder / "data.npz"), "--out", str(run.path), *options]
+        command = ["-m", "twofold", "pretrain", str(folder / "data.npz"), "--out", str(run.path), *options]
         done = subprocess.run([*launcher, *command], capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("report.html") == 1

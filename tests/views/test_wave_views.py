@@ -42,6 +42,12 @@ def loudest(wave, rate=RATE):
     return float(spectrum.argmax()) * rate / 2**20
 
 
+@pytest.mark.parametrize("least", [1, 2, 7, 11, 5511, 8999, 9001, 131073])
+def test_lengths_of_transforms_are_the_least_good_ones(least):
+    good = [2**a * 3**b * 5**c for a in range(19) for b in range(13) for c in range(9)]
+    assert sounds._fast_length(least) == min(n for n in good if n >= least)
+
+
 @pytest.mark.parametrize("speed", [Fraction(9, 10), Fraction(11, 10), Fraction(5, 4)])
 def test_speed(speed):
     out = sounds.change_speed(Waves.of([sine(440), sine(440, 0.5)]), speed)

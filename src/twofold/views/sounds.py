@@ -99,9 +99,18 @@ def _stretch(x: Tensor, factor: float, fft: int) -> Tensor:
 def convolve(waves: Waves, kernels: Tensor, delay: int = 0) -> Waves:
     """Filter each row by its own kernel [n, K]; the output starts `delay` samples late and is as long as the input."""
     size = waves.samples.shape[1]
-    n = 1 << (size + kernels.shape[1] - 2).bit_length()
+    n = _fast_length(size + kernels.shape[1] - 1)
     spectrum = torch.fft.rfft(waves.samples, n) * torch.fft.rfft(kernels, n)
     return cut(torch.fft.irfft(spectrum, n)[:, delay : delay + size], waves.lengths)
+
+
+@functools.lru_cache(maxsize=256)
+def _fast_length(least: int) -> int:
+    """The least 2^a 3^b 5^c that is `least` or more: up to half as long as the next power of two, and as fast."""
+    best = 1 << (least - 1).bit_length()
+    for three_five in (3**b * 5**c for b in range(12) for c in range(8) if 3**b * 5**c < best):
+        best = min(best, three_five << (-(-least // three_five) - 1).bit_length())
+    return best
 
 
 def active_power(waves: Waves, where: Tensor | None = None) -> tuple[Tensor, Tensor]:
