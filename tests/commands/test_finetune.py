@@ -128,6 +128,31 @@ def test_a_stopped_run_goes_on_bit_for_bit(pretrained, tmp_path, monkeypatch):
         finetune(pretrained, images(seed=5), tmp_path / "cut", test=TEST, **options)
 
 
+def test_a_run_that_is_done_is_scored_anew_on_other_test_images(pretrained, tmp_path, monkeypatch):
+    """The old score is not passed off as theirs; nor for the same images with other labels."""
+    options = TINY | {"from_head": 1}
+    first = finetune(pretrained, images(), tmp_path / "ft", test=TEST, **options).result
+    monkeypatch.setattr(LabelledTraining, "fit", lambda _: pytest.fail("a run that is done is not trained again"))
+    x, y = images(30, seed=7)
+    net = load_classified(tmp_path / "ft" / "encoder.safetensors")
+    right = net(torch.from_numpy(x).permute(0, 3, 1, 2)).argmax(1).numpy() == y
+    other = finetune(pretrained, images(), tmp_path / "ft", test=(x, y), **options).result
+    assert other.scores.count == 30
+    assert other.scores.top1 == pytest.approx(right.mean())
+    assert core.FinetuneResult.read(core.RunDirectory(tmp_path / "ft")) == other
+    wrong = finetune(pretrained, images(), tmp_path / "ft", test=(x, 1 - y), **options).result
+    assert wrong.scores.top1 == pytest.approx(1 - right.mean())
+    assert finetune(pretrained, images(), tmp_path / "ft", test=TEST, **options).result == first
+
+
+def test_a_mistake_leaves_no_folder_that_stands_in_the_way_of_its_correction(pretrained, tmp_path):
+    options = TINY | {"epochs": 1, "labels": "4/class"}
+    with pytest.raises(UserError, match="--from_head 7"):
+        finetune(pretrained, images(), tmp_path / "ft", test=TEST, from_head=7, **options)
+    assert not (tmp_path / "ft").exists()
+    assert finetune(pretrained, images(), tmp_path / "ft", test=TEST, from_head=1, **options).result.complete
+
+
 def test_images_of_many_labels_are_scored_by_mean_average_precision(pretrained, tmp_path):
     rng = np.random.default_rng(0)
     x, y = images()

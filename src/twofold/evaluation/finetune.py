@@ -23,13 +23,21 @@ from torch import nn
 from twofold.data import DataConfig, Source
 from twofold.data.base import class_count
 from twofold.distributed import BatchNorm, rank, world_size
-from twofold.encoders import Encoder, build_encoder_from_spec, load_encoder, load_head, read_header, save_encoder
+from twofold.encoders import (
+    Encoder,
+    build_encoder_from_spec,
+    load_classifier,
+    load_encoder,
+    load_head,
+    read_header,
+    save_encoder,
+)  # fmt: skip
 from twofold.errors import UserError
 from twofold.evaluation.features import extract
 from twofold.evaluation.frozen import assert_frozen, digest, tensor_digests
 from twofold.evaluation.imagenet import ClassifiedImages
 from twofold.evaluation.scores import ManyScores, Scores, score, score_many
-from twofold.evaluation.splits import check_test_labels
+from twofold.evaluation.splits import check_test_labels, labels_fingerprint
 from twofold.evaluation.subsets import labelled_part
 from twofold.heads import HeadConfig, ProjectionHead
 from twofold.methods.supervised import Freeze, Supervised
@@ -39,9 +47,11 @@ from twofold.training.config import OptionsParser, RunConfig, TrainingConfig, me
 from twofold.training.labelled import LabelledTraining
 from twofold.training.parts import make_loader, make_order, make_views, match
 from twofold.training.rundir import RunDirectory
-from twofold.training.starting import check_same_data, say, start_accelerator, start_run
+from twofold.training.starting import check_same_data, choose_device, say, start_accelerator, start_run
 from twofold.views import ViewsConfig
 from twofold.views.waveforms import WavesConfig
+
+RESULT = "result.json"
 
 
 @dataclass(frozen=True)
@@ -117,6 +127,8 @@ class FinetuneResult:
         seconds: of training.
         text: what was trained and how, in words.
         digest: SHA-256 of the encoder before and after; equal under --freeze encoder, or the run would have failed.
+        stopped_by: number of the signal that ended it early.
+        test: fingerprint of what was scored, images and labels (see `labels_fingerprint`).
     """
 
     scores: Scores | ManyScores | None
@@ -127,6 +139,7 @@ class FinetuneResult:
     text: str
     digest: tuple[str, str]
     stopped_by: int | None = None
+    test: str = ""
 
     @property
     def metric(self) -> float:
@@ -139,7 +152,7 @@ class FinetuneResult:
     def read(cls, run: RunDirectory) -> FinetuneResult | None:
         """What an earlier call left in `run`; None if it is not done."""
         try:
-            values = json.loads((run.path / "result.json").read_text())
+            values = json.loads((run.path / RESULT).read_text())
         except FileNotFoundError:
             return None
         found = values.pop("scores")
@@ -208,7 +221,8 @@ def finetune(
 ) -> FinetuneResult:
     """Train a classifier, and what is below it as far as it is not frozen, then score it once.
 
-    The same call again goes on where an earlier one was stopped, and only reads the result of one that was done.
+    The same call again goes on where an earlier one was stopped, and only reads the result of one that was done; with
+    other test images, it scores the trained net on those.
 
     Args:
         encoder_file: an `encoder.safetensors`; it stays as it is.
@@ -235,11 +249,14 @@ def finetune(
         check_same_data(run, part)
         if run.facts().get("encoder") != file_hash:
             raise UserError(f"the run in {run.path} began with another encoder than {encoder_file}")
-        if (done := FinetuneResult.read(run)) is not None:
+        done = FinetuneResult.read(run)
+        if done is not None and done.test == labels_fingerprint(test):
             return done
-    else:
-        start_run(run, config, part, part.name, recipe, encoder=file_hash, base=str(encoder_file))
+        if done is not None:
+            return _scored_anew(done, run, config, test, targets, module)
     training = assemble(encoder_file, part, config, run, accelerator, module)
+    if not resuming:  # only now: what is wrong with the options leaves no folder behind
+        start_run(run, config, part, part.name, recipe, encoder=file_hash, base=str(encoder_file))
     before = tensor_digests(training.method.encoder)
     training.resume()
     if training.step and not quiet:
@@ -337,24 +354,42 @@ def _finish(
     for tracker in training.accelerator.trackers:
         tracker.finish()
     complete = training.step == training.steps
-    scores = _score(method, config, test, targets) if complete else None
+    head = method.head if isinstance(method.head, ProjectionHead) else None
+    net = ClassifiedImages(method.encoder, method.classifier, head, method.from_head)
+    scores = _score(net, config, test, targets) if complete else None
     result = FinetuneResult(
         scores, complete, len(part), training.step, round(training.seconds, 3),
         _text(config, words, method.encoder.input.kind),
-        (digest(before), digest(after)), training.stopped_by,
+        (digest(before), digest(after)), training.stopped_by, labels_fingerprint(test) if complete else "",
     )  # fmt: skip
     if rank() == 0:
-        facts = {"steps": training.step, "of": training.steps, "options": plain(config)}
-        head = method.head if isinstance(method.head, ProjectionHead) else None
+        facts = {"steps": training.step, "of": training.steps, "options": plain(config), "class_names": part.classes}
         save_encoder(run.encoder_file, method.encoder, head, facts, method.classifier, method.from_head)
         if complete:
-            run.write_json("result.json", dataclasses.asdict(result))
+            run.write_json(RESULT, dataclasses.asdict(result))
     return result
 
 
-def _score(method: Supervised, config: FinetuneConfig, test: Source, targets: NDArray[np.int64]) -> Scores | ManyScores:
-    head = method.head if isinstance(method.head, ProjectionHead) else None
-    net = ClassifiedImages(method.encoder, method.classifier, head, method.from_head)
+def _scored_anew(
+    done: FinetuneResult, run: RunDirectory, config: FinetuneConfig, test: Source, targets: NDArray[np.int64],
+    module: nn.Module | None,
+) -> FinetuneResult:  # fmt: skip
+    """The result of a run that is done, on other test images than it was scored on."""
+    found = load_classifier(run.encoder_file)
+    if found is None or found[1] is None:
+        raise UserError(f"{run.encoder_file} holds no classifier to score: start another run in another folder")
+    say(f"{run.path} was scored on other images: its net is scored on those of {test.name}, nothing is trained")
+    net = ClassifiedImages(load_encoder(run.encoder_file, module), found[0], load_head(run.encoder_file), found[1])
+    net.to(choose_device(config.training.device))
+    result = dataclasses.replace(done, scores=_score(net, config, test, targets), test=labels_fingerprint(test))
+    if rank() == 0:
+        run.write_json(RESULT, dataclasses.asdict(result))
+    return result
+
+
+def _score(
+    net: ClassifiedImages, config: FinetuneConfig, test: Source, targets: NDArray[np.int64]
+) -> Scores | ManyScores:
     views = config.views
     found = extract(net, test, views.size, preprocessing=config.preprocessing, resample=views.resample)
     targets = targets[found.index]

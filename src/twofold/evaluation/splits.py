@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 
 import numpy as np
@@ -158,3 +160,11 @@ def check_positives(labels: Labels, where: str, classes: Sequence[str] | None = 
             f"{where} has no image of {', '.join(empty[:10])}{' ...' if len(empty) > 10 else ''}: average precision "
             "needs one of each class in each part; give more images, or leave these columns out"
         )
+
+
+def labels_fingerprint(source: Source) -> str:
+    """A hash that changes with the images of `source`, their labels, or the names of the classes."""
+    digest = hashlib.sha256(f"{source.fingerprint()} {json.dumps(source.classes)}".encode())
+    if source.labels is not None:
+        digest.update(np.ascontiguousarray(source.labels).tobytes())
+    return digest.hexdigest()
