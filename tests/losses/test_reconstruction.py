@@ -67,7 +67,7 @@ def test_reconstruction_and_total_equal_the_reference(case: dict[str, Any]) -> N
     hidden_from_it = torch.tensor(data[f"{key}/input"][..., 0] == 0)
     lengths = torch.tensor(data[f"{key}/input_length"])
     prediction, hidden = leaf(f"{key}/logits_mpc"), leaf(f"{key}/hidden")
-    mpc = masked_reconstruction(prediction, target, hidden_from_it, lengths, "released")
+    mpc = masked_reconstruction(prediction, target, hidden_from_it, lengths, "released").loss
     (grad,) = torch.autograd.grad(mpc, prediction, retain_graph=True)
     agree(RECONSTRUCTION, mpc, data[f"{key}/mpc_loss"], 1e-6, "largest")
     agree(RECONSTRUCTION, grad, data[f"{key}/grad_mpc"], 2e-6, "largest")
@@ -103,7 +103,7 @@ def test_equals_loops_and_does_not_see_the_padding(scale: Any, by_element: bool)
     expected = by_loops(prediction, target, mask, lengths, scale)
     target[1, 3:] = float("inf")
     prediction.requires_grad_()
-    got = masked_reconstruction(prediction, target, mask, lengths, scale)
+    got = masked_reconstruction(prediction, target, mask, lengths, scale).loss
     assert got.item() == pytest.approx(expected, rel=1e-13)
     got.backward()
     assert prediction.grad is not None
@@ -116,10 +116,10 @@ def test_the_worked_example_of_both_scales() -> None:
     target = torch.tensor([[[1.0, 2.0], [3.0, -1.0], [0.5, 0.5], [0.0, 0.0]]])
     mask, lengths = torch.tensor([[False, True, False, False]]), torch.tensor([3])
     ones = torch.ones(1, 4, 2)
-    assert masked_reconstruction(ones, target, mask, lengths, "released").item() == 1.0
-    assert masked_reconstruction(ones, target, mask, lengths).item() == 2.0
-    assert masked_reconstruction(ones, target, torch.zeros_like(mask), lengths).item() == 0.0
-    half = masked_reconstruction(ones.bfloat16(), target.bfloat16(), mask, lengths)
+    assert masked_reconstruction(ones, target, mask, lengths, "released").loss.item() == 1.0
+    assert masked_reconstruction(ones, target, mask, lengths).loss.item() == 2.0
+    assert masked_reconstruction(ones, target, torch.zeros_like(mask), lengths).loss.item() == 0.0
+    half = masked_reconstruction(ones.bfloat16(), target.bfloat16(), mask, lengths).loss
     assert half.dtype == torch.float32
 
 

@@ -85,31 +85,35 @@ def test_rows_may_be_permuted_and_padded(stack):
     torch.testing.assert_close(model(*longer).loss, loss, rtol=1e-5, atol=1e-5)
 
 
-def test_two_processes_equal_one():
-    """The contrast sees all utterances; its gradient, averaged over ranks, is that of the joined batch."""
+@pytest.mark.parametrize("scale", ["masked_mean", "released"])
+def test_two_processes_equal_one(scale):
+    """Both losses see all utterances, the long ones of one rank and the short ones of the other; gradients, too.
+
+    (The released scale counts padded frames: there the ranks' batches are padded alike.)
+    """
     torch.set_num_threads(1)
-    both = run_processes(contrast_only, 2, 4)
-    loss, gradients = contrast_only(0, 8)
-    assert np.mean([found for found, _ in both]) == pytest.approx(loss, rel=1e-5)
-    assert gradients
+    first, second = run_processes(one_step, 2, 4, scale)
+    loss, told, gradients = one_step(0, 8, scale)
+    assert np.mean([first[0], second[0]]) == pytest.approx(loss, rel=1e-5)
+    assert first[1] == second[1]  # a row of metrics tells of all ranks, whichever writes it
+    for name in ("contrastive", "reconstruction", "mean_error", "chance"):
+        assert first[1][name] == pytest.approx(told[name], rel=1e-5), name
+    assert {name.split(".")[0] for name in gradients} == {"encoder", "head", "reconstruction"}
     for name, gradient in gradients.items():
-        for _, found in both:
+        for _, _, found in (first, second):
             torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-6)
 
 
-def contrast_only(rank, n):
+def one_step(rank, n, scale):
     """One step of half of the batch on each of two ranks (n 4), or of all of it on one (n 8)."""
-    model = method(reconstruction_weight=0.0).train()
-    a, b = views(8)
-    inner = model
-    if n < 8:
-        model = torch.nn.parallel.DistributedDataParallel(model)
-    rows = slice(rank * n, (rank + 1) * n)
-    out = model(a[rows], b[rows])
+    model = method(reconstruction_scale=scale, contrastive_weight=0.5).train()
+    parts = [part[slice(rank * n, (rank + 1) * n)] for part in views(8)]
+    if scale == "masked_mean":  # as a rank's own batch comes: padded to its own longest
+        parts = [Waves(part.samples[:, : int(part.lengths.max())], part.lengths, part.random) for part in parts]
+    wrapped = torch.nn.parallel.DistributedDataParallel(model) if n < 8 else model
+    out = wrapped(*parts)
     out.loss.backward()
-    return float(out.contrastive), {
-        k: p.grad.clone() for k, p in inner.named_parameters() if k.startswith(("head", "encoder"))
-    }
+    return float(out.loss.detach()), model.describe(out, 8), {k: p.grad.clone() for k, p in model.named_parameters()}
 
 
 def test_without_numbers_nothing_is_masked():

@@ -14,11 +14,12 @@ from twofold.losses.diagnostics import (
 from twofold.losses.distillation import distillation_loss
 from twofold.losses.info_nce import info_nce
 from twofold.losses.nt_xent import nt_xent
-from twofold.losses.reconstruction import masked_reconstruction
+from twofold.losses.reconstruction import Reconstruction, masked_reconstruction
 from twofold.losses.studies import margin_triplet, nt_logistic
 
 __all__ = [
     "ContrastiveMetrics",
+    "Reconstruction",
     "alignment",
     "chance_level",
     "contrastive_metrics",

@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from twofold.distributed import all_reduce_sum, world_size
 from twofold.losses.checks import check_choice
+
+Scale = Literal["masked_mean", "released"]
+
+
+class Reconstruction(NamedTuple):
+    """How well hidden frames were told; scalars whose mean over ranks is the value of all ranks' frames together."""
+
+    loss: Tensor
+    """In the scale asked for; the only one with a gradient."""
+    error: Tensor
+    """Mean absolute error of a hidden element."""
+    mean_error: Tensor
+    """The same of the answer 0 (the mean) everywhere: nothing is learned above it."""
+    mean_loss: Tensor
+    """The loss of that answer."""
 
 
 def masked_reconstruction(
-    prediction: Tensor,
-    target: Tensor,
-    mask: Tensor,
-    lengths: Tensor,
-    scale: Literal["masked_mean", "released"] = "masked_mean",
-) -> Tensor:
+    prediction: Tensor, target: Tensor, mask: Tensor, lengths: Tensor, scale: Scale = "masked_mean"
+) -> Reconstruction:
     """Absolute error of what was hidden from the encoder, within each example's length.
+
+    Over several ranks the sum is divided by the hidden elements of all of them: batches are sorted by length, so a mean
+    of each rank's own mean would weigh the frames of short utterances more, always on the same ranks.
 
     Args:
         prediction, target: [n, T, F] features. No gradient reaches the target.
@@ -26,16 +41,33 @@ def masked_reconstruction(
         lengths: [n] frames of each example, at most T; what lies beyond counts for nothing.
         scale: masked_mean: the mean over hidden elements, 0 where nothing is hidden. released: the sum over F, then the
             mean over all n * T frames, hidden or not, padded or not (MPCLoss in athena/loss.py, branch simclr): its
-            value depends on the share of hidden frames and on the padding.
-
-    Returns:
-        Scalar in float32 or better.
+            value depends on the share of hidden frames and on the padding, which each rank has its own of.
 
     Raises:
         UserError: there is no such scale.
         ValueError: the shapes do not fit.
     """
     check_choice("scale", scale, ("masked_mean", "released"))
+    _check_shapes(prediction, target, mask, lengths)
+    n, frames, _ = prediction.shape
+    with torch.autocast(prediction.device.type, enabled=False):
+        dtype = torch.promote_types(prediction.dtype, torch.float32)
+        target = target.detach().to(dtype)
+        hidden = mask if mask.ndim == 3 else mask[:, :, None].expand(prediction.shape)
+        valid = torch.arange(frames, device=lengths.device) < lengths[:, None]  # [n, T]
+        hidden = hidden & valid[:, :, None]  # [n, T, F]
+        # where, not a product: what lies beyond the length may be infinite
+        total = torch.where(hidden, (target - prediction.to(dtype)).abs(), 0.0).sum()
+        silent = torch.where(hidden, target.abs(), 0.0).sum()
+        # Gradients become the mean over ranks; divided by a rank's share of all counts, the mean is the whole's value.
+        counts = torch.stack([hidden.sum(), torch.full((), n * frames, device=hidden.device)])
+        elements, places = all_reduce_sum(counts).to(dtype) / world_size()
+        elements = elements.clamp(min=1 / world_size())
+        scaled = places if scale == "released" else elements
+        return Reconstruction(total / scaled, total.detach() / elements, silent / elements, silent / scaled)
+
+
+def _check_shapes(prediction: Tensor, target: Tensor, mask: Tensor, lengths: Tensor) -> None:
     if prediction.ndim != 3 or prediction.shape != target.shape or prediction.numel() == 0:
         shapes = tuple(prediction.shape), tuple(target.shape)
         raise ValueError(f"prediction and target must be [n, T, F] of one shape, got {shapes[0]} and {shapes[1]}")
@@ -45,12 +77,3 @@ def masked_reconstruction(
             f"mask must be bool [{n}, {frames}] or [{n}, {frames}, {width}] and lengths [{n}], got {mask.dtype} "
             f"{tuple(mask.shape)} and {tuple(lengths.shape)}"
         )
-    with torch.autocast(prediction.device.type, enabled=False):
-        dtype = torch.promote_types(prediction.dtype, torch.float32)
-        error = (target.detach().to(dtype) - prediction.to(dtype)).abs()  # [n, T, F]
-        hidden = mask if mask.ndim == 3 else mask[:, :, None].expand(error.shape)
-        valid = torch.arange(frames, device=lengths.device) < lengths[:, None]  # [n, T]
-        hidden = hidden & valid[:, :, None]  # [n, T, F]
-        # where, not a product: what lies beyond the length may be infinite
-        total = torch.where(hidden, error, 0.0).sum()
-        return total / (n * frames if scale == "released" else hidden.sum().clamp(min=1))

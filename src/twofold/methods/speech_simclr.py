@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from twofold.distributed import all_reduce_mean
 from twofold.encoders import SpeechEncoder, Waves
 from twofold.heads import HeadConfig, ProjectionHead
 from twofold.losses import chance_level, masked_reconstruction, nt_xent
@@ -18,7 +19,7 @@ from twofold.views.spectrograms import MaskRule, blocks, fill_blocks, hidden_fra
 
 @dataclass(frozen=True)
 class SpeechOutput(Output):
-    """An `Output`, and its two parts.
+    """An `Output`, and its two parts. What each tells of all ranks is the mean over ranks.
 
     Attributes:
         contrastive: NT-Xent.
@@ -94,15 +95,8 @@ class SpeechSimCLR(Method):
         stacked = self.reconstruction(states).unflatten(2, (self.encoder.stack, -1))
         prediction = stacked.flatten(1, 2)[:, : x.shape[1]]  # [2n, T, F]
         rec = masked_reconstruction(prediction, target, hidden, frames, self.reconstruction_scale)
-        loss = self.contrastive_weight * contrastive + self.reconstruction_weight * rec
-        with torch.no_grad():
-            error = masked_reconstruction(prediction, target, hidden, frames)
-            silent = torch.zeros_like(target)
-            mean_error = masked_reconstruction(silent, target, hidden, frames)
-            mean_loss = masked_reconstruction(silent, target, hidden, frames, self.reconstruction_scale)
-        return SpeechOutput(
-            loss, h.detach(), z_a.detach(), z_b.detach(), contrastive.detach(), error, mean_error, mean_loss
-        )
+        loss = self.contrastive_weight * contrastive + self.reconstruction_weight * rec.loss
+        return SpeechOutput(loss, h.detach(), z_a.detach(), z_b.detach(), contrastive.detach(), *rec[1:])
 
     def mask(self, x: Tensor, frames: Tensor, u: Tensor | None) -> tuple[Tensor, Tensor]:
         """Features [2n, T, F] with their blocks filled, and which frames are hidden, bool [2n, T]."""
@@ -127,6 +121,8 @@ class SpeechSimCLR(Method):
         """Beside the embedding: both losses of the step, and what answering with the mean would get."""
         row = super().describe(output, batch)
         assert isinstance(output, SpeechOutput)
-        parts = {name: float(getattr(output, name)) for name in ("contrastive", "reconstruction", "mean_error")}
-        chance = self.contrastive_weight * chance_level(batch) + self.reconstruction_weight * float(output.mean_loss)
+        names = ("contrastive", "reconstruction", "mean_error", "mean_loss")
+        told = all_reduce_mean(torch.stack([getattr(output, name) for name in names])).tolist()
+        parts = dict(zip(names, told, strict=True))
+        chance = self.contrastive_weight * chance_level(batch) + self.reconstruction_weight * parts.pop("mean_loss")
         return row | parts | {"chance": chance}
