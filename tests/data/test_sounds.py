@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -94,7 +96,10 @@ def test_manifests(tmp_path):
     ]  # fmt: skip
     (tmp_path / "m.csv").write_text("\n".join([",".join(rows[0]), *(",".join(map(str, r.values())) for r in rows)]))
     (tmp_path / "m.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    for name in ("m.csv", "m.jsonl"):
+    (tmp_path / "m.tsv").write_text((tmp_path / "m.csv").read_text().replace(",", "\t"))
+    (tmp_path / "excel.csv").write_text((tmp_path / "m.csv").read_text(), encoding="utf-8-sig")
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "m.parquet")
+    for name in ("m.csv", "m.jsonl", "m.tsv", "excel.csv", "m.parquet"):
         source = open_source(tmp_path / name)
         assert labels(source) == ["w0"] * 3 + ["w1"] * 3
         assert source.texts[4] == "say 1"
@@ -104,8 +109,20 @@ def test_manifests(tmp_path):
     with pytest.raises(UserError, match="no such column"):
         open_source(tmp_path / "m.csv", DataConfig(sound=SoundConfig(label="colour")))
     (tmp_path / "bad.csv").write_text("a,b\n1,2\n")
+    (tmp_path / "bad.parquet").write_text("no parquet")
+    with pytest.raises(UserError, match="no readable manifest"):
+        open_source(tmp_path / "bad.parquet")
     with pytest.raises(UserError, match="column of paths"):
         open_source(tmp_path / "bad.csv")
+
+
+def test_a_manifest_with_splits_gives_its_training_part(tmp_path):
+    speech_folder(tmp_path, 2, 4)
+    rows = [f"word{w}/{i}.wav,w{w},{'train' if i < 2 else ('val', 'test')[i - 2]}" for w in range(2) for i in range(4)]
+    (tmp_path / "m.csv").write_text("\n".join(["path,label,split", *rows]))
+    assert [len(open_source(tmp_path / "m.csv", split=s)) for s in (None, "train", "val", "test")] == [4, 4, 2, 2]
+    assert all(r.path.endswith(("0.wav", "1.wav")) for r in open_source(tmp_path / "m.csv").recordings)
+    assert splits_of(tmp_path / "m.csv").validation == ("train", "val")
 
 
 def test_librispeech(tmp_path):
@@ -121,7 +138,10 @@ def test_librispeech(tmp_path):
     source = open_source(tmp_path, split="test-clean")
     assert labels(source) == ["19", "19", "26", "26"]
     assert source.texts == ["HELLO IT'S ME"] * 4
-    assert len(open_source(tmp_path)) == 8
+    training = open_source(tmp_path)
+    assert all("train-clean-100" in r.path for r in training.recordings)  # no test part in training
+    assert len(training) == 4
+    assert len(open_source(tmp_path / "test-clean")) == 4  # the part itself, where it is named
 
 
 def test_speech_commands(tmp_path):
@@ -145,6 +165,14 @@ def test_voxceleb(tmp_path):
     assert labels(open_source(tmp_path)) == ["id10001"] * 2 + ["id10002"] * 2
 
 
+def test_voxceleb_is_trained_on_dev(tmp_path):
+    for part, speaker in (("dev", "id10001"), ("dev", "id10002"), ("test", "id10270")):
+        for video in ("aBc", "dEf"):
+            write(tmp_path / part / "wav" / speaker / video / "00001.wav", tone(), 16000)
+    assert labels(open_source(tmp_path)) == ["id10001"] * 2 + ["id10002"] * 2
+    assert labels(open_source(tmp_path, split="test")) == ["id10270"] * 2
+
+
 def test_iemocap(tmp_path):
     for session, lines in (("1", "neu exc fru"), ("2", "ang sad hap")):
         dialogue = f"Ses0{session}F_impro01"
@@ -160,6 +188,12 @@ def test_iemocap(tmp_path):
     assert labels(source) == ["neutral", "happy", "angry", "sad", "happy"]
     assert [r.fold for r in source.recordings] == ["Session1"] * 2 + ["Session2"] * 3
     assert source.recordings[1].speaker == "Ses01M"
+    by_speaker = open_source(tmp_path, DataConfig(sound=SoundConfig(fold="speaker", label="speaker")))
+    assert by_speaker.folds == ["Ses01F", "Ses01M", "Ses02F", "Ses02M", "Ses02F"]
+    assert labels(by_speaker) == by_speaker.folds
+    for option in ("fold", "label"):
+        with pytest.raises(UserError, match=rf"sound\.{option} colour .* can be speaker"):
+            open_source(tmp_path, DataConfig(sound=SoundConfig(**{option: "colour"})))
 
 
 def test_batches_hold_like_lengths_and_every_recording_once():
@@ -241,3 +275,54 @@ def test_facts_say_that_it_is_speech(tmp_path):
     (tmp_path / "none").mkdir()
     with pytest.raises(UserError, match="no sounds"):
         read_folder(tmp_path / "none", 16000)
+
+
+@pytest.mark.parametrize(("name", "reason"), [("silent", "silent"), ("cut", "decoded"), ("text", "libsndfile")])
+def test_a_bad_file_of_noise_is_named(tmp_path, name, reason):
+    write(tmp_path / "good.wav", tone())
+    path = write(tmp_path / f"{name}.flac", np.zeros(RATE, np.float32) if name == "silent" else tone(seconds=4))
+    if name == "cut":
+        path.write_bytes(path.read_bytes()[:9000])
+    if name == "text":
+        path.write_text("no sound at all")
+    with pytest.raises(UserError, match=rf"--waves\.noises.*{name}\.flac.*{reason}"):
+        read_folder(tmp_path, RATE)
+    with pytest.raises(UserError, match=r"^--waves\.responses:"):
+        read_folder(tmp_path, RATE, "--waves.responses")
+
+
+@pytest.mark.parametrize("option", [{"channels": 3}, {"jpeg_draft": True}, {"orient": False}, {"max_pixels": 9}])
+def test_options_of_images_are_refused(tmp_path, option):
+    speech_folder(tmp_path, 2, 2)
+    with pytest.raises(UserError, match=rf"--data\.{next(iter(option))} .* the data are sounds"):
+        open_source(tmp_path, DataConfig(**option))
+
+
+def test_options_of_sounds_are_refused_for_images():
+    with pytest.raises(UserError, match=r"--data\.sound are for sounds"):
+        open_source(np.zeros((4, 8, 8, 3), np.uint8), DataConfig(sound=SoundConfig(fold="speaker")))
+
+
+def test_how_many_decoded_sounds_are_kept(tmp_path, monkeypatch):
+    speech_folder(tmp_path, 2, 4)
+    some = 2e-5  # GiB: five clips or so
+    kept = {}
+    for cache, room in (("off", 2.0), ("auto", 2.0), ("auto", some), ("ram", some)):
+        source = open_source(tmp_path, DataConfig(cache=cache, cache_gb=room)).at_rate(RATE)
+        for index in range(8):
+            source.read(index)
+        kept[cache, room] = len(source._cache)
+    assert kept["off", 2.0] == 0
+    assert kept["auto", 2.0] == kept["ram", some] == 8
+    assert 0 < kept["auto", some] < 8
+    monkeypatch.setattr("twofold.data.sounds.available_memory", lambda: 40_000)
+    with pytest.raises(UserError, match=r"--data\.cache ram: .* use --data\.cache auto"):
+        open_source(tmp_path, DataConfig(cache="ram"))
+    assert len(open_source(tmp_path, DataConfig())) == 8
+
+
+def test_a_source_is_data_like_any_other(tmp_path):
+    source = open_source(speech_folder(tmp_path, 2, 2))
+    assert open_source(source) is source
+    assert splits_of(source).names == ()
+    assert source.path(0).endswith("word0/0.wav")

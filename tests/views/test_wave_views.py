@@ -79,6 +79,18 @@ def test_noise_has_the_ratio_asked_for(snr):
         assert (out.samples[row, waves.lengths[row] :] == 0).all()
 
 
+def test_noise_that_pauses_under_the_speech_stays_bounded():
+    waves = speechlike()
+    _, active = sounds.active_power(waves)
+    noise = torch.where(active, 0.0, generated_noise(RATE)[:, : waves.samples.shape[1]])
+    for floor in (0.0, 1e-6):
+        out = sounds.add_noise(waves, noise + floor * active, torch.full((4,), 5.0))
+        added = (out.samples - waves.samples).square().sum(1) / waves.lengths
+        signal, _ = sounds.active_power(waves)
+        # 10 dB more than a ratio over the whole row would make it, and no more.
+        assert (10 * torch.log10(signal / added)).tolist() == pytest.approx([-5.0] * 4, abs=0.1)
+
+
 def test_band_reject():
     t = sine(1000)
     for low, high, kept in ((900.0, 1100.0, 2000), (925.0, 1075.0, 1400), (0.0, 1500.0, 3000)):

@@ -19,9 +19,10 @@ class SoundConfig:
     min_seconds: float = 0.1
     """Shorter recordings are left out."""
     label: str | None = None
-    """Column of a manifest that holds the labels; "label" if there is one."""
+    """Column of a manifest that holds the labels, "label" if there is one; of a folder it can be speaker, where the
+    layout tells who speaks."""
     fold: str = "fold"
-    """Column of a manifest that holds the folds of `twofold evaluate --folds`."""
+    """Column of a manifest that holds the folds of `twofold evaluate --folds`; of a folder it can be speaker."""
     distinct: Literal["none", "label", "text"] = "none"
     """No two recordings of one label, or of one text, in a batch: they would be wrong negatives of each other."""
     bucket: bool = True
@@ -65,7 +66,8 @@ class DataConfig:
     workers: int | None = None
     """Processes that decode files; 0 decodes in the main process; by default chosen from the number of cores."""
     cache: Literal["auto", "off", "ram"] = "auto"
-    """Keep decoded files in memory: ram always, off never, auto if they fit in `cache_gb` and half the free memory."""
+    """Keep decoded files in memory: ram always, off never, auto if they fit in `cache_gb` and half the free memory; of
+    sounds auto keeps as many as fit. Sounds of more than `sound.max_seconds` are read anew each time."""
     cache_gb: float = 2.0
     """What cache=auto may hold, in GiB for each training process."""
     jpeg_draft: bool = False

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from twofold.data.config import DataConfig
+from twofold.data.config import DataConfig, SoundConfig
 from twofold.data.files import SPLIT_FOLDERS
 from twofold.data.sounds import Recording, SoundSource, find_sounds
 from twofold.errors import UserError
@@ -17,6 +18,7 @@ from twofold.errors import UserError
 MANIFESTS = (".csv", ".tsv", ".jsonl", ".parquet")
 _PATH = ("path", "file", "audio", "audio_filepath", "wav", "filename", "deb_path")
 _TEXT = ("text", "transcript_norm", "transcript", "sentence", "transcription")
+_FOR_IMAGES = ("background", "orient", "deep_pixels", "max_pixels", "jpeg_draft")
 _EMOTIONS = {"neu": "neutral", "hap": "happy", "exc": "happy", "ang": "angry", "sad": "sad"}
 
 Layout = Callable[[Path, str | None], list[Recording]]
@@ -25,18 +27,46 @@ Layout = Callable[[Path, str | None], list[Recording]]
 def open_sounds(path: Path, split: str | None, config: DataConfig) -> SoundSource:
     """The recordings of a manifest, or of a folder in any layout that `layout_of` knows.
 
+    Without a split those made for training, where the data say which these are; else all.
+
     Raises:
-        UserError: no such split or column, nothing readable, ...
+        UserError: no such split or column, nothing readable, an option that only images have, ...
     """
+    _refuse_image_options(config)
     if path.is_file():
         recordings = read_manifest(path, split, config.sound.label, config.sound.fold)
     else:
-        if config.sound.label is not None:
-            raise UserError(f"--data.sound.label {config.sound.label} names a manifest's column; {path} is a folder")
-        recordings = _LAYOUTS[layout_of(path)](path, split)
+        recordings = _relabelled(_LAYOUTS[layout_of(path)](path, split), path, config.sound)
     if not recordings:
         raise UserError(f"{path}: no recordings" + (f" in the split {split}" if split else ""))
     return SoundSource(recordings, config, f"{path}:{split}" if split else str(path))
+
+
+def _refuse_image_options(config: DataConfig) -> None:
+    """Raise a UserError where an option that only images have is given for sounds."""
+    plain = DataConfig()
+    # One channel is what sounds have: commands fill it in from the encoder.
+    given = [] if config.channels in (None, 1) else ["channels"]
+    given += [name for name in _FOR_IMAGES if getattr(config, name) != getattr(plain, name)]
+    if given:
+        told = ", ".join(f"--data.{name} {getattr(config, name)}" for name in given)
+        raise UserError(f"{told}: for images, and the data are sounds: leave it out")
+
+
+def _relabelled(recordings: list[Recording], folder: Path, config: SoundConfig) -> list[Recording]:
+    """A folder's recordings with speakers as labels or folds, where these are asked for; a folder has no columns."""
+    for option, value in (("label", config.label), ("fold", config.fold if config.fold != "fold" else None)):
+        if value is None:
+            continue
+        if value != "speaker" or all(r.speaker is None for r in recordings):
+            known = "can be speaker" if any(r.speaker for r in recordings) else "is not to be had"
+            raise UserError(
+                f"--data.sound.{option} {value} names a column of a manifest, and {folder} is a folder, of which it "
+                f"{known}: give a manifest, or leave it out"
+            )
+        changed: list[dict[str, Any]] = [{option: r.speaker} for r in recordings]
+        recordings = [dataclasses.replace(r, **new) for r, new in zip(recordings, changed, strict=True)]
+    return recordings
 
 
 def layout_of(folder: Path) -> str:
@@ -78,7 +108,7 @@ def manifest_rows(path: Path) -> list[dict[str, Any]]:
                 raise UserError(f"{path}: parquet needs pyarrow: pip install pyarrow") from error
             rows: list[dict[str, Any]] = pyarrow.parquet.read_table(path).to_pylist()
             return rows
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # spreadsheets put a byte order mark in front
         if path.suffix == ".jsonl":
             return [json.loads(line) for line in text.splitlines() if line.strip()]
         return list(csv.DictReader(text.splitlines(), delimiter="\t" if path.suffix == ".tsv" else ","))
@@ -87,7 +117,10 @@ def manifest_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def read_manifest(path: Path, split: str | None, label: str | None, fold: str = "fold") -> list[Recording]:
-    """Recordings of a manifest: paths relative to it, labels from the column `label` ("label" if there is one)."""
+    """Recordings of a manifest: paths relative to it, labels from the column `label` ("label" if there is one).
+
+    Without a split those of the split train, where a column says so.
+    """
     rows = manifest_rows(path)
     columns = list(dict.fromkeys(name for row in rows for name in row))
     where = _column(columns, _PATH)
@@ -98,6 +131,8 @@ def read_manifest(path: Path, split: str | None, label: str | None, fold: str = 
     if fold != "fold" and fold not in columns:
         raise UserError(f"--data.sound.fold {fold}: {path} has no such column; it has {', '.join(columns)}")
     named, text = label or _column(columns, ("label",)), _column(columns, _TEXT)
+    if split is None and any(row.get("split") == "train" for row in rows):
+        split = "train"
     if split is not None:
         rows = [row for row in rows if str(row.get("split")) == split]
     return [
@@ -146,12 +181,17 @@ def _text_beside(path: Path) -> str | None:
 
 
 def _librispeech(folder: Path, split: str | None) -> list[Recording]:
-    """SUBSET/speaker/chapter/speaker-chapter-number.flac, texts in speaker-chapter.trans.txt; labels are speakers."""
+    """SUBSET/speaker/chapter/speaker-chapter-number.flac, texts in speaker-chapter.trans.txt; labels are speakers.
+
+    Without a split all subsets whose names begin with train.
+    """
     recordings = []
     base = folder / split if split else folder
     if not base.is_dir():
         raise UserError(f"--data.split {split}: {folder} has {', '.join(sound_splits(folder))}")
-    for table in sorted(base.rglob("*.trans.txt")):
+    training = [folder / name for name in sound_splits(folder) if name.startswith("train")]
+    bases = [base] if split or not training else training
+    for table in sorted(table for base in bases for table in base.rglob("*.trans.txt")):
         for line in table.read_text(encoding="utf-8").splitlines():
             name, _, text = line.partition(" ")
             speaker = name.split("-")[0]
@@ -180,7 +220,9 @@ def _speech_commands(folder: Path, split: str | None) -> list[Recording]:
 
 
 def _voxceleb(folder: Path, split: str | None) -> list[Recording]:
-    """[dev|test/]wav/idNNNNN/VIDEO/NNNNN.wav; labels are speakers."""
+    """[dev|test/]wav/idNNNNN/VIDEO/NNNNN.wav; labels are speakers. Without a split dev, on which it is trained."""
+    if split is None and "dev" in sound_splits(folder):
+        split = "dev"
     base = folder / split if split else folder
     if not base.is_dir():
         raise UserError(f"--data.split {split}: {folder} has {', '.join(sound_splits(folder)) or 'no such parts'}")

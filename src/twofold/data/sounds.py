@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import os
+import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twofold.data.base import DataFacts, SkipList, class_count
+from twofold.data.cache import available_memory
 from twofold.data.config import DataConfig
 from twofold.data.opening import BadImage
 from twofold.errors import UserError
@@ -86,7 +88,7 @@ class SoundSource:
             self.labels = np.array([-1 if r.label is None else number[r.label] for r in self.recordings])
         self._cache: dict[int, NDArray[np.float32]] = {}
         self._held = 0
-        self._room = int(config.cache_gb * 2**30) if config.cache != "off" else 0
+        self._room = self._cache_room()
 
     def __len__(self) -> int:
         return len(self.recordings)
@@ -112,6 +114,7 @@ class SoundSource:
             return self
         other = copy.copy(self)
         other.rate, other._cache, other._held = rate, {}, 0
+        other._room = other._cache_room()
         return other
 
     def subset(self, indices: NDArray[np.int64]) -> SoundSource:
@@ -130,6 +133,10 @@ class SoundSource:
         number = {label: i for i, label in enumerate(other.classes)}
         other.labels = np.array([-1 if label is None else number[label] for label in labels], dtype=np.int64)
         return other
+
+    def path(self, index: int) -> str:
+        """The file of one recording."""
+        return self.recordings[index].path
 
     def seconds(self) -> NDArray[np.float64]:
         """[n] durations."""
@@ -164,6 +171,22 @@ class SoundSource:
             self._cache[index] = wave
             self._held += wave.nbytes
         return wave
+
+    def _cache_room(self) -> int:
+        """Bytes of decoded sounds that may be kept; UserError for data.cache ram where they do not fit in memory."""
+        if self.config.cache == "off":
+            return 0
+        free = available_memory()
+        if self.config.cache == "auto":
+            return min(int(self.config.cache_gb * 2**30), free // 2)
+        whole = self.seconds() <= self.config.sound.max_seconds  # of longer ones each reading takes another part
+        needed = int((self.seconds() * (self.rates if self.rate is None else self.rate))[whole].sum()) * 4
+        if needed > free:
+            raise UserError(
+                f"--data.cache ram: {self.name} needs {needed / 2**30:.1f} GiB decoded, {free / 2**30:.1f} GiB are "
+                "free; use --data.cache auto, which keeps what fits"
+            )
+        return sys.maxsize
 
     def picture(self, index: int, side: int = 64) -> NDArray[np.uint8]:
         """A spectrogram [side, side, 1] of the whole recording, low frequencies below; raises BadSound."""
@@ -204,17 +227,26 @@ def spectrogram(wave: NDArray[np.float32], side: int = 64, width: int | None = N
     return grey
 
 
-def read_folder(folder: str | Path, rate: int) -> list[NDArray[np.float32]]:
-    """Every recording in a folder at `rate`: noises, impulse responses. UserError if there is none that can be read."""
+def read_folder(
+    folder: str | Path, rate: int, option: str = "--waves.noises or --waves.responses"
+) -> list[NDArray[np.float32]]:
+    """Every recording in a folder at `rate`: noises, impulse responses.
+
+    Raises:
+        UserError: there is none, or one that cannot be read or is silent; `option` is what named the folder.
+    """
     paths = find_sounds(Path(folder))
     if not paths:
-        raise UserError(f"{folder}: no sounds found; {', '.join(EXTENSIONS)} are read")
+        raise UserError(f"{option}: no sounds found in {folder}; {', '.join(EXTENSIONS)} are read")
     waves = []
     for path in paths:
         header = _header(str(path))
-        if isinstance(header, str):
-            raise UserError(f"{path} cannot be read: {header}; mend it or take it out")
-        waves.append(resampled(_decode(str(path), 0, header[0]), header[1], rate))
+        try:
+            if isinstance(header, str):
+                raise BadSound(str(path), header)
+            waves.append(resampled(_decode(str(path), 0, header[0]), header[1], rate))
+        except BadSound as error:
+            raise UserError(f"{option}: {path} will not do: {error.reason}; mend it or take it out") from error
     return waves
 
 

@@ -19,7 +19,7 @@ from torch.utils.data import Dataset, IterableDataset, Subset
 
 from twofold.data.arrays import ArraySource, npz_splits, open_array_file
 from twofold.data.base import DataFacts, SkipList, Source, class_count, require_pairs, sample_indices
-from twofold.data.config import DataConfig
+from twofold.data.config import DataConfig, SoundConfig
 from twofold.data.files import folder_splits, open_folder
 from twofold.data.hub import PREFIX as HUB
 from twofold.data.hub import hub_splits, is_hub_dataset, is_saved_dataset, open_hub
@@ -29,7 +29,7 @@ from twofold.data.pixels import GREY_MODES, images_to_tensor, set_channels, to_u
 from twofold.data.shards import PREFIX as SHARDS
 from twofold.data.shards import is_shard_folder, open_shards, shard_splits
 from twofold.data.sound_layouts import MANIFESTS, open_sounds, sound_splits
-from twofold.data.sounds import EXTENSIONS
+from twofold.data.sounds import EXTENSIONS, SoundSource
 from twofold.data.torchvision_sets import NAMED_SETS, open_named
 from twofold.errors import UserError
 
@@ -40,8 +40,9 @@ def open_source(what: Any, config: DataConfig | None = None, split: str | None =
     """Open data of any kind.
 
     Args:
-        what: path of a folder of images (see `files.open_folder`), of tar archives (`shards.open_shards`) or of a
-            saved Hugging Face data set (`hub.open_hub`), or of an .npy or .npz file (`arrays.open_array_file`);
+        what: path of a folder of images (see `files.open_folder`), of sounds (`sound_layouts.open_sounds`), of tar
+            archives (`shards.open_shards`) or of a saved Hugging Face data set (`hub.open_hub`), or of a manifest of
+            sounds, or of an .npy or .npz file (`arrays.open_array_file`);
             ``shards:PATTERN`` or ``hf:NAME``; the name of a data set (`torchvision_sets.NAMED_SETS`) unless a path of
             that name exists; an array or tensor of images (`pixels.images_to_tensor`), or a pair (images, labels); a
             PyTorch or Hugging Face data set of images, or of pairs (image, label), where images are PIL images or
@@ -55,6 +56,8 @@ def open_source(what: Any, config: DataConfig | None = None, split: str | None =
     config = config or DataConfig()
     split = split if split is not None else config.split
     source = _open(what, config, split)
+    if config.sound != SoundConfig() and not isinstance(source, SoundSource):
+        raise UserError("the options of --data.sound are for sounds, and the data are images: leave them out")
     require_pairs(source)
     return source
 
@@ -119,11 +122,13 @@ def _open(what: Any, config: DataConfig, split: str | None) -> Source:
         raise UserError(f"{type(what).__name__} is an IterableDataset; a data set with len() and [index] is needed")
     if isinstance(what, Dataset):
         return DatasetSource(what, config)
+    if isinstance(what, SoundSource):
+        return what  # type: ignore[return-value]  # what it reads are sounds
     if all(hasattr(what, name) for name in ("read", "size", "facts", "fingerprint")):
         return what  # a source of the user's own
     raise UserError(
         f"data given as {type(what).__name__}: give a path, a data set's name, an array, a tensor, a pair "
-        "(images, labels) or a PyTorch data set"
+        "(images, labels), a PyTorch data set or a source"
     )
 
 

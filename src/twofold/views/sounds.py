@@ -139,9 +139,14 @@ def reverberate(waves: Waves, responses: Tensor) -> Waves:
 
 
 def add_noise(waves: Waves, noise: Tensor, snr: Tensor) -> Waves:
-    """Add noise [n, S] at `snr` [n] dB: the ratio of powers over the samples where somebody speaks. Silence stays."""
+    """Add noise [n, S] at `snr` [n] dB: the ratio of powers over the samples where somebody speaks. Silence stays.
+
+    Noise that is weaker there than in the whole row by more than 10 dB counts as 10 dB weaker: a recording that pauses
+    just then would be made deafening everywhere else.
+    """
     signal, where = active_power(waves)
-    power, _ = active_power(Waves(noise, waves.lengths), where)
+    heard = Waves(noise, waves.lengths)
+    power = active_power(heard, where)[0].maximum(active_power(heard, within(waves))[0] / 10)
     gain = (signal / power.clamp(min=1e-20)).sqrt() * 10 ** (-snr / 20)
     return cut(waves.samples + gain[:, None] * noise, waves.lengths)
 
