@@ -1,6 +1,8 @@
 """The transfer study on small trees of every data set: parts, metrics, choice of settings, results that are kept."""
 
 import json
+import signal
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +92,9 @@ def test_all_twelve_in_one_command_and_nothing_twice(root, encoder_file, tmp_pat
     assert rows[1]["paper"]["SimCLR 1x"] == 90.6
     assert rows[1]["result"] == round(100 * cells[1].value, 2)
     assert table(cells).row_count == 12
+    assert [cell.name for cell in cells if "object marked as difficult counts as one of its class" in cell.text] == [
+        "voc2007"
+    ]
 
     def forbidden(*_, **__):
         raise AssertionError("measured again")
@@ -141,7 +146,8 @@ def test_the_penalty_is_the_best_on_validation_images_and_the_fit_on_all():
 
     class Known:
         def extract(self, _encoder, source, *_):
-            return type("F", (), {"h": x[source.part], "labels": source.labels, "text": "given"})
+            every = np.arange(len(source.labels))
+            return type("F", (), {"h": x[source.part], "index": every, "text": "given", "skipped": ()})
 
     parts = measuring.Parts(*(Part(name) for name in ("fit", "validation", "whole", "test")), "words")
     value, validation, settings, _ = measuring.linear(
@@ -183,6 +189,7 @@ def test_published_settings_of_fine_tuning():
     options = run_options(Budget(), 1e-2, 1e-4, 2040, 224, "antialias", 0)
     assert options["epochs"] * 2040 / 256 == pytest.approx(20_000)
     assert options["optim"]["weight_decay"] == pytest.approx(1e-2)  # the decay divided by the rate
+    assert options["optim"]["decay"] == "all_but_norms"  # biases of dense layers too, as the code does without LARS
     assert options["bn_momentum"] == pytest.approx(0.1)  # max(1 - 10 / s, 0.9) at s = 8 steps an epoch
     assert run_options(Budget(), 1e-2, 0.0, 256_000, 224, "antialias", 0)["bn_momentum"] == pytest.approx(0.01)
 
@@ -213,9 +220,14 @@ def test_fine_tuning_takes_the_best_pair_and_scores_once(root, encoder_file, tmp
     ("options", "message"),
     [
         ({"data": "food102"}, "--data food102: the transfer study has food101"),
-        ({"data": "all", "root": "nowhere"}, r"food101 .*was looked for in nowhere/food-101.*--data\.root"),
+        ({"data": "all", "root": "nowhere"}, r"food101 .*was looked for in nowhere/food-101.*; --root says"),
         ({"data": "cars", "budget.steps": 0}, r"budget\.steps"),
         ({"data": "cars", "protocol": "knn"}, "protocol"),
+        ({"data": "cars", "batch": 0}, "--batch must be at least 1, got 0"),
+        ({"data": "cars", "workers": -1}, "--workers -1: give 0 or more"),
+        ({"data": "cars", "budget.steps": 9}, r"--budget\.steps 9 has no effect with --protocol linear.*protocol both"),
+        ({"data": "cars", "protocol": "finetune", "batch": 8}, r"--batch 8 has no effect .* finetune: --budget\.batch"),
+        ({"data": "cars", "protocol": "finetune", "workers": 2}, "--workers 2 has no effect .*; leave it out"),
     ],
 )
 def test_wrong_options(root, encoder_file, tmp_path, options, message):
@@ -245,6 +257,12 @@ def test_a_size_that_nobody_said(root, tmp_path):
         transfer(tmp_path / "e.safetensors", data="cars", root=str(root))
 
 
+def kept(out):
+    """Run -> how many files of weights it holds."""
+    files = [*(out / "runs").rglob("*.pt"), *(out / "runs").rglob("*.safetensors")]
+    return dict(Counter(f"{file.relative_to(out).parts[1]}/{file.relative_to(out).parts[2]}" for file in files))
+
+
 @pytest.mark.usefixtures("trusting")
 def test_fine_tuning_by_each_kind_of_metric_stopped_and_resumed(root, encoder_file, tmp_path, monkeypatch, capsys):
     """Top-1, mean per class and mAP; stopped within the second, no run is done twice and the table is whole."""
@@ -271,23 +289,27 @@ def test_fine_tuning_by_each_kind_of_metric_stopped_and_resumed(root, encoder_fi
         return fit(self)
 
     monkeypatch.setattr(LabelledTraining, "fit", counted)
-    with pytest.raises(UserError, match="the same command goes on where it ended"):
-        transfer(encoder_file, **options, out=str(tmp_path / "cut"))
-    assert [path.name for path in (tmp_path / "cut").glob("*.json")] == ["cifar10-finetune.json"]
+    words = ["transfer", str(encoder_file), "--data", options["data"], "--root", str(root), "--protocol", "finetune"]
+    words += ["--budget.steps", "3", "--budget.batch", "8", "--budget.rates", "[0.001, 0.1]", "--budget.decays", "[0]"]
+    words += ["--out", str(tmp_path / "cut")]
+    assert cli.main(words) == 128 + signal.SIGINT
+    assert "the same command goes on" in capsys.readouterr().err
+    assert {path.name for path in (tmp_path / "cut").glob("*.json")} == {"cifar10-finetune.json", "table.json"}
+    assert kept(tmp_path / "cut") == {"cifar10/final": 1, "voc2007/01": 2}  # that one is not done
     trained.clear()
     trained.append("again")
     cut = transfer(encoder_file, **options, out=str(tmp_path / "cut"))
     assert trained == ["again", "voc2007/01", "voc2007/final", "pets/00", "pets/01", "pets/final"]
     assert [(c.name, c.value, c.settings) for c in cut] == [(c.name, c.value, c.settings) for c in whole]
+    assert kept(tmp_path / "cut") == {f"{name}/final": 1 for name in names}
     rows = {row["data"]: row for row in json.loads((tmp_path / "cut" / "table.json").read_text())}
     assert (rows["voc2007"]["metric"], rows["voc2007"]["paper"]["SimCLR 1x"]) == ("map11", 84.1)
     assert (rows["pets"]["paper"]["SimCLR 4x"], rows["cifar10"]["paper"]["supervised 1x"]) == (92.1, 97.5)
     assert {name: row["result"] for name, row in rows.items()} == {c.name: round(100 * c.value, 2) for c in whole}
     capsys.readouterr()
-    words = ["transfer", str(encoder_file), "--data", options["data"], "--root", str(root), "--protocol", "finetune"]
-    words += ["--budget.steps", "3", "--budget.batch", "8", "--budget.rates", "[0.001, 0.1]", "--budget.decays", "[0]"]
-    assert cli.main([*words, "--out", str(tmp_path / "cut")]) == 0
-    assert "84.1" in capsys.readouterr().out
+    assert cli.main(words) == 0
+    assert "84.1/86.6" in (told := capsys.readouterr().out)
+    assert "67.3/69.4" in told  # from a random start
 
 
 @pytest.mark.usefixtures("trusting")

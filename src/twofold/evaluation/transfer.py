@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from twofold.data.subset import subset
 from twofold.encoders import Encoder
 from twofold.errors import UserError
 from twofold.evaluation.feature_cache import NOTHING_KEPT, FeatureCache
+from twofold.evaluation.features import Features
 from twofold.evaluation.frozen import assert_frozen, digest, tensor_digests
 from twofold.evaluation.logistic import PAPER_GRID, Array, LinearModel, fit_path
 from twofold.evaluation.scores import score, score_many
@@ -86,21 +87,39 @@ def read_cell(path: Path, asked: dict[str, Any]) -> Cell | None:
     Raises:
         UserError: it is damaged, or of another encoder, other data or other settings.
     """
-    if not path.exists():
+    if (cell := _stored(path)) is None:
         return None
-    try:
-        values = json.loads(path.read_text())
-        cell = Cell(**{**values, "images": tuple(values["images"])})
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is damaged: {error!r}; remove it to have it measured again") from error
-    wanted = json.loads(json.dumps(asked))
-    differing = sorted(key for key in wanted.keys() | cell.asked.keys() if wanted.get(key) != cell.asked.get(key))
-    if differing:
+    if differing := _differing(cell, asked, asked.keys() | cell.asked.keys()):
         raise UserError(
             f"{path} was measured with another {', '.join(differing)}; choose another --out, or remove the file to "
             "have it measured again"
         )
     return cell
+
+
+def cell_like(path: Path, asked: dict[str, Any]) -> Cell | None:
+    """The result at `path` if there is a whole one, and all that `asked` names is so in it; else None."""
+    try:
+        cell = _stored(path)
+    except UserError:  # its own call tells of it
+        return None
+    return None if cell is None or _differing(cell, asked, asked.keys()) else cell
+
+
+def _stored(path: Path) -> Cell | None:
+    if not path.exists():
+        return None
+    try:
+        values = json.loads(path.read_text())
+        return Cell(**{**values, "images": tuple(values["images"])})
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged: {error!r}; remove it to have it measured again") from error
+
+
+def _differing(cell: Cell, asked: dict[str, Any], keys: Iterable[str]) -> list[str]:
+    """Those of `keys` that were asked otherwise of `cell`."""
+    wanted = json.loads(json.dumps(asked))
+    return sorted(key for key in keys if wanted.get(key) != cell.asked.get(key))
 
 
 def open_parts(name: str, config: DataConfig, seed: int = 0) -> Parts:
@@ -124,6 +143,8 @@ def open_parts(name: str, config: DataConfig, seed: int = 0) -> Parts:
         words = (
             f"settings chosen on {len(second)} training images, {HELD_OUT:.0%} of each class, held out (seed {seed})"
         )
+    if entry.note:
+        words += f"; {entry.note}"
     parts = Parts(fit, validation, whole, test, words)
     for source in (fit, validation, whole, test):
         _check_cover(source)
@@ -152,24 +173,29 @@ def linear(
     """
     metric, before = SETS[name].metric, tensor_digests(encoder)
 
-    def features(source: Source) -> tuple[Array, NDArray[np.int64], str]:
+    def features(source: Source, labels: NDArray[np.int64]) -> tuple[Array, NDArray[np.int64], Features]:
         found = cache.extract(encoder, source, size, batch, None, "resize", resample, workers)
-        return found.h, np.asarray(found.labels), found.text
+        _check_cover(source, read=found.index)
+        return found.h, labels[found.index], found
 
-    x, y, text = features(parts.fit)
-    x_val, y_val, _ = features(parts.validation)
+    # All features come before the first fit: what is wrong with the data shows before hours go into it.
+    x, y, found = features(parts.fit, np.asarray(parts.fit.labels))
+    x_val, y_val, validated = features(parts.validation, np.asarray(parts.validation.labels))
+    x_test, y_test, tested = features(parts.test, check_test_labels(parts.whole, parts.test))
     path = sorted(grid, reverse=True)  # strongest first: short fits, each a good start for the next
     values = [measure(model, x_val, y_val, metric) for model in fit_many_path(x, y, path)]
     best = int(np.argmax(values))  # of equals the strongest penalty
     x, y = np.concatenate([x, x_val]), np.concatenate([y, y_val])  # both together are `parts.whole`
     model = fit_many_path(x, y, [path[best]])[0]
-    x_test, _, _ = features(parts.test)
-    value = measure(model, x_test, check_test_labels(parts.whole, parts.test), metric)
+    value = measure(model, x_test, y_test, metric)
     assert_frozen(before, tensor_digests(encoder))
     kind = "one logistic regression a class" if y.ndim == 2 else "multinomial logistic regression"
+    bad = [len(part.skipped) for part in (found, validated, tested)]
+    left_out = f"; {sum(bad[:2])} of these and {bad[2]} test images could not be read" if any(bad) else ""
     return value, values[best], {"l2": path[best]}, (
-        f"{kind} by L-BFGS on frozen features, {text}; l2 {path[best]:.3g} among {len(path)} from {path[-1]:.3g} to "
-        f"{path[0]:.3g}, {parts.words}; fitted anew on {len(x)} images, {len(x_test)} test images scored once"
+        f"{kind} by L-BFGS on frozen features, {found.text}; l2 {path[best]:.3g} among {len(path)} from {path[-1]:.3g} "
+        f"to {path[0]:.3g}, {parts.words}; fitted anew on {len(x)} images, {len(x_test)} test images scored once"
+        f"{left_out}"
     )  # fmt: skip
 
 
@@ -217,16 +243,18 @@ def question(encoder: Encoder, parts: Parts, settings: dict[str, Any]) -> dict[s
     return {"encoder": digest(encoder), "data": data, **settings}
 
 
-def _check_cover(source: Source, least: int = 1) -> None:
-    """Raise a UserError if a class has fewer than `least` images in this part."""
+def _check_cover(source: Source, least: int = 1, read: NDArray[np.int64] | None = None) -> None:
+    """Raise a UserError if a class has fewer than `least` images in this part, or among those at `read` of it."""
     if source.labels is None:
         raise UserError(f"{source.name} has no labels, which a transfer needs")
     labels = np.asarray(source.labels)
     count = len(source.classes) if source.classes else int(labels.max()) + 1
+    labels = labels if read is None else labels[read]
     counts = labels.sum(0) if labels.ndim == 2 else np.bincount(labels[labels >= 0], minlength=count)
     short = [source.classes[int(k)] if source.classes else str(k) for k in np.flatnonzero(counts < least)]
     if short:
         have = "without an image" if least == 1 else f"with fewer than {least} images"
+        have += "" if read is None else " that can be read"
         raise UserError(
             f"{source.name}: {len(short)} of {len(counts)} classes {have}: {', '.join(short[:10])}"
             f"{' ...' if len(short) > 10 else ''}; the data set is not whole: fetch it again"

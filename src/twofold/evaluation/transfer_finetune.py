@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,14 +11,20 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from twofold.errors import UserError
+from twofold.data import Source
+from twofold.distributed import rank
+from twofold.errors import Stopped, UserError
 from twofold.evaluation.finetune import FinetuneResult, finetune
 from twofold.evaluation.scores import ManyScores
 from twofold.evaluation.transfer import Parts
 from twofold.evaluation.transfer_sets import SETS, Metric
+from twofold.training.checkpoint import checkpoints
 from twofold.views.resample import Resample
 
 RATES = tuple(float(v) for v in np.logspace(-4, -1, 7))
+DECAYED = "all_but_norms"
+"""What is decayed: with any optimiser but LARS the classifier's bias, too (add_weight_decay, tf2/model.py of
+google-research/simclr)."""
 DECAYS = (0.0, *(float(v) for v in np.logspace(-6, -3, 7)))
 
 
@@ -43,7 +50,7 @@ class Budget:
 
 def finetune_grid(
     encoder_file: Path, name: str, parts: Parts, out: Path, budget: Budget, size: int, resample: Resample,
-    seed: int = 0, module: nn.Module | None = None,
+    seed: int = 0, module: nn.Module | None = None, device: str = "auto",
 ) -> tuple[float, float, dict[str, float], str]:  # fmt: skip
     """Fine-tune with each rate and decay, take the best on the validation images, fine-tune anew on all, score once.
 
@@ -51,29 +58,36 @@ def finetune_grid(
         encoder_file: what is fine-tuned.
         name: of the data set.
         parts: it, divided.
-        out: folder of the runs, each of which is resumable.
+        out: folder of the runs, each of which is resumable until it is scored; then its checkpoints go, and of all
+            but the last run the encoder, too: there are 57 of them a data set.
         budget: steps, batch and grid.
         size, resample: of the images.
         seed: of the runs.
         module: your own module, if the encoder was made from one.
+        device: see `TrainingConfig`.
 
     Returns:
         Test result, validation result, settings, and the protocol in words.
 
     Raises:
         UserError: see `finetune`.
+        Stopped: a signal ended a run early; the same call goes on.
     """
-    metric, values = SETS[name].metric, {}
-    for place, (rate, decay) in enumerate(grid(budget)):
-        options = run_options(budget, rate, decay, len(parts.fit), size, resample, seed)
-        result = finetune(encoder_file, parts.fit, parts.validation, out / f"{place:02}", options, module=module)
-        values[rate, decay] = value_of(result, metric)
+    metric = SETS[name].metric
+
+    def one(place: str, fit: Source, scored: Source, rate: float, decay: float) -> tuple[float, str]:
+        options = run_options(budget, rate, decay, len(fit), size, resample, seed, device)
+        result = finetune(encoder_file, fit, scored, out / place, options, module=module)
+        value = value_of(result, metric)
+        _clear(out / place, encoder=place != "final")
+        return value, result.text
+
+    values = {pair: one(f"{place:02}", parts.fit, parts.validation, *pair)[0]
+              for place, pair in enumerate(grid(budget))}  # fmt: skip
     best = max(values, key=lambda pair: values[pair])
-    options = run_options(budget, *best, len(parts.whole), size, resample, seed)
-    result = finetune(encoder_file, parts.whole, parts.test, out / "final", options, module=module)
-    settings = {"rate": best[0], "decay": best[1]}
-    return value_of(result, metric), values[best], settings, (
-        f"{result.text}; rate {best[0]:.3g} and decay {best[1]:.3g} (divided by the rate) chosen among {len(values)} "
+    value, text = one("final", parts.whole, parts.test, *best)
+    return value, values[best], {"rate": best[0], "decay": best[1]}, (
+        f"{text}; rate {best[0]:.3g} and decay {best[1]:.3g} (divided by the rate) chosen among {len(values)} "
         f"pairs, {parts.words}; fine-tuned anew on {len(parts.whole)} images"
     )  # fmt: skip
 
@@ -86,8 +100,9 @@ def grid(budget: Budget) -> Iterator[tuple[float, float]]:
 
 
 def run_options(
-    budget: Budget, rate: float, decay: float, images: int, size: int, resample: Resample, seed: int
-) -> dict[str, Any]:
+    budget: Budget, rate: float, decay: float, images: int, size: int, resample: Resample, seed: int,
+    device: str = "auto",
+) -> dict[str, Any]:  # fmt: skip
     """The published settings as options of `finetune`: Nesterov 0.9, crop and flip, a moving average of s steps."""
     batch = min(budget.batch, images)
     steps_per_epoch = images / batch
@@ -101,15 +116,23 @@ def run_options(
         "views": {"size": size, "resample": resample, "crop_area": [0.08, 1.0], "flip": 0.5},
         "optim": {
             "name": "sgd", "lr": rate, "lr_rule": "none", "momentum": 0.9, "nesterov": True, "schedule": "cosine",
-            "warmup_epochs": 0.0, "weight_decay": decay / rate,
+            "warmup_epochs": 0.0, "weight_decay": decay / rate, "decay": DECAYED,
         },
+        "training": {"device": device},
     }  # fmt: skip
 
 
 def value_of(result: FinetuneResult, metric: Metric) -> float:
-    """The metric of a finished run; UserError if it was stopped."""
+    """The metric of a finished run; raises Stopped if it was not finished."""
     if result.scores is None:
-        raise UserError("fine-tuning was stopped; the same command goes on where it ended")
+        raise Stopped("stopped; nothing is lost: the same command goes on", result.stopped_by or signal.SIGINT)
     if isinstance(result.scores, ManyScores):
         return result.scores.map11
     return float(getattr(result.scores, metric))
+
+
+def _clear(run: Path, encoder: bool) -> None:
+    """Remove from a scored run what only going on, or `encoder`, would need; configuration and result stay."""
+    if rank() == 0:
+        for file in [*checkpoints(run), *([run / "encoder.safetensors"] if encoder else [])]:
+            file.unlink(missing_ok=True)
