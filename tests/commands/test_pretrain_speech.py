@@ -19,7 +19,7 @@ from twofold.encoders import SpeechEncoder, read_header
 from twofold.errors import UserError
 
 TINY = {
-    "epochs": 4, "batch": 8, "seed": 3, "method": {"name": "speech_simclr"},
+    "epochs": 4, "batch": 8, "seed": 3,
     "encoder": {
         "name": "speech:small",
         "speech": {"mels": 20, "width": 16, "layers": 1, "heads": 2, "hidden": 32, "sample_rate": RATE},
@@ -94,7 +94,7 @@ def test_verification_by_the_same_command(folder, run, capsys):
 
 def test_only_one_of_the_losses(folder, tmp_path):
     for name, weights in (("c", {"reconstruction_weight": 0.0}), ("r", {"contrastive_weight": 0.0})):
-        options = TINY | {"epochs": 1, "method": {"name": "speech_simclr"} | weights}
+        options = TINY | {"epochs": 1, "method": weights}
         run = twofold.pretrain(folder, tmp_path / name, report=False, **options)
         last = run.metrics()[-1]
         assert last["loss"] > 0
@@ -117,21 +117,36 @@ def test_choices_for_speech(folder, capsys):
     [
         ({"views": {"size": 32}}, "--waves"),
         ({"encoder": {"name": "resnet18"}}, "speech:small"),
-        ({"method": {"name": "moco"}}, "moco"),
+        ({"method": {"name": "moco"}}, "speech_simclr"),
+        ({"method": {"name": "simclr"}}, r"--method\.name simclr is for images.*--method\.reconstruction_weight 0"),
+        ({"method": {"loss": "nt_logistic"}}, r"--method\.loss nt_logistic has no effect on sounds.*leave it out$"),
+        ({"method": {"queue": 64}}, r"--method\.queue 64"),
         ({"data.sound.distinct": "text"}, "has no texts"),
         ({"data.sound.one_speaker": True}, "does not say who speaks"),
     ],
 )
 def test_options_for_images_are_refused(folder, tmp_path, options, told):
-    given = TINY | options
-    if "encoder" in options:
-        given = {key: value for key, value in given.items() if key != "method"}
     with pytest.raises(UserError, match=told):
-        twofold.pretrain(folder, tmp_path / "run", report=False, **given)
+        twofold.pretrain(folder, tmp_path / "run", report=False, **TINY | options)
+
+
+def test_the_method_of_the_data_takes_its_options(folder, capsys):
+    """As the documentation gives them: without --method.name."""
+    words = ["--method.reconstruction_weight", "0", "--method.mask_span", "3"]
+    assert cli.main(["pretrain", str(folder), *words, "--print-config"]) == 0
+    told = capsys.readouterr().out
+    for line in ("name: speech_simclr", "reconstruction_weight: 0", "mask_span: 3"):
+        assert line in told
+    assert cli.main(["pretrain", str(folder), "--method.loss", "nt_logistic", "--print-config"]) == 2
+    assert "choose simclr" not in capsys.readouterr().err.replace("\n", " ")
 
 
 def test_options_for_sounds_are_refused_for_images(tmp_path):
-    for options, told in (({"waves": {"pitch": 0.0}}, "--views"), ({"method": {"name": "speech_simclr"}}, "sounds")):
+    for options, told in (
+        ({"waves": {"pitch": 0.0}}, "--views"),
+        ({"method": {"name": "speech_simclr"}}, "sounds"),
+        ({"method": {"mask_span": 3}}, r"--method\.mask_span 3 has no effect with --method\.name simclr.*for sounds"),
+    ):
         with pytest.raises(UserError, match=told):
             twofold.pretrain(images(), tmp_path / "run", report=False, batch=8, epochs=1, **options)
 
@@ -184,4 +199,6 @@ def test_chunks_give_the_gradient_of_the_whole_batch(folder, tmp_path):
 
 
 def test_the_heads_output_can_be_evaluated_of_sounds(folder, run):
-    assert twofold.evaluate(run, folder, features="z", protocol="knn", k=3).evaluation.feature_dim == 8
+    found = twofold.evaluate(run, folder, features="z", protocol="knn", k=3)
+    assert found.evaluation.feature_dim == 8
+    assert found.evaluation.floor.top1 > 0.5  # the filterbank stands beside every number

@@ -9,6 +9,7 @@ import torch
 from processes import run_processes
 from sound_files import RATE, tone
 from twofold.encoders import SpeechEncoder, Waves
+from twofold.errors import UserError
 from twofold.heads import HeadConfig
 from twofold.losses import nt_xent
 from twofold.methods import MethodConfig, SpeechSimCLR, build_method
@@ -157,9 +158,12 @@ def test_overfits_a_handful():
 
 
 def test_options_of_other_methods_are_refused():
-    with pytest.raises(Exception, match="mask_share"):
+    with pytest.raises(UserError, match="mask_share"):
         MethodConfig(name="simclr", mask_share=0.1)
-    with pytest.raises(Exception, match="nothing is left"):
+    with pytest.raises(UserError, match="no effect on sounds"):
+        MethodConfig(name="speech_simclr", loss="nt_logistic")
+    assert MethodConfig(mask_share=0.1).name is None  # the data will tell
+    with pytest.raises(UserError, match="nothing is left"):
         MethodConfig(name="speech_simclr", contrastive_weight=0.0, reconstruction_weight=0.0)
     built = build_method(MethodConfig(name="speech_simclr", temperature=0.2, mask_span=3), SpeechEncoder(**TINY), HEAD)
     assert built.mask_span == 3

@@ -51,9 +51,9 @@ _SPEECH = [name for name, (owner, _) in _OWNERS.items() if owner == "speech_simc
 class MethodConfig:
     """What is minimised."""
 
-    name: Literal["simclr", "moco", "speech_simclr"] = "simclr"
-    """The method: simclr contrasts with the batch, moco with a queue of keys, for small batches; speech_simclr (for
-    sounds, which always have it) also reconstructs what was hidden."""
+    name: Literal["simclr", "moco", "speech_simclr"] | None = None
+    """The method: simclr contrasts with the batch, moco with a queue of keys, for small batches; speech_simclr also
+    reconstructs what was hidden. When not given, simclr for images and speech_simclr, the only one, for sounds."""
     temperature: float | None = None
     """Temperature of the contrastive logits, above 0. Chosen from the batch when not given: 0.1 for 2,048 and more
     (the paper's value), 0.2 below (arXiv 2011.02803 finds small batches better there; MoCo v2's value too)."""
@@ -107,12 +107,7 @@ class MethodConfig:
     def __post_init__(self) -> None:
         if self.temperature is not None and not self.temperature > 0:
             raise UserError(f"--method.temperature must be above 0, got {self.temperature}")
-        for option, (owner, neutral) in _OWNERS.items():
-            if self.name != owner and getattr(self, option) != neutral:
-                raise UserError(
-                    f"--method.{option} {getattr(self, option)} has no effect with --method.name {self.name}: leave it "
-                    f"out, or choose {owner}"
-                )
+        self._check_owners()
         self._check_loss()
         for option in ("memory", "queue", "bn_splits", "mask_span"):
             value = getattr(self, option)
@@ -125,6 +120,21 @@ class MethodConfig:
         self._check_speech()
         if self.memory_momentum is not None and self.memory is None:
             raise UserError(f"--method.memory_momentum {self.memory_momentum} has no effect without --method.memory")
+
+    def _check_owners(self) -> None:
+        """Refuse another method's options. While the method is open, those of the two that the data may choose pass."""
+        for option, (owner, neutral) in _OWNERS.items():
+            if getattr(self, option) == neutral or owner == self.name or (self.name is None and owner != "moco"):
+                continue
+            if self.name is None:
+                why = "with --method.name simclr or speech_simclr, which the data choose: leave it out, or choose moco"
+            elif self.name == "speech_simclr":
+                why = "on sounds, which are trained with --method.name speech_simclr: leave it out"
+            elif owner == "speech_simclr":
+                why = f"with --method.name {self.name}: leave it out; it is speech_simclr's, which is for sounds"
+            else:
+                why = f"with --method.name {self.name}: leave it out, or choose {owner}"
+            raise UserError(f"--method.{option} {getattr(self, option)} has no effect {why}")
 
     def _check_loss(self) -> None:
         """Refuse what would have no effect with the loss."""
@@ -188,7 +198,7 @@ def build_method(config: MethodConfig, encoder: Encoder, head: HeadConfig, seed:
     """Build the method that `config` names around `encoder`.
 
     Args:
-        config: its temperature must be set.
+        config: its temperature must be set; its name may be open, which is simclr.
         encoder: what is trained.
         head: of the projection.
         seed: of the method's own random numbers, the same on all ranks.

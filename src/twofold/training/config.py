@@ -17,6 +17,7 @@ from twofold.errors import UserError, suggest
 from twofold.heads import HeadConfig
 from twofold.methods import MethodConfig
 from twofold.optim import OptimConfig
+from twofold.training.presets import preset_options
 from twofold.views import ViewsConfig
 from twofold.views.waveforms import WavesConfig
 
@@ -183,8 +184,9 @@ class OptionsParser(Generic[Options]):
 
 
 def build(options: Mapping[str, Any], origin: str = "options") -> RunConfig:
-    """Build a `RunConfig` from nested options."""
-    return OptionsParser(RunConfig).build(options, origin)
+    """Build a `RunConfig` from nested options, over those that the named encoder brings along."""
+    nested = merge(options)
+    return OptionsParser(RunConfig).build(merge(preset_options(nested), nested), origin)
 
 
 def check_names(nested: Mapping[str, Any], origin: str, cls: Any, prefix: str = "") -> None:

@@ -25,6 +25,7 @@ def choose(config: RunConfig, facts: DataFacts, device: torch.device) -> tuple[R
     if facts.kind == "speech":
         return choose_speech(config, facts, device)
     refuse_sound_options(config)
+    config = replace(config, method=replace(config.method, name=config.method.name or "simclr"))
     reasons: list[str] = []
     gpu = device.type != "cpu"
     config = _sizes(config, facts, gpu, reasons)

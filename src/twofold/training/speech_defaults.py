@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 
 from twofold.data import DataFacts
 from twofold.data.config import SoundConfig
+from twofold.distributed import world_size
 from twofold.encoders.utterance import speech_arguments
 from twofold.errors import UserError
-from twofold.heads import HeadConfig
 from twofold.training.config import RunConfig
 from twofold.views import ViewsConfig
 from twofold.views.waveforms import WavesConfig
 
-# Presets of method options that are open; the released ones are athena's (spec of the options: MethodConfig).
-_METHOD = {
-    "corrected": {"contrastive_weight": 1.0, "reconstruction_weight": 1.0, "mask_share": 0.2, "mask_span": 7},
-    "released": {"contrastive_weight": 1.0, "reconstruction_weight": 0.5, "mask_share": 0.2, "mask_span": 1},
-}
+# What the method leaves open (released: see presets).
+_METHOD = {"contrastive_weight": 1.0, "reconstruction_weight": 1.0, "mask_share": 0.2, "mask_span": 7}
 
 
 def choose_speech(config: RunConfig, facts: DataFacts, device: torch.device) -> tuple[RunConfig, str]:
@@ -31,8 +29,11 @@ def choose_speech(config: RunConfig, facts: DataFacts, device: torch.device) -> 
     """
     if config.views != ViewsConfig():
         raise UserError("the options of --views are for images, and the data are sounds: use those of --waves")
-    if config.method.name == "moco":
-        raise UserError("--method.name moco is for images; sounds are trained with speech_simclr")
+    if config.method.name not in (None, "speech_simclr"):
+        raise UserError(
+            f"--method.name {config.method.name} is for images, and the data are sounds: leave it out, which trains "
+            "speech_simclr (with --method.reconstruction_weight 0, the contrast alone)"
+        )
     gpu, rate, reasons = device.type != "cpu", facts.sample_rate or 16000, list[str]()
     name = config.encoder.name
     if name is None:
@@ -48,10 +49,10 @@ def choose_speech(config: RunConfig, facts: DataFacts, device: torch.device) -> 
             "encoder.speech.sample_rate would tell"
         )
     config = replace(config, encoder=replace(config.encoder, name=name), data=replace(config.data, last_batch="drop"))
-    config = _method(config, preset, reasons)
-    if config.head == HeadConfig():  # nothing was said of it: two dense layers without norm, as published
-        config = replace(config, head=HeadConfig(out_dim=768 if preset == "released" else 128, norm=False))
-    config = _lengths(config, facts, gpu, reasons)
+    config = _method(config, reasons)
+    if config.head.norm is None:  # as published
+        config = replace(config, head=replace(config.head, norm=False))
+    config = _lengths(config, facts, gpu, preset, reasons)
     config = _optimiser(config, preset, reasons)
     seconds = facts.median_width / rate
     intro = f"{facts.count:,} recordings of about {seconds:.1f} s at {rate:,} Hz, on {device.type}"
@@ -60,6 +61,8 @@ def choose_speech(config: RunConfig, facts: DataFacts, device: torch.device) -> 
 
 def refuse_sound_options(config: RunConfig) -> None:
     """Raise a UserError where an option that only sounds have is given for images."""
+    if (config.encoder.name or "").startswith("speech:"):  # first: with it come options of other rooms
+        raise UserError(f"--encoder.name {config.encoder.name} is for sounds, and the data are images: leave it out")
     if config.waves != WavesConfig():
         raise UserError("the options of --waves are for sounds, and the data are images: use those of --views")
     if config.data.sound != SoundConfig():
@@ -68,29 +71,18 @@ def refuse_sound_options(config: RunConfig) -> None:
         raise UserError("--method.name speech_simclr is for sounds, and the data are images: use simclr or moco")
 
 
-def _method(config: RunConfig, preset: str, reasons: list[str]) -> RunConfig:
+def _method(config: RunConfig, reasons: list[str]) -> RunConfig:
     method = config.method
-    if method.name != "speech_simclr":
+    if method.name is None:
         reasons.append("method.name speech_simclr (the data are sounds)")
-    chosen = _METHOD.get(preset, _METHOD["corrected"])
-    opened: dict[str, Any] = {name: value for name, value in chosen.items() if getattr(method, name) is None}
-    if preset == "released":
-        opened |= {
-            name: value
-            for name, value in (
-                ("time_mask", 100), ("frequency_mask", 27 / 40), ("mask_rule", "released"),
-                ("reconstruction_scale", "released"), ("target", "masked"),
-            )
-            if getattr(method, name) is None
-        }  # fmt: skip
+    opened: dict[str, Any] = {name: value for name, value in _METHOD.items() if getattr(method, name) is None}
     temperature = 0.1 if method.temperature is None else method.temperature
-    method = replace(method, name="speech_simclr", temperature=temperature, **opened)
-    return replace(config, method=method)
+    return replace(config, method=replace(method, name="speech_simclr", temperature=temperature, **opened))
 
 
-def _lengths(config: RunConfig, facts: DataFacts, gpu: bool, reasons: list[str]) -> RunConfig:
+def _lengths(config: RunConfig, facts: DataFacts, gpu: bool, preset: str, reasons: list[str]) -> RunConfig:
     if config.batch is None:
-        batch = 256 if gpu else 64
+        batch = 16 * world_size() if preset == "released" else 256 if gpu else 64
         while batch > 2 and batch * 4 > facts.count:
             batch //= 2
         reasons.append(f"batch {batch}")
@@ -105,11 +97,12 @@ def _lengths(config: RunConfig, facts: DataFacts, gpu: bool, reasons: list[str])
 def _optimiser(config: RunConfig, preset: str, reasons: list[str]) -> RunConfig:
     optim = config.optim
     if optim.name is None:
-        optim = replace(optim, name="lamb" if preset == "released" else "adamw")
+        optim = replace(optim, name="adamw")
     if optim.lr is None:
-        # 768 ** -0.5 * 8000 ** -0.5: the published schedule's peak, to be used with optim.schedule inverse_sqrt.
         optim = replace(optim, lr=4.034e-4 if optim.name == "lamb" else 5e-4, lr_rule=optim.lr_rule or "none")
     if optim.weight_decay is None:
         optim = replace(optim, weight_decay=0.01)
-    reasons.append(f"optim {optim.name}, lr {optim.lr:g}")
+    without = preset == "released" and optim.name == "adamw" and find_spec("timm") is None
+    missing = " (lamb, as released, needs the extra timm)" if without else ""
+    reasons.append(f"optim {optim.name}, lr {optim.lr:g}, schedule {optim.schedule}{missing}")
     return replace(config, optim=optim)
