@@ -5,14 +5,16 @@ import json
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from tiny import as_arguments, images
 
 import twofold
 from twofold import cli
 from twofold.commands.distill import distill
+from twofold.commands.finetune import finetune
 from twofold.data import ArraySource
-from twofold.encoders import EncoderConfig, build_encoder, load_classifier, save_encoder
+from twofold.encoders import EncoderConfig, adapt, build_encoder, load_classifier, read_header, save_encoder
 from twofold.errors import Stopped, UserError
 from twofold.evaluation.distill import TEACHER
 from twofold.evaluation.frozen import NotFrozenError
@@ -220,6 +222,91 @@ def test_a_module_of_your_own_can_teach(tmp_path):
         distill(Bars(), images(), tmp_path / "other", epochs=1.0)
 
 
+class Bars(torch.nn.Module):
+    """Features of few weights, whose last layer can be one of classes."""
+
+    def __init__(self, out):
+        super().__init__()
+        self.conv, self.out = torch.nn.Conv2d(3, 4, 3, 2), torch.nn.Linear(4, out)
+
+    def forward(self, x):
+        return self.out(self.conv(x).relu().mean((2, 3)))
+
+
+def test_a_run_of_a_module_of_your_own_can_teach_and_such_a_module_can_learn(tmp_path, monkeypatch):
+    """The file holds the teacher's weights alone, so the module is given again; also where the run is resumed."""
+    torch.manual_seed(0)
+    save_encoder(tmp_path / "own.safetensors", adapt(Bars(8), 3), extra={"options": {"views": {"size": 16}}})
+    options = {"epochs": 2, "batch": 16, "teacher_labels": "all", "training": OPTIONS["training"]}
+    with pytest.raises(UserError, match=r"module of your own .*give it again as `module`"):
+        distill(tmp_path / "own.safetensors", images(), tmp_path / "run", encoder=Bars(5), **options)
+    real = Distilling.agree
+    monkeypatch.setattr(Distilling, "agree", lambda self, asked: self.step == 3 or real(self, asked))
+    with pytest.raises(Stopped):
+        distill(tmp_path / "own.safetensors", images(), tmp_path / "run", module=Bars(8), encoder=Bars(5), **options)
+    monkeypatch.undo()
+    again = {"module": Bars(8), "encoder": Bars(5), "resume": True}
+    found = distill(tmp_path / "own.safetensors", images(), tmp_path / "run", **again, **options)
+    assert found.complete
+    assert found.comparison.student_parameters == sum(p.numel() for p in Bars(5).parameters()) + 2 * 5 + 2
+    assert "student Bars;" in found.text
+    assert twofold.load(tmp_path / "run", Bars(5)).feature_dim == 5
+    teacher = Bars(2)
+    with pytest.raises(UserError, match="weights of its teacher"):
+        distill(teacher, images(), tmp_path / "other", encoder=teacher, epochs=1.0, batch=16)
+    with pytest.raises(UserError, match="--classifier_layer 1 is for the head of a teacher's file"):
+        distill(teacher, images(), tmp_path / "other", encoder=Bars(5), epochs=1.0, batch=16, classifier_layer=1)
+    with pytest.raises(UserError, match="leave `module` out"):
+        distill(teacher, images(), tmp_path / "other", encoder=Bars(5), module=Bars(2), epochs=1.0, batch=16)
+    with pytest.raises(UserError, match="give it as `encoder` from Python"):
+        distill(teacher, images(), tmp_path / "other", encoder={"name": "custom"}, epochs=1.0, batch=16)
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_run_that_is_done_is_compared_anew_on_other_images(distilled, tmp_path, monkeypatch):
+    options = merge(OPTIONS, {"epochs": 1})
+    first = distill(distilled[1], images(), tmp_path / "run", test=images(seed=1), **options)
+    monkeypatch.setattr(Distilling, "fit", lambda _: pytest.fail("a run that is done is not trained again"))
+    x, y = images(30, seed=7)
+    again = distill(distilled[1], images(), tmp_path / "run", test=(x, y), resume=True, **options)
+    student, batch = load_teacher(tmp_path / "run" / "encoder.safetensors"), torch.as_tensor(x).permute(0, 3, 1, 2)
+    assert again.comparison.images == 30
+    assert again.comparison.student_top1 == pytest.approx((student(batch).argmax(1).numpy() == y).mean())
+    assert json.loads((tmp_path / "run" / "distillation.json").read_text())["comparison"]["images"] == 30
+    wrong = distill(distilled[1], images(), tmp_path / "run", test=(x, 1 - y), resume=True, **options).comparison
+    assert wrong.student_top1 == pytest.approx(1 - again.comparison.student_top1)
+    np.savez(tmp_path / "first.npz", images=images(seed=1)[0], labels=images(seed=1)[1])
+    back = distill(distilled[1], images(), tmp_path / "run", test=tmp_path / "first.npz", resume=True, **options)
+    assert back.comparison == first.comparison
+
+
+def folder_of(path, names):
+    """64 files in two folders, those of label k in the folder of the k-th name."""
+    for i, (image, label) in enumerate(zip(*images(), strict=True)):
+        (path / names[label]).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path / names[label] / f"{i}.png")
+    return path
+
+
+def test_classes_of_other_names_are_other_classes(frozen_run, distilled, tmp_path):
+    """As many as the teacher's are not the same: what finetune and distill leave knows their names."""
+    bars, cats = folder_of(tmp_path / "a", ("bar", "disc")), folder_of(tmp_path / "b", ("cat", "dog"))
+    short = merge(OPTIONS, {"epochs": 1})
+    distill(frozen_run, bars, tmp_path / "fitted", teacher_labels="all", **short)
+    for name in ("fitted/encoder.safetensors", f"fitted/{TEACHER}"):
+        assert read_header(tmp_path / name)["extra"]["class_names"] == ["bar", "disc"]
+    finetune(frozen_run, bars, tmp_path / "tuned", epochs=1, batch=16, training=OPTIONS["training"])
+    for teacher in ("fitted", "tuned"):
+        with pytest.raises(UserError, match=r"the teacher's classes are bar, disc, those of .*b in their order cat, d"):
+            distill(tmp_path / teacher, cats, tmp_path / "run", **short)
+        with pytest.raises(UserError, match="in their order cat, dog"):
+            distill(tmp_path / teacher, images()[0], tmp_path / "run", test=cats, **short)
+    assert distill(tmp_path / "tuned", bars, tmp_path / "same", **short).comparison.teacher_top1 is not None
+    assert distill(tmp_path / "tuned", cats, tmp_path / "other", unlabelled=True, **short).complete
+    assert read_header(tmp_path / "other" / "encoder.safetensors")["extra"]["class_names"] == ["bar", "disc"]
+    assert distill(distilled[1], cats, tmp_path / "unknown", **short).complete, "that teacher's names are not known"
+
+
 def test_a_fitted_classifier_says_what_its_regression_says():
     rng = np.random.default_rng(0)
     y = np.arange(60) % 3
@@ -251,6 +338,8 @@ def test_a_changed_teacher_is_an_error(distilled, tmp_path, monkeypatch):
         ({"teacher_labels": "20", "labels": "10"}, "--labels 10 needs --alpha"),
         ({"teacher_labels": "20", "alpha": 1.5}, r"alpha must lie in \[0, 1\]"),
         ({"teacher_labels": "20", "temperature": 0}, "temperature must be above 0"),
+        ({"teacher_labels": "20", "alpha": 0.5, "labels": "1"}, "at least one for each of the 2 classes"),
+        ({"teacher_labels": "20", "classifier_layer": 1}, "--classifier_layer 1 has no effect with --teacher_labels"),
         ({"teacher_labels": "20", "unlabelled": True, "alpha": 0.5}, "--unlabelled"),
         ({"teacher_labels": "20", "encoder.channels": 1}, "channels"),
     ],
@@ -258,7 +347,7 @@ def test_a_changed_teacher_is_an_error(distilled, tmp_path, monkeypatch):
 def test_wrong_options_are_told_before_anything_is_written(frozen_run, tmp_path, options, message):
     with pytest.raises(UserError, match=message):
         distill(frozen_run, images(), tmp_path / "run", **merge(OPTIONS, options))
-    assert not (tmp_path / "run" / "config.yaml").exists()
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_teacher_of_other_classes(distilled, tmp_path):

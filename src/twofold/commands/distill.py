@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,8 @@ def distill(
     recipe: str | None = None,
     config: str | Path | None = None,
     resume: bool = False,
+    module: nn.Module | None = None,
+    encoder: nn.Module | Mapping[str, Any] | None = None,
     **options: Any,
 ) -> DistillResult:
     """Train a student on what a teacher says of images.
@@ -38,6 +42,9 @@ def distill(
         recipe: name of a recipe for distillation.
         config: a YAML file of options.
         resume: continue the run in `out`; starts it if there is none yet.
+        module: your own module, if the teacher's run was trained with one.
+        encoder: the student: options of a named encoder (``{"name": "resnet18"}``), or your own module, which takes
+            [n, C, S, S] in [0, 1] and returns features [n, d]; built as its teacher if not given.
         options: fields of `DistillConfig`, nested or dotted; `test` may be data of any kind. They win over `config`,
             which wins over `recipe`.
 
@@ -52,15 +59,20 @@ def distill(
     if not resume and (out / "config.yaml").exists():
         raise UserError(f"--out {out} already holds a run; continue it with --resume, or choose another folder")
     test_data = options.pop("test", None)
-    given = read_layers(recipe, config, options)
+    student = encoder if isinstance(encoder, nn.Module) else None
+    if encoder is not None:
+        options["encoder"] = {"name": "custom"} if isinstance(encoder, nn.Module) else encoder
+    given = read_layers(recipe, config, options, command="distill")
     test_data = given.pop("test", None) if test_data is None else test_data
     asked = OptionsParser(DistillConfig).build(given | ({"test": str(test_data)} if test_data is not None else {}))
     where = teacher if isinstance(teacher, nn.Module) else encoder_path(teacher)
     train = open_source(data, asked.data, split=asked.data.split)
     test, labelled = _others(data, test_data, train, asked)
-    if test_data is not None:
-        given["test"] = str(test_data)
-    result = distillation.distill(where, train, out, given, test=test, labelled=labelled, recipe=recipe)
+    if test_data is not None and test is not None:
+        given["test"] = str(test_data) if isinstance(test_data, (str, os.PathLike)) else test.name
+    result = distillation.distill(
+        where, train, out, given, test=test, labelled=labelled, module=module, student=student, recipe=recipe
+    )
     if not result.complete:
         raise Stopped(
             f"stopped at step {result.steps:,}; the same command with --resume goes on", result.stopped_by or 2

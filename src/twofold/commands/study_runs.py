@@ -20,6 +20,7 @@ from twofold.evaluation.feature_cache import FeatureCache
 from twofold.evaluation.finetune import finetune
 from twofold.evaluation.scores import Scores
 from twofold.evaluation.splits import check_test_labels, single_labels
+from twofold.evaluation.teacher import Given
 from twofold.studies import classes, distilling, finetuning
 from twofold.studies.classes import ClassesStudy
 from twofold.studies.distilling import DistillStudy, Pair, student_options
@@ -78,7 +79,7 @@ def study_distillation(data: str, folder: StudyFolder, study: DistillStudy) -> s
     check_test_labels(train, test)
     shared = read_layers(None, study.config, {})
     stem = next((header["spec"].get("stem") for header in headers if header["spec"].get("stem")), None)
-    own = [distillation.student_as_teacher(distillation.Given(file)) for file in files]
+    own = [distillation.student_as_teacher(Given(file)) for file in files]
     students = {_title(options): options for options in own}
     if study.students is not None:
         students = {s: student_options(s, stem) | {"channels": train.channels} for s in study.students}

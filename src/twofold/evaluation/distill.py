@@ -17,14 +17,15 @@ from twofold.data import Order, Source
 from twofold.data.base import class_count
 from twofold.data.loader import Loader
 from twofold.distributed import rank, world_size
-from twofold.encoders import Encoder, EncoderConfig, adapt, build_encoder, load_encoder, read_header, save_encoder
+from twofold.encoders import Encoder, EncoderConfig, adapt, build_encoder, read_header, save_encoder
+from twofold.encoders.adapters import CustomEncoder
 from twofold.errors import UserError
 from twofold.evaluation.features import extract
 from twofold.evaluation.frozen import assert_frozen, digest, tensor_digests
 from twofold.evaluation.imagenet import ClassifiedImages
-from twofold.evaluation.splits import match_classes, single_labels
-from twofold.evaluation.subsets import label_positions, labelled_part
-from twofold.evaluation.teacher import Comparison, compare, fit_classifier, load_teacher
+from twofold.evaluation.splits import labels_fingerprint, match_classes, single_labels
+from twofold.evaluation.subsets import label_positions
+from twofold.evaluation.teacher import Comparison, Given, compare, load_teacher
 from twofold.methods.distill import Distill
 from twofold.optim import build_optimizer, build_schedule
 from twofold.training.config import OptionsParser, merge, plain
@@ -50,6 +51,7 @@ class DistillResult:
         text: teacher, student and loss in words.
         digest: SHA-256 over every tensor of the teacher, the same before and after.
         stopped_by: number of the signal that ended it early.
+        test: fingerprint of what both were compared on (see `labels_fingerprint`).
     """
 
     comparison: Comparison | None
@@ -60,6 +62,7 @@ class DistillResult:
     text: str
     digest: str
     stopped_by: int | None = None
+    test: str = ""
 
     @classmethod
     def read(cls, run: RunDirectory) -> DistillResult | None:
@@ -85,51 +88,6 @@ class DistillResult:
             lines.insert(0, f"teacher {c.teacher_top1:.2%}, student {c.student_top1:.2%}{kept}")
         lines.append(f"{c.student_parameters:,} of {c.teacher_parameters:,} parameters ({share:.1%})")
         return "\n".join([*lines, self.text, f"teacher unchanged: sha256 {self.digest[:16]}... before and after"])
-
-
-@dataclass
-class Given:
-    """A teacher as it was given: a file, or a module of the user's own; and where labels for its classifier are."""
-
-    where: str | Path | nn.Module
-    labelled: Source | None = None
-
-    def file(self) -> Path | None:
-        """The teacher's file, if it is one."""
-        return None if isinstance(self.where, nn.Module) else Path(self.where)
-
-    def header(self) -> dict[str, Any]:
-        """What the file says of it, or as much as a module does."""
-        file = self.file()
-        if file is not None:
-            return read_header(file)
-        return {"spec": self.where.spec() if isinstance(self.where, Encoder) else {}, "extra": {}}
-
-    def views(self) -> dict[str, Any]:
-        """Options of the views that it was trained on."""
-        return dict(self.header()["extra"].get("options", {}).get("views", {}))
-
-    def load(self, config: DistillConfig, channels: int) -> Encoder:
-        """The teacher as a network whose features are logits; fits its classifier if that is asked for."""
-        file = self.file()
-        encoder = load_encoder(file) if file else adapt(self.where, channels).eval()  # type: ignore[arg-type]
-        if encoder.input.channels != channels:
-            raise UserError(
-                f"the teacher takes images of {encoder.input.channels} channel(s), the data have {channels}: set "
-                f"--data.channels {encoder.input.channels}"
-            )
-        if config.teacher_labels is None:
-            return load_teacher(file, config.classifier_layer) if file else encoder
-        if self.labelled is None:
-            raise UserError(f"--teacher_labels {config.teacher_labels}: the data have no labels to fit a classifier on")
-        part, words = labelled_part(self.labelled, config.teacher_labels, config.seed)
-        views = self.views()
-        say(f"fitting the teacher's classifier on {words}")
-        classifier = fit_classifier(
-            encoder, part, views.get("size") or config.views.size, views.get("resample", config.views.resample),
-            config.seed,
-        )  # fmt: skip
-        return ClassifiedImages(encoder, classifier).eval()
 
 
 def default_options(teacher: Given) -> dict[str, Any]:
@@ -167,11 +125,14 @@ def distill(
     *,
     test: Source | None = None,
     labelled: Source | None = None,
+    module: nn.Module | None = None,
+    student: nn.Module | None = None,
     recipe: str | None = None,
 ) -> DistillResult:
     """Train a student on what a teacher says of images, then compare both.
 
-    The same call again goes on where an earlier one was stopped, and only reads the result of one that was done.
+    The same call again goes on where an earlier one was stopped, and only reads the result of one that was done; with
+    other test images, it compares both on those.
 
     Args:
         teacher: an `encoder.safetensors` with a classifier; one without, with the option `teacher_labels`; or a module
@@ -181,6 +142,8 @@ def distill(
         options: fields of `DistillConfig`, nested or dotted.
         test: images to compare both on, `train` if not given; accuracy is told where they have labels.
         labelled: images that `teacher_labels` are taken from, `train` if not given.
+        module: your own module, if the teacher's file was made from one.
+        student: your own module as the student, [n, C, S, S] in [0, 1] -> features [n, d].
         recipe: whose options they are, for the record.
 
     Raises:
@@ -188,40 +151,51 @@ def distill(
             `out`.
         NotFrozenError: the teacher changed.
     """
-    run, given_teacher = RunDirectory(out), Given(teacher, labelled or (train if train.labels is not None else None))
-    given = merge(default_options(given_teacher), options or {})
+    run = RunDirectory(out)
+    own = Given(teacher, labelled or (train if train.labels is not None else None), module)
+    given = merge(default_options(own), options or {}, {} if student is None else {"encoder": {"name": "custom"}})
     resuming = run.config_file.exists()
-    if not resuming and not given.get("encoder", {}).get("name"):
-        given = merge({"encoder": student_as_teacher(given_teacher)}, given)
-    config = run.check_resumable_as(DistillConfig, given) if resuming else OptionsParser(DistillConfig).build(given)
-    accelerator = start_accelerator(config.training, run)
+    if resuming:
+        given.pop("test", None)  # what both are compared on changes nothing in what is trained
+        config = run.check_resumable_as(DistillConfig, given)
+    else:
+        if not given.get("encoder", {}).get("name"):
+            given = merge({"encoder": student_as_teacher(own)}, given)
+        config = OptionsParser(DistillConfig).build(given)
+    accelerator, done = start_accelerator(config.training, run), None
     if resuming:
         check_same_data(run, train)
-        if (done := DistillResult.read(run)) is not None:
+        done = DistillResult.read(run)
+        if done is not None and done.test == labels_fingerprint(test or train):
             return done
     else:
-        config = resolve(config, train, given_teacher, accelerator)
-    net, before = _teacher(run, given_teacher, config, train.channels, resuming)
-    _check_classes(net, config, train, test)
-    if not resuming:
-        start_run(run, config, train, train.name, recipe, teacher=str(given_teacher.file() or type(teacher).__name__),
-                  teacher_digest=digest(before))  # fmt: skip
-        if config.teacher_labels is not None and rank() == 0 and isinstance(net, ClassifiedImages):
-            save_encoder(run.path / TEACHER, net.encoder, None, given_teacher.header()["extra"], net.classifier, 0)
-    elif run.facts().get("teacher_digest") != digest(before):
+        config = resolve(config, train, own, accelerator, student)
+    net, classes = _teacher(run, own, config, train.channels, resuming, accelerator.device)
+    before = tensor_digests(net)
+    _check_classes(net, classes, config, train, test)
+    if resuming and run.facts().get("teacher_digest") != digest(before):
         raise UserError(f"the run in {run.path} began with another teacher than {teacher}; give the same one")
-    training = assemble(net, given_teacher, train, config, run, accelerator)
+    if done is not None:
+        return _compared_anew(done, net, run, config, train, test, own, accelerator, student)
+    training = assemble(net, own, train, config, run, accelerator, student)
+    if not resuming:  # only now: what is wrong with the options leaves no folder behind
+        start_run(run, config, train, train.name, recipe, teacher=own.name, teacher_digest=digest(before))
+        if config.teacher_labels is not None and rank() == 0 and isinstance(net, ClassifiedImages):
+            extra = own.header()["extra"] | {"class_names": classes}
+            save_encoder(run.path / TEACHER, net.encoder, None, extra, net.classifier, 0)
     training.resume()
     if training.step:
         say(f"resumed {run.path} at step {training.step:,} of {training.steps:,}")
     training.fit()
-    return _finish(training, net, config, train, test, given_teacher, before)
+    return _finish(training, net, classes, config, train, test, own, before)
 
 
-def resolve(config: DistillConfig, train: Source, teacher: Given, accelerator: Accelerator) -> DistillConfig:
-    """Fill what was left open, and say what was chosen."""
+def resolve(
+    config: DistillConfig, train: Source, teacher: Given, accelerator: Accelerator, module: nn.Module | None = None
+) -> DistillConfig:
+    """Fill what was left open, and say what was chosen; `module` is the student, if it is the user's own."""
     chosen, told = choose(config.as_run(), train.facts(), accelerator.device)
-    student = build_encoder(chosen.encoder, chosen.views.size)
+    student = _student(chosen.encoder, chosen.views.size, train.channels, module)
     if student.input.channels != train.channels:
         raise UserError(
             f"the student takes {student.input.channels} channels and the images have {train.channels}; set "
@@ -239,12 +213,24 @@ def resolve(config: DistillConfig, train: Source, teacher: Given, accelerator: A
     )  # fmt: skip
 
 
+def _student(config: EncoderConfig, size: int | None, channels: int, module: nn.Module | None) -> Encoder:
+    """A student that its options name, or one of the user's own."""
+    if module is not None:
+        return adapt(module, channels)
+    if config.name == "custom":
+        raise UserError("the student is a module of your own (encoder.name custom): give it as `encoder` from Python")
+    return build_encoder(config, size)
+
+
 def assemble(
-    net: Encoder, teacher: Given, train: Source, config: DistillConfig, run: RunDirectory, accelerator: Accelerator
-) -> Distilling:
+    net: Encoder, teacher: Given, train: Source, config: DistillConfig, run: RunDirectory, accelerator: Accelerator,
+    module: nn.Module | None = None,
+) -> Distilling:  # fmt: skip
     """Build every part of the run; `config` must be resolved."""
     torch.manual_seed(config.seed)  # the student's start
-    student = build_encoder(config.encoder, config.views.size)
+    student = _student(config.encoder, config.views.size, train.channels, module)
+    if {id(p) for p in student.parameters()} & {id(p) for p in net.parameters()}:
+        raise UserError("the student has weights of its teacher, which must not change: give a copy (copy.deepcopy)")
     decay = (config.optim.weight_decay or 0.0) if config.optim.name == "lars" else 0.0
     temperature = config.temperature if config.temperature is not None else 1.0
     method = Distill(student, net.feature_dim, temperature, config.squared_temperature, config.alpha, decay)
@@ -270,12 +256,13 @@ def assemble(
 
 
 def _teacher(
-    run: RunDirectory, teacher: Given, config: DistillConfig, channels: int, resuming: bool
-) -> tuple[Encoder, dict[str, str]]:
-    """The teacher, and its tensors' digests; one that was fitted for this run is taken from it."""
+    run: RunDirectory, teacher: Given, config: DistillConfig, channels: int, resuming: bool, device: torch.device
+) -> tuple[Encoder, list[str] | None]:
+    """The teacher and its classes' names, if they are known; one that was fitted for this run is taken from it."""
     fitted = run.path / TEACHER
-    net = load_teacher(fitted) if resuming and fitted.exists() else teacher.load(config, channels)
-    return net, tensor_digests(net)
+    if resuming and fitted.exists():
+        return load_teacher(fitted, module=teacher.custom()), read_header(fitted)["extra"].get("class_names")
+    return teacher.load(config, channels, device), teacher.class_names(config)
 
 
 def _ask(net: Encoder, teacher: Given, train: Source, config: DistillConfig) -> Tensor:
@@ -304,7 +291,9 @@ def _known(train: Source, config: DistillConfig) -> Tensor | None:
     return torch.from_numpy(known)
 
 
-def _check_classes(net: Encoder, config: DistillConfig, train: Source, test: Source | None) -> None:
+def _check_classes(
+    net: Encoder, names: list[str] | None, config: DistillConfig, train: Source, test: Source | None
+) -> None:
     """Refuse labels of other classes than the teacher's before anything is trained."""
     if config.unlabelled:
         return
@@ -317,6 +306,13 @@ def _check_classes(net: Encoder, config: DistillConfig, train: Source, test: Sou
                 f"the teacher knows {net.feature_dim} classes, {source.name} has {count}: give a teacher of the same "
                 "classes, or --unlabelled to take the images without their labels"
             )
+        if names and source.classes and list(names) != list(source.classes):
+            theirs, ours = (", ".join(map(str, part[:5])) for part in (names, source.classes))
+            raise UserError(
+                f"the teacher's classes are {theirs}{' ...' if len(names) > 5 else ''}, those of {source.name} in "
+                f"their order {ours}{' ...' if len(source.classes) > 5 else ''}: give a teacher of the same classes, "
+                "name them alike, or --unlabelled to take the images without their labels"
+            )
     if len(labelled) == 2:
         first, second = (single_labels(source.labels, source.name, least=1) for source in labelled)
         moved = match_classes(first[first >= 0], train.classes, second[second >= 0], labelled[1].classes)
@@ -325,8 +321,8 @@ def _check_classes(net: Encoder, config: DistillConfig, train: Source, test: Sou
 
 
 def _finish(
-    training: Distilling, net: Encoder, config: DistillConfig, train: Source, test: Source | None, teacher: Given,
-    before: dict[str, str],
+    training: Distilling, net: Encoder, classes: list[str] | None, config: DistillConfig, train: Source,
+    test: Source | None, teacher: Given, before: dict[str, str],
 ) -> DistillResult:  # fmt: skip
     """Check that the teacher stayed, save the student, and compare both if the last step is done."""
     assert_frozen(before, tensor_digests(net))
@@ -334,37 +330,63 @@ def _finish(
     assert isinstance(method, Distill)
     for tracker in training.accelerator.trackers:
         tracker.finish()
-    complete, comparison = training.step == training.steps, None
-    source = test if test is not None else train
-    if complete:
-        student = ClassifiedImages(method.encoder, method.classifier)
-        size, resample = _preprocessing(teacher, config)
-        comparison = compare(
-            net, student, source, config.views.size, resample, not config.unlabelled, teacher_size=size
-        )
-    scored_on = source.name if test is not None else f"{source.name}, the images of training themselves"
+    complete = training.step == training.steps
+    student = ClassifiedImages(method.encoder, method.classifier)
+    comparison, scored_on, mark = _compared(net, student, config, train, test, teacher, complete)
     result = DistillResult(
-        comparison, scored_on, complete, training.step, round(training.seconds, 3), _text(config, teacher),
-        digest(before), training.stopped_by,
+        comparison, scored_on, complete, training.step, round(training.seconds, 3),
+        _text(config, teacher, method.encoder), digest(before), training.stopped_by, mark,
     )  # fmt: skip
     if rank() == 0:
-        facts = {"steps": training.step, "of": training.steps, "options": plain(config)}
+        names = classes or (None if config.unlabelled else train.classes)
+        facts = {"steps": training.step, "of": training.steps, "options": plain(config), "class_names": names}
         save_encoder(run.encoder_file, method.encoder, None, facts, method.classifier, 0)
         if complete:
             run.write_json(RESULT, asdict(result))
     return result
 
 
-def _text(config: DistillConfig, teacher: Given) -> str:
+def _compared(
+    net: Encoder, student: Encoder, config: DistillConfig, train: Source, test: Source | None, teacher: Given,
+    complete: bool = True,
+) -> tuple[Comparison | None, str, str]:  # fmt: skip
+    """Both on the images of the score, which these are in words, and their fingerprint; of a whole run alone."""
+    source = test if test is not None else train
+    words = source.name if test is not None else f"{source.name}, the images of training themselves"
+    if not complete:
+        return None, words, ""
+    size, resample = _preprocessing(teacher, config)
+    found = compare(net, student, source, config.views.size, resample, not config.unlabelled, teacher_size=size)
+    return found, words, labels_fingerprint(source)
+
+
+def _compared_anew(
+    done: DistillResult, net: Encoder, run: RunDirectory, config: DistillConfig, train: Source, test: Source | None,
+    teacher: Given, accelerator: Accelerator, module: nn.Module | None,
+) -> DistillResult:  # fmt: skip
+    """The result of a run that is done, on other images than both were compared on."""
+    say(f"{run.path} was scored on other images: both are compared on those of {(test or train).name}")
+    student = load_teacher(run.encoder_file, module=module)
+    found, words, mark = _compared(
+        net.to(accelerator.device), student.to(accelerator.device), config, train, test, teacher
+    )
+    result = dataclasses.replace(done, comparison=found, scored_on=words, test=mark)
+    if rank() == 0:
+        run.write_json(RESULT, asdict(result))
+    return result
+
+
+def _text(config: DistillConfig, teacher: Given, student: Encoder) -> str:
     """Who learned from whom, and how."""
-    student: EncoderConfig = config.encoder
+    name = f"{config.encoder.name} at width {config.encoder.width:g}"
+    if isinstance(student, CustomEncoder):
+        name = type(student.module).__name__
     squared = " times temperature^2" if config.squared_temperature else ""
     loss = f"cross entropy with the teacher's probabilities at temperature {config.temperature:g}{squared}"
     if config.alpha is not None:
         loss = f"{config.alpha:g} of {loss}, and {1 - config.alpha:g} of that with {config.labels or 'all'} labels"
     fitted = f", classifier fitted on {config.teacher_labels} labels" if config.teacher_labels is not None else ""
     return (
-        f"teacher {teacher.file() or type(teacher.where).__name__}{fitted}; student {student.name} at width "
-        f"{student.width:g}; {loss}; targets {config.targets}; {config.epochs:g} epochs of batches of {config.batch}, "
-        f"{config.optim.name}, lr {config.optim.lr:g}; seed {config.seed}"
+        f"teacher {teacher.name}{fitted}; student {name}; {loss}; targets {config.targets}; {config.epochs:g} epochs "
+        f"of batches of {config.batch}, {config.optim.name}, lr {config.optim.lr:g}; seed {config.seed}"
     )

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from twofold.classifier import Classifier
 from twofold.data import Source
-from twofold.encoders import Encoder, load_classifier, load_encoder, load_head
+from twofold.encoders import Encoder, adapt, load_classifier, load_encoder, load_head, read_header
+from twofold.encoders.adapters import CustomEncoder
 from twofold.errors import UserError
 from twofold.evaluation.features import extract
 from twofold.evaluation.imagenet import ClassifiedImages
 from twofold.evaluation.labels import SUBSET_GRID, fit_few
 from twofold.evaluation.logistic import LinearModel
 from twofold.evaluation.splits import single_labels
+from twofold.evaluation.subsets import labelled_part
+from twofold.training.distilling import DistillConfig
+from twofold.training.starting import say
 from twofold.views.resample import Resample
 
 
@@ -108,8 +114,15 @@ def compare(
     return Comparison(right[0], right[1], float((said == saw).mean()), kept, len(said), *sizes)
 
 
-def load_teacher(path: str | Path, classifier_layer: int | None = None) -> ClassifiedImages:
+def load_teacher(
+    path: str | Path, classifier_layer: int | None = None, module: nn.Module | None = None
+) -> ClassifiedImages:
     """A file's encoder, head and classifier as one network in inference mode, whose features are logits.
+
+    Args:
+        path: the file.
+        classifier_layer: output of the head that the classifier reads, where the file does not say.
+        module: your own module, if the encoder was made from one.
 
     Raises:
         UserError: the file holds no classifier, or does not know what it reads.
@@ -128,4 +141,85 @@ def load_teacher(path: str | Path, classifier_layer: int | None = None) -> Class
             f"{path} does not know which output of the projection head its classifier reads: give --classifier_layer "
             "0 (the encoder's features) or 1 (fine-tuned on 1 % or 10 %)"
         )
-    return ClassifiedImages(load_encoder(path), classifier, load_head(path), layer).eval()
+    return ClassifiedImages(load_encoder(path, module), classifier, load_head(path), layer).eval()
+
+
+@dataclass
+class Given:
+    """A teacher as it was given.
+
+    Attributes:
+        where: a file, or a module of the user's own.
+        labelled: where labels for its classifier are.
+        module: the user's own module that the file's encoder was made from.
+    """
+
+    where: str | Path | nn.Module
+    labelled: Source | None = None
+    module: nn.Module | None = None
+
+    def __post_init__(self) -> None:
+        if self.module is not None and isinstance(self.where, nn.Module):
+            raise UserError("the teacher is given as a module already: leave `module` out")
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return type(self.where).__name__ if isinstance(self.where, nn.Module) else str(self.where)
+
+    def file(self) -> Path | None:
+        """The teacher's file, if it is one."""
+        return None if isinstance(self.where, nn.Module) else Path(self.where)
+
+    def custom(self) -> nn.Module | None:
+        """The module that rebuilds a file of it, where that needs one."""
+        if isinstance(self.where, CustomEncoder):
+            return self.where.module
+        plain = isinstance(self.where, nn.Module) and not isinstance(self.where, Encoder)
+        return self.where if plain else self.module  # type: ignore[return-value]  # seen to be a module
+
+    def header(self) -> dict[str, Any]:
+        """What the file says of it, or as much as a module does."""
+        file = self.file()
+        if file is not None:
+            return read_header(file)
+        return {"spec": self.where.spec() if isinstance(self.where, Encoder) else {}, "extra": {}}
+
+    def views(self) -> dict[str, Any]:
+        """Options of the views that it was trained on."""
+        return dict(self.header()["extra"].get("options", {}).get("views", {}))
+
+    def class_names(self, config: DistillConfig) -> list[str] | None:
+        """Names of the classes of its classifier: of the labels that it is fitted on, or as the file has them."""
+        if config.teacher_labels is not None:
+            return None if self.labelled is None else self.labelled.classes
+        return self.header()["extra"].get("class_names")
+
+    def load(self, config: DistillConfig, channels: int, device: torch.device) -> Encoder:
+        """The teacher as a network whose features are logits; fits its classifier, on `device`, if that is asked for.
+
+        Raises:
+            UserError: no classifier, none to be fitted, other channels, or an option without effect.
+        """
+        file = self.file()
+        if file is None and config.classifier_layer is not None:
+            raise UserError(
+                f"--classifier_layer {config.classifier_layer} is for the head of a teacher's file, and a module has "
+                "none: leave it out"
+            )
+        encoder = load_encoder(file, self.module) if file else adapt(self.where, channels).eval()  # type: ignore[arg-type]
+        if encoder.input.channels != channels:
+            raise UserError(
+                f"the teacher takes images of {encoder.input.channels} channel(s), the data have {channels}: set "
+                f"--data.channels {encoder.input.channels}"
+            )
+        if config.teacher_labels is None:
+            return load_teacher(file, config.classifier_layer, self.module) if file else encoder
+        if self.labelled is None:
+            raise UserError(f"--teacher_labels {config.teacher_labels}: the data have no labels to fit a classifier on")
+        part, words = labelled_part(self.labelled, config.teacher_labels, config.seed)
+        views = self.views()
+        say(f"fitting the teacher's classifier on {words}")
+        size, resample = views.get("size") or config.views.size, views.get("resample", config.views.resample)
+        classifier = fit_classifier(encoder.to(device), part, size, resample, config.seed)
+        return ClassifiedImages(encoder, classifier.to(device)).eval()

@@ -72,6 +72,11 @@ class DistillConfig:
                 f"--labels {self.labels} needs --alpha, the teacher's share of the loss (the labels get the rest); "
                 "without both, the student learns from the teacher alone"
             )
+        if self.teacher_labels is not None and self.classifier_layer is not None:
+            raise UserError(
+                f"--classifier_layer {self.classifier_layer} has no effect with --teacher_labels, which fits a new "
+                "classifier on the encoder's features: leave one of them out"
+            )
         if self.unlabelled and (self.alpha is not None or self.test is not None):
             raise UserError("--unlabelled leaves the labels out, which --alpha and --test need: give one or the other")
 
