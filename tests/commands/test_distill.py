@@ -13,6 +13,7 @@ import twofold
 from twofold import cli
 from twofold.commands.distill import distill
 from twofold.commands.finetune import finetune
+from twofold.commands.recipes import recipes
 from twofold.data import ArraySource
 from twofold.encoders import EncoderConfig, adapt, build_encoder, load_classifier, read_header, save_encoder
 from twofold.errors import Stopped, UserError
@@ -121,6 +122,16 @@ def test_a_student_that_nothing_is_said_of_is_built_as_its_teacher(distilled, tm
     found = distill(out, images(), tmp_path / "self", **merge(rest, {"epochs": 1}))
     assert found.comparison.teacher_parameters == found.comparison.student_parameters
     assert "temperature 0.1" in capsys.readouterr().out
+
+
+def test_a_recipe_for_distillation_is_taken_and_another_is_not(distilled, tmp_path):
+    short = {"epochs": 1, "batch": 16, "views.size": 16, "optim.warmup_epochs": 0, "training": OPTIONS["training"]}
+    found = distill(distilled[1], images(), tmp_path / "run", recipe="simclr2-distill-self", **short)
+    assert "temperature 0.1; " in found.text
+    assert "lars, lr 0.1" in found.text
+    with pytest.raises(UserError, match="is for `twofold pretrain`, not for `twofold distill`"):
+        distill(distilled[1], images(), tmp_path / "other", recipe="simclr-imagenet-100", **short)
+    assert "twofold distill runs/mine imagenet --recipe simclr2-distill-small" in recipes("simclr2-distill-small")
 
 
 @pytest.mark.parametrize("stop_at", [1, 37])

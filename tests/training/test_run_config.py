@@ -10,6 +10,7 @@ from twofold import recipes
 from twofold.errors import UserError
 from twofold.evaluation.finetune import FinetuneConfig
 from twofold.training.config import OptionsParser, RunConfig, build, flatten, merge, plain, to_yaml
+from twofold.training.distilling import DistillConfig
 
 
 def test_later_layers_win_and_dots_are_paths():
@@ -74,6 +75,10 @@ def test_every_recipe_builds_and_says_what_it_promises(name):
     if recipe.command == "finetune":
         config = OptionsParser(FinetuneConfig).build(recipe.options, origin=name)
         assert config.optim.lr
+    elif recipe.command == "distill":
+        config = OptionsParser(DistillConfig).build(recipe.options, origin=name)
+        assert config.optim.lr
+        assert config.temperature
     else:
         config = build(recipe.options, origin=name)
         assert config.method.temperature
@@ -88,6 +93,18 @@ def test_every_recipe_builds_and_says_what_it_promises(name):
 def test_an_unknown_recipe_is_refused_with_the_near_ones():
     with pytest.raises(UserError, match="simclr-imagenet-100"):
         recipes.load("simclr-imagenet-10")
+
+
+def test_the_published_distillations_are_those_of_the_paper():
+    """arXiv 2006.10029: LARS as in pretraining, 400 epochs, temperature 0.1 for a student like its teacher, else 1."""
+    own, small = (OptionsParser(DistillConfig).build(recipes.load(f"simclr2-distill-{n}").options)
+                  for n in ("self", "small"))  # fmt: skip
+    assert own.optim.lr * own.batch**0.5 == pytest.approx(6.4)
+    assert (own.epochs, own.optim.warmup_epochs / own.epochs, own.optim.weight_decay) == (400, 0.05, 1e-4)
+    assert (own.temperature, small.temperature, small.encoder.name) == (0.1, 1.0, "resnet50")
+    assert own.encoder.name is None, "built as its teacher"
+    assert (own.views.color_strength, own.views.grayscale, own.views.blur, own.alpha) == (0, 0, 0, None)
+    assert small == dataclasses.replace(own, temperature=1.0, encoder=small.encoder)
 
 
 def test_a_base_lies_below_the_recipes_own_options():

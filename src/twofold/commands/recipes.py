@@ -19,7 +19,7 @@ def recipes(name: str | None = None) -> str:
         return "\n".join(f"{recipe.name:<{width}}  {recipe.result}" for recipe in found)
     recipe = load(name)
     options = yaml.safe_dump(recipe.options, sort_keys=False)
-    given = f"runs/mine {recipe.data}" if recipe.command == "finetune" else recipe.data
+    given = recipe.data if recipe.command == "pretrain" else f"runs/mine {recipe.data}"
     return (
         f"{recipe.name}\n  data:   {recipe.data}\n  result: {recipe.result}\n  source: {recipe.source}\n"
         f"  run:    {recipe.run}\n\n"

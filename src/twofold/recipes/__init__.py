@@ -22,7 +22,8 @@ class Recipe:
         result: what it should reach.
         source: where that is published.
         run: whether we ran it: machine, time and command, or that we did not.
-        options: nested options of the command: of `RunConfig` for pretrain, of `FinetuneConfig` for finetune.
+        options: nested options of the command: of `RunConfig` for pretrain, of `FinetuneConfig` for finetune, of
+            `DistillConfig` for distill.
         command: the command that takes it.
     """
 
