@@ -145,6 +145,20 @@ def test_a_run_that_is_done_is_scored_anew_on_other_test_images(pretrained, tmp_
     assert finetune(pretrained, images(), tmp_path / "ft", test=TEST, **options).result == first
 
 
+def test_a_list_of_labels_without_a_test_set_trains_on_what_it_names(pretrained, tmp_path):
+    """Positions are those of the data as given, not of what is left once some are held out."""
+    (tmp_path / "list.txt").write_text("".join(f"{i}\n" for i in range(20, 36)))
+    x, y = images()
+    options = TINY | {"epochs": 1, "labels": str(tmp_path / "list.txt")}
+    found = finetune(pretrained, (x, y), tmp_path / "ft", **options)
+    assert (found.result.labels, found.result.scores.count) == (16, 12)
+    finetune(pretrained, (x[20:36], y[20:36]), tmp_path / "same", test=TEST, **(options | {"labels": "all"}))
+    a, b = weights(tmp_path / "ft"), weights(tmp_path / "same")
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    listed = twofold.evaluate(pretrained, (x, y), labels=str(tmp_path / "list.txt")).evaluation
+    assert (listed.train.images, listed.test.images) == (16, 12)
+
+
 def test_a_mistake_leaves_no_folder_that_stands_in_the_way_of_its_correction(pretrained, tmp_path):
     options = TINY | {"epochs": 1, "labels": "4/class"}
     with pytest.raises(UserError, match="--from_head 7"):

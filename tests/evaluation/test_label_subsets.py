@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from twofold.commands.evaluate import labelled_parts
 from twofold.data import ArraySource, open_source
+from twofold.data.subset import subset
 from twofold.errors import UserError
 from twofold.evaluation.subsets import label_positions, labelled_part
 
@@ -87,6 +89,37 @@ def test_a_list_of_names_as_the_official_ones(folder):
 def test_a_list_of_positions_serves_arrays(tmp_path):
     (tmp_path / "list.txt").write_text("3\n0\n")
     assert label_positions(source_of([0, 0, 1, 1]), str(tmp_path / "list.txt")).tolist() == [0, 3]
+
+
+def test_a_list_is_of_the_whole_data_also_where_some_are_held_out_for_the_score(folder):
+    """By name and by position: what is listed is trained on, and never scored."""
+    whole = open_source(folder / "images")
+    for lines in ("n00000001_5.JPEG\nn00000000_2.JPEG\nn00000000_0.JPEG\n", "6\n1\n0\n"):
+        (folder / "list.txt").write_text(lines)
+        wanted = str(folder / "list.txt")
+        listed = label_positions(whole, wanted)
+        train, test = labelled_parts(whole, None, 0, 0.5, wanted)
+        part, words = labelled_part(train, wanted)
+        assert [part.path(i) for i in range(3)] == [whole.path(int(i)) for i in listed]
+        assert words == f"3 of 8 labels ({wanted})", "nothing of it is random"
+        held = {test.path(i) for i in range(len(test))}
+        assert len(held) == len(test) == 4
+        assert not held & {part.path(i) for i in range(3)}
+        assert np.unique(test.labels).tolist() == [0, 1]
+
+
+def test_a_part_of_a_folder_knows_its_files(folder):
+    whole = open_source(folder / "images")
+    part = subset(whole, [7, 0])
+    assert [part.path(0), part.path(1)] == [whole.path(7), whole.path(0)]
+    (folder / "list.txt").write_text("n00000000_0.JPEG\nn00000001_7.JPEG\n")
+    assert label_positions(part, str(folder / "list.txt")).tolist() == [0, 1]
+
+
+def test_a_list_of_all_images_of_a_class_leaves_nothing_to_score_on(folder):
+    (folder / "list.txt").write_text("0\n1\n2\n3\n4\n")
+    with pytest.raises(UserError, match=r"every image of class 0 is to be trained on.*give --test"):
+        labelled_parts(open_source(folder / "images"), None, labels=str(folder / "list.txt"))
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ from twofold.evaluation.folds import leave_one_out
 from twofold.evaluation.logistic import GRID, PAPER_GRID
 from twofold.evaluation.projected import Projected
 from twofold.evaluation.splits import check_cover, stratified_split
-from twofold.evaluation.subsets import labelled_part
+from twofold.evaluation.subsets import is_list, label_positions, labelled_part
 from twofold.evaluation.verification import verify
 from twofold.training.checkpoint import write_atomically
 from twofold.training.config import OptionsParser, flatten, plain
@@ -173,7 +173,7 @@ def evaluate(
         return RecognitionReport(said, _write(path, "ctc", json.dumps(said.to_dict(), indent=2) + "\n"))
     chosen = ""
     if config.labels != "all":
-        train, test = labelled_parts(train, test, config.seed, config.held_out)
+        train, test = labelled_parts(train, test, config.seed, config.held_out, config.labels)
         train, chosen = labelled_part(train, config.labels, config.seed, config.draw)
     if config.protocol == "verification":
         result = verify(model, test or train, config.seed, config.batch)
@@ -298,19 +298,25 @@ def evaluation_parts(
     return train, tested
 
 
-def labelled_parts(train: Source, test: Source | None, seed: int = 0, held_out: float = 0.2) -> tuple[Source, Source]:
+def labelled_parts(
+    train: Source, test: Source | None, seed: int = 0, held_out: float = 0.2, labels: str | int = "all"
+) -> tuple[Source, Source]:
     """Training and test images; where there is no test part, a share of each class is held out for it.
 
+    `labels` is the choice of training images that will be made of the first part (see `label_positions`). A list is of
+    the whole of the data: none of its images is held out, and the whole is what it is to be looked up in.
+
     Raises:
-        UserError: no labels, or several an image and no test part.
+        UserError: no labels, or several an image and no test part; a list that leaves nothing of a class to hold out.
     """
     if test is not None:
         return train, test
     if train.labels is None or train.labels.ndim != 1:
         raise UserError(f"{train.name}: give --test; only images with one label each can be divided for you")
     known = np.flatnonzero(train.labels >= 0)
-    first, second = stratified_split(train.labels[known], held_out, seed)
-    return subset(train, known[first]), subset(train, known[second])
+    listed = np.searchsorted(known, label_positions(train, labels)) if is_list(labels) else None
+    first, second = stratified_split(train.labels[known], held_out, seed, first=listed)
+    return train if is_list(labels) else subset(train, known[first]), subset(train, known[second])
 
 
 def _free_name(folder: Path, stem: str) -> Path:

@@ -91,7 +91,7 @@ def finetune(
     checked = OptionsParser(FinetuneConfig).build(given)
     channels = read_header(path)["spec"].get("channels")
     reading = dataclasses.replace(checked.data, channels=checked.data.channels or channels)
-    train, scored = labelled_parts(*evaluation_parts(data, test, reading), seed=checked.seed)
+    train, scored = labelled_parts(*evaluation_parts(data, test, reading), seed=checked.seed, labels=checked.labels)
     result = fit(path, train, scored, out, given, module=encoder, recipe=recipe)
     if world_size() > 1:
         AcceleratorState().destroy_process_group()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -43,6 +44,12 @@ class SubsetSource:
     def whole(self) -> Source:
         """What this is a part of."""
         return self._source
+
+    @property
+    def path(self) -> Callable[[int], str] | None:
+        """Gives the file of one image; None where the whole is not made of files."""
+        of_whole = getattr(self._source, "path", None)
+        return None if of_whole is None else lambda index: of_whole(int(self._indices[index]))
 
     def __len__(self) -> int:
         return len(self._indices)

@@ -17,20 +17,22 @@ Labels = NDArray[np.int64]
 
 
 def stratified_split(
-    labels: Labels, held_out: float = 0.2, seed: int = 0, stream: str = "test split", draw: int = 0
-) -> tuple[Labels, Labels]:
+    labels: Labels, held_out: float = 0.2, seed: int = 0, stream: str = "test split", draw: int = 0,
+    first: Labels | None = None,
+) -> tuple[Labels, Labels]:  # fmt: skip
     """Split positions 0..N-1 in two, each class in the same proportion.
 
     Args:
         labels: [N] class of each image.
         held_out: share of each class in the second part, in (0, 1); rounded, at least one image in either part.
         seed, stream, draw: the address of the random order within a class; other addresses give other splits.
+        first: positions that stay in the first part; the second gets as many of the others as it would of all.
 
     Returns:
         Positions of the first part and of the second, each in ascending order.
 
     Raises:
-        UserError: a class with a single image.
+        UserError: a class with a single image, or one whose images are all to stay in the first part.
     """
     if not 0 < held_out < 1:
         raise UserError(f"the held-out share must lie between 0 and 1, got {held_out}")
@@ -43,7 +45,14 @@ def stratified_split(
                 "add images, leave the class out, or give a test set of its own"
             )
         count = int(np.clip(round(held_out * len(members)), 1, len(members) - 1))
-        second.append(members[permutation(seed, f"{stream}/{label}", draw, len(members))[:count]])
+        order = members[permutation(seed, f"{stream}/{label}", draw, len(members))]
+        free = order if first is None else order[~np.isin(order, first)]
+        if not len(free):
+            raise UserError(
+                f"every image of class {label} is to be trained on, which leaves none to hold out for the score: give "
+                "--test with images of their own"
+            )
+        second.append(free[:count])
     chosen = np.sort(np.concatenate(second))
     return np.setdiff1d(np.arange(len(labels)), chosen), chosen
 

@@ -18,6 +18,7 @@ from twofold.data.subset import subset
 from twofold.errors import UserError
 from twofold.evaluation.labels import balanced_subset
 
+_FORM = re.compile(r"(?P<share>\d+(?:\.\d+)?) ?%|(?P<each>\d+) ?/ ?class|(?P<total>\d+)")
 _FORMS = "all, a share (10%), a number in all (40), so many of each class (4/class), or the path of a list"
 
 
@@ -42,7 +43,7 @@ def label_positions(source: Source, wanted: str | int = "all", seed: int = 0, dr
     known = np.arange(len(labels)) if labels.ndim == 2 else np.flatnonzero(labels >= 0)
     if text == "all":
         return known
-    form = re.fullmatch(r"(?P<share>\d+(?:\.\d+)?) ?%|(?P<each>\d+) ?/ ?class|(?P<total>\d+)", text)
+    form = _FORM.fullmatch(text)
     if form is None:
         return _listed(source, _path(text))
     if labels.ndim == 2:
@@ -58,12 +59,17 @@ def label_positions(source: Source, wanted: str | int = "all", seed: int = 0, dr
     return balanced_subset(labels, total=total, seed=seed, draw=draw)
 
 
+def is_list(wanted: str | int) -> bool:
+    """Whether this choice of labels is a list of images, which is no random choice."""
+    return str(wanted).strip() != "all" and _FORM.fullmatch(str(wanted).strip()) is None
+
+
 def labelled_part(source: Source, wanted: str | int = "all", seed: int = 0, draw: int = 0) -> tuple[Source, str]:
     """The images that get a label, as a source, and the choice in words; see `label_positions`."""
     chosen = label_positions(source, wanted, seed, draw)
     if len(chosen) == len(source):
         return source, f"all {len(source):,} labels"
-    how = "" if str(wanted) == "all" else f" ({wanted}; seed {seed}, draw {draw})"
+    how = "" if str(wanted) == "all" else f" ({wanted}{'' if is_list(wanted) else f'; seed {seed}, draw {draw}'})"
     return subset(source, chosen), f"{len(chosen):,} of {len(source):,} labels{how}"
 
 
