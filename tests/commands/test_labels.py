@@ -6,12 +6,16 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from tiny import OPTIONS, images
 
 import twofold
 from twofold.cli import main
 from twofold.commands import labels as command
-from twofold.commands.labels import labels, read_out
+from twofold.commands.labels import labels
+from twofold.commands.load import load
+from twofold.commands.reading import read_out
+from twofold.encoders import read_header, save_encoder
 from twofold.errors import UserError
 from twofold.evaluation.labels import Cell
 
@@ -33,6 +37,8 @@ def test_table_json_and_page_hold_every_way(pretrained, monkeypatch):
     assert saved["reading"] == report.reading
     assert "from scratch" in report.text()
     assert "<svg" in report.page.read_text()
+    assert "device: cpu" not in (runs := next((pretrained / "labels").glob("scratch-8-*/config.yaml")).read_text())
+    assert "device: auto" in runs
     monkeypatch.setattr(command, "label_efficiency", lambda *_, **__: list(report.cells[:2]))
     monkeypatch.setattr("twofold.training.loop.Training.fit", lambda _: pytest.fail("what is done is not done again"))
     again = labels(pretrained, images(), test=images(40, seed=1), **few)
@@ -43,8 +49,10 @@ def test_from_the_shell(pretrained, tmp_path, capsys):
     x, y = images()
     np.savez(tmp_path / "data.npz", images=x, labels=y)
     words = ["labels", str(pretrained), str(tmp_path / "data.npz"), "--ways", "[linear]", "--draws", "2"]
+    words += ["--out", str(tmp_path / "few"), "--device", "cpu"]
     assert main([*words, "--counts", "[4, 16]"]) == 0
     assert "linear classifier" in capsys.readouterr().out
+    assert (tmp_path / "few" / "labels.json").exists()
     assert main([*words, "--counts", "[1]"]) == 2
     assert "at least one for each of the 2 classes" in capsys.readouterr().err
 
@@ -66,13 +74,101 @@ def test_the_reading_says_what_the_numbers_say():
         cell("fine-tuned", 10, 0.80, 0.82), cell("fine-tuned", 40, 0.90), cell("fine-tuned", 160, 0.905),
         cell("from scratch", 10, 0.30), cell("from scratch", 40, 0.60), cell("from scratch", 160, 0.85),
     ]  # fmt: skip
-    told = read_out(cells)
-    assert "With 10 labels the best is: fine-tuned, 81.0 ± 1.4 %." in told
-    assert "160 labels give 90.5 % (fine-tuned), +9.5 points." in told
-    assert "From scratch, 10 labels give 30.0 %; as much as the pretrained net takes 160 labels." in told
-    assert "From about 40 labels on, more of them buy less than a point." in told
+    told = read_out(cells, "from scratch")
+    assert told == (
+        "With 10 labels the best is: fine-tuned, 81.0 ± 1.4 %. 160 labels give 90.5 % (fine-tuned), +9.5 points. "
+        "Trained from scratch, 10 labels give 30.0 %; it takes 160 of them (40 are too few) to reach what the "
+        "pretrained net reaches with 10. From about 40 labels on, more of them buy less than a point."
+    )
     worse = [*cells[:5], cell("from scratch", 160, 0.7)]
-    assert "even 160 labels stay below what the pretrained net reaches with 10." in read_out(worse)
+    assert "30.0 %; even 160 stay below what the pretrained net reaches with 10." in read_out(worse, "from scratch")
+
+
+def _told(**ways):
+    """The reading of way -> accuracy, or accuracies of the draws, with 10, 20, 40, ... labels."""
+    cells = [
+        Cell(way.replace("_", " "), 10 * 2**i, tuple(np.atleast_1d(value)), ())
+        for way, values in ways.items()
+        for i, value in enumerate(values)
+    ]
+    return read_out(cells, "from scratch")
+
+
+def test_more_labels_buy_little_only_where_all_later_gains_are_small():
+    assert "less than a point" not in _told(linear=[0.80, 0.805, 0.90, 0.95])
+    assert "less than a point" not in _told(linear=[0.800, 0.806, 0.812, 0.83])
+    assert "From about 20 labels on, more of them buy less than a point." in _told(linear=[0.8, 0.9, 0.904, 0.908])
+    assert _told(linear=[0.8]) == "With 10 labels: linear, 80.0 %."
+
+
+def test_a_lead_within_the_spread_is_none():
+    """Draws are compared with one another: all ways get the same labelled images in each."""
+    alike = _told(linear=[[0.80, 0.90]], fine_tuned=[[0.82, 0.89]])
+    assert alike == (
+        "With 10 labels the best are alike within the spread of the draws: "
+        "fine tuned, 85.5 ± 4.9 %; linear, 85.0 ± 7.1 %."
+    )
+    assert "the best is: fine tuned, 87.0 ± 7.1 %." in _told(linear=[[0.80, 0.90]], fine_tuned=[[0.82, 0.92]])
+    once = _told(linear=[0.8], fine_tuned=[0.9])
+    assert once == "With 10 labels the best is: fine tuned, 90.0 % (of one draw of labels: its spread is not known)."
+    most = _told(linear=[0.5, [0.9, 0.91]], fine_tuned=[0.6, [0.91, 0.905]])
+    assert "20 labels give 90.8 ± 0.4 % (fine tuned; alike within the spread: linear), +30.8 points." in most
+
+
+def test_the_control_is_compared_with_the_pretrained_net_alone():
+    near = _told(linear=[[0.80, 0.90]], from_scratch=[[0.81, 0.88]])
+    assert near.endswith("84.5 %, which differs from the pretrained net's by no more than the spread of the draws.")
+    assert "rained from scratch" not in _told(linear=[0.8], from_scratch=[0.9])
+    assert "rained from scratch" not in _told(from_scratch=[0.9, 0.91])
+
+
+def test_another_data_set_and_another_encoder(pretrained, tmp_path):
+    """Each data set has its folder; trainings that were stopped before the result was written are in nobody's way."""
+    here = {"counts": [4], "draws": 1, "epochs": 1, "batch": 4, "ways": ["finetuned"], "out": str(tmp_path / "few")}
+    first = labels(pretrained, images(), test=images(40, seed=1), **here)
+    assert first.file == tmp_path / "few" / "labels.json"
+    assert first.page.parent == tmp_path / "few"
+    with pytest.raises(UserError, match=r"labels\.json is the result with another training data; choose another --out"):
+        labels(pretrained, images(seed=5), test=images(40, seed=1), **here)
+    with pytest.raises(UserError, match="another test data"):
+        labels(pretrained, images(), test=images(40, seed=2), **here)
+    (tmp_path / "few" / "labels.json").unlink()
+    assert labels(pretrained, images(), test=images(40, seed=2), **here).cells[0].top1 != ()
+    assert len(list((tmp_path / "few").glob("finetuned-*"))) == 2
+    header, encoder = read_header(pretrained / "encoder.safetensors"), load(pretrained)
+    for parameter in encoder.parameters():
+        parameter.data.mul_(1.01)
+    other = tmp_path / "other" / "encoder.safetensors"
+    other.parent.mkdir()
+    save_encoder(other, encoder, extra=header["extra"])
+    with pytest.raises(UserError, match="the result with another encoder"):
+        labels(other, images(), test=images(40, seed=2), **here)
+    (tmp_path / "few" / "labels.json").write_text("{")
+    with pytest.raises(UserError, match=r"labels\.json is damaged"):
+        labels(pretrained, images(), test=images(40, seed=2), **here)
+
+
+def test_options_of_the_data_reach_the_trainings(pretrained, tmp_path):
+    here = {"counts": [4], "draws": 1, "epochs": 1, "batch": 4, "ways": ["scratch"], "out": str(tmp_path)}
+    labels(pretrained, images(), test=images(40, seed=1), **here, **{"data.last_batch": "drop"})
+    assert "last_batch: drop" in next(tmp_path.glob("scratch-4-*/config.yaml")).read_text()
+
+
+def test_it_computes_where_it_is_told(pretrained, monkeypatch):
+    asked = []
+    monkeypatch.setattr(command, "choose_device", lambda name: asked.append(name) or "cpu")
+    few = {"counts": [4], "draws": 1, "test": images(40, seed=1), "out": str(pretrained / "where")}
+    labels(pretrained, images(), ways=["linear"], **few)
+    assert asked == ["auto"]
+    labels(pretrained, images(), ways=["scratch"], epochs=1, batch=4, device="cpu", **few)
+    assert "device: cpu" in next((pretrained / "where").glob("scratch-4-*/config.yaml")).read_text()
+
+
+@pytest.mark.skipif(torch.backends.mps.is_available(), reason="the device is there")
+@pytest.mark.parametrize("way", ["linear", "scratch"])
+def test_a_device_that_is_not_there(pretrained, tmp_path, way):
+    with pytest.raises(UserError, match=r"^--device mps: torch sees no such device here; use --device cpu$"):
+        labels(pretrained, images(), test=images(40, seed=1), ways=[way], device="mps", out=str(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -82,6 +178,13 @@ def test_the_reading_says_what_the_numbers_say():
         (images(), {"counts": [200]}, "at most the 64 labelled images"),
         ((images()[0], np.eye(64, dtype=int)), {}, r"the labels of array have the shape \(64, 64\)"),
         (images()[0], {}, "has no labels"),
+        (
+            images(),
+            {"ways": ["linear"], "epochs": 3},
+            r"--epochs 3 has no effect with --ways \[linear\].*: leave it out",
+        ),
+        (images(), {"ways": ["linear"], "from_head": 1}, r"--from_head 1 has no effect .*add finetuned or scratch"),
+        (images(), {"ways": ["linear"], "batch": 4}, "--batch 4 has no effect"),
     ],
 )
 def test_bad_input_is_told_before_anything_is_trained(pretrained, data, options, told):

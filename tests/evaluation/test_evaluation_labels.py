@@ -149,3 +149,11 @@ def test_labels_that_no_accuracy_can_be_counted_on_are_user_errors() -> None:
     with pytest.raises(UserError, match="1 class"):
         single_labels(np.array([4, 4, -1]), "photos")
     assert single_labels(np.array([4, 4]), "photos", least=1).tolist() == [4, 4]
+
+
+def test_one_draw_where_every_labelled_image_is_taken():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(24, 3)).astype(np.float32)
+    y = np.where(np.arange(24) < 16, np.arange(24) % 2, -1)  # eight images without a label
+    cells = label_efficiency({"h": (x, x[:16])}, y, y[:16], counts=(8, 16), draws=3)
+    assert [len(cell.top1) for cell in cells] == [3, 1]

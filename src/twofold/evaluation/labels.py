@@ -127,10 +127,10 @@ def label_efficiency(
     """
     if draws < 1:
         raise UserError(f"at least 1 draw of labels is needed, got {draws}")
-    cells = []
+    cells, labelled = [], int((y_train >= 0).sum())
     for count in counts:
         outcomes: dict[str, list[tuple[float, float]]] = {name: [] for name in feature_sets}
-        for draw in range(draws if count < len(y_train) else 1):
+        for draw in range(draws if count < labelled else 1):
             chosen = balanced_subset(y_train, total=count, seed=seed, draw=draw)
             for name, (train, test) in feature_sets.items():
                 outcomes[name].append(_fit_subset(train[chosen], y_train[chosen], test, y_test, seed, draw, grid))
