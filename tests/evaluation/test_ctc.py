@@ -14,8 +14,9 @@ from twofold.commands.evaluate import evaluate
 from twofold.data import DataConfig, SoundSource, open_source
 from twofold.data.sounds import Recording
 from twofold.encoders import SpeechEncoder, save_encoder
+from twofold.encoders.utterance import floor_of
 from twofold.errors import UserError
-from twofold.evaluation.ctc import CtcConfig, clean_text, error_rates, fitting, recognise, split_by_text
+from twofold.evaluation.ctc import CtcConfig, clean_text, enough_steps, error_rates, fitting, recognise, split_by_text
 from twofold.evaluation.decoding import beam_search, best_path, collapse
 from twofold.evaluation.frozen import tensor_digests
 
@@ -94,6 +95,44 @@ def test_texts_that_cannot_be_learned_are_counted(manifest):
     assert clean_text("  E\u0301t\u2019S  ") == "ét's"
 
 
+def test_a_text_needs_a_step_a_character_and_a_blank_between_equal_ones(tmp_path):
+    encoder = SpeechEncoder(8000, 20, 60.0, width=16, layers=1, heads=2, hidden=16, stack=3)
+    # 0.1 s are 8 frames of 25 ms, which are 3 steps of 3.
+    clips = [Recording(str(write(tmp_path / f"{i}.wav", tone(seconds=0.1))), text=t) for i, t in enumerate(
+        ("abc", "abcd", "aa", "aab"))]  # fmt: skip
+    assert enough_steps(SoundSource(clips, DataConfig(), "short"), encoder).tolist() == [True, False, True, False]
+    assert enough_steps(SoundSource(clips, DataConfig(), "short"), floor_of(encoder)).all()
+
+
+def test_texts_that_no_path_can_say_are_left_out_of_training_and_count_as_wrong(manifest, tmp_path):
+    source = open_source(manifest, DataConfig())
+    long = Recording(str(write(tmp_path / "hurried.wav", tone(seconds=0.15))), text="a b " * 10)
+    parts = [SoundSource([*source.recordings[a:b], long], DataConfig(), "x") for a, b in ((0, 12), (24, 36))]
+    found = recognise(small(), *parts, CtcConfig(epochs=1))
+    assert found.train == 12
+    assert found.left_out == {"training with more characters in the text than the encoder has steps": 1}
+    assert found.test == 13
+    assert "1 test texts have more characters than the encoder has steps, and count as wrong" in found.text
+
+
+def test_few_texts(manifest, tmp_path):
+    source = open_source(manifest, DataConfig())
+    train, test = source.subset(np.arange(24)), source.subset(np.arange(24, 36))
+    whole = recognise(small(), train, test, CtcConfig(epochs=1))
+    assert "all 24 training texts" in whole.text
+    assert "  " not in whole.text
+    found = {}
+    for wanted, count in (("25%", 6), ("5", 5)):
+        found[wanted] = recognise(small(), train, test, CtcConfig(epochs=1), labels=wanted, draw=1)
+        assert found[wanted].train == count
+        assert f"{count} of 24 training texts ({wanted}; seed 0, draw 1)" in found[wanted].text
+    assert found["25%"].cer != whole.cer
+    (tmp_path / "list.txt").write_text("3.wav\n4.wav\n5.wav\n")
+    assert recognise(small(), train, test, CtcConfig(epochs=1), labels=str(tmp_path / "list.txt")).train == 3
+    with pytest.raises(UserError, match="texts have no classes"):
+        recognise(small(), train, test, labels="4/class")
+
+
 def test_no_text_is_in_both_parts(manifest):
     source = open_source(manifest, DataConfig())
     first, second = split_by_text(source, 0.4, 0)
@@ -126,7 +165,8 @@ def test_the_command_writes_what_it_found(manifest, tmp_path):
     run.mkdir()
     save_encoder(run / "encoder.safetensors", small())
     (run / "config.yaml").write_text("options: {}\n")
-    told = evaluate(run, manifest, protocol="ctc", ctc={"epochs": 1}, held_out=0.3)
+    assert evaluate(run, manifest, protocol="ctc", ctc={"epochs": 1}, held_out=0.3, labels="5").result.train == 5
+    told = evaluate(run, manifest, protocol="ctc", ctc={"epochs": 1}, held_out=0.3, device="cpu")
     found = json.loads(told.file.read_text())
     assert found["wer"] == told.result.wer
     assert "filterbank alone: WER" in told.text()

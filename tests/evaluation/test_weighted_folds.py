@@ -17,6 +17,7 @@ from twofold.data import ArraySource, DataConfig, open_source
 from twofold.encoders import SpeechEncoder, Waves, save_encoder
 from twofold.errors import UserError
 from twofold.evaluation.folds import leave_one_out
+from twofold.evaluation.projected import Projected
 from twofold.evaluation.scores import score
 from twofold.evaluation.weighted import AllLayers, Mixture, all_layers, evaluate_weighted
 
@@ -97,6 +98,8 @@ def test_each_fold_is_scored_by_the_others(manifest):
         assert [scores.count for scores in found.scores] == [12, 12, 12]  # the clip of no fold takes no part
         assert len(found.floor) == 3
         assert np.mean([scores.top1 for scores in found.floor]) > 0.8
+    projected = leave_one_out(Projected(encoder(), torch.nn.Linear(16, 4), 4), source)
+    assert projected.floor == leave_one_out(encoder(), source).floor  # z stands beside the filterbank, too
     lone = source.with_labels(["only a" if r.fold == "a" else r.label for r in source.recordings])
     with pytest.raises(UserError, match="only a of the fold a is in no other"):
         leave_one_out(encoder(), lone)
@@ -118,6 +121,11 @@ def test_the_commands(manifest, tmp_path):
     assert "learned mixture of 3 layers" in whole.text()
     assert whole.evaluation.feature_dim == 48
     assert type(whole.evaluation).from_json(whole.file.read_text()) == whole.evaluation
+    assert json.loads(whole.file.read_text())["floor"]["top1"] == whole.evaluation.floor.top1
+    assert 0 <= whole.evaluation.floor.macro_f1 <= 1
+    for words in (whole.text(), evaluate(tmp_path / "run", manifest).text()):
+        assert "image" not in words
+        assert "macro F1" in words.split("filterbank alone")[1]
     for options, message in (
         ({"protocol": "verification"}, "--folds goes with"),
         ({"labels": "4"}, "leave --labels 4 out"),
@@ -127,6 +135,25 @@ def test_the_commands(manifest, tmp_path):
     ):
         with pytest.raises(UserError, match=message):
             evaluate(tmp_path / "run", manifest, folds=True, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"ctc": {"epochs": 2}}, r"--ctc\.\* goes with --protocol ctc, not with linear"),
+        ({"k": 5}, "--k 5 goes with --protocol knn"),
+        ({"protocol": "weighted", "grid": "paper"}, "--grid paper goes with --protocol linear, not with weighted"),
+        ({"protocol": "verification", "labels": "10%"}, "--labels 10% goes with"),
+        ({"protocol": "ctc", "features": "z"}, "--features z goes with --protocol linear, knn, not with ctc"),
+        ({"protocol": "ctc", "batch": 8}, "--batch 8 goes with"),
+        ({"size": 32}, "--size 32 is for images, and the encoder takes sounds"),
+        ({"data.channels": 3}, r"--data\.channels 3: for images"),
+    ],
+)
+def test_options_without_use_are_refused(manifest, tmp_path, options, told):
+    save_encoder(tmp_path / "encoder.safetensors", encoder())
+    with pytest.raises(UserError, match=told):
+        evaluate(tmp_path / "encoder.safetensors", manifest, **options)
 
 
 def test_images_have_no_folds_and_one_layer():

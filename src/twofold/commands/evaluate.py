@@ -1,4 +1,4 @@
-"""`twofold evaluate`: what a frozen encoder's representation is worth on labelled images."""
+"""`twofold evaluate`: what a frozen encoder's representation is worth on labelled images or sounds."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from twofold.errors import UserError
 from twofold.evaluation import protocols
 from twofold.evaluation.ctc import CtcConfig, recognise
 from twofold.evaluation.feature_cache import FeatureCache
+from twofold.evaluation.floor import SoundEvaluation, beside_floor
 from twofold.evaluation.folds import leave_one_out
 from twofold.evaluation.logistic import GRID, PAPER_GRID
 from twofold.evaluation.projected import Projected
@@ -35,6 +36,8 @@ from twofold.evaluation.verification import verify
 from twofold.training.checkpoint import write_atomically
 from twofold.training.config import OptionsParser, flatten, plain
 from twofold.training.progress import console, duration
+
+_HEADS_OUTPUT = "features are z, the projection head's output"
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,8 @@ class EvaluationConfig:
     seed: int = 0
     """Of the held-out parts."""
     labels: str = "all"
-    """Which training images have a label: all, 10%, 40, 4/class, or a list, as for `twofold finetune` (linear, knn)."""
+    """Which training images have a label: all, 10%, 40, 4/class, or a list, as for `twofold finetune` (linear, knn,
+    weighted); with ctc, which training recordings have a text."""
     draw: int = 0
     """Which of the random choices of that many labels; `twofold labels` takes several and tells their spread."""
     held_out: float = 0.2
@@ -87,6 +91,9 @@ class EvaluationConfig:
     """Keep the features in the run's folder `features`: the next evaluation of the same data does not encode again."""
     device: Literal["cpu", "cuda", "mps"] | None = None
     """Where to compute; the CPU when not given."""
+    trials: str | None = None
+    """File with a trial a line, `1 FILE FILE` (one speaker) or `0 FILE FILE` (two), as VoxCeleb1's; all pairs when not
+    given (verification)."""
     ctc: CtcConfig = field(default_factory=CtcConfig)
     """Recognition (--protocol ctc)"""
     data: DataConfig = field(default_factory=DataConfig)
@@ -116,8 +123,9 @@ class EvaluationReport:
         kept = " (some features kept from an earlier evaluation)" if found.train.kept or found.test.kept else ""
         lines = [f"top-1 {scores.top1:.2%}" + (f", top-5 {scores.top5:.2%}" if scores.top5 is not None else "")]
         f1 = f", macro F1 {scores.macro_f1:.2%}" if scores.macro_f1 is not None else ""
+        kind = "sounds" if isinstance(found, SoundEvaluation) else "images"
         lines[0] += (
-            f", mean per class {scores.mean_per_class:.2%}{f1}  ({found.protocol}, {found.test.images:,} test images)"
+            f", mean per class {scores.mean_per_class:.2%}{f1}  ({found.protocol}, {found.test.images:,} test {kind})"
         )
         lines.append(f"protocol: {found.result.text}; {found.text}")
         lines.append(f"encoder unchanged: sha256 {found.digest_before[:16]}... before and after")
@@ -134,7 +142,7 @@ def evaluate(
 
     Args:
         run: a run's folder, or an `encoder.safetensors`.
-        data: labelled images: whatever `twofold.pretrain` takes.
+        data: labelled images or sounds: whatever `twofold.pretrain` takes.
         encoder: your own module, if the run was trained with one.
         options: fields of `EvaluationConfig`, nested or dotted; `test` and `validation` may be data of any kind, too.
 
@@ -155,7 +163,8 @@ def evaluate(
         )  # fmt: skip
     if config.classifier_layer is not None:
         raise UserError(f"--classifier_layer {config.classifier_layer} goes with --protocol imagenet; leave it out")
-    model = load(path, encoder, config.device or "cpu")
+    base = model = load(path, encoder, config.device or "cpu")
+    _refuse_other_protocols(config, model)
     if config.features == "z":
         model = _with_head(model, path)
     views = read_header(path)["extra"].get("options", {}).get("views", {})
@@ -168,15 +177,16 @@ def evaluate(
     train, test, validation = _parts(data, test_data, validation_data, data_config, config)
     if config.protocol == "ctc":
         said = recognise(
-            model, train, test, config.ctc, seed=config.seed, held_out=config.held_out, device=config.device
-        )
+            model, train, test, config.ctc, seed=config.seed, held_out=config.held_out, labels=config.labels,
+            draw=config.draw, device=config.device,
+        )  # fmt: skip
         return RecognitionReport(said, _write(path, "ctc", json.dumps(said.to_dict(), indent=2) + "\n"))
     chosen = ""
     if config.labels != "all":
         train, test = labelled_parts(train, test, config.seed, config.held_out, config.labels)
         train, chosen = labelled_part(train, config.labels, config.seed, config.draw)
     if config.protocol == "verification":
-        result = verify(model, test or train, config.seed, config.batch)
+        result = verify(model, test or train, config.seed, config.batch, config.trials)
         return VerificationReport(result, _write(path, "verification", json.dumps(result.to_dict(), indent=2) + "\n"))
     told: set[str] = set()
 
@@ -192,14 +202,12 @@ def evaluate(
         )  # fmt: skip
 
     found = measure(model)
-    if isinstance(model, UtteranceEncoder):
-        floor = measure(floor_of(model)).scores
-        words = f"the filterbank alone (mean and deviation) reaches top-1 {floor.top1:.2%}, mean per class "
-        found = dataclasses.replace(found, text=f"{words}{floor.mean_per_class:.2%}; {found.text}")
+    if isinstance(base, UtteranceEncoder):
+        found = beside_floor(found, measure(floor_of(base)))
     if chosen:
         found = dataclasses.replace(found, text=f"{chosen}; {found.text}")
     if config.features == "z":
-        found = dataclasses.replace(found, text=f"features are z, the projection head's output; {found.text}")
+        found = dataclasses.replace(found, text=f"{_HEADS_OUTPUT}; {found.text}")
     return EvaluationReport(found, _write(path, config.protocol, found.to_json()))
 
 
@@ -211,6 +219,8 @@ def _leave_one_out(
     if config.labels != "all":
         raise UserError(f"--folds scores each fold of the data in turn: leave --labels {config.labels} out")
     found = leave_one_out(model, source, **_measuring(config, views, path))
+    if config.features == "z":
+        found = dataclasses.replace(found, text=f"{_HEADS_OUTPUT}; {found.text}")
     return FoldsReport(found, _write(path, f"{config.protocol}-folds", json.dumps(found.to_dict(), indent=2) + "\n"))
 
 
@@ -276,6 +286,28 @@ def _refuse_unused(options: dict[str, Any], test: Any, validation: Any, encoder:
         raise UserError(
             f"--protocol imagenet has no use for {told}; it scores the classifier on all images of the folder"
         )
+
+
+_GO_WITH = {
+    "ctc": ("ctc",), "trials": ("verification",), "grid": ("linear",), "k": ("knn",), "temperature": ("knn",),
+    "features": ("linear", "knn"), "batch": ("linear", "knn", "weighted", "verification"),
+    **dict.fromkeys(("labels", "draw", "held_out"), ("linear", "knn", "weighted", "ctc")),
+}  # fmt: skip
+"""The protocols that an option goes with; options that are not here go with all."""
+
+
+def _refuse_other_protocols(config: EvaluationConfig, model: Encoder) -> None:
+    """Raise where an option is changed that this protocol has no use for."""
+    plain, speech = EvaluationConfig(), model.input.kind == "speech"
+    changed = [f.name for f in dataclasses.fields(config) if getattr(config, f.name) != getattr(plain, f.name)]
+    for name in changed:
+        value = ".*" if name == "ctc" else f" {getattr(config, name)}"
+        protocols = _GO_WITH.get(name, (config.protocol,))
+        if config.protocol not in protocols:
+            told = ", ".join(protocols)
+            raise UserError(f"--{name}{value} goes with --protocol {told}, not with {config.protocol}: leave it out")
+        if speech and name in ("size", "preprocessing", "resample"):
+            raise UserError(f"--{name}{value} is for images, and the encoder takes sounds: leave it out")
 
 
 def evaluation_parts(

@@ -7,6 +7,8 @@ that the numbers speak of the features. Characters come from the training texts.
 from __future__ import annotations
 
 import copy
+import itertools
+import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -15,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from twofold.data import SoundSource, Source
@@ -24,6 +27,7 @@ from twofold.encoders.utterance import floor_of
 from twofold.errors import UserError
 from twofold.evaluation.decoding import Symbols, beam_search, best_path
 from twofold.evaluation.frozen import frozen
+from twofold.evaluation.subsets import label_positions
 from twofold.randomness import derive_seed, permutation
 
 _HELD = 2**30
@@ -135,6 +139,18 @@ def fitting(source: SoundSource, kind: str, left_out: dict[str, int]) -> list[in
     return kept
 
 
+def enough_steps(source: SoundSource, encoder: UtteranceEncoder) -> NDArray[np.bool_]:
+    """[n] whether the encoder gives a recording the steps that CTC needs to say its text at all.
+
+    It needs one for each character, and one for a blank between two equal ones.
+    """
+    samples = source.at_rate(encoder.frontend.sample_rate).lengths()
+    frames = encoder.frontend.frames(torch.from_numpy(samples)).numpy()
+    texts = [clean_text(text or "") for text in source.texts]
+    needed = [len(text) + sum(a == b for a, b in itertools.pairwise(text)) for text in texts]
+    return np.asarray(np.array(needed) <= -(-frames // encoder.stack))
+
+
 def split_by_text(source: SoundSource, share: float, seed: int) -> tuple[SoundSource, SoundSource]:
     """Two parts with no text in both: a share of the different texts, with all who say them, is held out."""
     texts = [clean_text(text or "") for text in source.texts]
@@ -155,6 +171,8 @@ def recognise(
     *,
     seed: int = 0,
     held_out: float = 0.2,
+    labels: str = "all",
+    draw: int = 0,
     device: str | None = None,
 ) -> Recognition:
     """Train a recogniser of characters on an encoder's frames and count its errors; the same of the filterbank alone.
@@ -166,6 +184,8 @@ def recognise(
         config: see there.
         seed: of the split, the start and the order.
         held_out: see `test`.
+        labels, draw: which of the training recordings have a text: all, 10%, 40, or a list; and which random choice of
+            these (see `twofold.evaluation.subsets`).
         device: where to compute; where the encoder is when not given.
 
     Raises:
@@ -182,8 +202,10 @@ def recognise(
     left_out: dict[str, int] = {}
     train, test = (part.subset(np.array(fitting(part, kind, left_out), dtype=np.int64))
                    for kind, part in (("training", train), ("test", test)))  # fmt: skip
+    train = _long_enough(train, encoder, left_out)
     if not len(train) or not len(test):
         raise UserError(f"--protocol ctc: no utterance is left to {'score' if len(train) else 'train on'}: {left_out}")
+    train, chosen = _with_texts(train, labels, seed, draw)
     place = device or str(next((p.device for p in encoder.parameters()), "cpu"))
     rates, read = [], list[str]()
     for model, tune in ((encoder, config.tune), (floor_of(encoder), False)):
@@ -192,16 +214,48 @@ def recognise(
             hypotheses, references = work.train().read(test)
         rates += list(error_rates(references, hypotheses))
         read = read or [f"{a}\n{b}" for a, b in zip(references[:5], hypotheses[:5], strict=True)]
-    unknown = sorted(set("".join(references)) - set(work.characters))
-    text = (
-        f"linear layer on a learned mixture of all layers, encoder {'tuned, too' if config.tune else 'frozen'}, CTC, "
-        f" {config.epochs} epochs, Adam {config.lr:g}; "
-        f"{'best path' if config.beam == 1 else f'prefix beam search of {config.beam}, no language model'}; {split}; "
-        f"{len(work.characters)} characters from the training texts"
-        + (f", {len(unknown)} of the test texts unknown" if unknown else "")
-    )
+    text = f"{_words(config)}; {split}; {chosen}{_limits(test, encoder, work.characters)}"
     pairs = [(a, b) for a, _, b in (line.partition("\n") for line in read)]
     return Recognition(*rates, len(train), len(references), left_out, work.characters, pairs, text)
+
+
+def _long_enough(train: SoundSource, encoder: UtteranceEncoder, left_out: dict[str, int]) -> SoundSource:
+    """What can be learned: of the rest CTC's loss is infinite."""
+    enough = enough_steps(train, encoder)
+    if not enough.all():
+        left_out["training with more characters in the text than the encoder has steps"] = int((~enough).sum())
+    return train.subset(np.flatnonzero(enough))
+
+
+def _with_texts(train: SoundSource, labels: str, seed: int, draw: int) -> tuple[SoundSource, str]:
+    """The recordings whose texts are known, and the choice in words; a text is a label, all of one class."""
+    if re.fullmatch(r"\d+ ?/ ?class", labels):
+        raise UserError(f"--labels {labels}: texts have no classes; give a share (10%), a number (40) or a list")
+    if labels == "all":
+        return train, f"all {len(train):,} training texts"
+    labelled: Any = train.with_labels(["text"] * len(train))
+    chosen = label_positions(labelled, labels, seed, draw)
+    words = f"{len(chosen):,} of {len(train):,} training texts ({labels}; seed {seed}, draw {draw})"
+    return train.subset(chosen), words
+
+
+def _words(config: CtcConfig) -> str:
+    search = "best path" if config.beam == 1 else f"prefix beam search of {config.beam}, no language model"
+    return (
+        f"linear layer on a learned mixture of all layers, encoder {'tuned, too' if config.tune else 'frozen'}, CTC, "
+        f"{config.epochs} epochs, Adam {config.lr:g}; {search}"
+    )
+
+
+def _limits(test: SoundSource, encoder: UtteranceEncoder, characters: str) -> str:
+    """What no recogniser could read: it counts as wrong, because the test set is the same for all encoders."""
+    unknown = set("".join(clean_text(text or "") for text in test.texts)) - set(characters)
+    told = f"; {len(characters)} characters from the training texts"
+    if unknown:
+        told += f", {len(unknown)} of the test texts unknown"
+    short = int((~enough_steps(test, encoder)).sum())
+    return told + (f"; {short} test texts have more characters than the encoder has steps, and count as wrong"
+                   if short else "")  # fmt: skip
 
 
 def error_rates(references: Sequence[str], hypotheses: Sequence[str]) -> tuple[float, float]:
@@ -247,6 +301,7 @@ class _Work:
                 if not kept:
                     continue
                 symbols = [[self.characters.index(c) + 1 for c in self.texts[i]] for i in kept]
+                # Texts that do not fit were left out; rounding in resampling may still take a step from one.
                 loss = F.ctc_loss(
                     self.head(states).transpose(0, 1), torch.tensor([s for row in symbols for s in row]),
                     frames.cpu(), torch.tensor([len(row) for row in symbols]), zero_infinity=True,

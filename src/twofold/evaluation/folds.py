@@ -18,6 +18,7 @@ from twofold.evaluation.frozen import frozen
 from twofold.evaluation.knn import evaluate_knn
 from twofold.evaluation.linear import evaluate_linear
 from twofold.evaluation.logistic import GRID
+from twofold.evaluation.projected import Projected
 from twofold.evaluation.scores import Scores
 from twofold.evaluation.splits import single_labels
 from twofold.evaluation.weighted import all_layers, evaluate_weighted
@@ -82,7 +83,8 @@ def leave_one_out(
     names = sorted({str(fold) for fold, there in zip(groups, part, strict=True) if there})
     folds = np.array([str(fold) for fold in groups])
     found, kept = [], False
-    for model in [encoder, *([floor_of(encoder)] if isinstance(encoder, UtteranceEncoder) else [])]:
+    base = encoder.encoder if isinstance(encoder, Projected) else encoder
+    for model in [encoder, *([floor_of(base)] if isinstance(base, UtteranceEncoder) else [])]:
         reads = all_layers(model) if protocol == "weighted" else model
         with frozen(model):
             h = (cache or FeatureCache(None)).extract(

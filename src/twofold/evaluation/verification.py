@@ -1,19 +1,23 @@
-"""Speaker verification without training: are two utterances of one speaker? By the cosine of their features."""
+"""Speaker verification without training: are two utterances of one speaker? By the cosine of their features.
+
+All pairs of the utterances, or the trials of a list such as VoxCeleb1's.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from twofold.data import SoundSource, Source
-from twofold.data.subset import subset
 from twofold.encoders import Encoder, UtteranceEncoder
 from twofold.encoders.utterance import floor_of
 from twofold.errors import UserError
-from twofold.evaluation.features import extract
+from twofold.evaluation.features import Features, extract
 from twofold.evaluation.frozen import frozen
 from twofold.evaluation.splits import single_labels
 from twofold.randomness import permutation
@@ -29,7 +33,7 @@ class Verification:
         eer: where as many pairs of one speaker are refused as pairs of two are accepted.
         min_dcf: least cost at a prior of 0.01 for one speaker, both errors costing 1; 1 is that of refusing all.
         floor_eer, floor_min_dcf: of mean and deviation of the log-mel filterbank.
-        utterances, speakers, pairs: how many.
+        utterances, speakers, pairs: how many; of a list of trials the speakers that the data name.
         text: the protocol in words.
     """
 
@@ -47,46 +51,114 @@ class Verification:
         return asdict(self)
 
 
-def verify(encoder: Encoder, source: Source, seed: int = 0, batch: int = 256) -> Verification:
-    """Compare all pairs of at most 4,000 utterances by cosine, after the features' mean is taken away.
+def verify(
+    encoder: Encoder, source: Source, seed: int = 0, batch: int = 256, trials: str | Path | None = None
+) -> Verification:
+    """Compare utterances by cosine, after the features' mean is taken away: all pairs of at most 4,000, or `trials`.
 
     Args:
         encoder: of speech; it stays as it is.
-        source: utterances whose labels are speakers.
+        source: utterances whose speakers are known; where they are not, and where `data.sound.label` names another
+            column, the labels count as speakers.
         seed: which utterances take part where there are more.
         batch: utterances at a time.
+        trials: a file with a trial a line: 1 for one speaker or 0 for two, and two files' names as in VoxCeleb1's list.
 
     Raises:
-        UserError: images, no labels, or no two utterances of a speaker.
+        UserError: images, no labels, no two utterances of a speaker, or a list that does not fit.
     """
     if not isinstance(source, SoundSource) or not isinstance(encoder, UtteranceEncoder):
         raise UserError(f"--protocol verification compares speakers: {source.name} or the encoder is not of speech")
-    labels = single_labels(source.labels, source.name)
-    known = np.flatnonzero(labels >= 0)
-    known = np.sort(known[permutation(seed, "verification", 0, len(known))[:_MOST]])
-    part = subset(source, known)
-    rates = []
+    pairs, who = None, ""
+    if trials is None:
+        part, who = _all_utterances(source, seed)
+    else:
+        known, pairs = read_trials(trials, source)
+        part = source.subset(known)
+    rates, told = [], ""
     for model in (encoder, floor_of(encoder)):
         with frozen(model):
             found = extract(model, part, batch=batch)
-        assert found.labels is not None
-        scores, same = all_pairs(found.h, found.labels)
+        if pairs is None:
+            assert found.labels is not None
+            scores, same = all_pairs(found.h, found.labels)
+            told = f"all {len(same):,} pairs of {len(found.h):,} utterances, {who}"
+        else:
+            scores, same = _scored(pairs, found)
+            told = f"{len(same):,} of {len(pairs):,} trials of {Path(str(trials)).name}, {len(found.h):,} utterances"
         if not same.any() or same.all():
             raise UserError(f"{source.name}: verification needs two speakers, and two utterances of one of them")
         rates += [equal_error_rate(scores, same), detection_cost(scores, same)]
-    text = (
-        f"cosine of features less their mean, all {len(same):,} pairs of {len(found.h):,} utterances; "
-        f"{found.text}; encoder frozen"
-    )
-    return Verification(*rates, len(found.h), len(np.unique(found.labels)), len(same), text)
+    text = f"cosine of features less their mean, {told}; {found.text}; encoder frozen"
+    speakers = len({speaker for speaker in part.speakers if speaker is not None})
+    if pairs is None:
+        speakers = len(np.unique(found.labels))
+    return Verification(*rates, len(found.h), speakers, len(same), text)
+
+
+def _all_utterances(source: SoundSource, seed: int) -> tuple[SoundSource, str]:
+    """Those whose speakers are known, as labels, and what says who speaks."""
+    who = "labels being speakers"
+    if source.config.sound.label is None and any(speaker is not None for speaker in source.speakers):
+        source, who = source.with_labels(source.speakers), "speakers as the data name them"
+    labels = single_labels(source.labels, source.name)
+    known = np.flatnonzero(labels >= 0)
+    return source.subset(np.sort(known[permutation(seed, "verification", 0, len(known))[:_MOST]])), who
+
+
+def read_trials(path: str | Path, source: SoundSource) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The utterances of `source` that a list of trials names, and its trials [n, 3]: 1 or 0, and two places in these.
+
+    A line is ``1 id10270/x6uYqmx31kE/00001.wav id10270/8jEAjG6SegY/00008.wav``; names are ends of the files' paths.
+
+    Raises:
+        UserError: the file cannot be read, another kind of line, names that the data lack or that several files have.
+    """
+    try:
+        lines = [line.split() for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, ValueError) as error:
+        raise UserError(f"--trials {path} cannot be read: {error}") from error
+    wrong = next((line for line in lines if len(line) != 3 or line[0] not in ("0", "1")), None)
+    if wrong is not None or not lines:
+        told = f"the line '{' '.join(wrong)}'" if wrong else "it is empty"
+        raise UserError(f"--trials {path}: {told}; a line holds 1 (one speaker) or 0 (two), and two files' names")
+    names = sorted({name for line in lines for name in line[1:]})
+    ends = {len(PurePosixPath(name).parts) for name in names}
+    tails = [("/".join(Path(source.path(i)).parts[-n:]), i) for i in range(len(source)) for n in ends]
+    counts, place = Counter(tail for tail, _ in tails), dict(tails)
+    unfit = [name for name in names if counts[name] != 1]
+    if unfit:
+        why = "several files end in" if counts[unfit[0]] else "there is no"
+        raise UserError(
+            f"--trials {path}: {len(unfit)} of {len(names)} names do not fit {source.name}: {why} {unfit[0]}; names "
+            "are paths in the data's folder, and --data.split names the part that holds them"
+        )
+    known = np.array(sorted(place[name] for name in names), dtype=np.int64)
+    number = {name: int(np.searchsorted(known, place[name])) for name in names}
+    return known, np.array([[int(same), number[first], number[second]] for same, first, second in lines])
+
+
+def _scored(pairs: NDArray[np.int64], found: Features) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Cosines of the trials whose utterances could both be read, and whether they are of one speaker."""
+    row = np.full(int(pairs[:, 1:].max()) + 1, -1)
+    row[found.index] = np.arange(len(found.index))
+    rows = row[pairs[:, 1:]]
+    there = (rows >= 0).all(axis=1)
+    x = _directions(found.h)
+    return np.einsum("nd,nd->n", x[rows[there, 0]], x[rows[there, 1]]), pairs[there, 0] == 1
 
 
 def all_pairs(h: NDArray[np.float32], labels: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Cosine of every pair of rows of h [n, d] less their mean, and whether it is of one label: [n (n - 1) / 2]."""
-    x = h - h.mean(axis=0)
-    x = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+    x = _directions(h)
     first, second = np.triu_indices(len(x), 1)
     return (x @ x.T)[first, second], labels[first] == labels[second]
+
+
+def _directions(h: NDArray[np.float32]) -> NDArray[np.float32]:
+    x = h - h.mean(axis=0)
+    directions: NDArray[np.float32] = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+    return directions
 
 
 def equal_error_rate(scores: NDArray[np.floating], same: NDArray[np.bool_]) -> float:
