@@ -197,7 +197,8 @@ def _export_parser() -> ArgumentParser:
         type=Format,
         default="torchvision",
         help="torchvision: a state dict without classifier; moco: MoCo's .pth.tar; detectron2: the pickle that MoCo's "
-        "detection experiments start from (default: torchvision)",
+        "detection experiments start from; torch_export: a speech encoder as a program of torch.export (default: "
+        "torchvision)",
     )
     parser.add_argument("--out", type=str, help="a new file")
     return parser

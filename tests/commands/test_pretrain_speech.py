@@ -13,9 +13,10 @@ from tiny import as_arguments, images
 import twofold
 from sound_files import RATE, speech_folder
 from twofold import cli
+from twofold.commands.export import export
 from twofold.commands.finetune import finetune
 from twofold.commands.labels import labels
-from twofold.encoders import SpeechEncoder, read_header
+from twofold.encoders import ResNet, SpeechEncoder, Waves, read_header, save_encoder
 from twofold.errors import UserError
 
 TINY = {
@@ -90,6 +91,44 @@ def test_verification_by_the_same_command(folder, run, capsys):
     assert 0 <= written["eer"] <= 1
     with pytest.raises(UserError, match="not of speech"):
         twofold.evaluate(run, images(), protocol="verification")
+
+
+def test_the_encoder_is_exported_as_a_program(run, tmp_path, capsys):
+    out = tmp_path / "encoder.pt2"
+    assert cli.main(["export", str(run), "--format", "torch_export", "--out", str(out)]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "8,000 Hz" in told
+    assert "gives [n, 16]" in told
+    module, encoder = torch.export.load(out).module(), twofold.load(run)
+    for sizes in ([6000], [3000, 9000, 1200]):
+        waves = Waves.of([torch.randn(size) for size in sizes])
+        with torch.no_grad():
+            torch.testing.assert_close(module(waves.samples, waves.lengths), encoder(waves), rtol=1e-5, atol=1e-5)
+    with pytest.raises(UserError, match="use torch_export"):
+        export(run, tmp_path / "x")
+    save_encoder(tmp_path / "images.safetensors", ResNet(10, 0.125))
+    with pytest.raises(UserError, match="use --format torchvision"):
+        export(tmp_path / "images.safetensors", tmp_path / "x", format="torch_export")
+
+
+@pytest.mark.parametrize("micro_batch", [None, 4])
+def test_what_is_compiled_is_what_runs(folder, tmp_path, monkeypatch, micro_batch):
+    """The transformer: training hides frames before it, so the encoder as a whole is never called."""
+    frames = []
+
+    def backend(graph, _inputs):
+        def run(*inputs):
+            frames.append(next(x.shape for x in inputs if isinstance(x, torch.Tensor) and x.ndim == 3))
+            return graph(*inputs)
+
+        return run
+
+    real = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda f, **_: real(f, backend=backend, fullgraph=True))
+    options = TINY | {"epochs": 1, "micro_batch": micro_batch, "training.compile": True, "monitor": {"every": 0}}
+    twofold.pretrain(folder, tmp_path / "run", report=False, **options)
+    assert len(frames) >= 4 * (2 if micro_batch else 1)  # steps of an epoch, times chunks
+    assert {shape[0] for shape in frames} == {2 * (micro_batch or 8)}
 
 
 def test_only_one_of_the_losses(folder, tmp_path):

@@ -18,6 +18,7 @@ from twofold.encoders import (
 from twofold.encoders.utterance import SpeechEncoderConfig, floor_of
 from twofold.errors import UserError
 from twofold.heads import HeadConfig, ProjectionHead
+from twofold.interop.program import least_samples, speech_program
 
 TINY = {"mels": 20, "width": 32, "layers": 2, "heads": 4, "hidden": 64}
 
@@ -94,21 +95,21 @@ def test_what_is_too_short_is_named():
         build_encoder(EncoderConfig(name="resnet10", speech=SpeechEncoderConfig(mels=40)))
 
 
-def test_a_program_with_any_number_of_frames():
-    """torch.export of encoder and front end, with the time left open."""
-    encoder = tiny().requires_grad_(False)
+@pytest.mark.parametrize("options", [{}, {"stack": 3}, {"pooling": "mean_std", "cmvn": "utterance_mean", "stack": 2}])
+@torch.no_grad()
+def test_a_program_of_the_whole_encoder(options):
+    """torch.export of front end, transformer and pooling together, number and length of the sounds left open."""
+    encoder = tiny(**options)
+    module = speech_program(encoder).module()
+    least = least_samples(encoder)
+    for sizes in ([400, least], [30000], [16000, 5000, 777, 9000, 401, 2000]):
+        waves = Waves.of([*(torch.randn(size) for size in sizes)])
+        torch.testing.assert_close(module(waves.samples, waves.lengths), encoder(waves), rtol=1e-5, atol=1e-5)
 
-    class Whole(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.encoder = encoder
 
-        def forward(self, features, lengths):
-            return self.encoder.transformer.hidden_states_unchecked(features, lengths)[-1]
-
-    features, frames = encoder.frontend(Waves.of(noisy_tones()))
-    dynamic = {"features": {1: torch.export.Dim("frames", min=2, max=4000)}, "lengths": None}
-    program = torch.export.export(Whole(), (features, frames), dynamic_shapes=dynamic)
-    longer, more = encoder.frontend(Waves.of([*noisy_tones(3), torch.randn(30000)]))
-    with torch.no_grad():
-        torch.testing.assert_close(program.module()(longer, more), encoder.transformer(longer, more))
+def test_the_encoder_compiles_in_one_piece():
+    """What training compiles has no break of the graph, whose parts would run uncompiled."""
+    encoder = tiny(stack=3, dropout=0.0)
+    x, frames = encoder.features_of(Waves.of(noisy_tones()))
+    body = torch.compile(encoder.body(), backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(body(x, frames), encoder.body()(x, frames), rtol=1e-5, atol=1e-5)

@@ -10,14 +10,15 @@ from typing import Literal
 import torch
 
 from twofold.commands.load import encoder_path, load
-from twofold.encoders import load_head
+from twofold.encoders import Encoder, UtteranceEncoder, load_head
 from twofold.errors import UserError
 from twofold.interop.moco import KeySide, write_moco
+from twofold.interop.program import least_samples, speech_program
 from twofold.interop.torchvision import detectron2_model, torchvision_weights
 from twofold.training.checkpoint import load_checkpoint, write_atomically
 from twofold.training.rundir import RunDirectory
 
-Format = Literal["torchvision", "moco", "detectron2"]
+Format = Literal["torchvision", "moco", "detectron2", "torch_export"]
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ def export(run: str | Path, out: str | Path, *, format: Format = "torchvision") 
         out: a new file.
         format: torchvision: a state dict of a torchvision model, without its classifier; moco: MoCo's `.pth.tar`, with
             the key encoder and the queue if the run is one of MoCo; detectron2: the pickle that MoCo's detection
-            experiments start from.
+            experiments start from; torch_export: a speech encoder, front end included, as a program of torch.export.
 
     Raises:
         UserError: a net or head that the layout cannot hold, or an `out` that exists.
@@ -45,6 +46,10 @@ def export(run: str | Path, out: str | Path, *, format: Format = "torchvision") 
     if out.exists():
         raise UserError(f"--out {out} exists already; choose another name")
     encoder = load(run)
+    if format == "torch_export":
+        return _program(encoder, out)
+    if encoder.input.kind == "speech":
+        raise UserError(f"--format {format} is for encoders of images, and {run} takes sounds: use torch_export")
     if format == "moco":
         head = load_head(encoder_path(run))
         if head is None:
@@ -66,6 +71,17 @@ def export(run: str | Path, out: str | Path, *, format: Format = "torchvision") 
             f"divided by {list(weights.std)}"
         )
     return Exported(out, f"{told}; {weights.remark}" if weights.remark else told)
+
+
+def _program(encoder: Encoder, out: Path) -> Exported:
+    program = speech_program(encoder)
+    write_atomically(out, lambda file: torch.export.save(program, file))
+    assert isinstance(encoder, UtteranceEncoder)  # or speech_program would have said so
+    return Exported(
+        out,
+        f"torch.export.load(...).module() takes waveforms [n, samples] at {encoder.input.sample_rate:,} Hz, padded "
+        f"with zeros to {least_samples(encoder):,} samples or more, and lengths [n]; gives [n, {encoder.feature_dim}]",
+    )
 
 
 def _key_side(run: str | Path) -> tuple[int, KeySide | None]:

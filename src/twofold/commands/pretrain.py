@@ -139,7 +139,7 @@ def assemble(
     if config.micro_batch:
         run_in_chunks(method, batch, config.micro_batch, config.training.compile)
     elif config.training.compile:
-        method.encoder.compile()
+        method.encoder.body().compile()
     optimizer = build_optimizer(config.optim, method.trained(), batch=batch)
     order = make_order(config, source)
     steps = order.steps(epochs) + (

@@ -84,6 +84,10 @@ class Encoder(nn.Module):
         """Features [N, feature_dim] of prepared images."""
         raise NotImplementedError(f"{type(self).__name__} gives no features")
 
+    def body(self) -> nn.Module:
+        """What a training step runs, compiled or in chunks: all of it, unless its method runs a part by itself."""
+        return self
+
     def arguments(self) -> dict[str, Any]:
         """What `from_arguments` needs to build it again, in JSON's types."""
         raise NotImplementedError(f"{type(self).__name__} cannot say how it was built")

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from twofold.encoders.base import Encoder, InputSpec
 from twofold.encoders.filterbank import Cmvn, Filterbank
@@ -106,7 +106,7 @@ class UtteranceEncoder(Encoder):
         """The front end's features [n, T, F] and frames [n]; UserError if one has no whole frame."""
         device = self.frontend.window.device
         x, frames = self.frontend(waves.to(device))
-        if len(frames) and not int(frames.min()):
+        if not torch.compiler.is_compiling() and len(frames) and not int(frames.min()):
             shortest = int(waves.lengths.min())
             raise UserError(
                 f"an utterance has {shortest} samples, less than one frame of {self.frontend.size}: leave out what is "
@@ -162,6 +162,10 @@ class SpeechEncoder(UtteranceEncoder, kind="speech"):
         """What the dense layer and each transformer layer give, layers + 1 of [n, T, width], and their frames [n]."""
         x, frames = self.features_of(waves)
         return self.transformer.hidden_states(x, frames), self.transformer.steps(frames)
+
+    def body(self) -> nn.Module:
+        """The transformer: training hides frames between the front end and it."""
+        return self.transformer
 
     def arguments(self) -> dict[str, Any]:
         """See `Encoder.arguments`."""

@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from twofold.distributed import keep_batch_norm_local, world_size
 from twofold.errors import UserError
-from twofold.methods import Method, MoCo, SpeechSimCLR
+from twofold.methods import Method, MoCo
 from twofold.training.loop import Training
 
 
@@ -43,12 +43,6 @@ def run_in_chunks(method: Method, batch: int, micro_batch: int, compiled: bool =
             f"{', '.join(str(m) for m in range(1, rows + 1) if rows % m == 0)}"
         )
     chunks = rows // micro_batch
-    if isinstance(method, SpeechSimCLR):
-        layers = method.encoder.transformer
-        whole = torch.compile(layers.forward) if compiled else layers.forward
-        chunked = _rows_in_chunks(layers, whole, 2 * micro_batch)
-        layers.forward = chunked  # type: ignore[method-assign, assignment]
-        return
     if isinstance(method, MoCo):
         if method.bn_splits % chunks and chunks % method.bn_splits:
             raise UserError(
@@ -59,9 +53,9 @@ def run_in_chunks(method: Method, batch: int, micro_batch: int, compiled: bool =
         keep_batch_norm_local(nn.ModuleList(encoders), max(1, method.bn_splits // chunks))
     else:
         encoders = [module for module in (method.encoder, getattr(method, "momentum_encoder", None)) if module]
-    for encoder in encoders:
-        forward = torch.compile(encoder.forward) if compiled else encoder.forward
-        encoder.forward = _in_chunks(encoder, forward, rows, chunks)  # type: ignore[method-assign]
+    for body in (encoder.body() for encoder in encoders):
+        forward = torch.compile(body.forward) if compiled else body.forward
+        body.forward = _in_chunks(body, forward, rows, chunks)
 
 
 def train_or_advise(training: Training, micro_batch: int | None) -> bool:
@@ -91,40 +85,25 @@ def train_or_advise(training: Training, micro_batch: int | None) -> bool:
     raise UserError(f"the device's memory ran out with {tried}; {remedy} ({str(spent).splitlines()[0]})")
 
 
-def _rows_in_chunks(
-    module: nn.Module, forward: Callable[[Tensor, Tensor], Tensor], rows: int
-) -> Callable[[Tensor, Tensor], Tensor]:
-    """Of sounds: without batch norm each utterance's frames are its own, so any rows may go together.
-
-    Reconstruction reads all frames, [n, T, d] of which are kept; what is computed again is all between.
-    """
-
-    def chunked(x: Tensor, lengths: Tensor) -> Tensor:
-        if not module.training or not torch.is_grad_enabled():
-            return forward(x, lengths)
-        parts = zip(x.split(rows), lengths.split(rows), strict=True)
-        return torch.cat([checkpoint(forward, part, own, use_reentrant=False) for part, own in parts])
-
-    return chunked
-
-
-def _in_chunks(module: nn.Module, forward: Callable[[Tensor], Tensor], rows: int, chunks: int) -> Callable[..., Tensor]:
-    def chunked(x: Tensor) -> Tensor:
-        if not module.training or len(x) % rows:
-            return forward(x)
-        views = x.unflatten(0, (-1, rows)).chunk(chunks, 1)  # row i of each view goes with row i of the others
+def _in_chunks(module: nn.Module, forward: Callable[..., Tensor], rows: int, chunks: int) -> Callable[..., Tensor]:
+    def chunked(*inputs: Tensor) -> Tensor:  # one tensor of images, or frames and their numbers
+        if not module.training or len(inputs[0]) % rows:
+            return forward(*inputs)
+        # row i of each view goes with row i of the others
+        views = zip(*(x.unflatten(0, (-1, rows)).chunk(chunks, 1) for x in inputs), strict=True)
         averages, outputs = Averages(module), []
-        for part in views:
+        for parts in views:
+            joined = [part.flatten(0, 1) for part in parts]
             with averages.of_one_pass():
                 if torch.is_grad_enabled():
                     # (the numbers that dropout draws are kept by checkpoint; the averages must not move twice)
                     output = checkpoint(
-                        forward, part.flatten(0, 1), use_reentrant=False,
+                        forward, *joined, use_reentrant=False,
                         context_fn=lambda: (nullcontext(), averages.untouched()),
                     )  # fmt: skip
                 else:
-                    output = forward(part.flatten(0, 1))
-            outputs.append(output.unflatten(0, (part.shape[0], -1)))
+                    output = forward(*joined)
+            outputs.append(output.unflatten(0, (parts[0].shape[0], -1)))
         averages.settle()
         return torch.cat(outputs, 1).flatten(0, 1)
 
