@@ -5,9 +5,11 @@ import json
 import numpy as np
 import pytest
 import torch
+import yaml
 from tiny import images
 
 from twofold import cli
+from twofold.commands import study_runs
 from twofold.commands.study import study
 from twofold.encoders import EncoderConfig, build_encoder, save_encoder
 from twofold.errors import UserError
@@ -16,7 +18,7 @@ from twofold.heads import HeadConfig, ProjectionHead
 from twofold.studies import classes, distilling, finetuning
 from twofold.studies.classes import ClassesStudy, Point, chance_corrected
 from twofold.studies.distilling import DistillStudy, Pair, student_options
-from twofold.studies.finetuning import SCRATCH, FinetuneStudy
+from twofold.studies.finetuning import SCRATCH, FinetuneStudy, Trial
 
 
 @pytest.fixture(scope="module")
@@ -105,18 +107,93 @@ def test_fine_tuning_is_planned_with_the_same_labels_for_every_start(run, data, 
     assert [entry for _, _, entry, _, _ in cells[:4]] == [0, 1, 2, SCRATCH]
     for start in range(0, 16, 4):
         group = cells[start : start + 4]
-        assert len({(o["labels"], o["draw"], o["seed"]) for *_, o in group}) == 1
+        assert len({(o["labels"], o.get("draw"), o["seed"]) for *_, o in group}) == 1
         assert [o.get("from_scratch", False) for *_, o in group] == [False, False, False, True]
     assert len({name for name, *_ in cells}) == len(cells) == 16
+    assert [o.get("draw") for *_, o in cells[::4]] == [0, 1, None, None], "of all labels nothing is drawn"
     with pytest.raises(UserError, match=r"head has 2 layers; give 0\.\.2"):
         finetuning.plan(FinetuneStudy("r", from_head=(3,)), 2)
     options = {"run": str(run), "labels": ["8", "all"], "draws": 1, "epochs": 1.0, "batch": 8}
     text = study("finetune", data, tmp_path / "s", **options)
     assert "from scratch" in text
+    assert "Fine-tuned from h less from scratch: " in text
+    assert "Fine-tuned from head layer 1 less fine-tuned from h: " in text
     results = json.loads((tmp_path / "s" / "study.json").read_text())["results"]
     assert [(r["count"], r["from_head"]) for r in results] == [(n, h) for n in (8, 48) for h in (0, 1, SCRATCH)]
     scored = json.loads((tmp_path / "s" / "labels1-head1-draw0" / "result.json").read_text())
     assert results[4]["top1"] == scored["scores"]["top1"]
+
+
+def test_fine_tuning_reads_honestly():
+    def trials(gaps, spread=0.1, draws=3):
+        """The control differs much between draws, each start from it by its gap."""
+        return [Trial("40", 40, entry, draw, 0.5 + spread * draw + gap + 0.002 * draw * (entry != SCRATCH))
+                for draw in range(draws) for entry, gap in gaps.items()]  # fmt: skip
+
+    better = finetuning.reading(trials({0: 0.12, SCRATCH: 0}))
+    assert "Fine-tuned from h less from scratch: +12.2 (0.1) with 40 labels, better." in better
+    assert "-11.8 (0.1) with 40 labels, worse" in finetuning.reading(trials({0: -0.12, SCRATCH: 0}))
+    assert "no clear difference" in finetuning.reading(trials({0: -0.001, SCRATCH: 0}))
+    two = finetuning.reading(trials({0: 0.12, 1: 0.12, SCRATCH: 0}))
+    assert "Fine-tuned from head layer 1 less fine-tuned from h: +0.0 (0.0) with 40 labels, no clear" in two
+    one = finetuning.reading(trials({0: 0.12, SCRATCH: 0}, draws=1))
+    assert "+12.0 (unknown, one draw) with 40 labels, no clear difference" in one
+    assert finetuning.report(trials({0: 0.12, SCRATCH: 0}), "data").lead == better
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "told"),
+    [
+        ("finetune", {"labels": "10%"}, r"sets labels, which the study sets itself: .* by --labels"),
+        ("finetune", {"seed": 0}, "sets seed, which"),
+        ("finetune", {"from_head": 1}, "sets from_head, which"),
+        ("finetune", {"data": {"workers": 0}}, r"sets data, .* as --data\.\*"),
+        ("finetune", {"freeze": "encoder"}, "--from_scratch has nothing to keep"),
+        ("finetune", {"epoch": 3}, "there is no option 'epoch'"),
+        ("distillation", {"temperature": 2.0}, r"sets temperature, which .* by --temperatures"),
+        ("distillation", {"encoder": {"name": "resnet10"}}, r"sets encoder, which .* by --students"),
+        ("distillation", {"unlabelled": True}, "sets unlabelled, which"),
+        ("distillation", {"labels": "8"}, "--labels 8 needs --alpha"),
+    ],
+)
+def test_a_file_of_options_cannot_set_what_the_study_sets(run, data, tmp_path, name, options, told):
+    (tmp_path / "opts.yaml").write_text(json.dumps(options))
+    own = {"run": str(run)} if name == "finetune" else {"teachers": [str(run)], "teacher_labels": "all"}
+    with pytest.raises(UserError, match=told):
+        study(name, data, tmp_path / "s", config=str(tmp_path / "opts.yaml"), **own)
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_file_of_options_reaches_the_runs_and_the_study_own_options_win(run, data, tmp_path):
+    (tmp_path / "opts.yaml").write_text("{alpha: 0.5, teacher_labels: all, labels: '8', epochs: 7}")
+    options = {"teachers": [str(run)], "seeds": 1, "epochs": 1.0, "batch": 16, "data.workers": 0}
+    study("distillation", data, tmp_path / "s", config=str(tmp_path / "opts.yaml"), **options)
+    used = yaml.safe_load((tmp_path / "s" / "teacher0-student0-temperature0-seed0" / "config.yaml").read_text())
+    found = used["options"]
+    assert (found["alpha"], found["teacher_labels"], found["labels"], found["epochs"]) == (0.5, "all", "8", 1.0)
+    assert found["data"]["workers"] == 0, "--data.* of the study are the runs', too"
+
+
+@pytest.mark.parametrize("name", ["finetune", "distillation"])
+def test_many_labels_an_image_are_refused_before_anything_is_trained(run, tmp_path, name):
+    x, y = images(48)
+    many = np.stack([y, 1 - y, np.arange(48) % 3 == 0], 1).astype(int)
+    np.savez(tmp_path / "many.npz", x_train=x, y_train=many, x_test=x, y_test=many)
+    own = {"run": str(run), "labels": ["all"]} if name == "finetune" else {"teachers": [str(run)]}
+    with pytest.raises(UserError, match="several labels an image, and this study counts one right class"):
+        study(name, str(tmp_path / "many.npz"), tmp_path / "s", **own)
+    assert not (tmp_path / "s").exists()
+
+
+def test_classes_take_the_device_that_there_is(run, data, tmp_path, monkeypatch):
+    asked, real = [], study_runs.choose_device
+    monkeypatch.setattr(study_runs, "choose_device", lambda *words: asked.append(words) or torch.device("cpu"))
+    study("classes", data, tmp_path / "s", run=str(run), per_class=8, draws=1)
+    assert asked == [("auto", "--device")]
+    monkeypatch.setattr(study_runs, "choose_device", real)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match="--device cuda: torch sees no such device here; use --device cpu"):
+        study("classes", data, tmp_path / "t", run=str(run), device="cuda")
 
 
 def test_distillation_pairs_every_student_with_every_teacher_and_resumes(run, data, tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,10 @@ from twofold.encoders import build_encoder, load_head, read_header
 from twofold.errors import Stopped, UserError
 from twofold.evaluation import distill as distillation
 from twofold.evaluation.feature_cache import FeatureCache
-from twofold.evaluation.finetune import finetune
+from twofold.evaluation.finetune import FinetuneConfig, finetune
 from twofold.evaluation.scores import Scores
 from twofold.evaluation.splits import check_test_labels, single_labels
+from twofold.evaluation.subsets import label_positions
 from twofold.evaluation.teacher import Given
 from twofold.studies import classes, distilling, finetuning
 from twofold.studies.classes import ClassesStudy
@@ -30,12 +32,16 @@ from twofold.studies.spread import terminal
 from twofold.training.config import OptionsParser, merge
 from twofold.training.distilling import DistillConfig
 from twofold.training.progress import console
+from twofold.training.starting import choose_device
 
 
 def study_classes(data: str, folder: StudyFolder, study: ClassesStudy) -> str:
     """Transfer of one encoder against the number of classes."""
     file = encoder_path(str(study.run))
-    model, views = load(file), read_header(file)["extra"].get("options", {}).get("views", {})
+    model, views = (
+        load(file, device=choose_device(study.device, "--device")),
+        read_header(file)["extra"].get("options", {}).get("views", {}),
+    )
     train, test = _parts(data, study.test, study.data, model.input.channels)
     y_test = check_test_labels(train, test)
     single_labels(train.labels, train.name)
@@ -54,8 +60,12 @@ def study_finetune(data: str, folder: StudyFolder, study: FinetuneStudy) -> str:
     head = load_head(file)
     cells = finetuning.plan(study, len(head.layers) if head else 0)
     train, test = _parts(data, study.test, study.data, load(file).input.channels)
-    check_test_labels(train, test)
-    shared = read_layers(None, study.config, {})
+    _one_label_each(train, test)
+    shared = _shared(study.config, study.data, finetuning.SET_BY_THE_STUDY)
+    for *_, options in (cells[0], cells[-1]):  # whatever is wrong with one is said before the first is trained
+        OptionsParser(FinetuneConfig).build(merge(shared, options), study.config or "options")
+    for labels in study.labels:
+        label_positions(train, labels)
     folder.start()
     trials = []
     for number, (name, labels, entry, draw, options) in enumerate(cells, 1):
@@ -63,11 +73,10 @@ def study_finetune(data: str, folder: StudyFolder, study: FinetuneStudy) -> str:
         found = finetune(file, train, test, folder.path / name, merge(shared, options), quiet=True)
         if not found.complete:
             raise Stopped("stopped; the same command with --resume goes on", found.stopped_by or 2)
-        if not isinstance(found.scores, Scores):
-            raise UserError("this study counts one right class an image: give single labels")
+        assert isinstance(found.scores, Scores)  # of one label an image
         trials.append(Trial(labels, found.labels, entry, draw, found.scores.top1))
     page = folder.finish([asdict(trial) for trial in trials], finetuning.report(trials, data))
-    return f"{terminal(finetuning.table(trials))}\n{folder.file}\n{page}"
+    return f"{terminal(finetuning.table(trials))}\n{finetuning.reading(trials)}\n{folder.file}\n{page}"
 
 
 def study_distillation(data: str, folder: StudyFolder, study: DistillStudy) -> str:
@@ -76,24 +85,25 @@ def study_distillation(data: str, folder: StudyFolder, study: DistillStudy) -> s
     headers = [read_header(file) for file in files]
     channels = {header["spec"].get("channels") for header in headers}
     train, test = _parts(data, study.test, study.data, next(iter(channels)))
-    check_test_labels(train, test)
-    shared = read_layers(None, study.config, {})
+    _one_label_each(train, test)
+    shared = _shared(study.config, study.data, distilling.SET_BY_THE_STUDY)
     stem = next((header["spec"].get("stem") for header in headers if header["spec"].get("stem")), None)
     own = [distillation.student_as_teacher(Given(file)) for file in files]
     students = {_title(options): options for options in own}
     if study.students is not None:
         students = {s: student_options(s, stem) | {"channels": train.channels} for s in study.students}
-    budget = {k: v for k, v in (("epochs", study.epochs), ("batch", study.batch)) if v is not None}
+    names = ("epochs", "batch", "alpha", "teacher_labels")
+    shared |= {name: getattr(study, name) for name in names if getattr(study, name) is not None}
     for options in students.values():  # whatever is wrong with one is said before the first is trained
-        build_encoder(OptionsParser(DistillConfig).build({"encoder": options}).encoder)
+        parser, origin = OptionsParser(DistillConfig), study.config or "options"
+        build_encoder(parser.build(merge(shared, {"encoder": options}), origin).encoder)
     folder.start()
     pairs = []
     for t, file in enumerate(files):
         for s, (name, encoder) in enumerate(students.items()):
             for k, temperature in enumerate(study.temperatures):
                 for seed in range(study.seeds):
-                    options = {"encoder": encoder, "temperature": temperature, "seed": seed, "alpha": study.alpha,
-                               "teacher_labels": study.teacher_labels} | budget  # fmt: skip
+                    options = {"encoder": encoder, "temperature": temperature, "seed": seed}
                     place = folder.path / f"teacher{t}-student{s}-temperature{k}-seed{seed}"
                     pairs.append(_pair(file, own[t], name, train, test, place, merge(shared, options)))
     page = folder.finish([asdict(pair) | {"gap": pair.gap} for pair in pairs], distilling.report(pairs, data))
@@ -114,6 +124,24 @@ def _pair(
     same = read_header(place / "encoder.safetensors")["spec"] == read_header(file)["spec"]
     return Pair(_title(teacher), student, same, options["temperature"], options["seed"], c.teacher_top1, c.student_top1,
                 c.agreement)  # fmt: skip
+
+
+def _shared(config: str | None, data: DataConfig, taken: Mapping[str, str]) -> dict[str, Any]:
+    """Options of all runs: those of `--config` and of the data; UserError for one of `--config` that the study sets."""
+    found = read_layers(None, config, {})
+    for name, remedy in taken.items():
+        if found.get(name) is not None and found[name] is not False:
+            raise UserError(f"--config {config} sets {name}, which the study sets itself: leave it out, {remedy}")
+    return merge({name: value for name, value in found.items() if value is not None}, {"data": data})
+
+
+def _one_label_each(train: Source, test: Source) -> None:
+    """Raise a UserError for labels that the study cannot count, before anything is trained."""
+    check_test_labels(train, test)
+    if train.labels is not None and train.labels.ndim != 1:
+        raise UserError(
+            f"{train.name} has several labels an image, and this study counts one right class: give single labels"
+        )
 
 
 def _title(encoder: dict[str, Any]) -> str:

@@ -38,7 +38,7 @@ from twofold.evaluation.frozen import assert_frozen, digest, tensor_digests
 from twofold.evaluation.imagenet import ClassifiedImages
 from twofold.evaluation.scores import ManyScores, Scores, score, score_many
 from twofold.evaluation.splits import check_test_labels, labels_fingerprint
-from twofold.evaluation.subsets import labelled_part
+from twofold.evaluation.subsets import check_draw, labelled_part
 from twofold.heads import HeadConfig, ProjectionHead
 from twofold.methods.supervised import Freeze, Supervised
 from twofold.optim import OptimConfig, build_optimizer, build_schedule
@@ -105,6 +105,7 @@ class FinetuneConfig:
         for name in ("from_head", "draw", "seed"):
             if getattr(self, name) < 0:
                 raise UserError(f"--{name} must be at least 0, got {getattr(self, name)}")
+        check_draw(self.labels, self.draw)
         if self.from_scratch and self.freeze != "nothing":
             raise UserError(f"--from_scratch has nothing to keep: leave --freeze {self.freeze} out")
         if self.freeze == "encoder" and self.layer_decay is not None:

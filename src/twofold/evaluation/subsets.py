@@ -64,6 +64,15 @@ def is_list(wanted: str | int) -> bool:
     return str(wanted).strip() != "all" and _FORM.fullmatch(str(wanted).strip()) is None
 
 
+def check_draw(labels: str, draw: int) -> None:
+    """Raise a UserError where `draw` is given and there is nothing to draw."""
+    if draw and (labels == "all" or is_list(labels)):
+        raise UserError(
+            f"--draw {draw} has no effect with --labels {labels}, which leaves nothing to chance: leave it out, or "
+            "choose some of the labels (10%, 40, 4/class)"
+        )
+
+
 def labelled_part(source: Source, wanted: str | int = "all", seed: int = 0, draw: int = 0) -> tuple[Source, str]:
     """The images that get a label, as a source, and the choice in words; see `label_positions`."""
     chosen = label_positions(source, wanted, seed, draw)

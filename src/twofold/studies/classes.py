@@ -44,6 +44,8 @@ class ClassesStudy:
     """Of the choices."""
     test: str | None = None
     """Labelled data for the scores; the data's own test split when not given."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where to compute; auto takes a GPU where there is one."""
     data: DataConfig = field(default_factory=DataConfig)
     """Data"""
 

@@ -18,6 +18,16 @@ from twofold.errors import UserError
 from twofold.report import Report, Series, Table, line_figure
 from twofold.studies.spread import spread
 
+SET_BY_THE_STUDY = {
+    "encoder": "and name the students by --students",
+    "temperature": "and name them by --temperatures",
+    "seed": "each run of a pair has its own; say how many by --seeds",
+    "test": "and give it to the study, as --test",
+    "unlabelled": "both are scored",
+    "data": "and give it to the study, as --data.*",
+}
+"""Options of distillation that a file of options cannot set, and what to do instead."""
+
 
 @dataclass(frozen=True)
 class DistillStudy:
@@ -126,6 +136,8 @@ def report(pairs: Sequence[Pair], data: str) -> Report:
     lines = []
     for same, name in ((True, "same base"), (False, "other base")):
         groups = [[p.gap for p in pairs if p.student == s and p.same_base == same] for s in students]
+        if not any(groups):  # of one teacher alone, one of the two does not occur
+            continue
         means = [float(np.mean(g)) if g else None for g in groups]
         bars = [float(np.std(g, ddof=1)) if len(g) > 1 else None for g in groups]
         lines.append(Series(name, means, bars))

@@ -11,12 +11,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from twofold.data import DataConfig
 from twofold.errors import UserError
+from twofold.evaluation.subsets import is_list
 from twofold.report import Report, Series, Table, line_figure
 from twofold.studies.spread import curve, spread
 
 SCRATCH = -1
+SET_BY_THE_STUDY = {
+    "labels": "and name the choices by --labels",
+    "draw": "and say how many by --draws",
+    "seed": "each draw has its own; say how many by --draws",
+    "from_head": "and name the layers by --from_head",
+    "from_scratch": "it is the control of every study",
+    "data": "and give it to the study, as --data.*",
+}
+"""Options of fine-tuning that a file of options cannot set, and what to do instead."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +83,8 @@ def plan(study: FinetuneStudy, layers: int) -> list[tuple[str, str, int, int, di
         for draw in range(study.draws):
             for entry in (*entries, SCRATCH):
                 own: dict[str, Any] = {"from_scratch": True} if entry == SCRATCH else {"from_head": entry}
-                options = {"labels": labels, "draw": draw, "seed": draw} | budget | own
+                drawn = {} if labels == "all" or is_list(labels) else {"draw": draw}
+                options = {"labels": labels, "seed": draw} | drawn | budget | own
                 name = f"labels{place}-{'scratch' if entry == SCRATCH else f'head{entry}'}-draw{draw}"
                 cells.append((name, labels, entry, draw, options))
     return cells
@@ -97,6 +110,33 @@ def table(trials: Sequence[Trial]) -> Table:
     return Table("Fine-tuning", ["", *(f"{c:,} labels" for c in counts)], rows, note)
 
 
+def reading(trials: Sequence[Trial]) -> str:
+    """What came of it, in plain words: each start against the control, and the head's layers against the features.
+
+    All starts of a draw have the same labels and seed, so it is their differences that are averaged; one counts where
+    it is more than two standard errors, and of one draw none does.
+    """
+    entries = [entry for entry in dict.fromkeys(t.from_head for t in trials) if entry != SCRATCH]
+    pairs = [(entry, SCRATCH) for entry in entries] + [(entry, entries[0]) for entry in entries[1:]]
+    told = [_against(trials, first, second) for first, second in pairs]
+    return "Differences in points, with their standard errors. " + " ".join(told)
+
+
+def _against(trials: Sequence[Trial], first: int, second: int) -> str:
+    """One start less another at each number of labels."""
+    parts = []
+    for count in sorted({t.count for t in trials}):
+        a, b = ({t.draw: t.top1 for t in trials if t.count == count and t.from_head == e} for e in (first, second))
+        gaps = [100 * (a[draw] - b[draw]) for draw in a if draw in b]
+        mean, error = float(np.mean(gaps)), float(np.std(gaps, ddof=1)) / len(gaps) ** 0.5 if len(gaps) > 1 else None
+        clear = error is not None and abs(mean) > 2 * error
+        words = ("better" if mean > 0 else "worse") if clear else "no clear difference"
+        spread = f"{error:.1f}" if error is not None else "unknown, one draw"
+        parts.append(f"{mean:+.1f} ({spread}) with {count:,} labels, {words}")
+    name = title(first)
+    return f"{name[0].upper()}{name[1:]} less {title(second)}: {'; '.join(parts)}."
+
+
 def report(trials: Sequence[Trial], data: str) -> Report:
     """The page."""
     counts = sorted({t.count for t in trials})
@@ -105,4 +145,6 @@ def report(trials: Sequence[Trial], data: str) -> Report:
         found = {c: [t.top1 for t in trials if t.from_head == entry and t.count == c] for c in counts}
         lines.append(curve(title(entry), counts, found, dashed=entry == SCRATCH))
     figure = line_figure("Accuracy", "labels", counts, lines[:5], percent=True, log_x=True)
-    return Report("Fine-tuning against labels", {"data": data}, tables=[table(trials)], figures=[figure])
+    return Report(
+        "Fine-tuning against labels", {"data": data}, tables=[table(trials)], figures=[figure], lead=reading(trials)
+    )

@@ -21,13 +21,13 @@ from twofold.training.progress import console
 from twofold.training.rundir import RunDirectory
 
 
-def choose_device(asked: str) -> torch.device:
-    """The device that `--training.device` names; auto takes a GPU where there is one. UserError if it is not there."""
+def choose_device(asked: str, option: str = "--training.device") -> torch.device:
+    """The device that `option` names; auto takes a GPU where there is one. UserError if it is not there."""
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if asked == "auto":
         return torch.device(next(name for name in ("cuda", "mps", "cpu") if there[name]))
     if not there[asked]:
-        raise UserError(f"--training.device {asked}: torch sees no such device here; use --training.device cpu")
+        raise UserError(f"{option} {asked}: torch sees no such device here; use {option} cpu")
     return torch.device(asked)
 
 
