@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from twofold import recipes
+from twofold.commands.embed import EmbedConfig
 from twofold.commands.evaluate import EvaluationConfig
 from twofold.commands.labels import LabelsConfig
 from twofold.commands.transfer import TransferConfig
@@ -55,6 +56,7 @@ def options() -> str:
     parts += ["## twofold evaluate", "", *head, *rows(EvaluationConfig), ""]
     parts += ["## twofold finetune", "", *head, *rows(FinetuneConfig), ""]
     parts += ["## twofold labels", "", *head, *rows(LabelsConfig), ""]
+    parts += ["## twofold embed", "", *head, *rows(EmbedConfig), ""]
     parts += ["## twofold distill", "", *head, *rows(DistillConfig), ""]
     parts += ["## twofold transfer", "", *head, *rows(TransferConfig), *rows(Budget, "budget."), ""]
     shared = (

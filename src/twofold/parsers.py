@@ -15,6 +15,7 @@ from twofold.commands.convert import convert, describe
 from twofold.commands.demo import demo
 from twofold.commands.demo_speech import demo_speech
 from twofold.commands.distill import distill
+from twofold.commands.embed import EmbedConfig, embed
 from twofold.commands.evaluate import EvaluationConfig, evaluate
 from twofold.commands.export import Format, export
 from twofold.commands.finetune import finetune
@@ -32,7 +33,11 @@ from twofold.training.progress import console
 
 _DATA = "where_the_data_are"  # "data" is the group of options that say how to read them
 IMAGES = "a folder of images, an .npz or .npy file, or the name of a torchvision data set"
-LABELLED = "labelled images: a folder, an .npz file, or the name of a torchvision data set"
+_SOUNDS = "a folder of sounds or a manifest of them (.csv, .tsv, .jsonl, .parquet)"
+EITHER = f"{IMAGES}; or {_SOUNDS}"
+LABELLED = (
+    f"labelled images: a folder, an .npz file, or the name of a torchvision data set; or labelled sounds: {_SOUNDS}"
+)
 
 
 def _add_data(parser: ArgumentParser, text: str) -> None:
@@ -51,8 +56,8 @@ def _require_out(options: dict[str, Any], what: str, example: str) -> None:
 
 
 def _pretrain_parser() -> ArgumentParser:
-    parser = ArgumentParser(description="Learn a representation from unlabelled images.", exit_on_error=False)
-    _add_data(parser, IMAGES)
+    parser = ArgumentParser(description="Learn a representation from unlabelled images or speech.", exit_on_error=False)
+    _add_data(parser, EITHER)
     _add_run(parser)
     parser.add_argument("--recipe", type=str, help="start from a recipe; `twofold recipes` lists them")
     parser.add_argument(
@@ -120,6 +125,21 @@ def _labels_parser() -> ArgumentParser:
 
 def _run_labels(options: dict[str, Any]) -> None:
     console.print(labels(options.pop("run"), options.pop("data"), **options).text(), markup=False)
+
+
+def _embed_parser() -> ArgumentParser:
+    parser = ArgumentParser(description="Write features, names and labels of all that the data hold to an .npz file.",
+                            exit_on_error=False)  # fmt: skip
+    parser.add_argument("run", help="a run's folder, or an encoder.safetensors")
+    _add_data(parser, EITHER)
+    parser.add_argument("--out", type=str, help="a new .npz file")
+    parser.add_class_arguments(EmbedConfig)
+    return parser
+
+
+def _run_embed(options: dict[str, Any]) -> None:
+    _require_out(options, "a new file", "features.npz")
+    console.print(embed(options.pop("run"), options.pop("data"), options.pop("out"), **options).text, markup=False)
 
 
 def _recipes_parser() -> ArgumentParser:
@@ -277,6 +297,7 @@ COMMANDS: dict[str, _Command] = {
     "distill": (_distill_parser, _run_distill),
     "transfer": (_transfer_parser, _run_transfer),
     "labels": (_labels_parser, _run_labels),
+    "embed": (_embed_parser, _run_embed),
     "convert": (_convert_parser, _run_convert),
     "export": (_export_parser, _run_export),
     "shard": (_shard_parser, _run_shard),

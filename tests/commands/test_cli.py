@@ -47,6 +47,13 @@ def test_help_loads_nothing_heavy():
     assert not {"torch", "numpy", "sklearn", "jsonargparse"} & set(done.stdout.splitlines()[-1].split())
 
 
+@pytest.mark.parametrize("command", ["pretrain", "evaluate", "finetune", "labels", "embed"])
+def test_help_says_that_sounds_will_do(command):
+    told = " ".join(COMMANDS[command][0]().format_help().split())
+    assert "folder of sounds or a manifest" in told
+    assert "images" in told
+
+
 @pytest.mark.parametrize("command", list(COMMANDS))
 def test_help_of_a_command_explains_each_option_with_its_default(command):
     done = subprocess.run(

@@ -291,11 +291,13 @@ def test_a_bad_file_of_noise_is_named(tmp_path, name, reason):
         read_folder(tmp_path, RATE, "--waves.responses")
 
 
-@pytest.mark.parametrize("option", [{"channels": 3}, {"jpeg_draft": True}, {"orient": False}, {"max_pixels": 9}])
+@pytest.mark.parametrize("option", [{"background": "red"}, {"jpeg_draft": True}, {"orient": False}, {"max_pixels": 9}])
 def test_options_of_images_are_refused(tmp_path, option):
     speech_folder(tmp_path, 2, 2)
     with pytest.raises(UserError, match=rf"--data\.{next(iter(option))} .* the data are sounds"):
         open_source(tmp_path, DataConfig(**option))
+    with pytest.raises(UserError, match=r"--data\.channels or the encoder asks for 3"):
+        open_source(tmp_path, DataConfig(channels=3))
 
 
 def test_options_of_sounds_are_refused_for_images():

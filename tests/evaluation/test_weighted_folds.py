@@ -147,7 +147,7 @@ def test_the_commands(manifest, tmp_path):
         ({"protocol": "ctc", "features": "z"}, "--features z goes with --protocol linear, knn, not with ctc"),
         ({"protocol": "ctc", "batch": 8}, "--batch 8 goes with"),
         ({"size": 32}, "--size 32 is for images, and the encoder takes sounds"),
-        ({"data.channels": 3}, r"--data\.channels 3: for images"),
+        ({"data.channels": 3}, r"--data\.channels or the encoder asks for 3"),
     ],
 )
 def test_options_without_use_are_refused(manifest, tmp_path, options, told):

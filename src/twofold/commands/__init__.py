@@ -1,12 +1,13 @@
 """The commands, which the command line and `import twofold` offer, and what they share."""
 
 SUMMARIES = {
-    "pretrain": "learn a representation from unlabelled images",
-    "evaluate": "measure a frozen encoder: linear probe, nearest neighbours, ImageNet",
+    "pretrain": "learn a representation from unlabelled images or speech",
+    "evaluate": "measure a frozen encoder: linear probe, neighbours, ImageNet, speech",
     "finetune": "train the encoder further on a few labels, or from scratch",
     "distill": "train a small student on what a teacher says",
     "transfer": "measure an encoder on the papers' 12 other data sets",
     "labels": "how many labels do I need? accuracy against their number",
+    "embed": "write features with names to a file, for whatever comes next",
     "convert": "turn an official checkpoint into an encoder of ours",
     "export": "an encoder in the layout of torchvision, MoCo or detectron2",
     "shard": "pack images into tar archives that load fast from any disk",

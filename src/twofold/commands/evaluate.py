@@ -31,11 +31,12 @@ from twofold.evaluation.folds import leave_one_out
 from twofold.evaluation.logistic import GRID, PAPER_GRID
 from twofold.evaluation.projected import Projected
 from twofold.evaluation.splits import check_cover, stratified_split
-from twofold.evaluation.subsets import is_list, label_positions, labelled_part
+from twofold.evaluation.subsets import check_draw, is_list, label_positions, labelled_part
 from twofold.evaluation.verification import verify
 from twofold.training.checkpoint import write_atomically
 from twofold.training.config import OptionsParser, flatten, plain
 from twofold.training.progress import console, duration
+from twofold.training.starting import choose_device
 
 _HEADS_OUTPUT = "features are z, the projection head's output"
 
@@ -89,8 +90,8 @@ class EvaluationConfig:
     """Images at a time."""
     keep_features: bool = True
     """Keep the features in the run's folder `features`: the next evaluation of the same data does not encode again."""
-    device: Literal["cpu", "cuda", "mps"] | None = None
-    """Where to compute; the CPU when not given."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where to compute; auto takes a GPU where there is one."""
     trials: str | None = None
     """File with a trial a line, `1 FILE FILE` (one speaker) or `0 FILE FILE` (two), as VoxCeleb1's; all pairs when not
     given (verification)."""
@@ -98,6 +99,9 @@ class EvaluationConfig:
     """Recognition (--protocol ctc)"""
     data: DataConfig = field(default_factory=DataConfig)
     """Data"""
+
+    def __post_init__(self) -> None:
+        check_draw(self.labels, self.draw)
 
 
 @dataclass(frozen=True)
@@ -154,19 +158,19 @@ def evaluate(
     """
     test_data, validation_data = options.pop("test", None), options.pop("validation", None)
     config = OptionsParser(EvaluationConfig).build(options)
-    path = encoder_path(run)
+    path, device = encoder_path(run), choose_device(config.device, "--device").type
     if config.protocol == "imagenet":
         _refuse_unused(options, test_data, validation_data, encoder)
         return imagenet(
             path, data, size=config.size, resample=config.resample, classifier_layer=config.classifier_layer,
-            batch=config.batch, device=config.device, workers=config.data.workers,
+            batch=config.batch, device=device, workers=config.data.workers,
         )  # fmt: skip
     if config.classifier_layer is not None:
         raise UserError(f"--classifier_layer {config.classifier_layer} goes with --protocol imagenet; leave it out")
-    base = model = load(path, encoder, config.device or "cpu")
+    base = model = load(path, encoder, device)
     _refuse_other_protocols(config, model)
     if config.features == "z":
-        model = _with_head(model, path)
+        model = with_head(model, path)
     views = read_header(path)["extra"].get("options", {}).get("views", {})
     data_config = dataclasses.replace(config.data, channels=config.data.channels or model.input.channels)
     if config.folds:
@@ -175,10 +179,15 @@ def evaluate(
                 raise UserError(f"--folds scores each fold of the data in turn: leave --{name} out")
         return _leave_one_out(model, open_source(data, data_config), config, views, path)
     train, test, validation = _parts(data, test_data, validation_data, data_config, config)
+    if test is not None and config.held_out != EvaluationConfig.held_out:
+        raise UserError(
+            f"--held_out {config.held_out:g} has no effect: {test.name} is what is scored; leave it out, or divide one "
+            "part by --data.split train"
+        )
     if config.protocol == "ctc":
         said = recognise(
             model, train, test, config.ctc, seed=config.seed, held_out=config.held_out, labels=config.labels,
-            draw=config.draw, device=config.device,
+            draw=config.draw, device=device,
         )  # fmt: skip
         return RecognitionReport(said, _write(path, "ctc", json.dumps(said.to_dict(), indent=2) + "\n"))
     chosen = ""
@@ -267,7 +276,7 @@ def _write(encoder: Path, protocol: str, text: str) -> Path | None:
     return path
 
 
-def _with_head(model: Encoder, path: Path) -> Encoder:
+def with_head(model: Encoder, path: Path) -> Encoder:
     """The encoder with the projection head of its file on top."""
     head = load_head(path)
     if head is None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from twofold.data import DataConfig, SkipList, open_source, splits_of
+from twofold.data import DataConfig, SkipList, SoundSource, open_source, splits_of
 from twofold.data.hub import PREFIX, stream
 from twofold.data.pack import items, streamed_items, write_shards
 from twofold.data.shards import archives, index_tars, shard_splits
@@ -69,6 +69,8 @@ def shard(data: Any, out: str | Path | None = None, **options: Any) -> str:
     told = []
     for split in splits:
         source = open_source(data, config.data, split=split)
+        if isinstance(source, SoundSource):
+            raise UserError(f"{data} holds sounds, and `twofold shard` packs images: leave the sounds in their files")
         target = folder if split is None or len(splits) == 1 else folder / split
         paths = write_shards(items(source), target, most, source.classes)
         told.append(_report(paths, target, source.skipped))

@@ -32,7 +32,7 @@ def open_sounds(path: Path, split: str | None, config: DataConfig) -> SoundSourc
     Raises:
         UserError: no such split or column, nothing readable, an option that only images have, ...
     """
-    _refuse_image_options(config)
+    _refuse_image_options(path, config)
     if path.is_file():
         recordings = read_manifest(path, split, config.sound.label, config.sound.fold)
     else:
@@ -42,12 +42,15 @@ def open_sounds(path: Path, split: str | None, config: DataConfig) -> SoundSourc
     return SoundSource(recordings, config, f"{path}:{split}" if split else str(path))
 
 
-def _refuse_image_options(config: DataConfig) -> None:
+def _refuse_image_options(path: Path, config: DataConfig) -> None:
     """Raise a UserError where an option that only images have is given for sounds."""
+    if config.channels not in (None, 1):  # commands take it from the encoder where it is not given
+        raise UserError(
+            f"{path} holds sounds, which have one channel, and --data.channels or the encoder asks for "
+            f"{config.channels}: leave the option out, or use an encoder of speech"
+        )
     plain = DataConfig()
-    # One channel is what sounds have: commands fill it in from the encoder.
-    given = [] if config.channels in (None, 1) else ["channels"]
-    given += [name for name in _FOR_IMAGES if getattr(config, name) != getattr(plain, name)]
+    given = [name for name in _FOR_IMAGES if getattr(config, name) != getattr(plain, name)]
     if given:
         told = ", ".join(f"--data.{name} {getattr(config, name)}" for name in given)
         raise UserError(f"{told}: for images, and the data are sounds: leave it out")
