@@ -56,7 +56,7 @@ class WavesConfig:
     noise_snr: tuple[float, float] = (5.0, 20.0)
     """Range of the signal-to-noise ratio in dB, over the samples in which somebody speaks."""
     noises: str | None = None
-    """Folder of recordings of noise to use instead of generated noise (white, pink, brown and voice-shaped); of each the
+    """Folder of recordings of noise to use instead of generated noise (white, pink, brown, voice-shaped); of each the
     first 262,144 samples are used, 33 s at 8 kHz."""
     band_reject: float = 0.5
     """Probability of removing a band of frequencies."""
