@@ -13,6 +13,7 @@ from tiny import OPTIONS, images
 
 import twofold
 from twofold.cli import main
+from twofold.commands import evaluate as evaluating
 from twofold.commands.distill import distill
 from twofold.commands.finetune import finetune
 from twofold.commands.labels import labels
@@ -151,7 +152,34 @@ def test_from_the_shell(run, folder, tmp_path, capsys):
     assert "nowhere" in capsys.readouterr().err
 
 
+def test_it_computes_where_asked_and_on_a_gpu_where_there_is_one(run, folder, monkeypatch):
+    asked = []
+    monkeypatch.setattr(evaluating, "choose_device", lambda *words: asked.append(words) or torch.device("meta"))
+    with pytest.raises(NotImplementedError, match="meta"):  # the encoder went where it was told
+        twofold.evaluate(run, folder, keep_features=False)
+    assert asked == [("auto", "--device")]
+    monkeypatch.undo()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match="--device cuda: torch sees no such device here; use --device cpu"):
+        twofold.evaluate(run, folder, device="cuda")
+
+
 # Bad input
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"k": 5}, "--k 5 goes with --protocol knn, not with linear"),
+        ({"temperature": None}, "--temperature None goes with --protocol knn, not with linear"),
+        ({"protocol": "knn", "grid": "paper"}, "--grid paper goes with --protocol linear, not with knn"),
+        ({"draw": 1}, "--draw 1 has no effect with --labels all"),
+        ({"held_out": 0.5}, r"--held_out 0\.5 has no effect: .*test is what is scored"),
+    ],
+)
+def test_an_option_without_effect_is_refused(run, folder, options, told):
+    with pytest.raises(UserError, match=told):
+        twofold.evaluate(run, folder, **options)
 
 
 def empty(folder: Path) -> None:

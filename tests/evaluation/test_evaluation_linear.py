@@ -6,6 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from twofold.errors import UserError
+from twofold.evaluation import linear
 from twofold.evaluation.linear import evaluate_linear
 from twofold.evaluation.logistic import GRID, PAPER_GRID, choose_l2, fit_linear, fit_path
 from twofold.evaluation.scores import score
@@ -45,6 +46,13 @@ def test_the_fit_is_the_minimum_of_the_stated_objective(l2: float) -> None:
     assert float((ours - objective(weight, bias, z, torch.from_numpy(y), l2)).detach()) < 1e-5
     if l2 >= 0.1:  # a weaker penalty leaves directions almost flat: same value, other weights
         np.testing.assert_allclose(model.logits(x), (z @ weight.T + bias).detach().numpy(), atol=0.01)
+
+
+def test_a_solver_that_was_stopped_says_so(monkeypatch) -> None:
+    (x, y), (x_test, y_test) = blobs(100, spread=2.0), blobs(40, spread=2.0, seed=1)
+    assert "converged" not in evaluate_linear(x, y, x_test, y_test).text
+    monkeypatch.setattr(linear, "fit_linear", lambda x, y, l2: fit_path(x, y, [l2], max_iter=2)[0])
+    assert "the solver was stopped after 1,000 iterations, before" in evaluate_linear(x, y, x_test, y_test).text
 
 
 def test_shift_and_scale_of_the_features_do_not_matter() -> None:

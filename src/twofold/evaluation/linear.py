@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from twofold.errors import UserError
-from twofold.evaluation.logistic import GRID, Array, choose_l2, fit_linear
+from twofold.evaluation.logistic import GRID, ITERATIONS, Array, choose_l2, fit_linear
 from twofold.evaluation.scores import Scores, score
 from twofold.evaluation.splits import Labels, stratified_split
 
@@ -50,4 +50,6 @@ def evaluate_linear(
         f"{where}, then fitted on all {len(train)} training images; "
         f"{len(test)} test images, scored once"
     )
+    if not model.converged:
+        text += f"; the solver was stopped after {ITERATIONS:,} iterations, before it had converged"
     return LinearResult(score(model.logits(test), model.classes, test_labels), l2, validation_top1, len(train), text)

@@ -18,25 +18,31 @@ from twofold.evaluation.splits import Labels
 Array = NDArray[np.floating]
 GRID = tuple(float(v) for v in np.logspace(-4, 2, 13))
 PAPER_GRID = tuple(float(v) for v in np.logspace(-6, 5, 45))
+ITERATIONS = 1000
+"""Most iterations of one fit."""
 ONE_THREAD_BELOW = 1e9
 """Multiplications of one pass over the data below which BLAS gets one thread (see `_few_threads`)."""
 
 
 @dataclass(frozen=True)
 class LinearModel:
-    """logits = (x - mean) / scale @ weight.T + bias, with weight [K, d]; column j stands for the label classes[j]."""
+    """logits = (x - mean) / scale @ weight.T + bias, with weight [K, d]; column j stands for the label classes[j].
+
+    `converged` is false where the solver was stopped at its last iteration before it had come to rest.
+    """
 
     mean: Array
     scale: float
     weight: Array
     bias: Array
     classes: Labels
+    converged: bool = True
 
     def logits(self, x: Array) -> Array:
         return (x - self.mean) / self.scale @ self.weight.T + self.bias
 
 
-def fit_path(x: Array, y: Labels, grid: Iterable[float], max_iter: int = 1000) -> list[LinearModel]:
+def fit_path(x: Array, y: Labels, grid: Iterable[float], max_iter: int = ITERATIONS) -> list[LinearModel]:
     """Minimise mean cross-entropy + l2 / 2 * |W|^2 for each l2 of `grid`, each fit starting from the one before.
 
     Features x [N, d] are centred and divided by one number, the root mean square of what remains: neither changes what
@@ -51,13 +57,13 @@ def fit_path(x: Array, y: Labels, grid: Iterable[float], max_iter: int = 1000) -
     models, multiplications = [], x.size * len(np.unique(y))
     for l2 in grid:
         with _few_threads(multiplications), warnings.catch_warnings():
-            # A weak penalty need not have converged to be compared on validation images.
+            # A weak penalty need not have converged to be compared on validation images; `converged` says so.
             warnings.simplefilter("ignore", ConvergenceWarning)
             solver.set_params(C=1 / (l2 * len(x))).fit(scaled, y)  # scikit-learn sums the loss and weighs it by C
         weight, bias = solver.coef_.copy(), solver.intercept_.copy()
         if len(weight) == 1:  # of two classes scikit-learn keeps the difference
             weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
-        models.append(LinearModel(mean, scale, weight, bias, solver.classes_))
+        models.append(LinearModel(mean, scale, weight, bias, solver.classes_, bool(solver.n_iter_.max() < max_iter)))
     return models
 
 
