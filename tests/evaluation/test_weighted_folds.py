@@ -123,7 +123,10 @@ def test_the_commands(manifest, tmp_path):
     assert type(whole.evaluation).from_json(whole.file.read_text()) == whole.evaluation
     assert json.loads(whole.file.read_text())["floor"]["top1"] == whole.evaluation.floor.top1
     assert 0 <= whole.evaluation.floor.macro_f1 <= 1
-    for words in (whole.text(), evaluate(tmp_path / "run", manifest).text()):
+    (tmp_path / "list.txt").write_text("".join(f"{i}.wav\n" for i in range(8, 28)))  # names of files, as of images
+    few = evaluate(tmp_path / "run", manifest, labels=str(tmp_path / "list.txt"))
+    assert few.evaluation.train.images == 20
+    for words in (whole.text(), few.text(), evaluate(tmp_path / "run", manifest).text()):
         assert "image" not in words
         assert "macro F1" in words.split("filterbank alone")[1]
     for options, message in (

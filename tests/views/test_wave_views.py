@@ -196,8 +196,11 @@ def test_recorded_noise_is_used():
     waves = Waves.of([sine(3000)])
     out = views.apply(waves, views.draw(Key(0, 0), [0], [RATE]))[0]
     assert loudest((out.samples - waves.samples)[0]) == pytest.approx(50, abs=1)
-    with pytest.raises(UserError, match="silent"):
-        WaveViews(WavesConfig(), RATE, noises=[torch.zeros(10)])
+    late = torch.zeros(300_000)
+    late[280_000:] = 1.0  # beyond what is used
+    for silent in (torch.zeros(10), torch.zeros(0), late):
+        with pytest.raises(UserError, match=r"silent in the 262,144 .*--waves\.noises"):
+            WaveViews(WavesConfig(), RATE, noises=[silent])
 
 
 @pytest.mark.parametrize(("name", "value"), [("noise", 1.5), ("speeds", (3.0,)), ("noise_snr", (9.0, 1.0))])

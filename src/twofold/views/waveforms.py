@@ -311,8 +311,11 @@ def _update(waves: Waves, rows: Tensor, operate: Callable[..., Waves], *factors:
 
 
 def _repeat(wave: Tensor, size: int) -> Tensor:
-    if not len(wave) or not bool(wave.any()):
-        raise UserError("a recording of noise is empty or silent: leave it out of --waves.noises")
+    if not bool(wave[:size].any()):
+        raise UserError(
+            f"a recording of noise is empty, or silent in the {size:,} samples that are used: leave it out of "
+            "--waves.noises"
+        )
     return wave.repeat(-(-size // len(wave)))[:size]
 
 
