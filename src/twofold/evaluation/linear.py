@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from twofold.errors import UserError
-from twofold.evaluation.logistic import GRID, ITERATIONS, Array, choose_l2, fit_linear
+from twofold.evaluation.logistic import GRID, Array, choose_l2, fit_linear
 from twofold.evaluation.scores import Scores, score
 from twofold.evaluation.splits import Labels, stratified_split
 
@@ -48,8 +48,6 @@ def evaluate_linear(
         "multinomial logistic regression by L-BFGS on features centred and divided by one global scalar; "
         f"l2 {l2:.3g}{edge} chosen among {len(grid)} values from {min(grid):.3g} to {max(grid):.3g} "
         f"{where}, then fitted on all {len(train)} training images; "
-        f"{len(test)} test images, scored once"
+        f"{len(test)} test images, scored once{model.remark()}"
     )
-    if not model.converged:
-        text += f"; the solver was stopped after {ITERATIONS:,} iterations, before it had converged"
     return LinearResult(score(model.logits(test), model.classes, test_labels), l2, validation_top1, len(train), text)

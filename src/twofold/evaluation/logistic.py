@@ -41,6 +41,11 @@ class LinearModel:
     def logits(self, x: Array) -> Array:
         return (x - self.mean) / self.scale @ self.weight.T + self.bias
 
+    def remark(self) -> str:
+        """What a reader of its scores should know of the solver; empty where there is nothing."""
+        stopped = f"; the solver was stopped after {ITERATIONS:,} iterations, before it had converged"
+        return "" if self.converged else stopped
+
 
 def fit_path(x: Array, y: Labels, grid: Iterable[float], max_iter: int = ITERATIONS) -> list[LinearModel]:
     """Minimise mean cross-entropy + l2 / 2 * |W|^2 for each l2 of `grid`, each fit starting from the one before.
