@@ -249,7 +249,7 @@ def _shard_parser() -> ArgumentParser:
         description="Pack images into tar archives as WebDataset names them, or index archives that are there.",
         exit_on_error=False,
     )
-    _add_data(parser, "whatever `twofold pretrain` takes; with --index, a folder of .tar")
+    _add_data(parser, "images: whatever `twofold pretrain` takes; with --index, a folder of .tar")
     parser.add_argument("--out", type=str, help="a new folder for the archives and their index")
     parser.add_class_arguments(ShardConfig)
     return parser
