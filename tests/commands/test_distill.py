@@ -20,10 +20,10 @@ from twofold.errors import Stopped, UserError
 from twofold.evaluation.distill import TEACHER
 from twofold.evaluation.frozen import NotFrozenError
 from twofold.evaluation.labels import fit_few
-from twofold.evaluation.teacher import classifier_of, compare, load_teacher
+from twofold.evaluation.teacher import Given, classifier_of, compare, load_teacher
 from twofold.heads import Classifier
 from twofold.training.config import merge
-from twofold.training.distilling import Distilling
+from twofold.training.distilling import DistillConfig, Distilling
 
 SMALL = {"name": "resnet10", "width": 0.125, "stem": "cifar"}
 LONG = {"epochs": 14}
@@ -327,6 +327,13 @@ def test_a_fitted_classifier_says_what_its_regression_says():
     np.testing.assert_allclose(logits, model.logits(x), rtol=1e-4, atol=1e-4)
     with pytest.raises(UserError, match="no labelled image of class 3"):
         classifier_of(model, 4)
+
+
+def test_a_teachers_classifier_is_fitted_on_the_device_of_the_training(frozen_run):
+    given, config = Given(frozen_run, ArraySource(*images())), DistillConfig(teacher_labels="all")
+    with pytest.raises(NotImplementedError, match="meta"):  # the encoder went where it was told
+        given.load(config, 3, torch.device("meta"))
+    assert given.load(config, 3, torch.device("cpu")).feature_dim == 2
 
 
 def test_a_changed_teacher_is_an_error(distilled, tmp_path, monkeypatch):
