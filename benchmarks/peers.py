@@ -3,11 +3,13 @@
     pip install lightly==1.6.0
     python benchmarks/peers.py --size 32          # both as they come
     python benchmarks/peers.py --size 64 --stem imagenet
+    python benchmarks/peers.py --encoder resnet50 --size 224 --stem imagenet --batch 512 --cores 16 --device cuda
 
 lightly: a data set of PIL images under `SimCLRTransform`, a DataLoader with a worker for each core, its projection head
-and `NTXentLoss`, SGD, float32. Twofold: the same images as an array, the run that `twofold pretrain` would start, with
-its own defaults for precision and layout (options after `--`). Both train the very same encoder. The two run in turn,
-each in a process of its own; a figure is the rate over all steps after the warm-up.
+and `NTXentLoss`, SGD, float32 (with `--tuned` bfloat16 autocast and channels last, too). Twofold: the same images as an
+array, the run that `twofold pretrain` would start, with its own defaults for precision and layout (options after `--`).
+Both train the very same encoder. The two run in turn, each in a process of its own; a figure is the rate over all steps
+after the warm-up.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from step import prepare, smooth_images
 
 from twofold.encoders import EncoderConfig, build_encoder
 
-WARM_UP = 2
+WARM_UP = 4
 COUNT = 4096  # images
 
 
@@ -51,16 +53,23 @@ def lightly_steps(given: argparse.Namespace) -> Iterator[None]:
         def __getitem__(self, index: int) -> object:
             return self.transform(Image.fromarray(self.images[index]))
 
-    encoder = build_encoder(EncoderConfig(name="resnet18", stem=given.stem), given.size)
-    head = SimCLRProjectionHead(512, 512, 128)
+    device = torch.device(given.device)
+    encoder = build_encoder(EncoderConfig(name=given.encoder, stem=given.stem), given.size).to(device)
+    width = encoder.feature_dim
+    head = SimCLRProjectionHead(width, width, 128).to(device)
+    layout = torch.channels_last if given.tuned else torch.contiguous_format
+    encoder.to(memory_format=layout)
     criterion = NTXentLoss()
     optimizer = torch.optim.SGD([*encoder.parameters(), *head.parameters()], lr=0.06)
     loader = torch.utils.data.DataLoader(
         Images(), batch_size=given.batch, shuffle=True, drop_last=True, num_workers=given.cores
     )
     while True:
-        for x0, x1 in loader:
-            loss = criterion(head(encoder(x0).flatten(1)), head(encoder(x1).flatten(1)))
+        for views in loader:
+            x0, x1 = (x.to(device, memory_format=layout) for x in views)
+            with torch.autocast(device.type, torch.bfloat16, enabled=given.tuned):
+                z0, z1 = head(encoder(x0).flatten(1)), head(encoder(x1).flatten(1))
+            loss = criterion(z0.float(), z1.float())
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
@@ -70,7 +79,8 @@ def lightly_steps(given: argparse.Namespace) -> Iterator[None]:
 def our_steps(given: argparse.Namespace, folder: Path) -> Iterator[None]:
     """Training steps of a run of ours."""
     options = {"views.size": given.size, "batch": given.batch, "epochs": 1000, "optim.name": "sgd"}
-    options |= {"encoder.name": "resnet18", "encoder.stem": given.stem, "monitor.every": 0}
+    options |= {"encoder.name": given.encoder, "encoder.stem": given.stem, "monitor.every": 0}
+    options |= {"training.device": given.device, "training.log_every": given.steps}
     options |= {k: yaml.safe_load(v) for k, v in (option.lstrip("-").split("=", 1) for option in given.options)}
     training = prepare(smooth_images(COUNT, given.size), options, folder / "run")
     model, optimizer = training.accelerator.prepare(training.method, training.optimizer)
@@ -89,15 +99,26 @@ def measure(kind: str, given: argparse.Namespace) -> float:
         steps = lightly_steps(given) if kind == "lightly" else our_steps(given, Path(folder))
         for _ in range(WARM_UP):
             next(steps)
+        wait(given.device)
         begun = time.perf_counter()
         for _ in range(given.steps):
             next(steps)
+        wait(given.device)
         return 2 * given.batch * given.steps / (time.perf_counter() - begun)
+
+
+def wait(device: str) -> None:
+    """Until a GPU has done what it was given."""
+    if device == "cuda":
+        torch.cuda.synchronize()
 
 
 def main() -> None:
     """Read the options, measure in turn, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--encoder", default="resnet18")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--tuned", action="store_true", help="lightly in bfloat16 and channels last, too")
     parser.add_argument("--size", type=int, default=32)
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--stem", choices=("cifar", "imagenet"), default="cifar")
@@ -112,15 +133,18 @@ def main() -> None:
         return
     rates: dict[str, list[float]] = {"lightly": [], "twofold": []}
     words = [
-        word for name in ("size", "batch", "stem", "cores", "steps") for word in (f"--{name}", str(vars(given)[name]))
-    ]
+        word
+        for name in ("encoder", "device", "size", "batch", "stem", "cores", "steps")
+        for word in (f"--{name}", str(vars(given)[name]))
+    ] + ["--tuned"] * given.tuned
     for _ in range(given.repeats):
         for kind, found in rates.items():
             command = [sys.executable, __file__, "--measure", kind, *words, "--", *given.options]
             done = subprocess.run(command, check=True, capture_output=True, text=True)
             found.append(json.loads(done.stdout.splitlines()[-1]))
     print(
-        f"{describe_machine()}; ResNet-18 ({given.stem} stem), {given.size} px, batch {given.batch}; "
+        f"{describe_machine()}; {given.encoder} ({given.stem} stem), {given.size} px, batch {given.batch}"
+        f"{', lightly tuned' if given.tuned else ''}; "
         f"n = {given.repeats} processes of {given.steps} steps; {given.options}"
     )
     for kind, found in rates.items():

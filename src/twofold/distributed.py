@@ -8,6 +8,7 @@ averages parameter gradients over ranks, which turns that sum into the gradient 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -29,6 +30,11 @@ def world_size() -> int:
 def rank() -> int:
     """This process's position among them, from 0; 0 without a process group."""
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def local_world_size() -> int:
+    """The number of these processes on this machine, as torchrun and accelerate tell it; else all of them."""
+    return min(world_size(), int(os.environ.get("LOCAL_WORLD_SIZE", world_size())))
 
 
 def is_distributed() -> bool:
@@ -124,7 +130,7 @@ class _NormalizeOverRanks(torch.autograd.Function):
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, eps: float
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         mean, variance, count = _moments(x)
-        packed = torch.cat([mean, variance, mean.new_tensor([float(count)])])[None]
+        packed = torch.cat([mean, variance, mean.new_full((1,), float(count))])[None]
         everyone = packed.new_empty((world_size(), packed.shape[1]))
         dist.all_gather_into_tensor(everyone, packed)
         means, variances, counts = everyone[:, : len(mean)], everyone[:, len(mean) : -1], everyone[:, -1:]
@@ -147,9 +153,11 @@ class _NormalizeOverRanks(torch.autograd.Function):
         dy = grads[0]
         grad_weight, grad_bias = torch.zeros_like(weight), torch.zeros_like(weight)
         if x.numel():
-            # The native kernel of inference mode gives this rank's two sums, of dy * xhat and of dy.
+            # The native kernel of inference mode gives this rank's two sums, of dy * xhat and of dy. (It does not use
+            # what stands for the saved moments, but on a GPU insists on being given them.)
+            saved = mean, torch.rsqrt(variance + ctx.eps)
             _, grad_weight, grad_bias = torch.ops.aten.native_batch_norm_backward(
-                dy, x, weight, mean, variance, None, None, False, ctx.eps, [False, True, True]
+                dy, x, weight, mean, variance, *saved, False, ctx.eps, [False, True, True]
             )
         sums = torch.stack([grad_bias, grad_weight]).to(mean.dtype)
         dist.all_reduce(sums)
@@ -299,6 +307,19 @@ class BatchNorm(nn.Module):
     def extra_repr(self) -> str:
         """What `print` shows."""
         return f"{self.channels}, bias={self.bias is not None}, eps={self.eps}, momentum={self.momentum}"
+
+
+@contextmanager
+def batch_norm_alone(module: nn.Module) -> Iterator[None]:
+    """Let the batch norm layers of `module` ask no other rank, for a pass that this rank makes by itself."""
+    asking = [part for part in module.modules() if getattr(part, "synchronized", False)]
+    for part in asking:
+        part.synchronized = False  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        for part in asking:
+            part.synchronized = True  # type: ignore[assignment]
 
 
 def keep_batch_norm_local(module: nn.Module, splits: int = 1) -> None:

@@ -218,7 +218,7 @@ def test_auto_takes_blocks_where_the_matrix_is_large(monkeypatch: pytest.MonkeyP
     module = sys.modules["twofold.losses.nt_xent"]
     calls: list[str] = []
     monkeypatch.setattr(module, "dense_nt_xent", lambda z, _: calls.append("dense") or z.sum())
-    monkeypatch.setattr(module, "block_nt_xent", lambda z, _: calls.append("blocks") or z.sum())
+    monkeypatch.setattr(module, "large_nt_xent", lambda z, *_: calls.append("blocks") or z.sum())
     for n in (BLOCKS_FROM // 2 - 1, BLOCKS_FROM // 2):
         nt_xent(*pair(n, 2))
     assert calls == ["dense", "blocks"]

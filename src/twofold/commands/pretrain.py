@@ -181,6 +181,7 @@ def watch(
         k=wanted.knn_k,
         temperature=wanted.knn_temperature,
         features=wanted.knn_features,
+        complete=bool((labels >= 0).all()),
     )
     epochs = wanted.every or max(1, round(steps / per_epoch / 20))
     return [monitor], max(1, round(epochs * per_epoch))

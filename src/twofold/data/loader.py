@@ -17,6 +17,7 @@ from twofold.data.config import DataConfig
 from twofold.data.encoded import EncodedSource
 from twofold.data.order import Order
 from twofold.data.workers import Part, Pipe, Substitution, Task, join_draws
+from twofold.distributed import local_world_size
 from twofold.errors import UserError
 from twofold.randomness import Key
 from twofold.views.images import ImageDraw, ImageViews
@@ -62,7 +63,7 @@ class Loader:
         order: which images make a step's batch.
         seed: of the run.
         rank, world: this process's rows are rank * n .. (rank + 1) * n - 1 with n = batch / world.
-        workers: processes that decode; None takes `config.workers`, or else one for each core and rank, 16 at most.
+        workers: processes that decode; None takes `config.workers`, or else one for each core and rank here, up to 16.
         config: `workers`, `cache`, `cache_gb` and `jpeg_draft` apply.
         pin_memory: put images into page-locked memory, for asynchronous copies to a GPU.
 
@@ -92,7 +93,8 @@ class Loader:
         share = order.batch // world
         self.rows = np.arange(rank * share, (rank + 1) * share)
         chosen = config.workers if workers is None else workers
-        self.workers = max(1, min(16, max(4, usable_cores()) // world, usable_cores())) if chosen is None else chosen
+        here = min(world, local_world_size())
+        self.workers = max(1, min(16, max(4, usable_cores()) // here, usable_cores())) if chosen is None else chosen
         self._config = config
         self._pin = pin_memory
         self._reader: Source | None = None

@@ -16,6 +16,7 @@ from twofold.data.cache import usable_cores
 from twofold.data.opening import BadImage
 from twofold.data.sounds import SoundSource
 from twofold.data.workers import Substitution
+from twofold.distributed import local_world_size
 from twofold.encoders.waves import Waves
 from twofold.errors import UserError
 from twofold.randomness import Key, permutation, uniforms
@@ -174,7 +175,9 @@ class SoundLoader:
         self.source, self.views, self.order, self.seed = source, views, order, seed
         share = order.batch // world
         self.rows = np.arange(rank * share, (rank + 1) * share)
-        self._threads = max(1, min(16, usable_cores() // world) if workers is None else workers)
+        self._threads = max(
+            1, min(16, usable_cores() // min(world, local_world_size())) if workers is None else workers
+        )
         self._pin, self._substitution = pin_memory, Substitution(len(source))
 
     def iterate(self, start: int, stop: int) -> Iterator[SoundBatch]:

@@ -6,7 +6,6 @@ Nothing in such a file is executed; it can be read from anyone.
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import json
 import os
 from collections.abc import Mapping
@@ -23,6 +22,7 @@ from twofold.encoders.base import Encoder, build_encoder_from_spec
 from twofold.encoders.resnet import ResNet
 from twofold.errors import UserError
 from twofold.heads import Classifier, HeadConfig, ProjectionHead
+from twofold.versions import package_version
 
 FORMAT = 1
 Module = TypeVar("Module", bound=nn.Module)
@@ -58,7 +58,7 @@ def save_encoder(
         "classifier": None
         if classifier is None
         else {"in_dim": classifier.in_features, "classes": classifier.out_features, "layer": classifier_layer},
-        "versions": {name: importlib.metadata.version(name) for name in ("twofold", "torch")},
+        "versions": {name: package_version(name) for name in ("twofold", "torch")},
         "extra": dict(extra or {}),
     }
     try:

@@ -39,6 +39,7 @@ class LabelMonitor:
         lr: of the probe's AdamW.
         k, temperature, features: of the kNN vote, see `knn_votes`; features "z" are the head's output, as MoCo's demo
             has it, "h" the encoder's. The probe is always on h.
+        complete: every image that is trained on has a label, so that a step need not ask a GPU which ones have.
     """
 
     def __init__(
@@ -56,10 +57,11 @@ class LabelMonitor:
         k: int = 200,
         temperature: float | None = 0.1,
         features: Literal["h", "z"] = "h",
+        complete: bool = False,
     ) -> None:
         self.method, self.bank, self.queries, self.knn = method, bank, queries, knn
         self.size, self.resample, self.autocast, self.batch = size, resample, autocast, batch
-        self.k, self.temperature, self.features = k, temperature, features
+        self.k, self.temperature, self.features, self.complete = k, temperature, features, complete
         self.classifier: Classifier | None = None
         if probe:
             classes = len(bank.classes or []) or int(np.max(bank.labels)) + 1  # type: ignore[arg-type]
@@ -72,14 +74,16 @@ class LabelMonitor:
         """One step of the probe on the step's representations; images without a label (below 0) do not count."""
         if self.classifier is None or labels is None:
             return
-        both = all_gather(labels.repeat(len(output.h) // len(labels)).to(output.h.device))  # of one view or two
-        h = all_gather(output.h)  # every rank trains the same probe on the whole batch
-        known = both >= 0
-        if known.sum() < 2:
-            return
+        both = labels.repeat(len(output.h) // len(labels))  # of one view or two
+        both = all_gather(both.to(output.h.device, non_blocking=output.h.is_cuda))
+        h = all_gather(output.h).float()  # every rank trains the same probe on the whole batch
+        if not self.complete:
+            known = both >= 0
+            if known.sum() < 2:
+                return
+            h, both = h[known], both[known]
         with torch.enable_grad():
-            logits = self.classifier(self.norm(h.float()[known]))
-            nn.functional.cross_entropy(logits, both[known]).backward()
+            nn.functional.cross_entropy(self.classifier(self.norm(h)), both).backward()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 

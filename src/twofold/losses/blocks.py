@@ -22,7 +22,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from twofold import gpu
 from twofold.distributed import all_gather, rank, world_size
+from twofold.errors import UserError
 
 # Measured, d = 128, 2N = 2048 to 16384. One CPU thread: 512 is the fastest of 128..4096 (256 and 1024 cost 5-20 % more,
 # 128 and 2048 40-55 %), as two float32 blocks fit a core's cache. Two threads: 512 and 1024 are equal, and 1024 makes
@@ -46,6 +48,20 @@ def block_nt_xent(z: Tensor, temperature: float, block: int | None = None) -> Te
         on_cpu = CPU_BLOCK if torch.get_num_threads() > 1 else ONE_THREAD_BLOCK
         block = on_cpu if z.device.type == "cpu" else DEVICE_BLOCK
     return _BlockNTXent.apply(z, temperature, block)
+
+
+def large_nt_xent(z: Tensor, temperature: float, implementation: str = "auto") -> Tensor:
+    """The same for many views: by kernels ("kernel"), by blocks ("blocks"), or by what was measured best ("auto").
+
+    Raises:
+        UserError: there are no kernels for such projections.
+    """
+    kernels = gpu.kernels("twofold.losses.kernels", z) if implementation != "blocks" else None
+    if kernels is not None and (implementation == "kernel" or kernels.measured_best(z)):
+        return kernels.kernel_nt_xent(z, temperature)
+    if implementation == "kernel":
+        raise UserError(f"implementation = kernel needs float32 projections on a GPU, got {z.dtype} on {z.device.type}")
+    return block_nt_xent(z, temperature)
 
 
 class _BlockNTXent(torch.autograd.Function):

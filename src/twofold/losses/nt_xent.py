@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from twofold.distributed import all_gather, rank, world_size
-from twofold.losses.blocks import block_nt_xent
+from twofold.losses.blocks import large_nt_xent
 from twofold.losses.checks import check_choice, check_temperature, check_views
 
 # Measured on a CPU (benchmarks/loss.py): up to 2N = 1024 the two take about the same time; from 2048 on blocks win.
@@ -27,7 +27,7 @@ def nt_xent(
     temperature: float = 0.1,
     normalize: bool = True,
     scale: Literal["mean_2n", "simclr_sum2"] = "mean_2n",
-    implementation: Literal["auto", "dense", "blocks"] = "auto",
+    implementation: Literal["auto", "dense", "blocks", "kernel"] = "auto",
 ) -> Tensor:
     """Normalised temperature-scaled cross entropy: each view must find its partner among all views of all ranks.
 
@@ -36,7 +36,7 @@ def nt_xent(
         temperature: tau > 0.
         normalize: compare by cosine (True) or by inner product (False; Table 5 of the paper).
         scale: mean over the 2n anchors, as in the paper, or the two views' means summed, as in tf2/objective.py.
-        implementation: the 2n x 2N matrix at once, or block by block (losses/blocks.py); auto goes by size.
+        implementation: the 2n x 2N matrix at once, block by block, or in a GPU's kernels; auto goes by size and device.
 
     Returns:
         Scalar in float32 or better, the mean over this rank's anchors: its mean over ranks is the global loss.
@@ -45,15 +45,16 @@ def nt_xent(
     check_views(z_a, z_b)
     check_temperature(temperature)
     check_choice("scale", scale, ("mean_2n", "simclr_sum2"))
-    check_choice("implementation", implementation, ("auto", "dense", "blocks"))
-    if implementation == "auto":
-        implementation = "dense" if 2 * len(z_a) * world_size() < BLOCKS_FROM else "blocks"
+    check_choice("implementation", implementation, ("auto", "dense", "blocks", "kernel"))
     with torch.autocast(z_a.device.type, enabled=False):  # 8 bits of a bfloat16 logit are too few at low temperatures
         z = torch.cat([z_a, z_b])  # [2n, d]
         z = z.to(torch.promote_types(z.dtype, torch.float32))
         if normalize:
             z = l2_normalize(z)
-        loss = dense_nt_xent(z, temperature) if implementation == "dense" else block_nt_xent(z, temperature)
+        if implementation == "auto" and len(z) * world_size() < BLOCKS_FROM:
+            implementation = "dense"
+        large = implementation != "dense"
+        loss = large_nt_xent(z, temperature, implementation) if large else dense_nt_xent(z, temperature)
     return loss if scale == "mean_2n" else 2 * loss
 
 

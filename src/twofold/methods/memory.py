@@ -86,10 +86,10 @@ class SimCLRMemory(SimCLR):
     def _contrast(self, z: Tensor, other: Tensor, same: Tensor, old: Tensor) -> Tensor:
         """Mean cross-entropy of this rank's anchors z [n, k] among keys of the other view and of their own [N, k]."""
         own = rank() * len(z) + torch.arange(len(z), device=z.device)  # each anchor's image in the global batch
-        beside = z @ same.T
-        beside[torch.arange(len(z), device=z.device), own] = -math.inf  # its own view is no negative
-        logits = torch.cat([z @ other.T, beside, z @ old.to(z.dtype)], dim=1) / self.temperature
-        return F.cross_entropy(logits, own)
+        with torch.autocast(z.device.type, enabled=False):  # 8 bits of a bfloat16 logit are too few
+            beside = (z @ same.T).scatter(1, own[:, None], -math.inf)  # its own view is no negative
+            logits = torch.cat([z @ other.T, beside, z @ old.to(z.dtype)], dim=1) / self.temperature
+            return F.cross_entropy(logits, own)
 
     @torch.no_grad()
     def keys(self, views: Tensor) -> tuple[Tensor, Tensor]:

@@ -123,7 +123,9 @@ class MoCo(Method):
         own = slice(rank() * n, (rank() + 1) * n)
         shuffled = self.shuffle and world_size() * self.bn_splits > 1
         if shuffled:
-            order = torch.from_numpy(permutation(self.seed, stream, self.steps, total)).to(images.device)
+            order = torch.from_numpy(permutation(self.seed, stream, self.steps, total)).to(
+                images.device, non_blocking=images.is_cuda
+            )
             images = all_gather(images)[order[own]]
         keys = all_gather(unit(self.momentum_head(self.momentum_encoder(images))))
         if shuffled:

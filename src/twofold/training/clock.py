@@ -15,6 +15,9 @@ from twofold.heads import ProjectionHead
 # In the order in which a step comes by them. "encoder" is forward and backward of encoder and head: the limit.
 PARTS = ("data", "views", "encoder", "loss", "optimiser", "monitors", "logging", "saving")
 
+_MOST_EVENTS = 2000
+"""Of a GPU's marks that are kept before they are read, which waits for the GPU: some 200 steps."""
+
 
 class StepClock:
     """Adds up seconds by part: each `mark` gives the time since the last one to the part it names.
@@ -44,6 +47,8 @@ class StepClock:
             event = torch.cuda.Event(enable_timing=True)
             event.record()
             self._events.append((part, event))
+            if len(self._events) >= _MOST_EVENTS:
+                self.collect()
             return
         now = time.perf_counter()
         if self._last is not None:

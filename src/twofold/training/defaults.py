@@ -151,7 +151,7 @@ def choose_precision(asked: str, device: torch.device) -> str:
     if asked != "auto":
         return "bf16" if asked == "bf16" else "no"
     if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported() else "no"
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no"
     return "bf16" if device.type == "cpu" and _cpu_multiplies_bf16() else "no"
 
 

@@ -65,7 +65,8 @@ class Training(RunState):
         optimizer.zero_grad(set_to_none=True)
         self.method.after_step()
         self.clock.mark("optimiser")
-        for name, value in (("loss", output.loss.detach()), ("steps", torch.ones(()))):
+        loss = output.loss.detach()
+        for name, value in (("loss", loss), ("steps", torch.ones_like(loss))):  # both where collectives find them
             self.sums[name] = self.sums[name] + value if name in self.sums else value
         for monitor in self.monitors:
             monitor.after_step(output, batch.labels)

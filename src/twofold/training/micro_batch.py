@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from twofold.distributed import keep_batch_norm_local, world_size
+from twofold.distributed import batch_norm_alone, keep_batch_norm_local, world_size
 from twofold.errors import UserError
 from twofold.methods import Method, MoCo
 from twofold.training.loop import Training
@@ -74,13 +74,18 @@ def train_or_advise(training: Training, micro_batch: int | None) -> bool:
             f"--data.sound.max_seconds ({str(spent).splitlines()[0]})"
         )
     size, channels = training.views.size, training.method.encoder.input.channels
-    most = micro_batch or training.batch // world_size()
-    fits = fitting_micro_batch(training.method, (channels, size, size), most, training.accelerator.autocast)
+    rows = training.batch // world_size()
+    view, weights = channels * size**2, sum(p.numel() for part in training.method.trained() for p in part.parameters())
+    # What a step holds beside a chunk: both views and their copy in one tensor, gradients, the optimiser's averages.
+    beside = 4 * (4 * rows * view + 3 * weights)
+    fits = fitting_micro_batch(
+        training.method, (channels, size, size), micro_batch or rows, training.accelerator.autocast, beside
+    )
     tried = f"--micro-batch {micro_batch}" if micro_batch else f"--batch {training.batch}"
     remedy = (
         f"--micro-batch {fits} fits: the encoder then runs in chunks, with the same batch and negatives"
         if fits
-        else "not even one image fits: choose a smaller --encoder.name, --encoder.width or --views.size"
+        else "not even one image at a time fits: choose a smaller --batch, --encoder.width or --views.size"
     )
     raise UserError(f"the device's memory ran out with {tried}; {remedy} ({str(spent).splitlines()[0]})")
 
@@ -159,7 +164,9 @@ def _write(buffers: list[Tensor], values: list[Tensor]) -> None:
         buffer.data.copy_(value)  # past autograd: a kernel may have kept the buffer, whose values it does not use
 
 
-def fitting_micro_batch(method: Method, shape: tuple[int, ...], most: int, autocast: Callable[[], Any]) -> int | None:
+def fitting_micro_batch(
+    method: Method, shape: tuple[int, ...], most: int, autocast: Callable[[], Any], beside: int = 0
+) -> int | None:
     """The largest power of two below `most` whose chunk of both views goes through forward and backward in memory.
 
     Args:
@@ -167,20 +174,31 @@ def fitting_micro_batch(method: Method, shape: tuple[int, ...], most: int, autoc
         shape: [C, S, S] of a view.
         most: images of the chunk that did not fit.
         autocast: gives the context of mixed precision.
+        beside: bytes that a GPU has to hold at the same time.
 
     Returns:
         Images of a chunk, or None if not even one fits.
     """
-    parameter = next(method.encoder.parameters())
     size = 1 << max(most - 1, 1).bit_length() - 1
-    averages = Averages(method.encoder)
     while size >= 1:
-        try:
-            with averages.untouched(), autocast():
-                h = type(method.encoder).forward(method.encoder, torch.rand(2 * size, *shape, device=parameter.device))
-            torch.autograd.grad(h.float().sum(), parameter)
+        if _fits(method, (2 * size, *shape), autocast, beside):
             return size
-        except torch.OutOfMemoryError:
-            torch.cuda.empty_cache() if parameter.is_cuda else None
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
         size //= 2
     return None
+
+
+def _fits(method: Method, shape: tuple[int, ...], autocast: Callable[[], Any], beside: int) -> bool:
+    """Whether views [n, C, S, S] go forward and backward while so many bytes are held."""
+    parameter = next(method.encoder.parameters())
+    try:
+        held = torch.empty(beside if parameter.is_cuda else 0, dtype=torch.uint8, device=parameter.device)
+        # Another rank may have room, and would not answer: no batch norm over ranks.
+        with Averages(method.encoder).untouched(), autocast(), batch_norm_alone(method.encoder):
+            h = type(method.encoder).forward(method.encoder, torch.rand(shape, device=parameter.device))
+        torch.autograd.grad(h.float().sum(), parameter)
+        del held
+    except torch.OutOfMemoryError:
+        return False
+    return True

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import platform
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,6 +12,7 @@ import yaml
 from twofold.errors import UserError
 from twofold.training.checkpoint import latest_checkpoint, write_atomically
 from twofold.training.config import OPERATIONAL, OptionsParser, RunConfig, flatten, plain
+from twofold.versions import package_version
 
 Config = TypeVar("Config")
 
@@ -137,8 +137,5 @@ def environment() -> dict[str, Any]:
     """Versions that a result depends on."""
     versions = {"python": platform.python_version()}
     for package in ("twofold", "torch", "torchvision", "numpy", "pillow", "scikit-learn", "accelerate"):
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = "not installed as a package"
+        versions[package] = package_version(package)
     return {"versions": versions, "machine": platform.machine(), "system": platform.system()}

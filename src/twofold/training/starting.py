@@ -49,6 +49,8 @@ def start_accelerator(config: TrainingConfig, run: RunDirectory) -> Accelerator:
         log_with=None if track == "none" else track,
         project_dir=str(run.path),
     )
+    # Whoever looks for a run to resume has looked before the first process writes one.
+    accelerator.wait_for_everyone()
     if track != "none":
         accelerator.init_trackers("tensorboard")
     return accelerator

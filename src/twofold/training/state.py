@@ -121,7 +121,8 @@ class RunState:
         newest = self.run.latest()
         if newest:
             state = load_checkpoint(newest)
-            self.step, self.seconds, self.sums = state["step"], state["seconds"], state["sums"]
+            self.step, self.seconds = state["step"], state["seconds"]
+            self.sums = {name: value.to(self.accelerator.device) for name, value in state["sums"].items()}
             self.method.load_state_dict(state["method"])
             self.optimizer.load_state_dict(state["optimizer"])
             for monitor, saved in zip(self.monitors, state["monitors"], strict=True):

@@ -47,7 +47,7 @@ def hue(x: Tensor, turns: Tensor) -> Tensor:
     red, green, blue = x.split(1, 1)
     # With channels scaled to [0, 1], 6 * hue is 1 + green + blue - red where green >= blue, else its negative.
     angle = (green + blue).sub_(red).sub_(low).div_(spread.clamp_min(1e-12)).add_(1 / 6).copysign_(green - blue)
-    centres = torch.tensor([0, 1 / 3, 2 / 3], device=x.device)  # of red, green and blue, in turns
+    centres = torch.arange(3, device=x.device) / 3  # of red, green and blue, in turns
     distance = angle + (turns[:, None] - centres)[:, :, None, None]
     distance.sub_(distance.round()).abs_()
     # A channel is largest up to a sixth of a turn from its centre, smallest from a third on, and linear between.

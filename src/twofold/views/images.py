@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
@@ -15,10 +14,11 @@ from twofold.errors import UserError
 from twofold.randomness import Key, uniforms
 from twofold.views.blur import blur_radius, gaussian_blur
 from twofold.views.boxes import crop_boxes
-from twofold.views.color import jitter, luma
+from twofold.views.color import luma
 from twofold.views.config import ViewsConfig
+from twofold.views.jitter import jitter_rows
 from twofold.views.resample import crop_resize, rotate
-from twofold.views.rows import operator_groups, update_rows
+from twofold.views.rows import update_rows
 
 
 @dataclass(frozen=True)
@@ -133,11 +133,7 @@ class ImageViews:
         update_rows(x, draw.flip, lambda part: part.flip(3))
         if c.rotation > 0:
             update_rows(x, torch.ones_like(draw.flip), rotate, draw.angle)
-        for operators, rows in operator_groups(x, draw.jitter.nonzero().flatten(), draw.order):
-            operate = functools.partial(
-                jitter, order=operators, brightness_rule=c.brightness_rule, color_rule=c.color_rule
-            )
-            update_rows(x, rows, lambda part, factors, op=operate: op(part, factors=factors), draw.factors)
+        jitter_rows(x, draw.jitter.nonzero().flatten(), draw.order, draw.factors, c.brightness_rule, c.color_rule)
         if x.shape[1] == 3:
             update_rows(x, draw.gray, lambda part: luma(part).expand_as(part))
         x.clamp_(0, 1)

@@ -25,7 +25,7 @@ from twofold.views.blur import BlurPadding, blur_radius, gaussian_blur
 from twofold.views.boxes import TF_MIN_COVERED, CropRule, crop_boxes
 from twofold.views.color import jitter, luma
 from twofold.views.resample import Resample, crop_resize
-from twofold.views.rows import operator_groups, update_rows
+from twofold.views.rows import operator_groups, to_device, update_rows
 
 Floats = NDArray[np.float64]
 
@@ -60,7 +60,7 @@ class Operator:
         rows = drawn[:, 0].nonzero().flatten()
         if not len(rows):
             return x
-        there = rows.to(x.device)
+        there = to_device(rows, x.device)
         return x.index_copy(0, there, self.operate(x.index_select(0, there), drawn[rows, 1:]).clamp(0, 1))
 
     def parameters(self, u: Floats, side: int) -> Floats:
@@ -113,7 +113,7 @@ class Cutout(Operator):
         for axis in (0, 1):
             length = x.shape[2 + axis]
             square = round(self.side * length)
-            start = (parameters[:, axis] * length).long().to(x.device)[:, None] - square // 2
+            start = to_device((parameters[:, axis] * length).long(), x.device)[:, None] - square // 2
             place = torch.arange(length, device=x.device)
             within = (place >= start) & (place < start + square)
             hidden = hidden & (within[:, None, :, None] if axis == 0 else within[:, None, None, :])
@@ -185,7 +185,7 @@ class Blur(Operator):
         return self.sigma[0] + (self.sigma[1] - self.sigma[0]) * u
 
     def operate(self, x: Tensor, parameters: Tensor) -> Tensor:
-        return gaussian_blur(x, parameters[:, 0].to(x.device), blur_radius(x.shape[2]), self.padding)
+        return gaussian_blur(x, to_device(parameters[:, 0], x.device), blur_radius(x.shape[2]), self.padding)
 
 
 @dataclass(frozen=True)
@@ -203,8 +203,8 @@ class Noise(Operator):
 
     def operate(self, x: Tensor, parameters: Tensor) -> Tensor:
         seeds = parameters[:, 1:].long()
-        noise = _normals((seeds[:, 0] << 24 | seeds[:, 1]).to(x.device), x[0].numel())
-        return x + noise.view_as(x) * parameters[:, 0].to(x.device)[:, None, None, None]
+        noise = _normals(to_device(seeds[:, 0] << 24 | seeds[:, 1], x.device), x[0].numel())
+        return x + noise.view_as(x) * to_device(parameters[:, 0], x.device)[:, None, None, None]
 
 
 def _normals(seeds: Tensor, count: int) -> Tensor:
@@ -267,7 +267,7 @@ class Solarize(Operator):
         return self.threshold[0] + (self.threshold[1] - self.threshold[0]) * u
 
     def operate(self, x: Tensor, parameters: Tensor) -> Tensor:
-        return torch.where(x >= parameters[:, 0].to(x.device)[:, None, None, None], 1 - x, x)
+        return torch.where(x >= to_device(parameters[:, 0], x.device)[:, None, None, None], 1 - x, x)
 
 
 @dataclass(frozen=True)
@@ -304,7 +304,7 @@ class MotionBlur(Operator):
     def operate(self, x: Tensor, parameters: Tensor) -> Tensor:
         n, channels, height, width = x.shape
         radius = max(1, round(self.length * height / 2))
-        direction = parameters.to(x.device)
+        direction = to_device(parameters, x.device)
         along = torch.linspace(-radius, radius, 4 * radius + 1, device=x.device)
         grid = torch.arange(-radius, radius + 1, device=x.device)[None, :, None]
         # Each sample of the line is shared bilinearly among the pixels around it: [n, side, samples] along each axis.

@@ -21,6 +21,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from twofold.views.rows import to_device
+
 Resample = Literal["tf2", "tf1", "antialias"]
 Size = int | tuple[int, int]
 
@@ -100,7 +102,12 @@ def _windows(
     """
     tap_count = _tap_count(extent, size, resample)
     index, weight = taps(
-        start.to(device), extent.to(device), torch.arange(size, device=device), size, resample, tap_count
+        to_device(start, device),
+        to_device(extent, device),
+        torch.arange(size, device=device),
+        size,
+        resample,
+        tap_count,
     )
     windows = []
     for begin in range(0, size, _TILE):
@@ -110,7 +117,7 @@ def _windows(
         # One input to spare on either side: another device may round a position to the other side of an integer.
         first = (reach.amin((1, 2)) - 1).clamp_min(0)
         inputs = min(int((reach.amax((1, 2)) + 2 - first).max()), length)
-        first = first.clamp_max(length - inputs).to(device)
+        first = to_device(first.clamp_max(length - inputs), device)
         here = (index[:, outputs] - first[:, None, None]).clamp_(0, inputs - 1)
         matrix = weight.new_zeros(len(start), here.shape[1], inputs)
         windows.append(_Window(outputs, first, matrix.scatter_add_(2, here, weight[:, outputs])))

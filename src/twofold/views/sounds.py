@@ -47,9 +47,12 @@ def change_speed(waves: Waves, speed: Fraction) -> Waves:
     count = int(lengths.max())
     steps = -(-count // speed.denominator)
     missing = max(0, (steps - 1) * speed.numerator + kernel.shape[2] - waves.samples.shape[1] - reach)
-    x = F.pad(waves.samples[:, None], (reach, missing))
-    out = F.conv1d(x, kernel, stride=speed.numerator)[:, :, :steps]  # [n, phases, steps]
-    return cut(out.transpose(1, 2).flatten(1)[:, :count], lengths)
+    x = F.pad(waves.samples, (reach, missing))
+    if x.is_cuda:  # whose convolutions are in TF32, which keeps three digits
+        out = x.unfold(1, kernel.shape[2], speed.numerator) @ kernel[:, 0].T  # [n, steps, phases]
+    else:
+        out = F.conv1d(x[:, None], kernel, stride=speed.numerator).transpose(1, 2)
+    return cut(out[:, :steps].flatten(1)[:, :count], lengths)
 
 
 @functools.lru_cache(maxsize=64)
@@ -70,30 +73,34 @@ def change_pitch(waves: Waves, ratio: Fraction, sample_rate: int) -> Waves:
     if ratio == 1:
         return waves
     fft = 1 << round(math.log2(0.04 * sample_rate))
-    stretched = _stretch(F.pad(waves.samples, (0, fft)), float(ratio), fft)  # an end is heard as in a longer batch
+    stretched = _stretch(F.pad(waves.samples, (0, fft)), ratio, fft)  # an end is heard as in a longer batch
     longer = (waves.lengths * ratio.numerator).div(ratio.denominator, rounding_mode="floor").clamp(min=1)
     back = change_speed(Waves(stretched, longer.clamp(max=stretched.shape[1])), ratio).samples
     missing = waves.samples.shape[1] - back.shape[1]
     return cut(F.pad(back, (0, max(0, missing)))[:, : waves.samples.shape[1]], waves.lengths)
 
 
-def _stretch(x: Tensor, factor: float, fft: int) -> Tensor:
+def _stretch(x: Tensor, factor: Fraction, fft: int) -> Tensor:
     """`factor` times as long at the same pitch: magnitudes between frames, phases that go on at the rate found."""
-    hop, window = fft // 4, torch.hann_window(fft, device=x.device)
-    spectrum = torch.stft(x, fft, hop, window=window, pad_mode="constant", return_complex=True)  # [n, bins, T]
+    hop, window = fft // 4, torch.hann_window(fft, device=x.device, dtype=torch.float64)
+    spectrum = torch.stft(x.double(), fft, hop, window=window, pad_mode="constant", return_complex=True)  # [n, bins, T]
     count = spectrum.shape[2]
-    where = torch.arange(0, count, 1 / factor, device=x.device, dtype=torch.float64)
-    before = where.long()
-    share = (where - before).to(x.dtype)
+    # In whole numbers: where a place between frames falls on one, rounding would decide which two it lies between.
+    where = torch.arange(-(-count * factor.numerator // factor.denominator), device=x.device) * factor.denominator
+    before = where.div(factor.numerator, rounding_mode="floor")
+    share = (where % factor.numerator).double() / factor.numerator
+    # Where there is nothing but rounding there is no phase: it goes on at the bin's own rate.
+    faint = 1e-9 * spectrum.abs().amax((1, 2), keepdim=True)
     spectrum = F.pad(spectrum, (0, 2))
     first, second = spectrum[..., before], spectrum[..., before + 1]
     magnitude = first.abs() * (1 - share) + second.abs() * share
     advance = 2 * math.pi * hop * torch.arange(fft // 2 + 1, device=x.device, dtype=torch.float64)[:, None] / fft
-    step = second.angle().double() - first.angle().double() - advance
-    step = advance + step - 2 * math.pi * (step / (2 * math.pi)).round()
-    phase = first[..., :1].angle().double() + F.pad(step[..., :-1], (1, 0)).cumsum(2)
-    phase = (phase - 2 * math.pi * (phase / (2 * math.pi)).round()).to(x.dtype)
-    return torch.istft(torch.polar(magnitude, phase), fft, hop, window=window, length=round(x.shape[1] * factor))
+    step = second.angle() - first.angle() - advance
+    step = step - 2 * math.pi * (step / (2 * math.pi)).round()
+    step = advance + torch.where(torch.minimum(first.abs(), second.abs()) > faint, step, 0.0)
+    phase = first[..., :1].angle() + F.pad(step[..., :-1], (1, 0)).cumsum(2)
+    out = torch.istft(torch.polar(magnitude, phase), fft, hop, window=window, length=round(x.shape[1] * factor))
+    return out.to(x.dtype)
 
 
 def convolve(waves: Waves, kernels: Tensor, delay: int = 0) -> Waves:

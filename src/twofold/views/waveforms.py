@@ -19,6 +19,7 @@ from twofold.encoders.waves import Waves
 from twofold.errors import UserError
 from twofold.randomness import Key, uniforms
 from twofold.views import sounds
+from twofold.views.rows import to_device
 from twofold.views.spectrograms import numbers_needed
 
 _OPERATORS = ("speed", "pitch", "reverb", "noise", "band_reject", "gain", "clip", "time_dropout", "polarity")
@@ -233,12 +234,12 @@ class WaveViews:
             waves, draw.band[:, 1] > 0,
             lambda part, band: sounds.reject_band(part, band[:, 0], band[:, 1], self.sample_rate), draw.band,
         )  # fmt: skip
-        waves = Waves(waves.samples * draw.gain.to(device)[:, None], waves.lengths)
+        waves = Waves(waves.samples * to_device(draw.gain, device)[:, None], waves.lengths)
         waves = _update(waves, draw.clip < 1, sounds.clip, draw.clip)
-        length = (draw.drop[:, 0].to(device) * self.sample_rate / 1000).long().minimum(waves.lengths)
-        start = (draw.drop[:, 1].to(device) * (waves.lengths - length)).long()
+        length = (to_device(draw.drop[:, 0], device) * (self.sample_rate / 1000)).long().minimum(waves.lengths)
+        start = (to_device(draw.drop[:, 1], device) * (waves.lengths - length)).long()
         waves = sounds.drop_time(waves, start, length)
-        return Waves(waves.samples, waves.lengths, draw.later.to(device))
+        return Waves(waves.samples, waves.lengths, to_device(draw.later, device))
 
     def _by_factor(
         self, waves: Waves, which: Tensor, factors: list[Fraction], operate: Callable[[Waves, Fraction], Waves]
@@ -249,14 +250,14 @@ class WaveViews:
         parts, order = [], []
         for value in which.unique().tolist():
             rows = (which == value).nonzero().flatten()
-            part = waves[rows.to(waves.samples.device)]
+            part = waves[to_device(rows, waves.samples.device)]
             parts.append(part if value < 0 else operate(part, factors[value]))
             order.append(rows)
-        joined = Waves.cat(parts)[torch.cat(order).argsort().to(waves.samples.device)]
+        joined = Waves.cat(parts)[to_device(torch.cat(order).argsort(), waves.samples.device)]
         return Waves(joined.samples[:, : int(joined.lengths.max())], joined.lengths)
 
     def _mix(self, part: Waves, mixture: Tensor) -> Waves:
-        table = self.noises.to(part.samples.device)
+        self.noises = table = self.noises.to(part.samples.device)  # 4 MB: moved once, not at every step
         kind, start = _places(mixture[:, 1], len(table), table.shape[1])
         t = (start[:, None] + torch.arange(part.samples.shape[1], device=start.device)) % table.shape[1]
         return sounds.add_noise(part, table[kind[:, None], t], mixture[:, 0])
@@ -266,7 +267,7 @@ class WaveViews:
         if self.responses is not None:
             return self.responses.samples.to(room.device)[(room[:, 2] * len(self.responses)).long()]
         size = int(self.config.reverb_seconds[1] * self.sample_rate)
-        white = self._tail.to(room.device)
+        self._tail = white = self._tail.to(room.device)
         _, start = _places(room[:, 2], 1, len(white))
         t = torch.arange(1, size, device=room.device)
         tail = white[(start[:, None] + t) % len(white)] * torch.exp(-6.9078 * t / (room[:, :1] * self.sample_rate))
@@ -305,8 +306,8 @@ def _update(waves: Waves, rows: Tensor, operate: Callable[..., Waves], *factors:
     if not len(chosen):
         return waves
     device = waves.samples.device
-    there = chosen.to(device)
-    part = operate(waves[there], *(factor[chosen].to(device) for factor in factors))
+    there = to_device(chosen, device)
+    part = operate(waves[there], *(to_device(factor[chosen], device) for factor in factors))
     return Waves(waves.samples.index_copy(0, there, part.samples), waves.lengths)
 
 
