@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from sound_files import RATE, speech_folder, tone, write
-from twofold.data import DataConfig, LengthOrder, SoundLoader, SoundSource, open_source, splits_of
+from twofold.data import DataConfig, LengthOrder, SoundLoader, SoundSource, open_source, sounds, splits_of
 from twofold.data.config import SoundConfig
 from twofold.data.opening import BadImage
 from twofold.data.sound_layouts import layout_of
@@ -328,3 +328,22 @@ def test_a_source_is_data_like_any_other(tmp_path):
     assert open_source(source) is source
     assert splits_of(source).names == ()
     assert source.path(0).endswith("word0/0.wav")
+
+
+@pytest.mark.parametrize("rate", [RATE, RATE // 2])
+def test_long_sounds_are_decoded_once_and_cut_to_the_same_parts(tmp_path, monkeypatch, rate):
+    """Also where the part is silent, and the one around the loudest sample is read."""
+    wave = tone(seconds=3.0)
+    wave[: len(wave) // 2] = 0
+    clip = Recording(str(write(tmp_path / "a.wav", wave)))
+    sources = {
+        cache: SoundSource([clip], DataConfig(cache=cache, sound=SoundConfig(max_seconds=0.4)), "one").at_rate(rate)
+        for cache in ("off", "auto")
+    }
+    decoded = []
+    monkeypatch.setattr(sounds, "_decode", lambda *a, f=sounds._decode: decoded.append(a) or f(*a))
+    for place in (0.0, 0.1, 0.5, 0.77, 0.999):
+        parts = {cache: source.read(0, place) for cache, source in sources.items()}
+        assert np.array_equal(parts["auto"], parts["off"])
+        assert len(parts["off"]) == 0.4 * rate
+    assert sum(count == len(wave) for _, _, count in decoded) == 1

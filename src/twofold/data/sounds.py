@@ -6,7 +6,7 @@ import copy
 import hashlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,6 +88,7 @@ class SoundSource:
             self.labels = np.array([-1 if r.label is None else number[r.label] for r in self.recordings])
         self._cache: dict[int, NDArray[np.float32]] = {}
         self._held = 0
+        self._long_fit = False
         self._room = self._cache_room()
 
     def __len__(self) -> int:
@@ -158,29 +159,45 @@ class SoundSource:
         Raises:
             BadSound: it cannot be decoded, or is silent.
         """
+        rate, own, size = self.rate or int(self.rates[index]), int(self.rates[index]), int(self.samples[index])
+        path, spare = self.recordings[index].path, size - int(self.config.sound.max_seconds * own)
+        if spare <= 0:
+            return self._kept(index, lambda: resampled(_decode(path, 0, size), own, rate))
+        start, count = int(place * (spare + 1)), size - spare
+        if self._long_fit:
+            # Decoded whole once, and cut at its own rate: what comes out is what reading the part gives.
+            whole = self._kept(index, lambda: _decode(path, 0, size))
+            part = whole[start : start + count]
+            return resampled(_around_loudest(whole, count) if np.abs(part).max() < _SILENT else part, own, rate)
+        return resampled(_decode_part(path, start, count), own, rate)
+
+    def _kept(self, index: int, decode: Callable[[], NDArray[np.float32]]) -> NDArray[np.float32]:
+        """What `decode` gives, remembered if there is room for it."""
         if index in self._cache:
             return self._cache[index]
-        rate, own = self.rate or int(self.rates[index]), int(self.rates[index])
-        most = int(self.config.sound.max_seconds * own)
-        spare = int(self.samples[index]) - most
-        start = int(place * (spare + 1)) if spare > 0 else 0
-        wave = _decode_part(self.recordings[index].path, start, min(most, int(self.samples[index])), spare > 0)
-        if own != rate:
-            wave = resampled(wave, own, rate)
-        if spare <= 0 and self._held + wave.nbytes <= self._room:
+        wave = decode()
+        if self._held + wave.nbytes <= self._room:
             self._cache[index] = wave
             self._held += wave.nbytes
         return wave
 
     def _cache_room(self) -> int:
-        """Bytes of decoded sounds that may be kept; UserError for data.cache ram where they do not fit in memory."""
+        """Bytes of decoded sounds that may be kept; UserError for data.cache ram where they do not fit in memory.
+
+        Sets `_long_fit`: whether long ones, of which each reading takes another part, are kept whole, with all others.
+        """
+        self._long_fit = False
         if self.config.cache == "off":
             return 0
         free = available_memory()
+        whole = self.seconds() <= self.config.sound.max_seconds
+        needed = 4 * int((self.seconds() * (self.rates if self.rate is None else self.rate))[whole].sum())
+        long = 4 * int(self.samples[~whole].sum())
         if self.config.cache == "auto":
-            return min(int(self.config.cache_gb * 2**30), free // 2)
-        whole = self.seconds() <= self.config.sound.max_seconds  # of longer ones each reading takes another part
-        needed = int((self.seconds() * (self.rates if self.rate is None else self.rate))[whole].sum()) * 4
+            room = min(int(self.config.cache_gb * 2**30), free // 2)
+            self._long_fit = needed + long <= room
+            return room
+        self._long_fit = needed + long <= free
         if needed > free:
             raise UserError(
                 f"--data.cache ram: {self.name} needs {needed / 2**30:.1f} GiB decoded, {free / 2**30:.1f} GiB are "
@@ -293,14 +310,15 @@ def _unfit(samples: int, rate: int, least: float) -> str | None:
     return None
 
 
-def _decode_part(path: str, start: int, count: int, partial: bool) -> NDArray[np.float32]:
+def _decode_part(path: str, start: int, count: int) -> NDArray[np.float32]:
     """`_decode`, but a pause in a longer recording is no reason to call it silent."""
     try:
         return _decode(path, start, count)
     except Silent:
-        if not partial:
-            raise
-    whole = _decode(path, 0, -1)
+        return _around_loudest(_decode(path, 0, -1), count)
+
+
+def _around_loudest(whole: NDArray[np.float32], count: int) -> NDArray[np.float32]:
     start = min(max(0, int(np.abs(whole).argmax()) - count // 2), len(whole) - count)
     return whole[start : start + count].copy()
 

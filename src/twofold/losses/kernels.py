@@ -19,7 +19,7 @@ from twofold.distributed import all_gather, rank
 Config = tuple[int, int, int, int, str]
 """Anchors and views of a tile, warps, stages of its pipeline, precision of its products."""
 
-# Measured on an H200 at d = 128 (benchmarks/loss_gpu.py): large tiles take x0.6 of the time once all processors are busy.
+# Measured on an H200 at d = 128 (benchmarks/loss_gpu.py): large tiles take x0.6 of the time where all of it is busy.
 SMALL, LARGE, LARGE_FROM = (64, 64, 4, 3, "tf32x3"), (128, 64, 8, 2, "tf32x3"), 16384
 
 

@@ -81,26 +81,28 @@ def change_pitch(waves: Waves, ratio: Fraction, sample_rate: int) -> Waves:
 
 
 def _stretch(x: Tensor, factor: Fraction, fft: int) -> Tensor:
-    """`factor` times as long at the same pitch: magnitudes between frames, phases that go on at the rate found."""
-    hop, window = fft // 4, torch.hann_window(fft, device=x.device, dtype=torch.float64)
-    spectrum = torch.stft(x.double(), fft, hop, window=window, pad_mode="constant", return_complex=True)  # [n, bins, T]
+    """`factor` times as long at the same pitch: magnitudes between frames, phases that turn as far as they did there.
+
+    Turns are unit complex numbers and are multiplied up: they need no unwrapping, where rounding would decide.
+    """
+    hop, window = fft // 4, torch.hann_window(fft, device=x.device)
+    spectrum = torch.stft(x, fft, hop, window=window, pad_mode="constant", return_complex=True)  # [n, bins, T]
     count = spectrum.shape[2]
     # In whole numbers: where a place between frames falls on one, rounding would decide which two it lies between.
     where = torch.arange(-(-count * factor.numerator // factor.denominator), device=x.device) * factor.denominator
     before = where.div(factor.numerator, rounding_mode="floor")
-    share = (where % factor.numerator).double() / factor.numerator
-    # Where there is nothing but rounding there is no phase: it goes on at the bin's own rate.
-    faint = 1e-9 * spectrum.abs().amax((1, 2), keepdim=True)
+    share = (where % factor.numerator).to(x.dtype) / factor.numerator
     spectrum = F.pad(spectrum, (0, 2))
-    first, second = spectrum[..., before], spectrum[..., before + 1]
-    magnitude = first.abs() * (1 - share) + second.abs() * share
-    advance = 2 * math.pi * hop * torch.arange(fft // 2 + 1, device=x.device, dtype=torch.float64)[:, None] / fft
-    step = second.angle() - first.angle() - advance
-    step = step - 2 * math.pi * (step / (2 * math.pi)).round()
-    step = advance + torch.where(torch.minimum(first.abs(), second.abs()) > faint, step, 0.0)
-    phase = first[..., :1].angle() + F.pad(step[..., :-1], (1, 0)).cumsum(2)
-    out = torch.istft(torch.polar(magnitude, phase), fft, hop, window=window, length=round(x.shape[1] * factor))
-    return out.to(x.dtype)
+    size = spectrum.abs()
+    faint = 1e-6 * size.amax((1, 2), keepdim=True)  # nothing but rounding, which has no phase
+    size, phasor = size.clamp(min=1e-30), torch.where(size > faint, spectrum / size.clamp(min=1e-30), 0)
+    turn = phasor[..., 1:] * phasor[..., :-1].conj()
+    own = torch.tensor([1, 1j, -1, -1j], device=x.device)[torch.arange(fft // 2 + 1, device=x.device) % 4]
+    turn = torch.where(turn == 0, own[:, None], turn)  # there the bin's own frequency goes on: a quarter turn a bin
+    start = torch.where(phasor[..., :1] == 0, 1, phasor[..., :1])
+    phase = torch.cat([start, turn[..., before[:-1]]], dim=2).cumprod(2)
+    magnitude = torch.lerp(size[..., before], size[..., before + 1], share)
+    return torch.istft(magnitude * phase, fft, hop, window=window, length=round(x.shape[1] * factor))
 
 
 def convolve(waves: Waves, kernels: Tensor, delay: int = 0) -> Waves:

@@ -289,8 +289,9 @@ def _white() -> NDArray[np.float32]:
 
 
 def _tensor(values: NDArray[np.generic]) -> Tensor:
-    tensor = torch.from_numpy(np.ascontiguousarray(values))
-    return tensor.float() if tensor.is_floating_point() else tensor
+    # Converted by numpy: this runs beside a step, whose cores a second set of torch's threads would take.
+    narrow = values.astype(np.float32) if values.dtype == np.float64 else values
+    return torch.from_numpy(np.ascontiguousarray(narrow))
 
 
 def _places(u: Tensor, kinds: int, size: int) -> tuple[Tensor, Tensor]:
