@@ -178,6 +178,7 @@ def _demo_speech_parser() -> ArgumentParser:
     parser.add_argument("--out", type=str, default="runs/demo-speech", help="folder for the runs")
     parser.add_argument("--seeds", type=int, default=3, help="pretrainings of each way (default: 3)")
     parser.add_argument("--epochs", type=float, help="passes over the clips; the recipe's when not given")
+    parser.add_argument("--ablation", type=bool, default=False, help="also with waveforms as they are (default: false)")
     return parser
 
 

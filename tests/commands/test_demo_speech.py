@@ -57,6 +57,7 @@ def test_the_demo_compares_five_ways(spoken, monkeypatch, clips, tmp_path, capsy
         monkeypatch.setattr(keywords, "PROGRAM", "no-such-program")
     out = tmp_path / "demo"
     words = ["demo-speech", str(clips), "--out", str(out), "--seeds", "2", "--epochs", "1"]
+    words += ["--ablation", "true"] * (not spoken)
     assert cli.main(words) == 0, capsys.readouterr().err
     found = json.loads((out / "demo-speech.json").read_text())
     ways = [
@@ -67,6 +68,7 @@ def test_the_demo_compares_five_ways(spoken, monkeypatch, clips, tmp_path, capsy
         "reconstruction only",
         "both",
     ]
+    ways += [f"{way}, waves as they are" for way in ways[3:]] * (not spoken)
     assert list(found["accuracy"]) == ways
     for way in ways:
         tasks = ["letters", "keywords"][: 1 + spoken]

@@ -38,11 +38,13 @@ RATE, SNR, PENALTY = 8000, 5.0, 0.1
 TAUGHT, DRAWS = 3, 10
 """Keywords: voices whose words are labelled, and how often these are drawn."""
 FLOOR = "filterbank"
-WAYS = {
-    "contrastive only": {"reconstruction_weight": 0.0},
-    "reconstruction only": {"contrastive_weight": 0.0},
+WAYS: dict[str, dict[str, Any]] = {
+    "contrastive only": {"method": {"reconstruction_weight": 0.0}},
+    "reconstruction only": {"method": {"contrastive_weight": 0.0}},
     "both": {},
 }
+ABLATED = {f"{way}, waves as they are": options | {"waves": {"chain": 0.0}} for way, options in WAYS.items()}
+"""Both views start from the same waveform: they differ by what is masked alone."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,11 @@ class Task:
 
 
 def demo_speech(
-    data: str | Path | None = None, out: str | Path = "runs/demo-speech", seeds: int = 3, epochs: float | None = None
+    data: str | Path | None = None,
+    out: str | Path = "runs/demo-speech",
+    seeds: int = 3,
+    epochs: float | None = None,
+    ablation: bool = False,
 ) -> dict[str, Any]:
     """Pretrain the small encoder three ways and compare it with itself untrained and with a plain filterbank.
 
@@ -74,6 +80,7 @@ def demo_speech(
         out: folder for the runs; the same call goes on with those that are there.
         seeds: of pretraining and of the untrained encoder; each trains three times.
         epochs: passes over the clips; those of the recipe when not given.
+        ablation: pretrain each way without changing the waveforms, too.
 
     Returns:
         What was written to `demo-speech.json` in `out`: accuracies of each way and task, [seeds][held-out voices].
@@ -110,10 +117,10 @@ def demo_speech(
             judge(f"{FLOOR}, mean and deviation", floor_of(encoder), parts=0)
             judge(FLOOR, floor_of(encoder))
         judge("untrained", encoder.eval())
-        for way, weights in WAYS.items():
+        for way, options in (WAYS | ABLATED if ablation else WAYS).items():
             run = pretrain(
-                manifest, Path(out) / f"{way.replace(' ', '-')}-{seed}", report=False, seed=seed,
-                recipe="demo-speech", method={"name": "speech_simclr"} | weights, resume=True, **given,
+                manifest, Path(out) / f"{way.replace(',', '').replace(' ', '-')}-{seed}", report=False, seed=seed,
+                recipe="demo-speech", resume=True, **options, **given,
             )  # fmt: skip
             seconds.append(run.metrics()[-1]["seconds"])
             pretrained = load(run.path)
@@ -130,7 +137,7 @@ def demo_speech(
 
 
 def recordings(root: Path) -> tuple[SoundSource, list[Task]]:
-    """All clips of speech of at most 8 s that are there, and the tasks that they allow.
+    """All clips of speech that are there, and the tasks that they allow.
 
     Raises:
         UserError: the packages are not installed.
