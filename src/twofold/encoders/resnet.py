@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from twofold.distributed import BatchNorm
 from twofold.encoders.base import Encoder, InputSpec
+from twofold.encoders.convolution import Conv2d
 from twofold.encoders.selective_kernel import DeepStem, SelectiveKernel, ShortcutPool
 from twofold.errors import UserError
 
@@ -28,7 +29,7 @@ Stem = Literal["imagenet", "cifar", "small"]
 
 def conv(n_in: int, n_out: int, kernel: int, stride: int = 1) -> nn.Conv2d:
     """A convolution that pads (kernel-1)/2 on each side and has no bias: batch normalisation follows."""
-    return nn.Conv2d(n_in, n_out, kernel, stride, padding=(kernel - 1) // 2, bias=False)
+    return Conv2d(n_in, n_out, kernel, stride, padding=(kernel - 1) // 2, bias=False)
 
 
 def filters(width: float, stage: int) -> int:
