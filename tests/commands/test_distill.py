@@ -249,7 +249,7 @@ def test_a_run_of_a_module_of_your_own_can_teach_and_such_a_module_can_learn(tmp
     torch.manual_seed(0)
     save_encoder(tmp_path / "own.safetensors", adapt(Bars(8), 3), extra={"options": {"views": {"size": 16}}})
     options = {"epochs": 2, "batch": 16, "teacher_labels": "all", "training": OPTIONS["training"]}
-    with pytest.raises(UserError, match=r"module of your own .*give it again as `module`"):
+    with pytest.raises(UserError, match=r"module of your own .*give it again, .*`module` to distill"):
         distill(tmp_path / "own.safetensors", images(), tmp_path / "run", encoder=Bars(5), **options)
     real = Distilling.agree
     monkeypatch.setattr(Distilling, "agree", lambda self, asked: self.step == 3 or real(self, asked))

@@ -197,7 +197,7 @@ def test_files_that_are_no_encoder(saved: Path) -> None:
 def test_own_module_must_be_given(tmp_path: Path) -> None:
     """And only where it is the user's own."""
     save_encoder(tmp_path / "own.safetensors", adapt(nn.Sequential(nn.Conv2d(3, 4, 3))))
-    with pytest.raises(UserError, match="give it again as `module`"):
+    with pytest.raises(UserError, match=r"give it again, from Python: as `encoder`"):
         load_encoder(tmp_path / "own.safetensors")
     with pytest.raises(UserError, match="missing: module"):
         load_encoder(tmp_path / "own.safetensors", nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)))

@@ -114,7 +114,10 @@ class CustomEncoder(Adapted, kind="custom"):
         """Adapt `module` as the encoder of this specification was."""
         name = arguments.pop("module")
         if module is None:
-            raise UserError(f"this encoder is a module of your own ({name}); give it again as `module`")
+            raise UserError(
+                f"this encoder is a module of your own ({name}); give it again, from Python: as `encoder`, or as "
+                "`module` to distill and load_encoder"
+            )
         return adapt(module, **arguments)
 
 

@@ -84,8 +84,8 @@ def make_views(config: RunConfig, source: Any) -> Any:
         return build_views(config.views)
     rate, waves = source.rate or 0, config.waves
     noises, responses = (
-        [torch.from_numpy(wave) for wave in read_folder(folder, rate)] if folder else []
-        for folder in (waves.noises, waves.responses)
+        [torch.from_numpy(wave) for wave in read_folder(folder, rate, option)] if folder else []
+        for option, folder in (("--waves.noises", waves.noises), ("--waves.responses", waves.responses))
     )
     return WaveViews(waves, rate, noises, responses, config.method.mask_span or 1)
 
