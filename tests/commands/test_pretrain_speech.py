@@ -43,6 +43,17 @@ def run(folder, tmp_path_factory):
     return out
 
 
+def test_progress_counts_sounds_and_a_finished_run_tells_no_time(folder, tmp_path, capsys):
+    words = ["pretrain", str(folder), "--out", str(tmp_path / "run"), *as_arguments(TINY)]
+    assert cli.main(words) == 0
+    told = capsys.readouterr().out
+    assert "sounds/s" in told
+    assert "images/s" not in told
+    assert "time: " in told
+    assert cli.main([*words, "--resume"]) == 0
+    assert "time: " not in capsys.readouterr().out
+
+
 def test_the_run_is_complete(run):
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert {"contrastive", "reconstruction", "mean_error", "probe_top1", "knn_top1", "chance"} <= rows[-1].keys()

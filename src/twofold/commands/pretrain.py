@@ -223,7 +223,8 @@ def finish(training: Training, source: Source, complete: bool, report: bool, mod
     if first:
         seen = f"{training.step * training.batch:,} {training.method.encoder.input.kind.replace('speech', 'sound')}s"
         console.print(f"{seen} in {duration(training.seconds)}; encoder: {run.encoder_file}")
-        console.print(describe_time(training.clock.seconds))
+        if any(training.clock.seconds.values()):  # a run that was done already has spent none
+            console.print(describe_time(training.clock.seconds))
         if report:
             console.print(f"report: {write_run_report(run, source, module=module)}")
     return run

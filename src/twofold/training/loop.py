@@ -23,7 +23,8 @@ class Training(RunState):
         """Train to the last step; returns whether it was reached (a signal ends a run early, with a checkpoint)."""
         model, optimizer = self.accelerator.prepare(self.method, self.optimizer)
         health, before, begun = Health(self.steps, self.batch), self.seconds, time.monotonic()
-        with StopRequest() as stop, ProgressReport(self.steps, self.step, self.batch, quiet=rank() > 0) as progress:
+        unit = "sounds" if self.method.encoder.input.kind == "speech" else "images"
+        with StopRequest() as stop, ProgressReport(self.steps, self.step, self.batch, unit, rank() > 0) as progress:
             for batch in self.loader.iterate(self.step, self.steps):
                 self.clock.mark("data")
                 output = self.update(model, optimizer, batch)
