@@ -68,7 +68,7 @@ def test_the_demo_compares_five_ways(spoken, monkeypatch, clips, tmp_path, capsy
         "reconstruction only",
         "both",
     ]
-    ways += [f"{way}, waves as they are" for way in ways[3:]] * (not spoken)
+    ways += [f"{way}, clean waves" for way in ways[3:]] * (not spoken)
     assert list(found["accuracy"]) == ways
     for way in ways:
         tasks = ["letters", "keywords"][: 1 + spoken]

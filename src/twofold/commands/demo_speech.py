@@ -43,7 +43,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "reconstruction only": {"method": {"contrastive_weight": 0.0}},
     "both": {},
 }
-ABLATED = {f"{way}, waves as they are": options | {"waves": {"chain": 0.0}} for way, options in WAYS.items()}
+ABLATED = {f"{way}, clean waves": options | {"waves": {"chain": 0.0}} for way, options in WAYS.items()}
 """Both views start from the same waveform: they differ by what is masked alone."""
 
 
