@@ -23,8 +23,8 @@ def measure(keep: bool, passes: int, threads: int) -> dict[str, float]:
     """Processor milliseconds and page faults a pass, and the peak of memory in MB."""
     import torch
 
+    from twofold.devices import keep_freed_memory
     from twofold.encoders import EncoderConfig, build_encoder
-    from twofold.training.memory import keep_freed_memory
 
     if keep and not keep_freed_memory():
         raise SystemExit("this system's allocator has no such switch")

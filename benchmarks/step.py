@@ -28,14 +28,15 @@ from machine import describe_machine
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
-from twofold.commands.pretrain import assemble
 from twofold.data import open_source
+from twofold.options import merge
+from twofold.runs.config import build
+from twofold.runs.defaults import choose
+from twofold.runs.pretrain import assemble
+from twofold.runs.starting import start_accelerator
 from twofold.training.clock import describe_time
-from twofold.training.config import build, merge
-from twofold.training.defaults import choose
 from twofold.training.loop import Training
 from twofold.training.rundir import RunDirectory
-from twofold.training.starting import start_accelerator
 
 WARM_UP = 3
 
@@ -123,7 +124,7 @@ def measure(training: Training, steps: int, group: int) -> dict[str, Any]:
             training.record(training.measure(output))
             training.clock.mark("logging")
 
-    views = torch.cat(training.look_twice(next(iter(training.loader.iterate(0, 1)))))
+    views = torch.cat(training.make_inputs(next(iter(training.loader.iterate(0, 1)))))
     whole, bare = [], []
     for i in range(rounds):
         if i == WARM_UP:

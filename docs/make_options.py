@@ -11,12 +11,10 @@ from typing import Any
 from twofold import recipes
 from twofold.commands.embed import EmbedConfig
 from twofold.commands.evaluate import EvaluationConfig
-from twofold.commands.labels import LabelsConfig
-from twofold.commands.transfer import TransferConfig
-from twofold.evaluation.finetune import FinetuneConfig
-from twofold.evaluation.transfer_finetune import Budget
-from twofold.training.config import RunConfig
-from twofold.training.distilling import DistillConfig
+from twofold.runs.config import DistillConfig, FinetuneConfig, RunConfig
+from twofold.studies.labels import LabelsConfig
+from twofold.studies.transfer.finetune import Budget
+from twofold.studies.transfer.study import TransferConfig
 
 HERE = Path(__file__).resolve().parent
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES = {
-    "data/images.py": "from image file to pixels",
+    "data/decoding/images.py": "from image file to pixels",
     "views/images.py": "two random views of each image: what is drawn, and how it is applied",
     "views/color.py": "the colour operators",
     "encoders/resnet.py": "the encoder f",
@@ -14,7 +14,7 @@ FILES = {
     "losses/nt_xent.py": "the loss",
     "methods/simclr.py": "one step: views in, loss out",
     "training/loop.py": "the loop",
-    "evaluation/linear.py": "linear accuracy of the frozen encoder",
+    "evaluation/protocols/linear.py": "linear accuracy of the frozen encoder",
 }
 
 

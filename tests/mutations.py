@@ -192,7 +192,7 @@ MUTATIONS: dict[str, Mutation] = {
         "what lies beyond the length counts",
     ),
     "Speech: encoder, pooling and heads": Mutation(
-        "encoders/speech.py", 'nn.GELU("tanh")', "nn.GELU()", "the exact GELU, not its approximation"
+        "encoders/audio/transformer.py", 'nn.GELU("tanh")', "nn.GELU()", "the exact GELU, not its approximation"
     ),
 }
 

@@ -7,7 +7,7 @@ RATE = 8000
 
 
 def tone(word=0, voice=0, seconds=0.5, rate=RATE, seed=0):
-    """A sound whose partials tell the word, and whose pitch and loudness tell the voice."""
+    """A recording whose partials tell the word, and whose pitch and loudness tell the voice."""
     rng = np.random.default_rng(seed)
     t = np.arange(int(seconds * rate)) / rate
     pitch = 100 * 2 ** (voice / 6)

@@ -18,7 +18,6 @@ from processes import run_processes
 from sound_files import RATE, speech_folder
 from twofold.commands.evaluate import evaluate
 from twofold.commands.finetune import finetune
-from twofold.commands.pretrain import assemble
 from twofold.data import open_source
 from twofold.distributed import _AllGather, _AllReduceSum, _NormalizeOverRanks
 from twofold.encoders import EncoderConfig, adapt, build_encoder
@@ -27,12 +26,14 @@ from twofold.heads import HeadConfig
 from twofold.losses import nt_xent
 from twofold.methods import SimCLR
 from twofold.optim import LARS
+from twofold.options import merge
 from twofold.randomness import Key
-from twofold.training.config import build, merge
-from twofold.training.defaults import choose
+from twofold.runs.config import build
+from twofold.runs.defaults import choose
+from twofold.runs.pretrain import assemble
+from twofold.runs.starting import start_accelerator
 from twofold.training.micro_batch import run_in_chunks
 from twofold.training.rundir import RunDirectory
-from twofold.training.starting import start_accelerator
 from twofold.views import ImageViews, ViewsConfig
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")

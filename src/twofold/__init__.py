@@ -13,8 +13,8 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from twofold.commands.evaluate import evaluate as evaluate
-    from twofold.commands.load import load as load
     from twofold.commands.pretrain import pretrain as pretrain
+    from twofold.encoders.load import load as load
 
 _WHERE = {name: f"twofold.commands.{name}" for name in ("pretrain", "evaluate", "load")}
 

@@ -337,5 +337,5 @@ def keep_batch_norm_local(module: nn.Module, splits: int = 1) -> None:
         part.synchronized, part.splits = False, splits  # type: ignore[assignment]
     deaf = [name for name, part in module.named_modules() if isinstance(part, _BatchNorm) and part not in ours]
     if splits > 1 and (deaf or not ours):
-        found = f"it cannot be split in {', '.join(deaf[:3])}" if deaf else "this encoder has none"
-        raise UserError(f"batch normalisation in {splits} splits: {found}; leave the option out")
+        result = f"it cannot be split in {', '.join(deaf[:3])}" if deaf else "this encoder has none"
+        raise UserError(f"batch normalisation in {splits} splits: {result}; leave the option out")

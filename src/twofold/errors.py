@@ -6,7 +6,9 @@ Each error names the option or file, its value and the remedy.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class UserError(Exception):
@@ -33,3 +35,15 @@ def suggest(name: str, known: Iterable[str]) -> str:
     known = list(known)
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     return f"; did you mean {' or '.join(repr(c) for c in close)}?" if close else f"; there are: {', '.join(known)}"
+
+
+@contextmanager
+def named(*options: str) -> Iterator[None]:
+    """Inside, a UserError's `--room.option` is called `--option` for each `room.option` given; also a decorator."""
+    try:
+        yield
+    except UserError as error:
+        text = str(error)
+        for option in options:
+            text = re.sub(rf"--{re.escape(option)}\b", f"--{option.rpartition('.')[2]}", text)
+        raise UserError(text) from error

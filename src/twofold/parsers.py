@@ -12,31 +12,30 @@ from jsonargparse import ArgumentParser, Namespace
 
 from twofold.commands import SUMMARIES
 from twofold.commands.convert import convert, describe
-from twofold.commands.demo import demo
-from twofold.commands.demo_speech import demo_speech
+from twofold.commands.demos.digits import demo
+from twofold.commands.demos.speech import demo_speech
 from twofold.commands.distill import distill
 from twofold.commands.embed import EmbedConfig, embed
 from twofold.commands.evaluate import EvaluationConfig, evaluate
 from twofold.commands.export import Format, export
 from twofold.commands.finetune import finetune
-from twofold.commands.labels import LabelsConfig, labels
 from twofold.commands.pretrain import describe_config, pretrain
 from twofold.commands.recipes import recipes
 from twofold.commands.shard import ShardConfig, shard
 from twofold.commands.study import STUDIES, study
-from twofold.commands.transfer import TransferConfig, table, transfer
+from twofold.console import console
 from twofold.errors import UserError, suggest
-from twofold.evaluation.finetune import FinetuneConfig
-from twofold.training.config import add_options, explain, given
-from twofold.training.distilling import DistillConfig
-from twofold.training.progress import console
+from twofold.options import add_options, explain, given
+from twofold.runs.config import DistillConfig, FinetuneConfig, RunConfig
+from twofold.studies.labels import LabelsConfig, labels
+from twofold.studies.transfer.study import TransferConfig, table, transfer
 
 _DATA = "where_the_data_are"  # "data" is the group of options that say how to read them
 IMAGES = "a folder of images, an .npz or .npy file, or the name of a torchvision data set"
-_SOUNDS = "a folder of sounds or a manifest of them (.csv, .tsv, .jsonl, .parquet)"
+_SOUNDS = "a folder of recordings or a manifest of them (.csv, .tsv, .jsonl, .parquet)"
 EITHER = f"{IMAGES}; or {_SOUNDS}"
 LABELLED = (
-    f"labelled images: a folder, an .npz file, or the name of a torchvision data set; or labelled sounds: {_SOUNDS}"
+    f"labelled images: a folder, an .npz file, or the name of a torchvision data set; or labelled recordings: {_SOUNDS}"
 )
 
 
@@ -64,7 +63,7 @@ def _pretrain_parser() -> ArgumentParser:
         "--config", type=str, help="a YAML file of options, over the recipe's; a run's config.yaml will do"
     )
     parser.add_argument("--print-config", action="store_true", help="print every option as it would be used, and end")
-    add_options(parser)
+    add_options(parser, RunConfig)
     return parser
 
 
@@ -82,7 +81,7 @@ def _evaluate_parser() -> ArgumentParser:
     parser = ArgumentParser(description="Measure what a frozen encoder's representation is worth.", exit_on_error=False)
     parser.add_argument("run", help="a run's folder, or an encoder.safetensors")
     _add_data(parser, LABELLED)
-    parser.add_class_arguments(EvaluationConfig)
+    add_options(parser, EvaluationConfig)
     return parser
 
 
@@ -101,14 +100,14 @@ def _finetune_parser() -> ArgumentParser:
     parser.add_argument("--test", type=str, help="data for the score; by default the data's own test split")
     parser.add_argument("--recipe", type=str, help="start from a recipe; `twofold recipes` lists them")
     parser.add_argument("--config", type=str, help="a YAML file of options, over the recipe's")
-    parser.add_class_arguments(FinetuneConfig)
+    add_options(parser, FinetuneConfig)
     return parser
 
 
 def _run_finetune(options: dict[str, Any]) -> None:
     _require_out(options, "a folder for the new run", "runs/finetuned")
-    found = finetune(options.pop("run"), options.pop("data"), options.pop("out"), **options)
-    console.print(found.text(), markup=False)
+    result = finetune(options.pop("run"), options.pop("data"), options.pop("out"), **options)
+    console.print(result.text(), markup=False)
 
 
 def _labels_parser() -> ArgumentParser:
@@ -119,7 +118,7 @@ def _labels_parser() -> ArgumentParser:
     parser.add_argument("run", help="a pretrained run's folder")
     _add_data(parser, LABELLED)
     parser.add_argument("--test", type=str, help="data for the score; by default the data's own test split")
-    parser.add_class_arguments(LabelsConfig)
+    add_options(parser, LabelsConfig)
     return parser
 
 
@@ -133,7 +132,7 @@ def _embed_parser() -> ArgumentParser:
     parser.add_argument("run", help="a run's folder, or an encoder.safetensors")
     _add_data(parser, EITHER)
     parser.add_argument("--out", type=str, help="a new .npz file")
-    parser.add_class_arguments(EmbedConfig)
+    add_options(parser, EmbedConfig)
     return parser
 
 
@@ -174,7 +173,9 @@ def _demo_speech_parser() -> ArgumentParser:
         description="Speech SimCLR on two hours of real telephone prompts, five ways, on voices without labels.",
         exit_on_error=False,
     )
-    parser.add_argument(_DATA, metavar="data", nargs="?", default=None, help="folder of the Debian packages' sounds")
+    parser.add_argument(
+        _DATA, metavar="data", nargs="?", default=None, help="folder of the Debian packages' recordings"
+    )
     parser.add_argument("--out", type=str, default="runs/demo-speech", help="folder for the runs")
     parser.add_argument("--seeds", type=int, default=3, help="pretrainings of each way (default: 3)")
     parser.add_argument("--epochs", type=float, help="passes over the clips; the recipe's when not given")
@@ -236,7 +237,7 @@ def _study_parser(name: str) -> ArgumentParser:
     _add_data(parser, "a folder, an .npz file, or the name of a torchvision data set")
     parser.add_argument("--out", type=str, help="the study's folder: new, or empty, or a study to --resume")
     parser.add_argument("--resume", action="store_true", help="go on with the study in --out; what is done is kept")
-    parser.add_class_arguments(STUDIES[name].config)
+    add_options(parser, STUDIES[name].config)
     return parser
 
 
@@ -252,7 +253,7 @@ def _shard_parser() -> ArgumentParser:
     )
     _add_data(parser, "images: whatever `twofold pretrain` takes; with --index, a folder of .tar")
     parser.add_argument("--out", type=str, help="a new folder for the archives and their index")
-    parser.add_class_arguments(ShardConfig)
+    add_options(parser, ShardConfig)
     return parser
 
 
@@ -267,14 +268,14 @@ def _distill_parser() -> ArgumentParser:
     _add_run(parser)
     parser.add_argument("--recipe", type=str, help="start from a recipe for distillation")
     parser.add_argument("--config", type=str, help="a YAML file of options, over the recipe's")
-    parser.add_class_arguments(DistillConfig)
+    add_options(parser, DistillConfig)
     return parser
 
 
 def _run_distill(options: dict[str, Any]) -> None:
     _require_out(options, "a folder for the student", "runs/student")
-    found = distill(options.pop("teacher"), options.pop("data"), options.pop("out"), **options)
-    console.print(found.summary(), markup=False)
+    result = distill(options.pop("teacher"), options.pop("data"), options.pop("out"), **options)
+    console.print(result.summary(), markup=False)
 
 
 def _transfer_parser() -> ArgumentParser:
@@ -282,7 +283,7 @@ def _transfer_parser() -> ArgumentParser:
         description="What an encoder is worth on the 12 data sets of SimCLR's transfer study.", exit_on_error=False
     )
     parser.add_argument("run", help="a run's folder, or an encoder.safetensors")
-    parser.add_class_arguments(TransferConfig)
+    add_options(parser, TransferConfig)
     return parser
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import platform
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 
 def package_version(name: str) -> str:
@@ -11,3 +13,11 @@ def package_version(name: str) -> str:
         return version(name)
     except PackageNotFoundError:
         return "not installed as a package"
+
+
+def environment() -> dict[str, Any]:
+    """Versions that a result depends on."""
+    versions = {"python": platform.python_version()}
+    for package in ("twofold", "torch", "torchvision", "numpy", "pillow", "scikit-learn", "accelerate"):
+        versions[package] = package_version(package)
+    return {"versions": versions, "machine": platform.machine(), "system": platform.system()}

@@ -50,7 +50,7 @@ def test_help_loads_nothing_heavy():
 @pytest.mark.parametrize("command", ["pretrain", "evaluate", "finetune", "labels", "embed"])
 def test_help_says_that_sounds_will_do(command):
     told = " ".join(COMMANDS[command][0]().format_help().split())
-    assert "folder of sounds or a manifest" in told
+    assert "folder of recordings or a manifest" in told
     assert "images" in told
 
 

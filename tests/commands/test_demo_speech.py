@@ -12,19 +12,28 @@ import pytest
 
 from sound_files import tone, write
 from twofold import cli
-from twofold.commands.demo_speech import DRAWS, SOUNDS, held_out_voices, recordings, synthetic, unseen_voices
-from twofold.data import DataConfig, SoundSource, keywords
-from twofold.data.sounds import Recording
-from twofold.encoders.utterance import FilterbankEncoder
+from twofold.commands.demos import keywords
+from twofold.commands.demos.speech import (
+    DRAWS,
+    SOUNDS,
+    held_out_voices,
+    recordings,
+    spoken_parts,
+    synthetic,
+    unseen_voices,
+    with_babble,
+)
+from twofold.data import AudioSource, DataConfig
+from twofold.data.sources.audio import Recording
+from twofold.encoders.audio.encoder import FilterbankEncoder
 from twofold.errors import UserError
-from twofold.evaluation.sound_features import spoken_parts, with_babble
 
 LANGUAGES = ("en", "es", "fr")
 needs_espeak = pytest.mark.skipif(not keywords.available(), reason="espeak-ng is not installed")
 
 
 def listed():
-    text = gzip.decompress(files("twofold.data").joinpath("asterisk.csv.gz").read_bytes()).decode()
+    text = gzip.decompress(files("twofold.commands.demos").joinpath("asterisk.csv.gz").read_bytes()).decode()
     return list(csv.DictReader(text.splitlines()))
 
 
@@ -156,7 +165,7 @@ def test_what_is_spoken_is_read_in_order_and_silence_is_not(tmp_path):
     quiet[0::2] = 1e-4  # not digital silence, far below the words
     sounds = {"ab": [first, second], "ba": [second, first], "ab late": [quiet, first, second, quiet]}
     clips = [Recording(str(write(tmp_path / f"{name}.wav", np.concatenate(parts)))) for name, parts in sounds.items()]
-    source, bank = SoundSource(clips, DataConfig(), "sounds"), FilterbankEncoder(8000, 40, 60.0)
+    source, bank = AudioSource(clips, DataConfig(), "sounds"), FilterbankEncoder(8000, 40, 60.0)
     for parts in (0, 2):
         ab, ba, late = spoken_parts(bank, source, parts=parts)
         assert len(ab) == 80

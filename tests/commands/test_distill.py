@@ -17,13 +17,13 @@ from twofold.commands.recipes import recipes
 from twofold.data import ArraySource
 from twofold.encoders import EncoderConfig, adapt, build_encoder, load_classifier, read_header, save_encoder
 from twofold.errors import Stopped, UserError
-from twofold.evaluation.distill import TEACHER
+from twofold.evaluation.few_labels import fit_few
 from twofold.evaluation.frozen import NotFrozenError
-from twofold.evaluation.labels import fit_few
-from twofold.evaluation.teacher import Given, classifier_of, compare, load_teacher
 from twofold.heads import Classifier
-from twofold.training.config import merge
-from twofold.training.distilling import DistillConfig, Distilling
+from twofold.options import merge
+from twofold.runs.config import DistillConfig
+from twofold.runs.distill import TEACHER, Distilling
+from twofold.runs.teacher import TeacherSource, classifier_of, compare, load_teacher
 
 SMALL = {"name": "resnet10", "width": 0.125, "stem": "cifar"}
 LONG = {"epochs": 14}
@@ -161,14 +161,14 @@ def test_resume_refuses_another_teacher(distilled, tmp_path, monkeypatch):
 
 def test_cached_targets_are_the_teachers_at_test_time(distilled, tmp_path, monkeypatch):
     seen = []
-    real = Distilling.look_twice
+    real = Distilling.make_inputs
 
     def spy(self, batch):
         view, (logits, labels) = real(self, batch)
         seen.append((batch.index, logits, labels))
         return view, (logits, labels)
 
-    monkeypatch.setattr(Distilling, "look_twice", spy)
+    monkeypatch.setattr(Distilling, "make_inputs", spy)
     distill(distilled[1] / TEACHER, images(), tmp_path / "run", targets="cached", **merge(OPTIONS, {"epochs": 1}))
     with torch.no_grad():
         expected = load_teacher(distilled[1] / TEACHER)(torch.as_tensor(images()[0]).permute(0, 3, 1, 2).float() / 255)
@@ -178,14 +178,14 @@ def test_cached_targets_are_the_teachers_at_test_time(distilled, tmp_path, monke
 
 
 def test_online_targets_are_those_of_the_view(distilled, tmp_path, monkeypatch):
-    real, seen = Distilling.look_twice, []
+    real, seen = Distilling.make_inputs, []
 
     def spy(self, batch):
         out = real(self, batch)
         seen.append(out)
         return out
 
-    monkeypatch.setattr(Distilling, "look_twice", spy)
+    monkeypatch.setattr(Distilling, "make_inputs", spy)
     distill(distilled[1] / TEACHER, images(), tmp_path / "run", **merge(OPTIONS, {"epochs": 1}))
     teacher = load_teacher(distilled[1] / TEACHER)
     with torch.no_grad():
@@ -194,14 +194,14 @@ def test_online_targets_are_those_of_the_view(distilled, tmp_path, monkeypatch):
 
 
 def test_labels_are_those_asked_for_and_minus_one_elsewhere(distilled, tmp_path, monkeypatch):
-    real, seen = Distilling.look_twice, {}
+    real, seen = Distilling.make_inputs, {}
 
     def spy(self, batch):
         out = real(self, batch)
         seen.update(zip(batch.index.tolist(), out[1][1].tolist(), strict=True))
         return out
 
-    monkeypatch.setattr(Distilling, "look_twice", spy)
+    monkeypatch.setattr(Distilling, "make_inputs", spy)
     options = merge(OPTIONS, {"epochs": 2, "alpha": 0.5, "labels": "6"})
     distill(distilled[1] / TEACHER, images(), tmp_path / "run", **options)
     assert len(seen) == 64
@@ -330,20 +330,20 @@ def test_a_fitted_classifier_says_what_its_regression_says():
 
 
 def test_a_teachers_classifier_is_fitted_on_the_device_of_the_training(frozen_run):
-    given, config = Given(frozen_run, ArraySource(*images())), DistillConfig(teacher_labels="all")
+    given, config = TeacherSource(frozen_run, ArraySource(*images())), DistillConfig(teacher_labels="all")
     with pytest.raises(NotImplementedError, match="meta"):  # the encoder went where it was told
         given.load(config, 3, torch.device("meta"))
     assert given.load(config, 3, torch.device("cpu")).feature_dim == 2
 
 
 def test_a_changed_teacher_is_an_error(distilled, tmp_path, monkeypatch):
-    real = Distilling.look_twice
+    real = Distilling.make_inputs
 
     def spoil(self, batch):
         self.teacher.classifier.bias.data += 1e-3
         return real(self, batch)
 
-    monkeypatch.setattr(Distilling, "look_twice", spoil)
+    monkeypatch.setattr(Distilling, "make_inputs", spoil)
     with pytest.raises(NotFrozenError, match=r"classifier\.bias"):
         distill(distilled[1] / TEACHER, images(), tmp_path / "run", **OPTIONS)
 

@@ -1,4 +1,4 @@
-"""`twofold embed`: features with names, of images and of sounds by one path."""
+"""`twofold embed`: features with names, of images and of recordings by one path."""
 
 from __future__ import annotations
 
@@ -102,15 +102,15 @@ def test_arrays_have_positions_for_names(of_images, tmp_path):
 
 def test_what_cannot_be_done_is_told(of_images, of_speech, photos, tmp_path):
     (tmp_path / "there.npz").write_bytes(b"mine")
-    sounds = write(tmp_path / "s" / "0.wav", tone()).parent
-    write(sounds / "1.wav", tone(1))
+    recordings = write(tmp_path / "s" / "0.wav", tone()).parent
+    write(recordings / "1.wav", tone(1))
     for run, data, out, options, told in (
         (of_images, photos, "there.npz", {}, "exists already"),
         (of_images, photos, "f.npy", {}, "ends in .npz"),
         (of_images, photos, "f.npz", {"batch": 0}, "--batch 0"),
-        (of_images, sounds, "f.npz", {}, "holds sounds"),
-        (of_speech, sounds, "f.npz", {"size": 32}, "--size 32 is for images"),
-        (of_speech, sounds, "f.npz", {"features": "z"}, "holds no projection head"),
+        (of_images, recordings, "f.npz", {}, "holds recordings"),
+        (of_speech, recordings, "f.npz", {"size": 32}, "--size 32 is for images"),
+        (of_speech, recordings, "f.npz", {"features": "z"}, "holds no projection head"),
         (of_speech, photos, "f.npz", {}, "holds images"),
     ):
         with pytest.raises(UserError, match=told):
@@ -122,5 +122,5 @@ def test_what_cannot_be_done_is_told(of_images, of_speech, photos, tmp_path):
 def test_sounds_are_not_packed(tmp_path, capsys):
     folder = speech_folder(tmp_path / "clips", 2, 2)
     assert cli.main(["shard", str(folder), "--out", str(tmp_path / "shards")]) == 2
-    assert "holds sounds, and `twofold shard` packs images" in capsys.readouterr().err
+    assert "holds recordings, and `twofold shard` packs images" in capsys.readouterr().err
     assert not (tmp_path / "shards").exists()

@@ -16,7 +16,6 @@ from twofold.cli import main
 from twofold.commands import evaluate as evaluating
 from twofold.commands.distill import distill
 from twofold.commands.finetune import finetune
-from twofold.commands.labels import labels
 from twofold.commands.study import study
 from twofold.data import open_source, splits_of
 from twofold.encoders import Encoder
@@ -24,6 +23,7 @@ from twofold.errors import UserError
 from twofold.evaluation.features import extract
 from twofold.evaluation.logistic import GRID, choose_l2, fit_linear
 from twofold.evaluation.scores import score
+from twofold.studies.labels import labels
 
 COUNTS = {"train": 40, "val": 20, "test": 24}
 

@@ -17,7 +17,7 @@ from twofold.encoders.resnet import SamePool
 from twofold.errors import UserError
 from twofold.heads import HeadConfig, ProjectionHead
 from twofold.interop.moco import read_moco
-from twofold.training.config import merge
+from twofold.options import merge
 
 # As main_moco.py and main_lincls.py write them out.
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]

@@ -17,9 +17,9 @@ from twofold.commands.imagenet import load_classified
 from twofold.data import Order
 from twofold.encoders import read_header
 from twofold.errors import Stopped, UserError
-from twofold.evaluation import finetune as core
 from twofold.evaluation.frozen import digest
-from twofold.training.labelled import LabelledTraining
+from twofold.runs import finetune as core
+from twofold.training.loop import LabelledTraining
 
 TINY = {"epochs": 2, "batch": 8, "training": {"device": "cpu", "precision": "fp32"}}
 TEST = images(40, seed=1)

@@ -11,13 +11,12 @@ from tiny import OPTIONS, images
 
 import twofold
 from twofold.cli import main
-from twofold.commands import labels as command
-from twofold.commands.labels import labels
-from twofold.commands.load import load
-from twofold.commands.reading import read_out
 from twofold.encoders import read_header, save_encoder
+from twofold.encoders.load import load
 from twofold.errors import UserError
-from twofold.evaluation.labels import Cell
+from twofold.evaluation.few_labels import LabelEfficiency
+from twofold.studies import labels as command
+from twofold.studies.labels import interpret, labels
 
 
 @pytest.fixture(scope="module")
@@ -68,30 +67,30 @@ def test_evaluate_takes_a_subset_of_the_labels_too(pretrained):
 
 def test_the_reading_says_what_the_numbers_say():
     def cell(name, count, *top1):
-        return Cell(name, count, top1, ())
+        return LabelEfficiency(name, count, top1, ())
 
     cells = [
         cell("fine-tuned", 10, 0.80, 0.82), cell("fine-tuned", 40, 0.90), cell("fine-tuned", 160, 0.905),
         cell("from scratch", 10, 0.30), cell("from scratch", 40, 0.60), cell("from scratch", 160, 0.85),
     ]  # fmt: skip
-    told = read_out(cells, "from scratch")
+    told = interpret(cells, "from scratch")
     assert told == (
         "With 10 labels the best is: fine-tuned, 81.0 ± 1.4 %. 160 labels give 90.5 % (fine-tuned), +9.5 points. "
         "Trained from scratch, 10 labels give 30.0 %; it takes 160 of them (40 are too few) to reach what the "
         "pretrained net reaches with 10. From about 40 labels on, more of them buy less than a point."
     )
     worse = [*cells[:5], cell("from scratch", 160, 0.7)]
-    assert "30.0 %; even 160 stay below what the pretrained net reaches with 10." in read_out(worse, "from scratch")
+    assert "30.0 %; even 160 stay below what the pretrained net reaches with 10." in interpret(worse, "from scratch")
 
 
 def _told(**ways):
     """The reading of way -> accuracy, or accuracies of the draws, with 10, 20, 40, ... labels."""
     cells = [
-        Cell(way.replace("_", " "), 10 * 2**i, tuple(np.atleast_1d(value)), ())
+        LabelEfficiency(way.replace("_", " "), 10 * 2**i, tuple(np.atleast_1d(value)), ())
         for way, values in ways.items()
         for i, value in enumerate(values)
     ]
-    return read_out(cells, "from scratch")
+    return interpret(cells, "from scratch")
 
 
 def test_more_labels_buy_little_only_where_all_later_gains_are_small():

@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny import OPTIONS, as_arguments, images
 
-from twofold.training.config import merge
+from twofold.options import merge
 from twofold.training.rundir import RunDirectory
 
 OPTIMISER = {"name": "sgd", "lr": 0.01, "lr_rule": "none"}

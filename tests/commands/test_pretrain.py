@@ -15,7 +15,7 @@ from tiny import OPTIONS, as_arguments, images
 
 import twofold
 from twofold.errors import Stopped, UserError
-from twofold.training.config import merge
+from twofold.options import merge
 from twofold.training.loop import Training
 from twofold.training.rundir import RunDirectory
 

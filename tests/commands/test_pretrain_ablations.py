@@ -19,7 +19,8 @@ from twofold.errors import Stopped, UserError
 from twofold.heads import HeadConfig
 from twofold.losses import margin_triplet, nt_logistic, nt_xent
 from twofold.methods import MethodConfig, build_method
-from twofold.training.config import build, merge
+from twofold.options import merge
+from twofold.runs.config import RunConfig, build
 from twofold.training.loop import Training
 
 SHORT = merge(OPTIONS, {"epochs": 2, "monitor.every": 0})
@@ -101,7 +102,7 @@ def test_it_trains(tmp_path: Path, options: dict[str, Any]) -> None:
 def test_a_study_resumes_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = merge(SHORT, FIGURE_5)
     whole = twofold.pretrain(images(), tmp_path / "whole", **options)
-    assert whole.read()[0].views.operators == tuple(OPERATORS)
+    assert whole.read(RunConfig)[0].views.operators == tuple(OPERATORS)
     real = Training.agree
     monkeypatch.setattr(Training, "agree", lambda self, _asked: self.step == 5)
     with pytest.raises(Stopped):

@@ -13,10 +13,10 @@ from twofold.commands.finetune import finetune
 from twofold.encoders import load_head, save_encoder
 from twofold.errors import Stopped, UserError
 from twofold.evaluation import monitors
-from twofold.evaluation.finetune import FinetuneConfig
-from twofold.evaluation.knn import knn_accuracy
+from twofold.evaluation.protocols.knn import knn_accuracy
 from twofold.optim import build_schedule
-from twofold.training.config import OptionsParser, merge
+from twofold.options import OptionsParser, merge
+from twofold.runs.config import FinetuneConfig, RunConfig
 from twofold.training.loop import Training
 
 MOCO = merge(
@@ -137,8 +137,8 @@ def test_what_is_left_open_is_chosen_from_the_data(tmp_path):
     run = twofold.pretrain(
         images(), tmp_path / "run", report=False, **merge(options, {"method.name": "moco", "epochs": 1})
     )
-    assert run.read()[0].head.norm is False
-    method = run.read()[0].method
+    assert run.read(RunConfig)[0].head.norm is False
+    method = run.read(RunConfig)[0].method
     assert (method.queue, method.momentum, method.bn_splits) == (32, 0.99, 1)
 
 

@@ -15,9 +15,9 @@ from sound_files import RATE, speech_folder
 from twofold import cli
 from twofold.commands.export import export
 from twofold.commands.finetune import finetune
-from twofold.commands.labels import labels
 from twofold.encoders import ResNet, SpeechEncoder, Waves, read_header, save_encoder
 from twofold.errors import UserError
+from twofold.studies.labels import labels
 
 TINY = {
     "epochs": 4, "batch": 8, "seed": 3,
@@ -61,7 +61,7 @@ def test_the_run_is_complete(run):
     page = (run / "report.html").read_text()
     assert page.count("<audio") == 12
     assert "data:audio/wav" in page
-    assert "Two views of each sound" in page
+    assert "Two views of each recording" in page
     header = read_header(run / "encoder.safetensors")
     assert header["spec"]["kind"] == "speech"
     assert header["spec"]["mels"] == 20
@@ -169,10 +169,10 @@ def test_choices_for_speech(folder, capsys):
         ({"encoder": {"name": "resnet18"}}, "speech:small"),
         ({"method": {"name": "moco"}}, "speech_simclr"),
         ({"method": {"name": "simclr"}}, r"--method\.name simclr is for images.*--method\.reconstruction_weight 0"),
-        ({"method": {"loss": "nt_logistic"}}, r"--method\.loss nt_logistic has no effect on sounds.*leave it out$"),
+        ({"method": {"loss": "nt_logistic"}}, r"--method\.loss nt_logistic has no effect on recordings.*leave it out$"),
         ({"method": {"queue": 64}}, r"--method\.queue 64"),
-        ({"data.sound.distinct": "text"}, "has no texts"),
-        ({"data.sound.one_speaker": True}, "does not say who speaks"),
+        ({"data.audio.distinct": "text"}, "has no texts"),
+        ({"data.audio.one_speaker": True}, "does not say who speaks"),
     ],
 )
 def test_options_for_images_are_refused(folder, tmp_path, options, told):
@@ -195,14 +195,17 @@ def test_options_for_sounds_are_refused_for_images(tmp_path):
     for options, told in (
         ({"waves": {"pitch": 0.0}}, "--views"),
         ({"method": {"name": "speech_simclr"}}, "sounds"),
-        ({"method": {"mask_span": 3}}, r"--method\.mask_span 3 has no effect with --method\.name simclr.*for sounds"),
+        (
+            {"method": {"mask_span": 3}},
+            r"--method\.mask_span 3 has no effect with --method\.name simclr.*for recordings",
+        ),
     ):
         with pytest.raises(UserError, match=told):
             twofold.pretrain(images(), tmp_path / "run", report=False, batch=8, epochs=1, **options)
 
 
 def test_distinct_labels(folder, tmp_path):
-    options = TINY | {"epochs": 1, "batch": 3, "data.sound.distinct": "label"}
+    options = TINY | {"epochs": 1, "batch": 3, "data.audio.distinct": "label"}
     run = twofold.pretrain(folder, tmp_path / "run", report=False, **options)
     assert np.isfinite(run.metrics()[-1]["loss"])
 
@@ -213,14 +216,14 @@ def test_a_classifier_is_trained_on_sounds_and_the_encoder_with_it(folder, run, 
     found = finetune(run, folder, tmp_path / "tuned", **given | quick)
     assert found.top1 > 0.6  # of three words
     assert found.result.digest[0] != found.result.digest[1]
-    assert "one view of each sound" in found.text()
+    assert "one view of each recording" in found.text()
     frozen = finetune(run, folder, tmp_path / "frozen", freeze="encoder", **given)
     assert frozen.result.digest[0] == frozen.result.digest[1]
     fresh = finetune(run, folder, tmp_path / "fresh", from_scratch=True, labels="2/class", **given)
     encoder = twofold.load(tmp_path / "fresh")
     assert not torch.equal(
         encoder.frontend.std, twofold.load(run).frontend.std
-    )  # the control has statistics of its own, of the labelled sounds
+    )  # the control has statistics of its own, of the labelled recordings
     assert fresh.result.labels == 6
     with pytest.raises(UserError, match="use those of --waves"):
         finetune(run, folder, tmp_path / "no", views={"size": 8}, **given)
@@ -251,4 +254,4 @@ def test_chunks_give_the_gradient_of_the_whole_batch(folder, tmp_path):
 def test_the_heads_output_can_be_evaluated_of_sounds(folder, run):
     found = twofold.evaluate(run, folder, features="z", protocol="knn", k=3)
     assert found.evaluation.feature_dim == 8
-    assert found.evaluation.floor.top1 > 0.5  # the filterbank stands beside every number
+    assert found.evaluation.baseline.top1 > 0.5  # the filterbank stands beside every number

@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from twofold.data.config import DataConfig
-from twofold.data.images import decode_image, find_images
-from twofold.data.opening import BadImage, read_header
-from twofold.data.pixels import eight_bits, images_to_tensor, set_channels
+from twofold.data.decoding.images import decode_image, find_images
+from twofold.data.decoding.opening import BadImage, read_header
+from twofold.data.decoding.pixels import eight_bits, images_to_tensor, set_channels
 from twofold.errors import UserError
 
 CONFIG = DataConfig()

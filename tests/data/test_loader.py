@@ -18,9 +18,9 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from twofold.data import Batch, DataConfig, Loader, Order, open_source
-from twofold.data import cache as cache_module
-from twofold.data import encoded as encoded_module
-from twofold.data.workers import SUBSTITUTES
+from twofold.data.batches import cache as cache_module
+from twofold.data.batches.workers import SUBSTITUTES
+from twofold.data.sources import encoded as encoded_module
 from twofold.errors import UserError
 from twofold.randomness import Key
 from twofold.views import ImageViews, ViewsConfig, crop_resize_image
@@ -428,7 +428,7 @@ def alive(pid: int) -> bool:
 
 def test_processes_can_be_spawned_as_on_macos(mixed, monkeypatch):
     monkeypatch.setattr(cache_module, "START_METHOD", "spawn")
-    monkeypatch.setattr("twofold.data.workers.START_METHOD", "spawn")
+    monkeypatch.setattr("twofold.data.batches.workers.START_METHOD", "spawn")
     got = batches(mixed, DataConfig(cache="ram"), workers=1, stop=2)
     for one, other in zip(got, batches(mixed, workers=0, stop=2), strict=True):
         assert_equal(one, other)

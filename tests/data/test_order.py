@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from twofold.data import order as order_module
-from twofold.data.order import Order
+from twofold.data.batches import order as order_module
+from twofold.data.batches.order import Order
 from twofold.errors import UserError
 
 sizes = st.tuples(st.integers(1, 60), st.integers(1, 60)).map(lambda pair: (max(pair), min(pair)))  # n >= batch

@@ -12,15 +12,8 @@ from PIL import Image
 from test_images import broken_files
 from torch.utils.data import Dataset, IterableDataset, Subset
 
-from twofold.data import (
-    ArraySource,
-    BadImage,
-    DataConfig,
-    FileSource,
-    open_source,
-    splits_of,
-)
-from twofold.data import encoded as encoded_module
+from twofold.data import ArraySource, BadImage, DataConfig, FileSource, open_source, splits_of
+from twofold.data.sources import encoded as encoded_module
 from twofold.errors import UserError
 
 rng = np.random.default_rng(0)
@@ -178,7 +171,7 @@ def test_fingerprint_follows_the_data_not_the_place(tmp_path):
 
 
 def test_huge_arrays_are_hashed_in_part(monkeypatch):
-    from twofold.data import arrays
+    from twofold.data.sources import arrays
 
     monkeypatch.setattr(arrays, "_HASHED_WHOLE", 8 * 8 * 2)
     images = rng.integers(0, 256, (5, 8, 8), dtype=np.uint8)

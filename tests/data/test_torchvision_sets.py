@@ -14,7 +14,7 @@ import torchvision.datasets as tv
 from PIL import Image
 
 from twofold.data import NAMED_SETS, ArraySource, DataConfig, FileSource, open_source, splits_of
-from twofold.data.torchvision_sets import VOC_CLASSES
+from twofold.data.sources.torchvision_sets import VOC_CLASSES
 from twofold.errors import UserError
 
 rng = np.random.default_rng(0)

@@ -24,8 +24,8 @@ from tiny import OPTIONS, as_arguments, images
 
 from sound_files import speech_folder
 from twofold import cli, parsers
+from twofold.options import merge
 from twofold.recipes import load
-from twofold.training.config import merge
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
@@ -63,8 +63,8 @@ def reader(tmp_path, monkeypatch):
     small_speech = ["--batch", "8", "--epochs", "1", "--encoder.speech.width", "16", "--encoder.speech.heads", "2"]
 
     def run_small(options):
-        sounds = options["data"] == "speech"
-        limits = parsers.parse(parser(), "pretrain", ["anything", *(small_speech if sounds else small)])
+        recordings = options["data"] == "speech"
+        limits = parsers.parse(parser(), "pretrain", ["anything", *(small_speech if recordings else small)])
         real(merge(options, limits | {"data": options["data"]}))
 
     monkeypatch.setitem(parsers.COMMANDS, "pretrain", (parser, run_small))

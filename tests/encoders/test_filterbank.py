@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from twofold.encoders import Waves
-from twofold.encoders.filterbank import Filterbank
+from twofold.encoders.audio.filterbank import Filterbank
 from twofold.errors import UserError
 
 

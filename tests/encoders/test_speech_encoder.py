@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fidelity import agree
 from golden_data import golden
-from twofold.encoders.speech import SpeechTransformer, mean_over_time
+from twofold.encoders.audio.transformer import SpeechTransformer, mean_over_time
 from twofold.errors import UserError
 
 DATA = golden("athena_model.npz")
@@ -109,7 +109,7 @@ def test_attention_of_short_and_long_sequences_agrees(monkeypatch: pytest.Monkey
     lengths = torch.tensor([30, 17, 1])
     found = []
     for limit in (200, 0):
-        monkeypatch.setattr("twofold.encoders.speech._SHORT", limit)
+        monkeypatch.setattr("twofold.encoders.audio.transformer._SHORT", limit)
         encoder.zero_grad()
         out = encoder(x, lengths)
         out.square().mean().backward()

@@ -15,7 +15,7 @@ from twofold.encoders import (
     load_encoder,
     save_encoder,
 )
-from twofold.encoders.utterance import SpeechEncoderConfig, floor_of
+from twofold.encoders.audio.encoder import SpeechEncoderConfig, baseline_of
 from twofold.errors import UserError
 from twofold.heads import HeadConfig, ProjectionHead
 from twofold.interop.program import least_samples, speech_program
@@ -75,7 +75,7 @@ def test_a_file_keeps_the_front_end(tmp_path):
 
 @torch.no_grad()
 def test_the_floor_is_mean_and_deviation_of_the_filterbank():
-    floor, wave = floor_of(tiny()), noisy_tones()[0]
+    floor, wave = baseline_of(tiny()), noisy_tones()[0]
     assert isinstance(floor, FilterbankEncoder)
     x, _ = floor.frontend.log_mel(Waves.of([wave]))
     expected = torch.cat([x[0].mean(0), x[0].std(0, correction=0)])
@@ -98,7 +98,7 @@ def test_what_is_too_short_is_named():
 @pytest.mark.parametrize("options", [{}, {"stack": 3}, {"pooling": "mean_std", "cmvn": "utterance_mean", "stack": 2}])
 @torch.no_grad()
 def test_a_program_of_the_whole_encoder(options):
-    """torch.export of front end, transformer and pooling together, number and length of the sounds left open."""
+    """torch.export of front end, transformer and pooling together, number and length of the recordings left open."""
     encoder = tiny(**options)
     module = speech_program(encoder).module()
     least = least_samples(encoder)

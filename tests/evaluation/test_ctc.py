@@ -11,14 +11,22 @@ import torch
 
 from sound_files import tone, write
 from twofold.commands.evaluate import evaluate
-from twofold.data import DataConfig, SoundSource, open_source
-from twofold.data.sounds import Recording
+from twofold.data import AudioSource, DataConfig, open_source
+from twofold.data.sources.audio import Recording
 from twofold.encoders import SpeechEncoder, save_encoder
-from twofold.encoders.utterance import floor_of
+from twofold.encoders.audio.encoder import baseline_of
 from twofold.errors import UserError
-from twofold.evaluation.ctc import CtcConfig, clean_text, enough_steps, error_rates, fitting, recognise, split_by_text
-from twofold.evaluation.decoding import beam_search, best_path, collapse
 from twofold.evaluation.frozen import tensor_digests
+from twofold.evaluation.protocols.ctc import (
+    CtcConfig,
+    clean_text,
+    enough_steps,
+    error_rates,
+    fitting,
+    recognise,
+    split_by_text,
+)
+from twofold.evaluation.protocols.decoding import beam_search, best_path, collapse
 
 WORDS = ("ba", "abb", "b a")
 
@@ -88,7 +96,7 @@ def small():
 def test_texts_that_cannot_be_learned_are_counted(manifest):
     config = DataConfig()
     source = open_source(manifest, config)
-    object.__setattr__(source.config.sound, "max_seconds", 2.0)
+    object.__setattr__(source.config.audio, "max_seconds", 2.0)
     reasons = {}
     assert len(fitting(source, "training", reasons)) == 36
     assert list(reasons.values()) == [1, 1, 1]
@@ -100,14 +108,14 @@ def test_a_text_needs_a_step_a_character_and_a_blank_between_equal_ones(tmp_path
     # 0.1 s are 8 frames of 25 ms, which are 3 steps of 3.
     clips = [Recording(str(write(tmp_path / f"{i}.wav", tone(seconds=0.1))), text=t) for i, t in enumerate(
         ("abc", "abcd", "aa", "aab"))]  # fmt: skip
-    assert enough_steps(SoundSource(clips, DataConfig(), "short"), encoder).tolist() == [True, False, True, False]
-    assert enough_steps(SoundSource(clips, DataConfig(), "short"), floor_of(encoder)).all()
+    assert enough_steps(AudioSource(clips, DataConfig(), "short"), encoder).tolist() == [True, False, True, False]
+    assert enough_steps(AudioSource(clips, DataConfig(), "short"), baseline_of(encoder)).all()
 
 
 def test_texts_that_no_path_can_say_are_left_out_of_training_and_count_as_wrong(manifest, tmp_path):
     source = open_source(manifest, DataConfig())
     long = Recording(str(write(tmp_path / "hurried.wav", tone(seconds=0.15))), text="a b " * 10)
-    parts = [SoundSource([*source.recordings[a:b], long], DataConfig(), "x") for a, b in ((0, 12), (24, 36))]
+    parts = [AudioSource([*source.recordings[a:b], long], DataConfig(), "x") for a, b in ((0, 12), (24, 36))]
     found = recognise(small(), *parts, CtcConfig(epochs=1))
     assert found.train == 12
     assert found.left_out == {"training with more characters in the text than the encoder has steps": 1}
@@ -139,7 +147,7 @@ def test_no_text_is_in_both_parts(manifest):
     assert len(first) + len(second) == len(source)
     assert not {t for t in first.texts if t} & set(second.texts)
     with pytest.raises(UserError, match="texts are needed"):
-        split_by_text(SoundSource([Recording(source.recordings[0].path)], DataConfig(), "x"), 0.4, 0)
+        split_by_text(AudioSource([Recording(source.recordings[0].path)], DataConfig(), "x"), 0.4, 0)
 
 
 @pytest.mark.parametrize("tune", [False, True])
@@ -154,7 +162,7 @@ def test_a_recogniser_learns_names_of_tones(manifest, tune):
     assert tensor_digests(encoder) == before  # a copy is tuned
     assert found.characters == " ab"
     assert found.cer < 0.35
-    assert found.floor_cer < 0.7
+    assert found.baseline_cer < 0.7
     again = recognise(encoder, train, test, config)
     assert again == found
     assert found != recognise(encoder, train, test, CtcConfig(epochs=1, batch=8))

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from twofold.errors import UserError
-from twofold.evaluation.knn import evaluate_knn, knn_accuracy, knn_votes, nearest
+from twofold.evaluation.protocols.knn import evaluate_knn, knn_accuracy, knn_votes, nearest
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> float:

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from twofold.errors import UserError
-from twofold.evaluation.labels import balanced_subset, label_efficiency
+from twofold.evaluation.few_labels import label_efficiency
+from twofold.evaluation.label_subsets import balanced_subset
 from twofold.evaluation.splits import match_classes, single_labels, stratified_split
 
 

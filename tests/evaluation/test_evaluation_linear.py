@@ -6,9 +6,9 @@ import torch
 from torch.nn import functional as F
 
 from twofold.errors import UserError
-from twofold.evaluation import linear
-from twofold.evaluation.linear import evaluate_linear
 from twofold.evaluation.logistic import GRID, PAPER_GRID, choose_l2, fit_linear, fit_path
+from twofold.evaluation.protocols import linear
+from twofold.evaluation.protocols.linear import evaluate_linear
 from twofold.evaluation.scores import score
 from twofold.evaluation.splits import stratified_split
 

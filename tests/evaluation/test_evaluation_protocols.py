@@ -11,8 +11,9 @@ from evaluation_doubles import LazySource, Means
 from twofold.data import ArraySource
 from twofold.errors import UserError
 from twofold.evaluation.frozen import NotFrozenError, digest
-from twofold.evaluation.linear import LinearResult
-from twofold.evaluation.protocols import Evaluation, evaluate
+from twofold.evaluation.protocols import evaluate
+from twofold.evaluation.protocols.evaluate import Evaluation
+from twofold.evaluation.protocols.linear import LinearResult
 
 
 def stripes(n: int, classes: int = 4, seed: int = 0, side: int = 16) -> tuple[np.ndarray, np.ndarray]:

@@ -14,10 +14,9 @@ from evaluation_doubles import LazySource, Means
 from PIL import Image
 
 from twofold.data import ArraySource, DataConfig, open_source
-from twofold.data.reading import how_read
-from twofold.data.subset import subset
+from twofold.data.sources.subset import subset
 from twofold.errors import UserError
-from twofold.evaluation.feature_cache import FeatureCache
+from twofold.evaluation.feature_cache import FeatureCache, decode_options
 from twofold.evaluation.features import extract
 
 
@@ -180,7 +179,7 @@ def test_a_disk_that_refuses_costs_a_sentence(folder: Path, tmp_path: Path) -> N
 def test_nothing_is_kept_of_what_nobody_can_know_again(cache: FeatureCache, folder: Path) -> None:
     images = [np.full((8, 8, 1), i, np.uint8) for i in range(4)]
     own = LazySource(list(images), [0, 1, 0, 1])
-    assert how_read(own) is None
+    assert decode_options(own) is None
     dataset = torch.utils.data.TensorDataset(torch.rand(4, 1, 8, 8), torch.arange(4) % 2)
     for source in (own, open_source(dataset)):
         assert fresh(source, Means(), cache, size=8)

@@ -14,8 +14,9 @@ from PIL import Image
 from golden_data import golden
 from twofold.commands.imagenet import imagenet, load_classified
 from twofold.encoders import Encoder, InputSpec, ResNet, save_encoder
+from twofold.encoders.composed import EncoderWithClassifier
 from twofold.errors import UserError
-from twofold.evaluation.imagenet import ClassifiedImages, evaluate_imagenet
+from twofold.evaluation.protocols.imagenet import evaluate_imagenet
 from twofold.heads import Classifier, HeadConfig, ProjectionHead
 from twofold.views.resample import center_crop
 
@@ -69,7 +70,7 @@ def nearest_grey() -> Classifier:
 
 def test_accuracies(tree: Path) -> None:
     """Six classes are right; the seventh's images are taken for the first's, whose five nearest leave it out."""
-    result = evaluate_imagenet(ClassifiedImages(Seen(), nearest_grey()), tree, size=40)
+    result = evaluate_imagenet(EncoderWithClassifier(Seen(), nearest_grey()), tree, size=40)
     assert result.images == 21
     assert result.classes == 7
     assert result.scores.top1 == pytest.approx(18 / 21)
@@ -91,7 +92,7 @@ def test_preprocessing_is_the_reference_s(tmp_path: Path, key: str, resample: An
             save(folder / name / "image.png", set_[f"{case['id']}/image_u8"])
         encoder = Seen()
         evaluate_imagenet(
-            ClassifiedImages(encoder, Classifier(3, 2)), folder, size=case["height"], resample=resample, workers=1
+            EncoderWithClassifier(encoder, Classifier(3, 2)), folder, size=case["height"], resample=resample, workers=1
         )
         right = np.clip(set_[f"{case['id']}/{key}"], 0, 1)
         found = encoder.images[0][1].permute(1, 2, 0).numpy()
@@ -105,7 +106,7 @@ def test_small_images_are_taken_as_they_are(tmp_path: Path) -> None:
     for name in ("a", "b"):
         save(tmp_path / name / "image.png", pixels)
     encoder = Seen()
-    evaluate_imagenet(ClassifiedImages(encoder, Classifier(3, 2)), tmp_path, size=32)
+    evaluate_imagenet(EncoderWithClassifier(encoder, Classifier(3, 2)), tmp_path, size=32)
     assert torch.equal(encoder.images[0][0], torch.from_numpy(pixels).permute(2, 0, 1) / 255)
 
 
@@ -117,7 +118,7 @@ def test_photographs_are_not_turned_and_grey_ones_become_colour(tmp_path: Path) 
     for name in ("a", "b"):
         save(tmp_path / name / "image.png", pixels, exif=exif)
     encoder = Seen()
-    evaluate_imagenet(ClassifiedImages(encoder, Classifier(3, 2)), tmp_path, size=40)
+    evaluate_imagenet(EncoderWithClassifier(encoder, Classifier(3, 2)), tmp_path, size=40)
     expected = center_crop(torch.from_numpy(pixels).expand(3, 50, 60), 40)
     assert torch.allclose(encoder.images[0][0], expected, atol=1e-6)
 
@@ -130,7 +131,7 @@ def test_a_thousand_classes_in_the_order_of_wordnet_ids(tmp_path: Path) -> None:
         save(tmp_path / name / "only.png", np.broadcast_to(colour.astype(np.uint8), (2, 2, 3)).copy())
     digits = torch.tensor([[k % 10, k // 10 % 10, k // 100] for k in range(1000)]).float() * 25 / 255
     classifier = linear((2 * digits).tolist(), (-(digits**2).sum(1)).tolist())
-    result = evaluate_imagenet(ClassifiedImages(Seen(), classifier), tmp_path, size=33)
+    result = evaluate_imagenet(EncoderWithClassifier(Seen(), classifier), tmp_path, size=33)
     assert result.scores.top1 == 1.0
     assert result.scores.top5 == 1.0
 
@@ -139,7 +140,7 @@ def test_the_folder_above_will_do(tree: Path) -> None:
     """ImageNet's usual layout: train and val side by side; val is scored."""
     for k in range(7):
         save(tree.parent / "train" / f"n{k:08d}" / "x.png", plain(255))
-    model = ClassifiedImages(Seen(), nearest_grey())
+    model = EncoderWithClassifier(Seen(), nearest_grey())
     assert evaluate_imagenet(model, tree.parent, size=40).images == 21
 
 
@@ -148,7 +149,7 @@ class TestRefusals:
 
     def refuse(self, folder: Path, match: str, classes: int = 7) -> None:
         with pytest.raises(UserError, match=match):
-            evaluate_imagenet(ClassifiedImages(Seen(), Classifier(3, classes)), folder, size=40)
+            evaluate_imagenet(EncoderWithClassifier(Seen(), Classifier(3, classes)), folder, size=40)
 
     @pytest.mark.parametrize("classes", [6, 8, 1000])
     def test_another_number_of_classes(self, tree: Path, classes: int) -> None:
@@ -187,11 +188,11 @@ class TestRefusals:
     def test_layers_that_the_classifier_cannot_read(self, layer: int, match: str) -> None:
         head = ProjectionHead(3, HeadConfig(out_dim=16))
         with pytest.raises(UserError, match=match):
-            ClassifiedImages(Seen(), Classifier(3, 7), head, layer)
+            EncoderWithClassifier(Seen(), Classifier(3, 7), head, layer)
 
     def test_a_layer_without_a_head(self) -> None:
         with pytest.raises(UserError, match="cannot read output 1 of a head of 0 layers"):
-            ClassifiedImages(Seen(), Classifier(3, 7), None, 1)
+            EncoderWithClassifier(Seen(), Classifier(3, 7), None, 1)
 
 
 class TestTheCommand:

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from twofold.commands.evaluate import labelled_parts
 from twofold.data import ArraySource, open_source
-from twofold.data.subset import subset
+from twofold.data.sources.subset import subset
 from twofold.errors import UserError
-from twofold.evaluation.subsets import label_positions, labelled_part
+from twofold.evaluation.label_subsets import label_positions, labelled_part
+from twofold.evaluation.parts import labelled_parts
 
 
 def source_of(labels, classes=None):

@@ -13,19 +13,19 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score
 from transfer_trees import TREES
 
 from twofold import cli
-from twofold.commands import transfer as command
-from twofold.commands.transfer import table, transfer
 from twofold.data import DataConfig
 from twofold.encoders import EncoderConfig, build_encoder, save_encoder
 from twofold.errors import UserError
-from twofold.evaluation import transfer as measuring
-from twofold.evaluation.finetune import finetune
 from twofold.evaluation.logistic import PAPER_GRID, fit_path
 from twofold.evaluation.scores import average_precision_11
-from twofold.evaluation.transfer import fit_many_path, measure, open_parts
-from twofold.evaluation.transfer_finetune import DECAYS, RATES, Budget, run_options
-from twofold.evaluation.transfer_sets import SETS, reported
-from twofold.training.labelled import LabelledTraining
+from twofold.runs.finetune import finetune
+from twofold.studies.transfer import linear as measuring
+from twofold.studies.transfer import study as command
+from twofold.studies.transfer.finetune import DECAYS, RATES, Budget, run_options
+from twofold.studies.transfer.linear import fit_many_path, measure, open_parts
+from twofold.studies.transfer.sets import SETS, reported
+from twofold.studies.transfer.study import table, transfer
+from twofold.training.loop import LabelledTraining
 
 GRID = tuple(10.0**k for k in range(-5, 2))
 
@@ -201,7 +201,7 @@ def test_fine_tuning_takes_the_best_pair_and_scores_once(root, encoder_file, tmp
         calls.append(args[2])
         return finetune(*args, **kwargs)
 
-    monkeypatch.setattr("twofold.evaluation.transfer_finetune.finetune", counted)
+    monkeypatch.setattr("twofold.studies.transfer.finetune.finetune", counted)
     budget = {"steps": 6, "batch": 6, "rates": [1e-4, 3e-2], "decays": [0.0]}
     options = {"root": str(root), "data": "birdsnap", "protocol": "finetune", "out": str(tmp_path)}
     cell = transfer(encoder_file, **options, budget=budget)[0]

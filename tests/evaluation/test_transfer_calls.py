@@ -7,11 +7,11 @@ import torch
 from transfer_trees import TREES
 
 from twofold import cli
-from twofold.commands import transfer as command
-from twofold.commands.transfer import transfer
 from twofold.encoders import EncoderConfig, build_encoder, save_encoder
 from twofold.errors import UserError
-from twofold.evaluation import transfer as measuring
+from twofold.studies.transfer import linear as measuring
+from twofold.studies.transfer import study as command
+from twofold.studies.transfer.study import transfer
 
 
 @pytest.fixture

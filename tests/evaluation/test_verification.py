@@ -11,10 +11,10 @@ import torch
 from sound_files import tone, write
 from twofold.commands.evaluate import evaluate
 from twofold.data import DataConfig, open_source
-from twofold.data.config import SoundConfig
+from twofold.data.config import AudioConfig
 from twofold.encoders import SpeechEncoder, save_encoder
 from twofold.errors import UserError
-from twofold.evaluation.verification import all_pairs, detection_cost, equal_error_rate, read_trials, verify
+from twofold.evaluation.protocols.verification import all_pairs, detection_cost, equal_error_rate, read_trials, verify
 
 
 def by_hand(scores, same):
@@ -93,10 +93,10 @@ def test_a_list_of_trials(voices, tmp_path):
     assert pairs.tolist() == [[1, 0, 1], [0, 0, 2]]
     found = verify(encoder(), source, trials=str(path))
     assert (found.pairs, found.utterances, found.speakers) == (2, 3, 2)
-    assert found.floor_eer in (0, 1)
+    assert found.baseline_eer in (0, 1)
     assert "2 of 2 trials of trials.txt" in found.text
     swapped = verify(encoder(), source, trials=trials(tmp_path, "0" + SAME[1:], "1" + OTHER[1:]))
-    assert (swapped.eer, swapped.floor_eer) == (1 - found.eer, 1 - found.floor_eer)
+    assert (swapped.eer, swapped.baseline_eer) == (1 - found.eer, 1 - found.baseline_eer)
 
 
 def test_all_pairs_are_all_trials(voices, tmp_path):
@@ -104,7 +104,9 @@ def test_all_pairs_are_all_trials(voices, tmp_path):
     names = [source.path(i).split("/wav/")[1] for i in range(len(source))]
     lines = [f"{int(a[:7] == b[:7])} {a} {b}" for i, a in enumerate(names) for b in names[i + 1 :]]
     listed, every = verify(encoder(), source, trials=trials(tmp_path, *lines)), verify(encoder(), source)
-    assert (listed.eer, listed.min_dcf, listed.floor_eer) == pytest.approx((every.eer, every.min_dcf, every.floor_eer))
+    assert (listed.eer, listed.min_dcf, listed.baseline_eer) == pytest.approx(
+        (every.eer, every.min_dcf, every.baseline_eer)
+    )
     assert (listed.pairs, listed.utterances, listed.speakers) == (every.pairs, every.utterances, every.speakers)
 
 
@@ -146,7 +148,7 @@ def test_speakers_are_compared_where_the_data_name_them(tmp_path):
     found = verify(encoder(), open_source(tmp_path / "m.csv", DataConfig()))
     assert found.speakers == 2
     assert "speakers as the data name them" in found.text
-    words = verify(encoder(), open_source(tmp_path / "m.csv", DataConfig(sound=SoundConfig(label="label"))))
+    words = verify(encoder(), open_source(tmp_path / "m.csv", DataConfig(audio=AudioConfig(label="label"))))
     assert words.speakers == 3
 
 

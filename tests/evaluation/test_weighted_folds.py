@@ -15,11 +15,11 @@ from sound_files import tone, write
 from twofold.commands.evaluate import evaluate
 from twofold.data import ArraySource, DataConfig, open_source
 from twofold.encoders import SpeechEncoder, Waves, save_encoder
+from twofold.encoders.composed import AllLayers, EncoderWithHead, all_layers
 from twofold.errors import UserError
-from twofold.evaluation.folds import leave_one_out
-from twofold.evaluation.projected import Projected
+from twofold.evaluation.protocols.folds import leave_one_out
+from twofold.evaluation.protocols.weighted import Mixture, evaluate_weighted
 from twofold.evaluation.scores import score
-from twofold.evaluation.weighted import AllLayers, Mixture, all_layers, evaluate_weighted
 
 
 def encoder():
@@ -96,10 +96,10 @@ def test_each_fold_is_scored_by_the_others(manifest):
         found = leave_one_out(encoder(), source, protocol, k=5)
         assert found.folds == ("a", "b", "c")
         assert [scores.count for scores in found.scores] == [12, 12, 12]  # the clip of no fold takes no part
-        assert len(found.floor) == 3
-        assert np.mean([scores.top1 for scores in found.floor]) > 0.8
-    projected = leave_one_out(Projected(encoder(), torch.nn.Linear(16, 4), 4), source)
-    assert projected.floor == leave_one_out(encoder(), source).floor  # z stands beside the filterbank, too
+        assert len(found.baseline) == 3
+        assert np.mean([scores.top1 for scores in found.baseline]) > 0.8
+    projected = leave_one_out(EncoderWithHead(encoder(), torch.nn.Linear(16, 4), 4), source)
+    assert projected.baseline == leave_one_out(encoder(), source).baseline  # z stands beside the filterbank, too
     lone = source.with_labels(["only a" if r.fold == "a" else r.label for r in source.recordings])
     with pytest.raises(UserError, match="only a of the fold a is in no other"):
         leave_one_out(encoder(), lone)
@@ -109,11 +109,11 @@ def test_the_commands(manifest, tmp_path):
     (tmp_path / "run").mkdir()
     save_encoder(tmp_path / "run" / "encoder.safetensors", encoder())
     (tmp_path / "run" / "config.yaml").write_text("options: {}\n")
-    told = evaluate(tmp_path / "run", manifest, protocol="weighted", folds=True, **{"data.sound.fold": "speaker"})
+    told = evaluate(tmp_path / "run", manifest, protocol="weighted", folds=True, **{"data.audio.fold": "speaker"})
     assert told.result.folds == ("x", "y")
     assert "macro F1" in told.text()
     assert len(json.loads(told.file.read_text())["scores"]) == 2
-    again = evaluate(tmp_path / "run", manifest, protocol="weighted", folds=True, **{"data.sound.fold": "speaker"})
+    again = evaluate(tmp_path / "run", manifest, protocol="weighted", folds=True, **{"data.audio.fold": "speaker"})
     assert "kept from an earlier" not in told.text()
     assert "kept from an earlier" in again.text()
     assert again.result.scores == told.result.scores
@@ -121,8 +121,8 @@ def test_the_commands(manifest, tmp_path):
     assert "learned mixture of 3 layers" in whole.text()
     assert whole.evaluation.feature_dim == 48
     assert type(whole.evaluation).from_json(whole.file.read_text()) == whole.evaluation
-    assert json.loads(whole.file.read_text())["floor"]["top1"] == whole.evaluation.floor.top1
-    assert 0 <= whole.evaluation.floor.macro_f1 <= 1
+    assert json.loads(whole.file.read_text())["floor"]["top1"] == whole.evaluation.baseline.top1
+    assert 0 <= whole.evaluation.baseline.macro_f1 <= 1
     (tmp_path / "list.txt").write_text("".join(f"{i}.wav\n" for i in range(8, 28)))  # names of files, as of images
     few = evaluate(tmp_path / "run", manifest, labels=str(tmp_path / "list.txt"))
     assert few.evaluation.train.images == 20
@@ -134,7 +134,7 @@ def test_the_commands(manifest, tmp_path):
         ({"labels": "4"}, "leave --labels 4 out"),
         ({"test": manifest}, "leave --test out"),
         ({"validation": manifest}, "leave --validation out"),
-        ({"data.sound.fold": "none"}, "no such column"),
+        ({"data.audio.fold": "none"}, "no such column"),
     ):
         with pytest.raises(UserError, match=message):
             evaluate(tmp_path / "run", manifest, folds=True, **options)
@@ -149,7 +149,7 @@ def test_the_commands(manifest, tmp_path):
         ({"protocol": "verification", "labels": "10%"}, "--labels 10% goes with"),
         ({"protocol": "ctc", "features": "z"}, "--features z goes with --protocol linear, knn, not with ctc"),
         ({"protocol": "ctc", "batch": 8}, "--batch 8 goes with"),
-        ({"size": 32}, "--size 32 is for images, and the encoder takes sounds"),
+        ({"size": 32}, "--size 32 is for images, and the encoder takes recordings"),
         ({"data.channels": 3}, r"--data\.channels or the encoder asks for 3"),
     ],
 )

@@ -11,7 +11,7 @@ import scipy.io
 import torchvision.datasets as tv
 from PIL import Image
 
-from twofold.data.torchvision_sets import VOC_CLASSES
+from twofold.data.sources.torchvision_sets import VOC_CLASSES
 
 rng = np.random.default_rng(0)
 CLASSES = {"cifar10": 10, "cifar100": 100, "voc2007": 20, "flowers": 102}  # fixed by torchvision or the layout

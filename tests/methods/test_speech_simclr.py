@@ -9,13 +9,13 @@ import torch
 from processes import run_processes
 from sound_files import RATE, tone
 from twofold.encoders import SpeechEncoder, Waves
-from twofold.encoders.utterance import PRESETS
+from twofold.encoders.audio.encoder import PRESETS
 from twofold.errors import UserError
 from twofold.heads import HeadConfig
 from twofold.losses import contrastive_metrics, nt_xent
 from twofold.methods import MethodConfig, SpeechSimCLR, build_method
 from twofold.randomness import Key
-from twofold.views.waveforms import WavesConfig, WaveViews
+from twofold.views.audio.views import WavesConfig, WaveViews
 
 TINY = {"sample_rate": RATE, "mels": 20, "low_hz": 60.0, "width": 32, "layers": 2, "heads": 4, "hidden": 64}
 HEAD = HeadConfig(out_dim=16, norm=False)
@@ -172,7 +172,7 @@ def test_overfits_a_handful(encoder, lr, steps, accuracy, error):
 def test_options_of_other_methods_are_refused():
     with pytest.raises(UserError, match="mask_share"):
         MethodConfig(name="simclr", mask_share=0.1)
-    with pytest.raises(UserError, match="no effect on sounds"):
+    with pytest.raises(UserError, match="no effect on recordings"):
         MethodConfig(name="speech_simclr", loss="nt_logistic")
     assert MethodConfig(mask_share=0.1).name is None  # the data will tell
     with pytest.raises(UserError, match="nothing is left"):

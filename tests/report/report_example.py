@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from twofold.data import ArraySource
-from twofold.evaluation.labels import Cell
+from twofold.evaluation.few_labels import LabelEfficiency
 from twofold.report import Report, embedding_map, find_neighbours, label_figure, label_table
 
 
@@ -23,13 +23,13 @@ def digits(n: int = 300) -> tuple[ArraySource, np.ndarray, np.ndarray]:
     return ArraySource(images, labels), (x[chosen] / 255).astype(np.float32), labels
 
 
-def cells() -> list[Cell]:
+def cells() -> list[LabelEfficiency]:
     """Accuracies of two feature sets with two numbers of labels."""
     return [
-        Cell("raw pixels", 50, (0.66, 0.68, 0.65), (1.0, 1.0, 1.0)),
-        Cell("pretrained <encoder>", 50, (0.90, 0.92, 0.91), (1.0, 1.0, 1.0)),
-        Cell("raw pixels", 4000, (0.905,), (0.1,)),
-        Cell("pretrained <encoder>", 4000, (0.985,), (0.1,)),
+        LabelEfficiency("raw pixels", 50, (0.66, 0.68, 0.65), (1.0, 1.0, 1.0)),
+        LabelEfficiency("pretrained <encoder>", 50, (0.90, 0.92, 0.91), (1.0, 1.0, 1.0)),
+        LabelEfficiency("raw pixels", 4000, (0.905,), (0.1,)),
+        LabelEfficiency("pretrained <encoder>", 4000, (0.985,), (0.1,)),
     ]
 
 

@@ -14,7 +14,7 @@ from report_example import cells, digits, example, metrics
 
 from twofold.data import ArraySource, BadImage
 from twofold.errors import UserError
-from twofold.evaluation.labels import Cell
+from twofold.evaluation.few_labels import LabelEfficiency
 from twofold.report import (
     EmbeddingMap,
     Report,
@@ -201,7 +201,7 @@ def test_drawings_have_no_fixed_colours_shared_ids_or_addresses() -> None:
 
 
 def test_the_label_table_gives_mean_and_spread_and_marks_the_best() -> None:
-    table = label_table([*cells(), Cell("third", 50, (0.91, 0.91, 0.91), (1.0, 1.0, 1.0))])
+    table = label_table([*cells(), LabelEfficiency("third", 50, (0.91, 0.91, 0.91), (1.0, 1.0, 1.0))])
     assert list(table.columns) == ["", "50 labels", "4,000 labels"]
     assert table.rows[0] == ["raw pixels", "66.3 ± 1.5", "90.5"]
     assert table.rows[2] == ["third", "91.0 ± 0.0", None]

@@ -13,8 +13,8 @@ from twofold.commands import study_runs
 from twofold.commands.study import study
 from twofold.encoders import EncoderConfig, build_encoder, save_encoder
 from twofold.errors import UserError
-from twofold.evaluation import distill as distillation
 from twofold.heads import HeadConfig, ProjectionHead
+from twofold.runs import distill as distillation
 from twofold.studies import classes, distilling, finetuning
 from twofold.studies.classes import ClassesStudy, Point, chance_corrected
 from twofold.studies.distilling import DistillStudy, Pair, student_options

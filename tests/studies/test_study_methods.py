@@ -9,9 +9,9 @@ from tiny import images
 from twofold.cli import main
 from twofold.commands.study import study
 from twofold.errors import UserError
+from twofold.runs.config import build
 from twofold.studies.folder import StudyFolder
 from twofold.studies.methods import MethodsStudy, Outcome, plan, read_outcome, table, text
-from twofold.training.config import build
 
 SHARED = """
 encoder: {name: resnet10, width: 0.125, stem: cifar}

@@ -4,8 +4,10 @@ import pytest
 import torch
 
 from twofold.data import DataFacts
-from twofold.training.config import build, flatten, merge, plain
-from twofold.training.defaults import choose, choose_precision
+from twofold.devices import choose_precision
+from twofold.options import flatten, merge, plain
+from twofold.runs.config import build
+from twofold.runs.defaults import choose
 
 
 def facts(count=1000, side=100, channels=3):

@@ -10,7 +10,7 @@ import pytest
 FAULTS = """
 import resource, sys
 import torch
-from twofold.training.memory import keep_freed_memory
+from twofold.devices import keep_freed_memory
 if sys.argv[1] == "keep":
     assert keep_freed_memory()
 x = torch.zeros(16 << 20)  # 64 MB, above what glibc keeps by itself

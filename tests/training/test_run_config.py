@@ -8,9 +8,8 @@ import yaml
 
 from twofold import recipes
 from twofold.errors import UserError
-from twofold.evaluation.finetune import FinetuneConfig
-from twofold.training.config import OptionsParser, RunConfig, build, flatten, merge, plain, to_yaml
-from twofold.training.distilling import DistillConfig
+from twofold.options import OptionsParser, flatten, merge, plain
+from twofold.runs.config import DistillConfig, FinetuneConfig, RunConfig, build, to_yaml
 
 
 def test_later_layers_win_and_dots_are_paths():

@@ -1,4 +1,4 @@
-"""What is chosen for sounds: the presets are what they say, and whatever was given stays."""
+"""What is chosen for recordings: the presets are what they say, and whatever was given stays."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from twofold.encoders import Waves, build_encoder
 from twofold.errors import UserError
 from twofold.methods import build_method
 from twofold.optim import build_optimizer, build_schedule
+from twofold.options import flatten, plain
 from twofold.randomness import Key
-from twofold.training import presets
-from twofold.training.config import build, flatten, plain
-from twofold.training.defaults import choose
-from twofold.views.waveforms import WaveViews
+from twofold.runs import presets
+from twofold.runs.config import build
+from twofold.runs.defaults import choose
+from twofold.views.audio.views import WaveViews
 
 CPU = torch.device("cpu")
-FACTS = DataFacts(30_000, 1, 64_000, 1, False, False, None, kind="speech", sample_rate=16_000)
+FACTS = DataFacts(30_000, 1, 64_000, 1, False, False, None, kind="audio", sample_rate=16_000)
 
 
 def chosen(**options):
@@ -31,7 +32,7 @@ def test_released_is_as_released():
     pytest.importorskip("timm")
     config, flat, _ = chosen(**{"encoder.name": "speech:released"})
     expected = {
-        "batch": 16, "data.sound.max_seconds": 8.0, "waves.clean_view": True, "head.out_dim": 768, "head.norm": False,
+        "batch": 16, "data.audio.max_seconds": 8.0, "waves.clean_view": True, "head.out_dim": 768, "head.norm": False,
         "method.name": "speech_simclr", "method.temperature": 0.1, "method.contrastive_weight": 1.0,
         "method.reconstruction_weight": 0.5, "method.mask_span": 1, "method.mask_rule": "released",
         "method.reconstruction_scale": "released", "method.target": "masked", "optim.name": "lamb",
@@ -44,7 +45,7 @@ def test_released_is_as_released():
 
 
 def test_what_is_given_wins_over_the_preset():
-    given = {"waves.clean_view": False, "data.sound.max_seconds": 15.99, "optim.schedule": "cosine", "batch": 32}
+    given = {"waves.clean_view": False, "data.audio.max_seconds": 15.99, "optim.schedule": "cosine", "batch": 32}
     _, flat, _ = chosen(**{"encoder.name": "speech:released"} | given)
     assert {name: flat[name] for name in given} == given
     assert flat["optim.warmup_steps"] is None
@@ -57,7 +58,7 @@ def test_what_is_given_wins_over_the_preset():
 
 def test_released_without_timm_says_what_it_takes_instead(monkeypatch):
     monkeypatch.setattr(presets, "find_spec", lambda _: None)
-    monkeypatch.setattr("twofold.training.speech_defaults.find_spec", lambda _: None)
+    monkeypatch.setattr("twofold.runs.defaults_audio.find_spec", lambda _: None)
     _, flat, told = chosen(**{"encoder.name": "speech:released"})
     assert flat["optim.name"] == "adamw"
     assert "lamb, as released, needs the extra timm" in told
@@ -71,7 +72,7 @@ def test_the_head_has_no_batch_norm_unless_it_is_asked_for(head, name):
 
 
 def test_a_speech_encoder_is_refused_for_images():
-    with pytest.raises(UserError, match=r"--encoder\.name speech:released is for sounds"):
+    with pytest.raises(UserError, match=r"--encoder\.name speech:released is for recordings"):
         choose(build({"encoder.name": "speech:released"}), DataFacts(100, 32, 32, 3, False, False, None), CPU)
 
 

@@ -11,9 +11,9 @@ from view_helpers import some_images
 
 from twofold.errors import UserError
 from twofold.randomness import Key
-from twofold.training.config import build
+from twofold.runs.config import build
 from twofold.views import OPERATORS, ImageViews, StudyViews, ViewsConfig, build_views
-from twofold.views.operators import Cutout, Noise
+from twofold.views.studies.operators import Cutout, Noise
 
 FIGURE_5: dict[str, Any] = {"operators_on": "first", "shared_crop": True, "color_strength": 0.0, "blur": 0.0}
 

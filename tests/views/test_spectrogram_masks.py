@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from twofold.randomness import Key, uniforms
-from twofold.views.spectrograms import blocks, fill_blocks, hidden_frames, numbers_needed
+from twofold.views.audio.masks import blocks, fill_blocks, hidden_frames, numbers_needed
 
 FRAMES = torch.tensor([30, 200, 120, 7] * 50)
 TOTAL, BINS = 220, 40

@@ -21,7 +21,7 @@ from view_helpers import some_images
 from twofold.errors import UserError
 from twofold.randomness import Key
 from twofold.views import OPERATORS, ImageDraw, ImageViews, Operator, StudyDraw, StudyViews, ViewsConfig
-from twofold.views import operators as ops
+from twofold.views.studies import operators as ops
 
 TOLERANCE = 1e-6
 BARE = ViewsConfig(size=32, color_strength=0.0, blur=0.0)

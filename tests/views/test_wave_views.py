@@ -1,4 +1,4 @@
-"""Views of sounds: what each operator does to a signal that shows it, and that draws are addressed."""
+"""Views of recordings: what each operator does to a signal that shows it, and that draws are addressed."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import torch
 from twofold.encoders import Waves
 from twofold.errors import UserError
 from twofold.randomness import Key
-from twofold.views import sounds
-from twofold.views.waveforms import WavesConfig, WaveViews, generated_noise
+from twofold.views.audio import operators
+from twofold.views.audio.views import WavesConfig, WaveViews, generated_noise
 
 RATE = 16000
 OFF = {field.name: 0.0 for field in dataclasses.fields(WavesConfig) if field.name in (
@@ -45,12 +45,12 @@ def loudest(wave, rate=RATE):
 @pytest.mark.parametrize("least", [1, 2, 7, 11, 5511, 8999, 9001, 131073])
 def test_lengths_of_transforms_are_the_least_good_ones(least):
     good = [2**a * 3**b * 5**c for a in range(19) for b in range(13) for c in range(9)]
-    assert sounds._fast_length(least) == min(n for n in good if n >= least)
+    assert operators._fast_length(least) == min(n for n in good if n >= least)
 
 
 @pytest.mark.parametrize("speed", [Fraction(9, 10), Fraction(11, 10), Fraction(5, 4)])
 def test_speed(speed):
-    out = sounds.change_speed(Waves.of([sine(440), sine(440, 0.5)]), speed)
+    out = operators.change_speed(Waves.of([sine(440), sine(440, 0.5)]), speed)
     assert out.lengths.tolist() == [round(16000 / speed), round(8000 / speed)]
     assert loudest(out.samples[0]) == pytest.approx(440 * float(speed), rel=0.002)
     assert out.samples[0, 2000:-2000].abs().max() == pytest.approx(0.5, rel=0.01)
@@ -59,7 +59,7 @@ def test_speed(speed):
 @pytest.mark.parametrize("ratio", [Fraction(5, 6), Fraction(17, 18), Fraction(6, 5)])
 @pytest.mark.parametrize("f", [220, 1500])
 def test_pitch(ratio, f):
-    out = sounds.change_pitch(Waves.of([sine(f), sine(f, 0.5)]), ratio, RATE)
+    out = operators.change_pitch(Waves.of([sine(f), sine(f, 0.5)]), ratio, RATE)
     assert out.lengths.tolist() == [16000, 8000]
     assert loudest(out.samples[0]) == pytest.approx(f * float(ratio), rel=0.01)
     assert out.samples[0, 4000:-4000].square().mean().sqrt() == pytest.approx(0.5 / 2**0.5, rel=0.1)
@@ -69,8 +69,8 @@ def test_pitch(ratio, f):
 def test_noise_has_the_ratio_asked_for(snr):
     waves = speechlike()
     noise = generated_noise(RATE)[:, : waves.samples.shape[1]] * 7
-    out = sounds.add_noise(waves, noise, torch.full((4,), snr))
-    _, active = sounds.active_power(waves)
+    out = operators.add_noise(waves, noise, torch.full((4,), snr))
+    _, active = operators.active_power(waves)
     assert not active[0, 2100:3400].any()
     for row in range(4):
         added = (out.samples - waves.samples)[row, active[row]]
@@ -81,12 +81,12 @@ def test_noise_has_the_ratio_asked_for(snr):
 
 def test_noise_that_pauses_under_the_speech_stays_bounded():
     waves = speechlike()
-    _, active = sounds.active_power(waves)
+    _, active = operators.active_power(waves)
     noise = torch.where(active, 0.0, generated_noise(RATE)[:, : waves.samples.shape[1]])
     for floor in (0.0, 1e-6):
-        out = sounds.add_noise(waves, noise + floor * active, torch.full((4,), 5.0))
+        out = operators.add_noise(waves, noise + floor * active, torch.full((4,), 5.0))
         added = (out.samples - waves.samples).square().sum(1) / waves.lengths
-        signal, _ = sounds.active_power(waves)
+        signal, _ = operators.active_power(waves)
         # 10 dB more than a ratio over the whole row would make it, and no more.
         assert (10 * torch.log10(signal / added)).tolist() == pytest.approx([-5.0] * 4, abs=0.1)
 
@@ -95,9 +95,9 @@ def test_band_reject():
     t = sine(1000)
     for low, high, kept in ((900.0, 1100.0, 2000), (925.0, 1075.0, 1400), (0.0, 1500.0, 3000)):
         band = torch.tensor([low]), torch.tensor([high])
-        gone = sounds.reject_band(Waves.of([t]), *band, RATE).samples[0, 2000:-2000]
+        gone = operators.reject_band(Waves.of([t]), *band, RATE).samples[0, 2000:-2000]
         assert 20 * torch.log10(gone.norm() / t[2000:-2000].norm()) < -40
-        through = sounds.reject_band(Waves.of([sine(kept)]), *band, RATE).samples[0, 2000:-2000]
+        through = operators.reject_band(Waves.of([sine(kept)]), *band, RATE).samples[0, 2000:-2000]
         torch.testing.assert_close(through, sine(kept)[2000:-2000], rtol=0.01, atol=0.01)
 
 
@@ -106,9 +106,9 @@ def test_reverb_rings_on_and_keeps_the_power():
     wave[:160] = torch.randn(160, generator=torch.Generator().manual_seed(1))
     views = WaveViews(WavesConfig(**OFF | {"reverb": 1.0}), RATE)
     out = views.apply(Waves.of([wave, wave]), views.draw(Key(0, 0), [0, 1], [8000] * 2))[0]
-    before, where = sounds.active_power(Waves.of([wave, wave]))
+    before, where = operators.active_power(Waves.of([wave, wave]))
     assert out.samples[:, 400:1200].abs().max() > 1e-3
-    torch.testing.assert_close(sounds.active_power(out, where)[0], before, rtol=1e-4, atol=0)
+    torch.testing.assert_close(operators.active_power(out, where)[0], before, rtol=1e-4, atol=0)
     given = WaveViews(WavesConfig(**OFF | {"reverb": 1.0}), RATE, responses=[torch.tensor([0.0, 0.0, 2.0, 0.0, 1.0])])
     out = given.apply(Waves.of([wave]), given.draw(Key(0, 0), [0], [8000]))[0]
     expected = wave.clone()
@@ -161,7 +161,7 @@ def test_draws_are_addressed():
 
 
 def test_company_changes_nothing():
-    """Every operator at once: one sound alone equals the same in a longer batch."""
+    """Every operator at once: one recording alone equals the same in a longer batch."""
     everything = dict.fromkeys(OFF, 1.0)
     views, waves = WaveViews(WavesConfig(**everything), RATE), speechlike(5)
     for row in range(4):

@@ -14,12 +14,12 @@ from torch import nn
 from twofold.encoders import Encoder, save_encoder
 from twofold.errors import UserError
 from twofold.evaluation.frozen import digest
+from twofold.files import write_atomically
 from twofold.heads import Classifier, ProjectionHead
 from twofold.interop.detect import Network, Weights, detect
 from twofold.interop.moco import read_moco
 from twofold.interop.tensorflow import Variables, read_variables
-from twofold.training.checkpoint import write_atomically
-from twofold.training.rundir import environment
+from twofold.versions import environment
 
 PUBLISHED_STEPS = {
     250228: (0, "SimCLR v2, pretrained for 800 epochs"),
@@ -81,14 +81,14 @@ def convert(
         )
     path = Path(source)
     is_moco = path.is_file() and path.suffix in _MOCO_SUFFIXES
-    found = _from_moco(path, weights) if is_moco else _from_tensorflow(path, weights, classifier_layer)
+    result = _from_moco(path, weights) if is_moco else _from_tensorflow(path, weights, classifier_layer)
     if is_moco and classifier_layer is not None:
         raise UserError("--classifier_layer: checkpoints of MoCo hold no classifier; leave the option out")
-    document = _document(path, found)
+    document = _document(path, result)
     out.mkdir(parents=True, exist_ok=True)
-    extra = {"converted": document["found"], "options": {"views": found.views}}
+    extra = {"converted": document["found"], "options": {"views": result.views}}
     file = out / "encoder.safetensors"
-    save_encoder(file, found.encoder, found.head, extra, classifier=found.classifier, classifier_layer=found.layer)
+    save_encoder(file, result.encoder, result.head, extra, classifier=result.classifier, classifier_layer=result.layer)
     write_atomically(out / "conversion.json", lambda f: f.write((json.dumps(document, indent=2) + "\n").encode()))
     return file
 
@@ -96,13 +96,13 @@ def convert(
 def describe(file: Path) -> str:
     """What `convert` did, for people; `file` is what it returned."""
     document = json.loads((file.parent / "conversion.json").read_text())
-    found, counts = document["found"], document["counts"]
-    lines = [f"{found['layout']}: {found['network']}"]
-    if found["head"]:
-        lines.append(f"projection head: {found['head']}")
-    if found["classifier"]:
-        lines.append(f"classifier: {found['classifier']}")
-    lines += found["remarks"]
+    result, counts = document["found"], document["counts"]
+    lines = [f"{result['layout']}: {result['network']}"]
+    if result["head"]:
+        lines.append(f"projection head: {result['head']}")
+    if result["classifier"]:
+        lines.append(f"classifier: {result['classifier']}")
+    lines += result["remarks"]
     left_out = ", ".join(f"{len(names)} {rule}" for rule, names in document["ignored"].items()) or "nothing"
     lines.append(f"{counts['tensors']} tensors, {counts['parameters']:,} parameters; left out by rule: {left_out}")
     lines.append(f"written to {file} and {file.parent / 'conversion.json'}")

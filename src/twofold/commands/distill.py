@@ -10,14 +10,14 @@ from typing import Any
 
 from torch import nn
 
-from twofold.commands.load import encoder_path
-from twofold.commands.pretrain import read_layers
 from twofold.data import Source, open_source, splits_of
+from twofold.encoders.load import encoder_path
 from twofold.errors import Stopped, UserError
-from twofold.evaluation import distill as distillation
-from twofold.evaluation.distill import DistillResult
-from twofold.training.config import OptionsParser
-from twofold.training.distilling import DistillConfig
+from twofold.options import OptionsParser
+from twofold.recipes import read_layers
+from twofold.runs import distill as distillation
+from twofold.runs.config import DistillConfig
+from twofold.runs.distill import DistillResult
 
 
 def distill(

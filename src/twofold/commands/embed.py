@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from torch import nn
 
 from twofold.commands.evaluate import with_head
-from twofold.commands.load import encoder_path, load
 from twofold.data import DataConfig, Source, open_source
+from twofold.devices import choose_device
+from twofold.encoders.load import encoder_path, load
 from twofold.encoders.weights import read_header
 from twofold.errors import UserError
 from twofold.evaluation.features import extract
-from twofold.training.checkpoint import write_atomically
-from twofold.training.config import OptionsParser
-from twofold.training.starting import choose_device
+from twofold.files import write_atomically
+from twofold.options import OptionsParser
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class EmbedConfig:
     resample: Literal["tf2", "tf1", "antialias"] | None = None
     """How images are resized; as in the encoder's training when not given."""
     batch: int = 256
-    """Images or sounds at a time."""
+    """Images or recordings at a time."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to compute; auto takes a GPU where there is one."""
     data: DataConfig = field(default_factory=DataConfig)
@@ -68,7 +68,7 @@ def embed(run: str | Path, data: Any, out: str | Path, *, encoder: nn.Module | N
         options: fields of `EmbedConfig`, nested or dotted.
 
     Raises:
-        UserError: `out` exists, an option that sounds have no use for, nothing readable, ...
+        UserError: `out` exists, an option that recordings have no use for, nothing readable, ...
     """
     config, out = OptionsParser(EmbedConfig).build(options), Path(out)
     if out.suffix != ".npz":
@@ -78,27 +78,29 @@ def embed(run: str | Path, data: Any, out: str | Path, *, encoder: nn.Module | N
     path, device = encoder_path(run), choose_device(config.device, "--device")
     model = load(path, encoder, device)
     given = [name for name in ("size", "preprocessing", "resample") if getattr(config, name) not in (None, "auto")]
-    if given and model.input.kind == "speech":
-        raise UserError(f"--{given[0]} {getattr(config, given[0])} is for images, and {run} takes sounds: leave it out")
+    if given and model.input.kind == "audio":
+        raise UserError(
+            f"--{given[0]} {getattr(config, given[0])} is for images, and {run} takes recordings: leave it out"
+        )
     if config.features == "z":
         model = with_head(model, path)
     views = read_header(path)["extra"].get("options", {}).get("views", {})
     source = open_source(data, dataclasses.replace(config.data, channels=config.data.channels or model.input.channels))
-    found = extract(
+    result = extract(
         model, source, config.size or views.get("size"), config.batch, device, config.preprocessing,
         config.resample or views.get("resample", "antialias"), config.data.workers,
     )  # fmt: skip
-    arrays: dict[str, Any] = {"features": found.h, "names": _names(source, found.index, data)}
-    if found.labels is not None:
-        arrays["labels"] = found.labels
+    arrays: dict[str, Any] = {"features": result.h, "names": _names(source, result.index, data)}
+    if result.labels is not None:
+        arrays["labels"] = result.labels
         if source.classes:
             arrays["classes"] = np.array(source.classes)
     write_atomically(out, lambda file: np.savez(file, **arrays))
-    text = f"{out}: features [{found.h.shape[0]:,}, {found.h.shape[1]}] of {source.name} ({found.text}), with names"
-    text += "" if found.labels is None else " and labels"
+    text = f"{out}: features [{result.h.shape[0]:,}, {result.h.shape[1]}] of {source.name} ({result.text}), with names"
+    text += "" if result.labels is None else " and labels"
     if source.skipped:
         text += f"; {len(source.skipped):,} file(s) left out:\n{source.skipped.summary(10)}"
-    return Embedded(out, (len(found.h), found.h.shape[1]), text)
+    return Embedded(out, (len(result.h), result.h.shape[1]), text)
 
 
 def _names(source: Source, index: NDArray[np.int64], data: Any) -> NDArray[np.str_]:

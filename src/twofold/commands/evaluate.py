@@ -1,4 +1,4 @@
-"""`twofold evaluate`: what a frozen encoder's representation is worth on labelled images or sounds."""
+"""`twofold evaluate`: what a frozen encoder's representation is worth on labelled images or recordings."""
 
 from __future__ import annotations
 
@@ -9,34 +9,34 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 from torch import nn
 
 from twofold.commands.folds import FoldsReport
 from twofold.commands.imagenet import ImageNetReport, imagenet
-from twofold.commands.load import encoder_path, load
 from twofold.commands.recognition import RecognitionReport
 from twofold.commands.verification import VerificationReport
+from twofold.console import console, duration
 from twofold.data import DataConfig, Source, open_source, splits_of
-from twofold.data.subset import subset
+from twofold.devices import choose_device
 from twofold.encoders import Encoder, load_head
-from twofold.encoders.utterance import UtteranceEncoder, floor_of
+from twofold.encoders.audio.encoder import UtteranceEncoder, baseline_of
+from twofold.encoders.composed import EncoderWithHead
+from twofold.encoders.load import encoder_path, load
 from twofold.encoders.weights import read_header
 from twofold.errors import UserError
-from twofold.evaluation import protocols
-from twofold.evaluation.ctc import CtcConfig, recognise
 from twofold.evaluation.feature_cache import FeatureCache
-from twofold.evaluation.floor import SoundEvaluation, beside_floor
-from twofold.evaluation.folds import leave_one_out
+from twofold.evaluation.label_subsets import check_draw, labelled_part
 from twofold.evaluation.logistic import GRID, PAPER_GRID
-from twofold.evaluation.projected import Projected
-from twofold.evaluation.splits import check_cover, stratified_split
-from twofold.evaluation.subsets import check_draw, is_list, label_positions, labelled_part
-from twofold.evaluation.verification import verify
-from twofold.training.checkpoint import write_atomically
-from twofold.training.config import OptionsParser, flatten, plain
-from twofold.training.progress import console, duration
-from twofold.training.starting import choose_device
+from twofold.evaluation.parts import evaluation_parts, labelled_parts
+from twofold.evaluation.protocols import evaluate as protocols
+from twofold.evaluation.protocols.ctc import CtcConfig, recognise
+from twofold.evaluation.protocols.evaluate import AudioEvaluation, beside_baseline
+from twofold.evaluation.protocols.folds import leave_one_out
+from twofold.evaluation.protocols.verification import verify
+from twofold.evaluation.splits import check_cover
+from twofold.files import write_atomically
+from twofold.kinds import EXAMPLE
+from twofold.options import OptionsParser, flatten, plain
 
 _HEADS_OUTPUT = "features are z, the projection head's output"
 
@@ -50,7 +50,7 @@ class EvaluationConfig:
     the nearest neighbours by cosine; weighted: a linear classifier on a learned mixture of all layers of a speech
     encoder; imagenet: top-1 and top-5 of the classifier that the encoder's file holds, on a
     folder of validation images, preprocessed as the SimCLR code does it; verification: equal error rate of telling
-    whether two sounds are of one speaker, labels being speakers; ctc: word and character error rate of a recogniser
+    whether two recordings are of one speaker, labels being speakers; ctc: word and character error rate of a recogniser
     trained on the frames, from recordings with texts."""
     test: str | None = None
     """Data for the score; without it the data's own test split, or else a fifth of each class, held out."""
@@ -123,18 +123,19 @@ class EvaluationReport:
 
     def text(self) -> str:
         """For people."""
-        found, scores = self.evaluation, self.evaluation.scores
-        kept = " (some features kept from an earlier evaluation)" if found.train.kept or found.test.kept else ""
+        results, scores = self.evaluation, self.evaluation.scores
+        kept = " (some features kept from an earlier evaluation)" if results.train.kept or results.test.kept else ""
         lines = [f"top-1 {scores.top1:.2%}" + (f", top-5 {scores.top5:.2%}" if scores.top5 is not None else "")]
         f1 = f", macro F1 {scores.macro_f1:.2%}" if scores.macro_f1 is not None else ""
-        kind = "sounds" if isinstance(found, SoundEvaluation) else "images"
+        kind = "recordings" if isinstance(results, AudioEvaluation) else "images"
         lines[0] += (
-            f", mean per class {scores.mean_per_class:.2%}{f1}  ({found.protocol}, {found.test.images:,} test {kind})"
+            f", mean per class {scores.mean_per_class:.2%}{f1}  "
+            f"({results.protocol}, {results.test.images:,} test {kind})"
         )
-        lines.append(f"protocol: {found.result.text}; {found.text}")
-        lines.append(f"encoder unchanged: sha256 {found.digest_before[:16]}... before and after")
+        lines.append(f"protocol: {results.result.text}; {results.text}")
+        lines.append(f"encoder unchanged: sha256 {results.digest_before[:16]}... before and after")
         lines.append(
-            f"took {duration(sum(found.seconds.values()))}{kept}" + (f"; written to {self.file}" if self.file else "")
+            f"took {duration(sum(results.seconds.values()))}{kept}" + (f"; written to {self.file}" if self.file else "")
         )
         return "\n".join(lines)
 
@@ -146,7 +147,7 @@ def evaluate(
 
     Args:
         run: a run's folder, or an `encoder.safetensors`.
-        data: labelled images or sounds: whatever `twofold.pretrain` takes.
+        data: labelled images or recordings: whatever `twofold.pretrain` takes.
         encoder: your own module, if the run was trained with one.
         options: fields of `EvaluationConfig`, nested or dotted; `test` and `validation` may be data of any kind, too.
 
@@ -185,24 +186,24 @@ def evaluate(
             "part by --data.split train"
         )
     if config.protocol == "ctc":
-        said = recognise(
+        predicted = recognise(
             model, train, test, config.ctc, seed=config.seed, held_out=config.held_out, labels=config.labels,
             draw=config.draw, device=device,
         )  # fmt: skip
-        return RecognitionReport(said, _write(path, "ctc", json.dumps(said.to_dict(), indent=2) + "\n"))
-    chosen = ""
+        return RecognitionReport(predicted, _write(path, "ctc", json.dumps(predicted.to_dict(), indent=2) + "\n"))
+    selection = ""
     if config.labels != "all":
         train, test = labelled_parts(train, test, config.seed, config.held_out, config.labels)
-        train, chosen = labelled_part(train, config.labels, config.seed, config.draw)
+        train, selection = labelled_part(train, config.labels, config.seed, config.draw)
     if config.protocol == "verification":
         result = verify(model, test or train, config.seed, config.batch, config.trials)
         return VerificationReport(result, _write(path, "verification", json.dumps(result.to_dict(), indent=2) + "\n"))
-    told: set[str] = set()
+    message: set[str] = set()
 
     def progress(what: str, done: int, total: int) -> None:
-        if done == total and what not in told:
-            told.add(what)
-            console.print(f"{what}: {total:,} {model.input.kind.replace('speech', 'sound')}s")
+        if done == total and what not in message:
+            message.add(what)
+            console.print(f"{what}: {total:,} {EXAMPLE[model.input.kind]}s")
 
     def measure(encoder: Encoder) -> protocols.Evaluation:
         return protocols.evaluate(
@@ -210,14 +211,14 @@ def evaluate(
             **_measuring(config, views, path),
         )  # fmt: skip
 
-    found = measure(model)
+    results = measure(model)
     if isinstance(base, UtteranceEncoder):
-        found = beside_floor(found, measure(floor_of(base)))
-    if chosen:
-        found = dataclasses.replace(found, text=f"{chosen}; {found.text}")
+        results = beside_baseline(results, measure(baseline_of(base)))
+    if selection:
+        results = dataclasses.replace(results, text=f"{selection}; {results.text}")
     if config.features == "z":
-        found = dataclasses.replace(found, text=f"{_HEADS_OUTPUT}; {found.text}")
-    return EvaluationReport(found, _write(path, config.protocol, found.to_json()))
+        results = dataclasses.replace(results, text=f"{_HEADS_OUTPUT}; {results.text}")
+    return EvaluationReport(results, _write(path, config.protocol, results.to_json()))
 
 
 def _leave_one_out(
@@ -227,10 +228,10 @@ def _leave_one_out(
         raise UserError(f"--folds goes with --protocol linear, knn and weighted, not with {config.protocol}")
     if config.labels != "all":
         raise UserError(f"--folds scores each fold of the data in turn: leave --labels {config.labels} out")
-    found = leave_one_out(model, source, **_measuring(config, views, path))
+    result = leave_one_out(model, source, **_measuring(config, views, path))
     if config.features == "z":
-        found = dataclasses.replace(found, text=f"{_HEADS_OUTPUT}; {found.text}")
-    return FoldsReport(found, _write(path, f"{config.protocol}-folds", json.dumps(found.to_dict(), indent=2) + "\n"))
+        result = dataclasses.replace(result, text=f"{_HEADS_OUTPUT}; {result.text}")
+    return FoldsReport(result, _write(path, f"{config.protocol}-folds", json.dumps(result.to_dict(), indent=2) + "\n"))
 
 
 def _measuring(config: EvaluationConfig, views: dict[str, Any], path: Path) -> dict[str, Any]:
@@ -281,7 +282,7 @@ def with_head(model: Encoder, path: Path) -> Encoder:
     head = load_head(path)
     if head is None:
         raise UserError(f"--features z: {path} holds no projection head; use --features h")
-    return Projected(model, head.to(next(model.parameters()).device), head.out_dim).eval()
+    return EncoderWithHead(model, head.to(next(model.parameters()).device), head.out_dim).eval()
 
 
 def _refuse_unused(options: dict[str, Any], test: Any, validation: Any, encoder: nn.Module | None) -> None:
@@ -291,9 +292,9 @@ def _refuse_unused(options: dict[str, Any], test: Any, validation: Any, encoder:
     unused += [name for name, given in (("test", test), ("validation", validation), ("encoder", encoder))
                if given is not None]  # fmt: skip
     if unused:
-        told = ", ".join(f"--{name}" for name in unused)
+        message = ", ".join(f"--{name}" for name in unused)
         raise UserError(
-            f"--protocol imagenet has no use for {told}; it scores the classifier on all images of the folder"
+            f"--protocol imagenet has no use for {message}; it scores the classifier on all images of the folder"
         )
 
 
@@ -307,57 +308,16 @@ _GO_WITH = {
 
 def _refuse_other_protocols(config: EvaluationConfig, model: Encoder) -> None:
     """Raise where an option is changed that this protocol has no use for."""
-    plain, speech = EvaluationConfig(), model.input.kind == "speech"
+    plain, speech = EvaluationConfig(), model.input.kind == "audio"
     changed = [f.name for f in dataclasses.fields(config) if getattr(config, f.name) != getattr(plain, f.name)]
     for name in changed:
         value = ".*" if name == "ctc" else f" {getattr(config, name)}"
         protocols = _GO_WITH.get(name, (config.protocol,))
         if config.protocol not in protocols:
-            told = ", ".join(protocols)
-            raise UserError(f"--{name}{value} goes with --protocol {told}, not with {config.protocol}: leave it out")
+            message = ", ".join(protocols)
+            raise UserError(f"--{name}{value} goes with --protocol {message}, not with {config.protocol}: leave it out")
         if speech and name in ("size", "preprocessing", "resample"):
-            raise UserError(f"--{name}{value} is for images, and the encoder takes sounds: leave it out")
-
-
-def evaluation_parts(
-    data: Any, test: Any, config: DataConfig, same_classes: bool = True
-) -> tuple[Source, Source | None]:
-    """The parts that the classifier is fitted on and scored on; without a second part the first has to be divided.
-
-    Raises:
-        UserError: see `open_source`; with `same_classes`, a class of the data's own training part that their test part
-            lacks.
-    """
-    if test is not None:
-        return open_source(data, config), open_source(test, dataclasses.replace(config, split=None))
-    parts = splits_of(data).evaluation
-    if config.split is not None or parts is None:
-        return open_source(data, config), None
-    train, tested = (open_source(data, config, split=part) for part in parts)
-    if same_classes:
-        check_cover(train, tested, "--test with the images to score on")
-    return train, tested
-
-
-def labelled_parts(
-    train: Source, test: Source | None, seed: int = 0, held_out: float = 0.2, labels: str | int = "all"
-) -> tuple[Source, Source]:
-    """Training and test images; where there is no test part, a share of each class is held out for it.
-
-    `labels` is the choice of training images that will be made of the first part (see `label_positions`). A list is of
-    the whole of the data: none of its images is held out, and the whole is what it is to be looked up in.
-
-    Raises:
-        UserError: no labels, or several an image and no test part; a list that leaves nothing of a class to hold out.
-    """
-    if test is not None:
-        return train, test
-    if train.labels is None or train.labels.ndim != 1:
-        raise UserError(f"{train.name}: give --test; only images with one label each can be divided for you")
-    known = np.flatnonzero(train.labels >= 0)
-    listed = np.searchsorted(known, label_positions(train, labels)) if is_list(labels) else None
-    first, second = stratified_split(train.labels[known], held_out, seed, first=listed)
-    return train if is_list(labels) else subset(train, known[first]), subset(train, known[second])
+            raise UserError(f"--{name}{value} is for images, and the encoder takes recordings: leave it out")
 
 
 def _free_name(folder: Path, stem: str) -> Path:

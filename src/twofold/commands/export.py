@@ -9,13 +9,15 @@ from typing import Literal
 
 import torch
 
-from twofold.commands.load import encoder_path, load
 from twofold.encoders import Encoder, UtteranceEncoder, load_head
+from twofold.encoders.load import encoder_path, load
 from twofold.errors import UserError
+from twofold.files import write_atomically
 from twofold.interop.moco import KeySide, write_moco
 from twofold.interop.program import least_samples, speech_program
 from twofold.interop.torchvision import detectron2_model, torchvision_weights
-from twofold.training.checkpoint import load_checkpoint, write_atomically
+from twofold.runs.config import RunConfig
+from twofold.training.checkpoint import load_checkpoint
 from twofold.training.rundir import RunDirectory
 
 Format = Literal["torchvision", "moco", "detectron2", "torch_export"]
@@ -48,8 +50,8 @@ def export(run: str | Path, out: str | Path, *, format: Format = "torchvision") 
     encoder = load(run)
     if format == "torch_export":
         return _program(encoder, out)
-    if encoder.input.kind == "speech":
-        raise UserError(f"--format {format} is for encoders of images, and {run} takes sounds: use torch_export")
+    if encoder.input.kind == "audio":
+        raise UserError(f"--format {format} is for encoders of images, and {run} takes recordings: use torch_export")
     if format == "moco":
         head = load_head(encoder_path(run))
         if head is None:
@@ -63,14 +65,14 @@ def export(run: str | Path, out: str | Path, *, format: Format = "torchvision") 
         model = detectron2_model(weights)
         write_atomically(out, lambda file: pickle.dump(model, file))
         mean, std = ([round(255 * v, 4) for v in values] for values in (weights.mean, weights.std))
-        told = f"detectron2: INPUT.FORMAT RGB, MODEL.PIXEL_MEAN {mean}, MODEL.PIXEL_STD {std}, STRIDE_IN_1X1 False"
+        message = f"detectron2: INPUT.FORMAT RGB, MODEL.PIXEL_MEAN {mean}, MODEL.PIXEL_STD {std}, STRIDE_IN_1X1 False"
     else:
         write_atomically(out, lambda file: torch.save(weights.state, file))
-        told = (
+        message = (
             f"torchvision {weights.name} without its classifier; images in [0, 1], minus {list(weights.mean)}, "
             f"divided by {list(weights.std)}"
         )
-    return Exported(out, f"{told}; {weights.remark}" if weights.remark else told)
+    return Exported(out, f"{message}; {weights.remark}" if weights.remark else message)
 
 
 def _program(encoder: Encoder, out: Path) -> Exported:
@@ -89,7 +91,7 @@ def _key_side(run: str | Path) -> tuple[int, KeySide | None]:
     folder = RunDirectory(run)
     if not folder.config_file.exists():
         return 0, None
-    config, _ = folder.read()
+    config, _ = folder.read(RunConfig)
     newest = folder.latest()
     rows = folder.metrics()
     epoch = int(rows[-1]["epoch"]) if rows else 0

@@ -11,17 +11,18 @@ from typing import Any
 from accelerate.state import AcceleratorState
 from torch import nn
 
-from twofold.commands.evaluate import evaluation_parts, labelled_parts
-from twofold.commands.load import encoder_path
-from twofold.commands.pretrain import read_layers
+from twofold.console import duration
 from twofold.distributed import world_size
 from twofold.encoders import read_header
+from twofold.encoders.load import encoder_path
 from twofold.errors import Stopped
-from twofold.evaluation.finetune import FinetuneConfig, FinetuneResult
-from twofold.evaluation.finetune import finetune as fit
+from twofold.evaluation.parts import evaluation_parts, labelled_parts
 from twofold.evaluation.scores import Scores
-from twofold.training.config import OptionsParser
-from twofold.training.progress import duration
+from twofold.options import OptionsParser
+from twofold.recipes import read_layers
+from twofold.runs.config import FinetuneConfig
+from twofold.runs.finetune import FinetuneResult
+from twofold.runs.finetune import finetune as fit
 
 
 @dataclass(frozen=True)

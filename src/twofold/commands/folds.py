@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from twofold.evaluation.folds import FoldsResult
+from twofold.evaluation.protocols.folds import FoldsResult
 from twofold.evaluation.scores import Scores
 
 
@@ -26,12 +26,12 @@ class FoldsReport:
 
     def text(self) -> str:
         """For people."""
-        found = self.result
-        lines = [f"{_words(found.scores)}  (mean ± deviation over {len(found.folds)} folds)"]
-        if found.floor:
-            lines.append(f"filterbank alone: {_words(found.floor)}")
-        each = (f"{name} {s.top1:.2%} of {s.count}" for name, s in zip(found.folds, found.scores, strict=True))
-        lines += [f"accuracy of each: {', '.join(each)}", f"protocol: {found.text}"]
+        results = self.result
+        lines = [f"{_words(results.scores)}  (mean ± deviation over {len(results.folds)} folds)"]
+        if results.baseline:
+            lines.append(f"filterbank alone: {_words(results.baseline)}")
+        each = (f"{name} {s.top1:.2%} of {s.count}" for name, s in zip(results.folds, results.scores, strict=True))
+        lines += [f"accuracy of each: {', '.join(each)}", f"protocol: {results.text}"]
         return "\n".join([*lines, f"written to {self.file}"] if self.file else lines)
 
 

@@ -6,11 +6,12 @@ import datetime
 from dataclasses import dataclass
 from pathlib import Path
 
+from twofold.console import console, duration
 from twofold.data import DataConfig
 from twofold.encoders import load_classifier, load_encoder, load_head, read_header
+from twofold.encoders.composed import EncoderWithClassifier
 from twofold.errors import UserError
-from twofold.evaluation.imagenet import ClassifiedImages, ImageNetResult, evaluate_imagenet
-from twofold.training.progress import console, duration
+from twofold.evaluation.protocols.imagenet import ImageNetResult, evaluate_imagenet
 from twofold.views.resample import Resample
 
 
@@ -33,14 +34,14 @@ class ImageNetReport:
 
     def text(self) -> str:
         """For people."""
-        found, scores = self.result, self.result.scores
+        results, scores = self.result, self.result.scores
         top5 = f", top-5 {scores.top5:.2%}" if scores.top5 is not None else ""
         return "\n".join(
             [
-                f"top-1 {scores.top1:.2%}{top5}  (imagenet, {found.images:,} images of {found.classes:,} classes)",
-                f"protocol: {found.text}",
-                f"net unchanged: sha256 {found.digest[:16]}... before and after",
-                f"took {duration(found.seconds)}; written to {self.file}",
+                f"top-1 {scores.top1:.2%}{top5}  (imagenet, {results.images:,} images of {results.classes:,} classes)",
+                f"protocol: {results.text}",
+                f"net unchanged: sha256 {results.digest[:16]}... before and after",
+                f"took {duration(results.seconds)}; written to {self.file}",
             ]
         )
 
@@ -91,15 +92,15 @@ def imagenet(
     return ImageNetReport(result, result.write(encoder_file.parent / "evaluations" / f"imagenet-{stamp}.json"))
 
 
-def load_classified(encoder_file: Path, classifier_layer: int | None = None) -> ClassifiedImages:
+def load_classified(encoder_file: Path, classifier_layer: int | None = None) -> EncoderWithClassifier:
     """Encoder, head and classifier of a file as one net in inference mode; raises UserError."""
-    found = load_classifier(encoder_file)
-    if found is None:
+    result = load_classifier(encoder_file)
+    if result is None:
         raise UserError(
             f"{encoder_file} holds no classifier, which --protocol imagenet scores (`twofold convert` keeps a "
             "checkpoint's); to fit one on its features, use --protocol linear"
         )
-    classifier, stored = found
+    classifier, stored = result
     layer = stored if classifier_layer is None else classifier_layer
     if layer is None:
         raise UserError(
@@ -107,4 +108,4 @@ def load_classified(encoder_file: Path, classifier_layer: int | None = None) -> 
             "--classifier_layer 0 (the features: pretrained, all labels, supervised) or 1 (fine-tuned on 1 % or 10 %)"
         )
     head = load_head(encoder_file)
-    return ClassifiedImages(load_encoder(encoder_file), classifier, head, layer).eval()
+    return EncoderWithClassifier(load_encoder(encoder_file), classifier, head, layer).eval()

@@ -14,9 +14,9 @@ def recipes(name: str | None = None) -> str:
         UserError: if there is no recipe of that name.
     """
     if name is None:
-        found = [load(each) for each in names()]
-        width = max(len(recipe.name) for recipe in found)
-        return "\n".join(f"{recipe.name:<{width}}  {recipe.result}" for recipe in found)
+        results = [load(each) for each in names()]
+        width = max(len(recipe.name) for recipe in results)
+        return "\n".join(f"{recipe.name:<{width}}  {recipe.result}" for recipe in results)
     recipe = load(name)
     options = yaml.safe_dump(recipe.options, sort_keys=False)
     given = recipe.data if recipe.command == "pretrain" else f"runs/mine {recipe.data}"

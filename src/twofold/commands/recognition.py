@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from twofold.evaluation.ctc import Recognition
+from twofold.evaluation.protocols.ctc import Recognition
 
 
 @dataclass(frozen=True)
@@ -22,13 +22,13 @@ class RecognitionReport:
 
     def text(self) -> str:
         """For people."""
-        found = self.result
+        results = self.result
         lines = [
-            f"WER {found.wer:.2%}, CER {found.cer:.2%}  (ctc, {found.train:,} training and {found.test:,} test "
+            f"WER {results.wer:.2%}, CER {results.cer:.2%}  (ctc, {results.train:,} training and {results.test:,} test "
             "utterances)",
-            f"filterbank alone: WER {found.floor_wer:.2%}, CER {found.floor_cer:.2%}",
-            *(f"  said: {said}\n  read: {read}" for said, read in found.examples[:2]),
-            f"protocol: {found.text}",
-            *(f"left out: {count:,} {reason}" for reason, count in found.left_out.items()),
+            f"filterbank alone: WER {results.baseline_wer:.2%}, CER {results.baseline_cer:.2%}",
+            *(f"  said: {said}\n  read: {read}" for said, read in results.examples[:2]),
+            f"protocol: {results.text}",
+            *(f"left out: {count:,} {reason}" for reason, count in results.left_out.items()),
         ]
         return "\n".join([*lines, f"written to {self.file}"] if self.file else lines)

@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from twofold.data import DataConfig, SkipList, SoundSource, open_source, splits_of
-from twofold.data.hub import PREFIX, stream
-from twofold.data.pack import items, streamed_items, write_shards
-from twofold.data.shards import archives, index_tars, shard_splits
-from twofold.data.tars import write_index
+from twofold.data import AudioSource, DataConfig, SkipList, open_source, splits_of
+from twofold.data.sources.hub import PREFIX, stream
+from twofold.data.sources.pack import items, streamed_items, write_shards
+from twofold.data.sources.shards import archives, index_tars, shard_splits
+from twofold.data.sources.tars import write_index
 from twofold.errors import UserError
-from twofold.training.config import OptionsParser
+from twofold.options import OptionsParser
 
 
 @dataclass(frozen=True)
@@ -66,15 +66,17 @@ def shard(data: Any, out: str | Path | None = None, **options: Any) -> str:
     splits: tuple[str | None, ...] = (config.data.split,)
     if config.data.split is None:
         splits = splits_of(data).names or (None,)
-    told = []
+    message = []
     for split in splits:
         source = open_source(data, config.data, split=split)
-        if isinstance(source, SoundSource):
-            raise UserError(f"{data} holds sounds, and `twofold shard` packs images: leave the sounds in their files")
+        if isinstance(source, AudioSource):
+            raise UserError(
+                f"{data} holds recordings, and `twofold shard` packs images: leave the recordings in their files"
+            )
         target = folder if split is None or len(splits) == 1 else folder / split
         paths = write_shards(items(source), target, most, source.classes)
-        told.append(_report(paths, target, source.skipped))
-    return "\n".join(told)
+        message.append(_report(paths, target, source.skipped))
+    return "\n".join(message)
 
 
 def _pack_stream(data: Any, folder: Path, most: int, config: ShardConfig) -> str:
@@ -89,7 +91,7 @@ def _pack_stream(data: Any, folder: Path, most: int, config: ShardConfig) -> str
 def _index(folder: Path, config: ShardConfig) -> str:
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; --index true wants the folder that holds the .tar archives")
-    told = []
+    message = []
     for base in [folder] if archives(folder) else list(shard_splits(folder).values()):
         paths = archives(base)
         index = index_tars(paths, config.data)
@@ -97,10 +99,10 @@ def _index(folder: Path, config: ShardConfig) -> str:
             listing = "\n".join(f"  {path}: {reason}" for path, reason in index.problems[:5])
             raise UserError(f"{base}: an index would hide what is wrong with its archives:\n{listing}")
         write_index(base, [path.name for path in paths], index)
-        told.append(f"{base}: {len(index.records):,} images in {len(paths)} archives; index: {base / 'index.json'}")
-    if not told:
+        message.append(f"{base}: {len(index.records):,} images in {len(paths)} archives; index: {base / 'index.json'}")
+    if not message:
         raise UserError(f"{folder}: no .tar archives in it or in folders such as train, val or test")
-    return "\n".join(told)
+    return "\n".join(message)
 
 
 def _report(paths: list[Path], folder: Path, skipped: SkipList) -> str:

@@ -10,15 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from twofold.commands.compare import compare_methods
-from twofold.commands.study_runs import study_classes, study_distillation, study_finetune
 from twofold.errors import UserError, suggest
-from twofold.studies.classes import ClassesStudy
-from twofold.studies.distilling import DistillStudy
-from twofold.studies.finetuning import FinetuneStudy
+from twofold.options import OptionsParser, plain
+from twofold.studies.classes import ClassesStudy, study_classes
+from twofold.studies.distilling import DistillStudy, study_distillation
+from twofold.studies.finetuning import FinetuneStudy, study_finetune
 from twofold.studies.folder import StudyFolder
-from twofold.studies.methods import MethodsStudy
-from twofold.training.config import OptionsParser, plain
+from twofold.studies.methods import MethodsStudy, compare_methods
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from twofold.evaluation.verification import Verification
+from twofold.evaluation.protocols.verification import Verification
 
 
 @dataclass(frozen=True)
@@ -22,11 +22,11 @@ class VerificationReport:
 
     def text(self) -> str:
         """For people."""
-        found = self.result
+        results = self.result
         lines = [
-            f"EER {found.eer:.2%}, minDCF {found.min_dcf:.3f}  (verification, {found.speakers:,} speakers, "
-            f"{found.pairs:,} pairs)",
-            f"filterbank alone: EER {found.floor_eer:.2%}, minDCF {found.floor_min_dcf:.3f}",
-            f"protocol: {found.text}",
+            f"EER {results.eer:.2%}, minDCF {results.min_dcf:.3f}  (verification, {results.speakers:,} speakers, "
+            f"{results.pairs:,} pairs)",
+            f"filterbank alone: EER {results.baseline_eer:.2%}, minDCF {results.baseline_min_dcf:.3f}",
+            f"protocol: {results.text}",
         ]
         return "\n".join([*lines, f"written to {self.file}"] if self.file else lines)

@@ -1,23 +1,24 @@
 """Images from anywhere, in an order that can be resumed at any step."""
 
-from twofold.data.arrays import ArraySource
 from twofold.data.base import DataFacts, SkipList, Source
+from twofold.data.batches.audio import AudioLoader, LengthOrder
+from twofold.data.batches.loader import Batch, Loader
+from twofold.data.batches.order import Order
 from twofold.data.config import DataConfig
-from twofold.data.files import FileSource
-from twofold.data.hub import HubSource
-from twofold.data.loader import Batch, Loader
-from twofold.data.opening import BadImage
-from twofold.data.order import Order
-from twofold.data.shards import ShardSource
-from twofold.data.sound_loader import LengthOrder, SoundLoader
-from twofold.data.sounds import BadSound, SoundSource
-from twofold.data.sources import DatasetSource, Splits, open_source, splits_of
-from twofold.data.torchvision_sets import NAMED_SETS
+from twofold.data.decoding.opening import BadImage
+from twofold.data.sources.arrays import ArraySource
+from twofold.data.sources.audio import AudioSource, BadRecording
+from twofold.data.sources.datasets import DatasetSource
+from twofold.data.sources.files import FileSource
+from twofold.data.sources.hub import HubSource
+from twofold.data.sources.open import Splits, open_source, splits_of
+from twofold.data.sources.shards import ShardSource
+from twofold.data.sources.torchvision_sets import NAMED_SETS
 
 __all__ = [
     "ArraySource",
     "BadImage",
-    "BadSound",
+    "BadRecording",
     "Batch",
     "DataConfig",
     "DataFacts",
@@ -30,8 +31,8 @@ __all__ = [
     "Order",
     "ShardSource",
     "SkipList",
-    "SoundLoader",
-    "SoundSource",
+    "AudioLoader",
+    "AudioSource",
     "Source",
     "Splits",
     "open_source",

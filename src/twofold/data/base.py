@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from twofold.errors import UserError
+from twofold.kinds import Kind
 
 SAMPLE = 256
 """How many images are looked at where looking at all of them would take too long."""
@@ -34,10 +35,10 @@ class DataFacts:
     """`labels` is not None."""
     classes: int | None
     """How many classes there are; None without labels."""
-    kind: Literal["image", "speech"] = "image"
-    """What the examples are. Of sounds the height is 1 and the width a number of samples."""
+    kind: Kind = "image"
+    """What the examples are. Of recordings the height is 1 and the width a number of samples."""
     sample_rate: int | None = None
-    """Of most of the sounds, in Hz."""
+    """Of most of the recordings, in Hz."""
 
 
 class Source(Protocol):

@@ -11,7 +11,7 @@ from twofold.errors import UserError
 
 
 @dataclass(frozen=True)
-class SoundConfig:
+class AudioConfig:
     """How recordings are read and put in order."""
 
     max_seconds: float = 15.99
@@ -34,14 +34,14 @@ class SoundConfig:
     def __post_init__(self) -> None:
         if not 0.025 <= self.min_seconds < self.max_seconds:
             raise UserError(
-                f"--data.sound.min_seconds {self.min_seconds} and max_seconds {self.max_seconds}: give at least 0.025 "
+                f"--data.audio.min_seconds {self.min_seconds} and max_seconds {self.max_seconds}: give at least 0.025 "
                 "(one frame), and more"
             )
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """How images or sounds are found, read and put in order."""
+    """How images or recordings are found, read and put in order."""
 
     split: str | None = None
     """Which part of the data: train, val, test, ... as the data has them; by default the part made for training."""
@@ -67,14 +67,14 @@ class DataConfig:
     """Processes that decode files; 0 decodes in the main process; by default chosen from the number of cores."""
     cache: Literal["auto", "off", "ram"] = "auto"
     """Keep decoded files in memory: ram always, off never, auto if they fit in `cache_gb` and half the free memory; of
-    sounds auto keeps as many as fit. Sounds of more than `sound.max_seconds` are read anew each time."""
+    recordings auto keeps as many as fit. Recordings of more than `audio.max_seconds` are read anew each time."""
     cache_gb: float = 2.0
     """What cache=auto may hold, in GiB for each training process."""
     jpeg_draft: bool = False
     """Decode JPEG files at 1/2, 1/4 or 1/8 where the crops keep 2 pixels for each of theirs: photographs of 12
     megapixels load four times as fast, small ones no faster; crops differ by less than 1 in 255 on average."""
-    sound: SoundConfig = field(default_factory=SoundConfig)
-    """Sounds"""
+    audio: AudioConfig = field(default_factory=AudioConfig)
+    """Recordings"""
 
     def __post_init__(self) -> None:
         if self.channels is not None and self.channels < 1:

@@ -1,12 +1,12 @@
 """Encoders: the published ResNets, any timm or torchvision model, speech encoders, or a module of your own."""
 
 from twofold.encoders.adapters import adapt
+from twofold.encoders.audio.encoder import FilterbankEncoder, SpeechEncoder, UtteranceEncoder
 from twofold.encoders.base import Encoder, InputSpec, build_encoder_from_spec
 from twofold.encoders.build import EncoderConfig, build_encoder
 from twofold.encoders.resnet import ResNet
-from twofold.encoders.utterance import FilterbankEncoder, SpeechEncoder, UtteranceEncoder
-from twofold.encoders.waves import Waves
 from twofold.encoders.weights import load_classifier, load_encoder, load_head, read_header, save_encoder
+from twofold.waves import Waves
 
 __all__ = [
     "Encoder",

@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from twofold.errors import UserError
+from twofold.kinds import Kind
 
 
 @dataclass(frozen=True)
 class InputSpec:
-    """What an encoder takes: images [N, channels, H, W] of floats in [0, 1], or sounds [N, samples] with lengths."""
+    """What an encoder takes: images [N, channels, H, W] of floats in [0, 1], or waveforms [N, samples] with lengths."""
 
     channels: int = 3
     """Number of channels."""
     size: int | None = None
     """The one side H = W in pixels that it takes; None where any will do."""
-    kind: Literal["image", "speech"] = "image"
+    kind: Kind = "image"
     """What the input is."""
     sample_rate: int | None = None
-    """Of sounds, in Hz."""
+    """Of recordings, in Hz."""
 
 
 class Encoder(nn.Module):

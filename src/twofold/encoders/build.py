@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from twofold.encoders.adapters import TimmEncoder, TorchvisionEncoder, torchvision_names
+from twofold.encoders.audio.encoder import SpeechEncoderConfig, speech_encoder
 from twofold.encoders.base import Encoder
 from twofold.encoders.resnet import BLOCKS, ResNet, Stem
-from twofold.encoders.utterance import SpeechEncoderConfig, speech_encoder
 from twofold.errors import UserError
 
 
@@ -18,7 +18,7 @@ class EncoderConfig:
     """The encoder."""
 
     name: str | None = None
-    """resnet10|18|34|50|101|152|200, timm:NAME or torchvision:NAME; for sounds speech:corrected, speech:small or
+    """resnet10|18|34|50|101|152|200, timm:NAME or torchvision:NAME; for recordings speech:corrected, speech:small or
     speech:released; none = chosen from the data."""
     width: float = 1.0
     """Multiplies the numbers of filters of a resnet: 1 to 4 were published, 0.25 and 0.5 are for CPUs."""

@@ -191,19 +191,19 @@ def _read(path: str | Path, weights: bool = True) -> tuple[dict[str, Any], dict[
 
 def _fill(path: str | Path, module: Module, prefix: str, tensors: dict[str, Tensor]) -> Module:
     """Give `module` exactly the tensors under `prefix`."""
-    found = {name.removeprefix(f"{prefix}."): t for name, t in tensors.items() if name.startswith(f"{prefix}.")}
+    result = {name.removeprefix(f"{prefix}."): t for name, t in tensors.items() if name.startswith(f"{prefix}.")}
     wanted = module.state_dict()
     problems = {
-        "missing": sorted(wanted.keys() - found.keys()),
-        "left over": sorted(found.keys() - wanted.keys()),
+        "missing": sorted(wanted.keys() - result.keys()),
+        "left over": sorted(result.keys() - wanted.keys()),
         "of another shape": [
-            f"{name} {tuple(found[name].shape)} instead of {tuple(wanted[name].shape)}"
-            for name in sorted(wanted.keys() & found.keys())
-            if wanted[name].shape != found[name].shape
+            f"{name} {tuple(result[name].shape)} instead of {tuple(wanted[name].shape)}"
+            for name in sorted(wanted.keys() & result.keys())
+            if wanted[name].shape != result[name].shape
         ],
     }
     if any(problems.values()):
-        told = "; ".join(f"{what}: {', '.join(names)}" for what, names in problems.items() if names)
-        raise UserError(f"{path} does not fit its {prefix}: {told}")
-    module.load_state_dict(found, assign=all(tensor.is_meta for tensor in wanted.values()))
+        message = "; ".join(f"{what}: {', '.join(names)}" for what, names in problems.items() if names)
+        raise UserError(f"{path} does not fit its {prefix}: {message}")
+    module.load_state_dict(result, assign=all(tensor.is_meta for tensor in wanted.values()))
     return module.eval()

@@ -5,23 +5,29 @@ from __future__ import annotations
 import hashlib
 import json
 import zipfile
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from twofold.console import print_rank0
 from twofold.data import Source
-from twofold.data.reading import how_read
+from twofold.data.batches.cache import CachedSource
+from twofold.data.for_encoder import source_for
+from twofold.data.sources.arrays import ArraySource
+from twofold.data.sources.audio import AudioSource
+from twofold.data.sources.encoded import EncodedSource
+from twofold.data.sources.files import FileSource
+from twofold.data.sources.shards import ShardSource
+from twofold.data.sources.subset import SubsetSource
 from twofold.encoders import Encoder
 from twofold.errors import UserError
 from twofold.evaluation.features import Features, Preprocessing, extract
 from twofold.evaluation.frozen import digest
-from twofold.training.checkpoint import write_atomically
-from twofold.training.parts import match
-from twofold.training.starting import say
+from twofold.files import write_atomically
 from twofold.views.resample import Resample
 
 FORMAT = 1
@@ -41,7 +47,7 @@ class FeatureCache:
     """
 
     folder: Path | None
-    tell: Callable[[str], None] = say
+    tell: Callable[[str], None] = print_rank0
 
     @classmethod
     def beside(cls, encoder_file: Path) -> FeatureCache:
@@ -62,8 +68,8 @@ class FeatureCache:
         progress: Callable[[int, int], None] | None = None,
     ) -> Features:
         """See `extract`; `kept` of the result says whether the features were read."""
-        source = match(source, encoder)
-        reading = how_read(source) if self.folder is not None else None
+        source = source_for(source, encoder)
+        reading = decode_options(source) if self.folder is not None else None
         if self.folder is None or reading is None:
             return extract(encoder, source, size, batch, device, preprocessing, resample, workers, progress)
         device = torch.device(device) if device else next((p.device for p in encoder.parameters()), torch.device("cpu"))
@@ -75,13 +81,13 @@ class FeatureCache:
         }  # fmt: skip
         made = {"the encoder": digest(encoder), "the files": changed, "torch": torch.__version__}
         path = self.folder / f"{hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:24]}.npz"
-        found = self._read(path, made, source, encoder.feature_dim)
-        if found is None:
-            found = extract(encoder, source, size, batch, device, preprocessing, resample, workers, progress)
-            self._write(path, found, {"asked": asked, "made": made, "name": source.name})
+        result = self._read(path, made, source, encoder.feature_dim)
+        if result is None:
+            result = extract(encoder, source, size, batch, device, preprocessing, resample, workers, progress)
+            self._write(path, result, {"asked": asked, "made": made, "name": source.name})
         elif progress:
             progress(len(source), len(source))
-        return found
+        return result
 
     def _read(self, path: Path, made: dict[str, Any], source: Source, dim: int) -> Features | None:
         """The features in a file, or None if there is none that fits, which is told if there is another."""
@@ -136,3 +142,33 @@ def _load(path: Path, dim: int, images: int) -> tuple[dict[str, Any], Any, Any]:
         raise ValueError("its images are not those of the data")
     facts["skipped"] = [(str(name), str(reason)) for name, reason in facts["skipped"]]
     return facts, h, index
+
+
+_PIXELS = ("channels", "background", "orient", "deep_pixels", "max_pixels")
+
+
+def decode_options(source: Source) -> dict[str, Any] | None:
+    """Options of reading, and the newest file's time of change, in JSON's types.
+
+    A fingerprint of files goes by names and sizes, which an image saved anew need not change: the time does.
+
+    Returns:
+        None where nobody can know whether the same examples come again: a data set or source of the user's own.
+    """
+    if isinstance(source, SubsetSource | CachedSource):
+        return decode_options(source.whole)
+    if isinstance(source, ArraySource):
+        return {}
+    if isinstance(source, AudioSource):
+        paths = (recording.path for recording in source.recordings)
+        return {"rate": source.rate, "audio": asdict(source.config.audio), "changed": _newest(paths)}
+    if isinstance(source, EncodedSource):
+        options = {name: getattr(source.config, name) for name in _PIXELS}
+        paths = source.files() if isinstance(source, FileSource | ShardSource) else ()
+        return {**options, "read_channels": source.channels, "changed": _newest(paths)}
+    return None
+
+
+def _newest(paths: Iterable[str]) -> int:
+    """Nanoseconds of the last change of any of the files; 0 without files."""
+    return max((Path(path).stat().st_mtime_ns for path in paths), default=0)

@@ -15,11 +15,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from twofold.data import ArraySource, BadImage, SoundSource, Source
+from twofold.data import ArraySource, AudioSource, BadImage, Source
+from twofold.data.for_encoder import source_for
 from twofold.encoders import Encoder, Waves
 from twofold.errors import UserError
-from twofold.evaluation.sound_features import sound_batches
-from twofold.training.parts import match
 from twofold.views.resample import Resample, center_crop
 
 Preprocessing = Literal["auto", "none", "resize", "crop"]
@@ -79,7 +78,7 @@ def extract(
         UserError: channels that the encoder does not take; images of different sizes and no S; no readable image; more
             unreadable images than the source allows; features that are not finite.
     """
-    source = match(source, encoder)
+    source = source_for(source, encoder)
     if source.channels != encoder.input.channels:
         raise UserError(
             f"{source.name} gives images of {source.channels} channels, the encoder takes {encoder.input.channels}: "
@@ -92,7 +91,7 @@ def extract(
     index: list[int] = []
     skipped: list[tuple[str, str]] = []
     with evaluation_mode(encoder), torch.inference_mode():
-        for begin, images, kept, bad in _batches(source, prepare, batch, workers):  # images or sounds
+        for begin, images, kept, bad in _batches(source, prepare, batch, workers):  # images or recordings
             if len(kept):
                 parts.append(encoder(images.to(device, non_blocking=True)).float().cpu())
             index += kept
@@ -102,7 +101,7 @@ def extract(
     if not parts:
         raise UserError(f"{source.name}: none of its {len(source)} images can be read")
     kept_index = np.array(index, dtype=np.int64)
-    order = np.argsort(kept_index)  # sounds come by length
+    order = np.argsort(kept_index)  # recordings come by length
     kept_index, h = kept_index[order], torch.cat(parts).numpy()[order]
     if not np.isfinite(h).all():
         raise UserError(f"the encoder gives features of {source.name} that are not finite: its weights are spoiled")
@@ -151,7 +150,7 @@ class _Preprocessing:
         """What was done to the images, in words."""
         words = {
             "none": "images as they are",
-            "sounds": "whole recordings, of overlong ones the beginning",
+            "recordings": "whole recordings, of overlong ones the beginning",
             "resize": f"central square resized to {self.size} x {self.size} ({self.resample})",
             "crop": f"central square of {CROP:g} of the shorter side resized to {self.size} x {self.size} "
             f"({self.resample})",
@@ -163,10 +162,10 @@ _Part = tuple[int, Tensor | Waves, list[int], list[tuple[str, str]]]
 
 
 def _batches(source: Source, prepare: _Preprocessing, batch: int, workers: int | None) -> Iterator[_Part]:
-    """(first index, images or sounds, indices read, skipped) of each batch."""
-    if isinstance(source, SoundSource):
-        prepare.used.add("sounds")
-        yield from sound_batches(source, batch)
+    """(first index, images or recordings, indices read, skipped) of each batch."""
+    if isinstance(source, AudioSource):
+        prepare.used.add("recordings")
+        yield from audio_batches(source, batch)
         return
     if isinstance(source, ArraySource):
         for begin in range(0, len(source), batch):
@@ -211,3 +210,37 @@ def _collect(source: Source, begin: int, futures: list[Future[Tensor | BadImage]
             images.append(result if result.is_floating_point() else result / 255)
             kept.append(index)
     return begin, torch.cat(images) if images else torch.empty(0), kept, bad
+
+
+SECONDS_AT_ONCE = 400.0
+"""Most seconds of sound in a batch, padding included: attention over long recordings takes memory."""
+
+
+Part = tuple[int, Waves, list[int], list[tuple[str, str]]]
+
+
+def audio_batches(source: AudioSource, batch: int) -> Iterator[Part]:
+    """(recordings given before, recordings, their indices, skipped) of batches of like lengths, each recording once.
+
+    Recordings longer than `data.audio.max_seconds` give their beginning. Source: at the encoder's rate.
+    """
+    lengths = source.lengths()
+    order = np.argsort(lengths, kind="stable")
+    rate, begin = float(source.rate or source.rates[0]), 0
+    while begin < len(order):
+        end = begin + 1
+        while (
+            end < min(len(order), begin + batch)
+            and (end + 1 - begin) * lengths[order[end]] / rate <= SECONDS_AT_ONCE
+        ):  # fmt: skip
+            end += 1
+        waves, kept, bad = [], [], []
+        for index in order[begin:end].tolist():
+            try:
+                waves.append(torch.from_numpy(source.read(index)))
+                kept.append(index)
+            except BadImage as error:
+                source.skipped.add(error.path, error.reason)
+                bad.append((error.path, error.reason))
+        yield begin, Waves.of(waves), kept, bad
+        begin = end

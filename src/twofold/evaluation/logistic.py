@@ -41,7 +41,7 @@ class LinearModel:
     def logits(self, x: Array) -> Array:
         return (x - self.mean) / self.scale @ self.weight.T + self.bias
 
-    def remark(self) -> str:
+    def notice(self) -> str:
         """What a reader of its scores should know of the solver; empty where there is nothing."""
         stopped = f"; the solver was stopped after {ITERATIONS:,} iterations, before it had converged"
         return "" if self.converged else stopped

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -13,9 +14,10 @@ from torch import Tensor, nn
 from twofold.data import Source
 from twofold.distributed import all_gather
 from twofold.encoders import Encoder
+from twofold.encoders.composed import EncoderWithHead
+from twofold.errors import UserError
 from twofold.evaluation.features import Features, extract
-from twofold.evaluation.knn import knn_accuracy
-from twofold.evaluation.projected import Projected
+from twofold.evaluation.protocols.knn import knn_accuracy
 from twofold.heads import Classifier
 from twofold.methods import Method, Output
 from twofold.randomness import permutation
@@ -88,7 +90,7 @@ class LabelMonitor:
         self.optimizer.zero_grad(set_to_none=True)
 
     @torch.no_grad()
-    def look(self) -> dict[str, float]:
+    def measure(self) -> dict[str, float]:
         """Held-out accuracies now: `probe_top1` and `knn_top1`, in [0, 1]."""
         row: dict[str, float] = {}
         encoder = self.method.encoder
@@ -101,7 +103,7 @@ class LabelMonitor:
             row["probe_top1"] = float((predicted == queries.labels).mean())
         if self.knn:
             if queries is None or self.features == "z":
-                encoder = Projected(encoder, self.method.head, self.method.head.out_dim)  # type: ignore[arg-type]
+                encoder = EncoderWithHead(encoder, self.method.head, self.method.head.out_dim)  # type: ignore[arg-type]
                 queries = self._features(encoder, self.queries)
             bank = self._features(encoder, self.bank)
             y, y_bank = np.asarray(queries.labels), np.asarray(bank.labels)
@@ -133,3 +135,29 @@ def hold_out(labels: np.ndarray, seed: int, share: float, most: int) -> tuple[np
     order = labelled[permutation(seed, "monitor", 0, len(labelled))]
     cut = max(1, int(len(order) * share))
     return np.sort(order[cut:][:most]), np.sort(order[:cut][:most])
+
+
+@dataclass(frozen=True)
+class MonitorConfig:
+    """What is watched beside the loss. Labels, where there are any, are used here and nowhere else."""
+
+    every: int | None = None
+    """Epochs between two looks; chosen from the run's length when not given, 0 switches them off."""
+    probe: bool = True
+    """Train a linear classifier on the representation beside it; no gradient reaches the encoder."""
+    knn: bool = True
+    """Classify held-out images by their nearest neighbours."""
+    knn_features: Literal["h", "z"] = "h"
+    """What neighbours are compared by: h, the encoder's output; z, the head's, as in MoCo's CIFAR-10 demo."""
+    knn_k: int = 200
+    """Neighbours that vote; a smaller bank votes whole."""
+    knn_temperature: float | None = 0.1
+    """A neighbour's vote weighs exp(cosine / temperature); null gives each one vote."""
+    samples: int = 5000
+    """Most images that a look takes from each of the two sides, bank and queries."""
+
+    def __post_init__(self) -> None:
+        if self.knn_k < 1:
+            raise UserError(f"--monitor.knn_k must be at least 1, got {self.knn_k}")
+        if self.knn_temperature is not None and not self.knn_temperature > 0:
+            raise UserError(f"--monitor.knn_temperature must be above 0, got {self.knn_temperature}; null: plain votes")

@@ -39,10 +39,10 @@ def score(scores: NDArray[np.floating], classes: NDArray[np.int64], labels: NDAr
     order = np.argsort(-scores, axis=1, kind="stable")[:, :5]
     hits = classes[order] == labels[:, None]
     right = hits[:, 0]
-    there = np.unique(labels)
-    per_class = [right[labels == label].mean() for label in there]
-    told = classes[order[:, 0]]
-    f1 = [2 * right[labels == label].sum() / ((told == label).sum() + (labels == label).sum()) for label in there]
+    present = np.unique(labels)
+    per_class = [right[labels == label].mean() for label in present]
+    message = classes[order[:, 0]]
+    f1 = [2 * right[labels == label].sum() / ((message == label).sum() + (labels == label).sum()) for label in present]
     return Scores(
         top1=float(right.mean()),
         top5=float(hits.any(axis=1).mean()) if len(classes) > 5 else None,
@@ -75,8 +75,8 @@ def average_precision_11(scores: NDArray[np.floating], positive: NDArray[np.bool
         positive: [N], at least one of them true.
     """
     hits = positive[np.argsort(-scores, kind="stable")]
-    found = np.cumsum(hits)
-    precision, recall = found / np.arange(1, len(hits) + 1), found / found[-1]
+    result = np.cumsum(hits)
+    precision, recall = result / np.arange(1, len(hits) + 1), result / result[-1]
     # Recalls are fractions of whole numbers: a hair of tolerance keeps 3 of 10 from missing 0.3.
     return float(np.mean([precision[recall >= level / 10 - 1e-12].max() for level in range(11)]))
 

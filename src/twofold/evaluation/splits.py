@@ -53,8 +53,8 @@ def stratified_split(
                 "--test with images of their own"
             )
         second.append(free[:count])
-    chosen = np.sort(np.concatenate(second))
-    return np.setdiff1d(np.arange(len(labels)), chosen), chosen
+    selection = np.sort(np.concatenate(second))
+    return np.setdiff1d(np.arange(len(labels)), selection), selection
 
 
 def single_labels(labels: NDArray[np.int64] | None, where: str, least: int = 2) -> Labels:
@@ -126,8 +126,8 @@ def check_cover(train: Source, part: Source, option: str) -> None:
 
     def classes(source: Source) -> set[str]:
         labels = np.asarray(source.labels)
-        found = np.unique(labels[labels >= 0]).tolist()
-        return {source.classes[i] if named and source.classes else str(i) for i in found}
+        result = np.unique(labels[labels >= 0]).tolist()
+        return {source.classes[i] if named and source.classes else str(i) for i in result}
 
     if missing := sorted(classes(train) - classes(part)):
         raise UserError(

@@ -170,8 +170,10 @@ class Bundle:
             path = self.shard_path(shard)
             if not path.is_file():
                 raise UserError(f"{path} is missing: {self.index_path.name} puts tensors there; copy it, too")
-            if (there := path.stat().st_size) < size:
-                raise UserError(f"{path} is cut short: {there} bytes, of which there should be {size}; fetch it again")
+            if (present := path.stat().st_size) < size:
+                raise UserError(
+                    f"{path} is cut short: {present} bytes, of which there should be {size}; fetch it again"
+                )
 
 
 def _entry(message: bytes) -> Entry:

@@ -87,14 +87,14 @@ def detect(shapes: Shapes, source: str, weights: Weights = "auto") -> Network:
     Raises:
         UserError: no SimCLR network, or variables that are missing, left over or of another shape, by name.
     """
-    prefix, chosen, other = _choose_tree(shapes, source, weights)
+    prefix, selection, other = _choose_tree(shapes, source, weights)
     with torch.device("meta"):
-        encoder = _closest(_encoders(chosen, source, prefix), chosen, prefix)
-        head = _head(chosen, prefix, encoder.feature_dim, source)
-        classifier = _classifier(chosen, prefix, source)
+        encoder = _closest(_encoders(selection, source, prefix), selection, prefix)
+        head = _head(selection, prefix, encoder.feature_dim, source)
+        classifier = _classifier(selection, prefix, source)
     network = Network(encoder, head, classifier, prefix, other)
     what = f"{source} is not a whole ResNet-{encoder.arguments()['depth']} of SimCLR, which it resembles most"
-    compare(network.expected(), chosen, what)
+    compare(network.expected(), selection, what)
     return network
 
 
@@ -110,8 +110,8 @@ def compare(expected: Shapes, found: Shapes, what: str) -> None:
         ],
     }
     if any(problems.values()):
-        told = [f"{len(names)} {problem}: {shorten(names)}" for problem, names in problems.items() if names]
-        raise UserError(f"{what}; {'; '.join(told)}")
+        message = [f"{len(names)} {problem}: {shorten(names)}" for problem, names in problems.items() if names]
+        raise UserError(f"{what}; {'; '.join(message)}")
 
 
 def shorten(names: list[str]) -> str:
@@ -135,8 +135,8 @@ def _choose_tree(shapes: Shapes, source: str, weights: Weights) -> tuple[str, di
             f"--weights {weights}: {source} holds no such variables, only {'base' if has['base'] else 'ema'}"
         )
     tree = weights if weights != "auto" else "base" if has["base"] else "ema"
-    chosen = {name: shapes[name] for name in trees[tree]}
-    return EMA if tree == "ema" else "", chosen, trees["ema" if tree == "base" else "base"]
+    selection = {name: shapes[name] for name in trees[tree]}
+    return EMA if tree == "ema" else "", selection, trees["ema" if tree == "base" else "base"]
 
 
 def _encoders(shapes: Shapes, source: str, prefix: str) -> Iterator[ResNet]:
@@ -161,11 +161,11 @@ def _encoders(shapes: Shapes, source: str, prefix: str) -> Iterator[ResNet]:
 
 def _closest(candidates: Iterator[ResNet], shapes: Shapes, prefix: str) -> ResNet:
     """The first network that has exactly the variables of the encoder, else the one that differs in the fewest."""
-    found = {name: shape for name, shape in shapes.items() if name.startswith(f"{prefix}{BASE}/")}
+    result = {name: shape for name, shape in shapes.items() if name.startswith(f"{prefix}{BASE}/")}
     distances: list[tuple[int, ResNet]] = []
     for encoder in candidates:
         theirs = {pair.reference: _theirs(encoder, pair) for pair in encoder_pairs(encoder, prefix + BASE)}
-        distances.append((len(set(theirs.items()) ^ set(found.items())), encoder))
+        distances.append((len(set(theirs.items()) ^ set(result.items())), encoder))
         if distances[-1][0] == 0:
             break
     return min(distances, key=lambda pair: pair[0])[1]

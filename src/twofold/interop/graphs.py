@@ -43,7 +43,7 @@ def classifier_layer(path: Path) -> int | None:
     try:
         data = path.read_bytes()
         graphs = messages(data, 2) if path.name == "saved_model.pb" else [data]
-        found = {
+        result = {
             _layers_below(nodes, name)
             for meta_graph in graphs
             for graph in messages(meta_graph, 2)
@@ -55,7 +55,7 @@ def classifier_layer(path: Path) -> int | None:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
     except Malformed as error:
         raise UserError(f"{path} is damaged: {error}; fetch it again") from error
-    return found.pop() if len(found) == 1 else None
+    return result.pop() if len(result) == 1 else None
 
 
 def _bodies(graph: bytes) -> Iterator[dict[str, Node]]:

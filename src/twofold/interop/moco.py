@@ -19,9 +19,9 @@ from torch import Tensor
 from twofold.encoders import Encoder
 from twofold.encoders.adapters import TorchvisionEncoder
 from twofold.errors import UserError
+from twofold.files import write_atomically
 from twofold.heads import HeadConfig, ProjectionHead
 from twofold.interop.detect import Weights, compare, shorten
-from twofold.training.checkpoint import write_atomically
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """What main_moco.py subtracts from and divides into images in [0, 1]."""
@@ -161,10 +161,12 @@ def _load(path: Path) -> dict[str, Any]:
 
 def _build(path: str | Path, arch: Any, tensors: Mapping[str, Tensor]) -> TorchvisionEncoder:
     """The net that has these tensors beside those of its `fc`."""
-    found = {name: tuple(t.shape) for name, t in tensors.items() if not name.startswith("fc.")}
-    likely = [arch] if arch in _NETS else [name for name in _NETS if _plan(name).keys() == found.keys()] or ["resnet50"]
-    name = next((name for name in likely if _plan(name) == found), likely[0])
-    compare(_plan(name), found, f"{path} is not a whole {name} of torchvision")
+    result = {name: tuple(t.shape) for name, t in tensors.items() if not name.startswith("fc.")}
+    likely = (
+        [arch] if arch in _NETS else [name for name in _NETS if _plan(name).keys() == result.keys()] or ["resnet50"]
+    )
+    name = next((name for name in likely if _plan(name) == result), likely[0])
+    compare(_plan(name), result, f"{path} is not a whole {name} of torchvision")
     return TorchvisionEncoder(name, mean=MEAN, std=STD)
 
 
@@ -175,12 +177,12 @@ def _plan(name: str) -> dict[str, tuple[int, ...]]:
 
 
 def _build_head(path: str | Path, tensors: Mapping[str, Tensor], in_dim: int) -> ProjectionHead:
-    found = {name: tuple(tensor.shape) for name, tensor in tensors.items() if name.startswith("fc.")}
-    kind = "linear" if "fc.weight" in found else "nonlinear"
-    last = found.get("fc.weight" if kind == "linear" else "fc.2.weight", ())
-    hidden = found.get("fc.0.weight", (in_dim,))[0] if kind == "nonlinear" else in_dim
+    result = {name: tuple(tensor.shape) for name, tensor in tensors.items() if name.startswith("fc.")}
+    kind = "linear" if "fc.weight" in result else "nonlinear"
+    last = result.get("fc.weight" if kind == "linear" else "fc.2.weight", ())
+    hidden = result.get("fc.0.weight", (in_dim,))[0] if kind == "nonlinear" else in_dim
     if len(last) != 2:
-        raise UserError(f"{path} has no head of MoCo v1 (fc.weight) or v2 (fc.0, fc.2): {shorten(sorted(found))}")
+        raise UserError(f"{path} has no head of MoCo v1 (fc.weight) or v2 (fc.0, fc.2): {shorten(sorted(result))}")
     head = ProjectionHead(
         in_dim,
         HeadConfig(
@@ -192,7 +194,7 @@ def _build_head(path: str | Path, tensors: Mapping[str, Tensor], in_dim: int) ->
         ),
     )
     expected = {f"fc.{name}": tuple(head.state_dict()[_head_key(name)].shape) for name in _head_names(head)}
-    compare(expected, found, f"the head in {path} is not that of MoCo")
+    compare(expected, result, f"the head in {path} is not that of MoCo")
     return head
 
 

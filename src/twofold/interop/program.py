@@ -10,18 +10,18 @@ from twofold.errors import UserError
 
 
 def speech_program(encoder: Encoder) -> ExportedProgram:
-    """The whole encoder, front end and pooling included, as a program of any number and length of sounds.
+    """The whole encoder, front end and pooling included, as a program of any number and length of recordings.
 
     It takes float32 [n, samples] in [-1, 1] at the encoder's sample rate, padded with zeros to `least_samples` or more,
     and int64 lengths [n], and gives [n, feature_dim]. What the encoder checks in values, the program does not: every
     length must be one frame of 25 ms or more.
 
     Raises:
-        UserError: the encoder is not for sounds.
+        UserError: the encoder is not for recordings.
     """
     if not isinstance(encoder, UtteranceEncoder):
         raise UserError(
-            "--format torch_export is for encoders of sounds, and this one takes images: use --format torchvision"
+            "--format torch_export is for encoders of recordings, and this one takes images: use --format torchvision"
         )
     encoder = encoder.eval().requires_grad_(False)
     long = (

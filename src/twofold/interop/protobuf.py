@@ -55,8 +55,8 @@ def fields(message: bytes) -> Iterator[tuple[int, Value]]:
 def integer(message: bytes, number: int, default: int = 0) -> int:
     """The last integer in field `number`."""
     value = default
-    for found, content in fields(message):
-        if found == number:
+    for result, content in fields(message):
+        if result == number:
             if not isinstance(content, int):
                 raise Malformed(f"field {number} holds no integer")
             value = content
@@ -75,8 +75,8 @@ def text(message: bytes, number: int) -> str:
 
 def messages(message: bytes, number: int) -> list[bytes]:
     """Every nested message in field `number`."""
-    found = [content for at, content in fields(message) if at == number]
-    nested = [content for content in found if isinstance(content, bytes)]
-    if len(nested) < len(found):
+    result = [content for at, content in fields(message) if at == number]
+    nested = [content for content in result if isinstance(content, bytes)]
+    if len(nested) < len(result):
         raise Malformed(f"field {number} holds no message")
     return nested

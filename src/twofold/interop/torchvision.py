@@ -64,8 +64,8 @@ def torchvision_weights(encoder: Encoder) -> TorchvisionWeights:
         reason = "its shortcut of the first stage is no projection" if depth in (18, 34) else "it has no such depth"
         raise UserError(f"torchvision cannot hold our ResNet-{depth}: {reason}; train encoder torchvision:resnet18 ...")
     if wrong:
-        told = ", ".join(f"{name} {arguments[name]} (not {wanted[name]})" for name in wrong)
-        raise UserError(f"torchvision's {_RESNETS[depth]} cannot hold this encoder: it has {told}")
+        message = ", ".join(f"{name} {arguments[name]} (not {wanted[name]})" for name in wrong)
+        raise UserError(f"torchvision's {_RESNETS[depth]} cannot hold this encoder: it has {message}")
     state = _plain(encoder.state_dict())
     counts = {f"{n.removesuffix('running_var')}num_batches_tracked" for n in state if n.endswith("running_var")}
     state |= {name: torch.zeros((), dtype=torch.long) for name in counts - state.keys()}

@@ -73,10 +73,10 @@ class _BlockNTXent(torch.autograd.Function):
         total, positive = torch.zeros_like(largest), torch.zeros_like(largest)
         for tile in _tiles(z, everyone, temperature, block):
             for k in tile.partners:
-                found = tile.logits.diagonal(k)
-                positive[tile.rows][max(-k, 0) :][: len(found)] = found
+                result = tile.logits.diagonal(k)
+                positive[tile.rows][max(-k, 0) :][: len(result)] = result
                 if tile.mirror:
-                    positive[tile.mirror][max(k, 0) :][: len(found)] = found
+                    positive[tile.mirror][max(k, 0) :][: len(result)] = result
             _merge(largest, total, tile.rows, tile.logits, tile.spare)
             if tile.mirror:
                 _merge(largest, total, tile.mirror, tile.logits.T, tile.spare.T)

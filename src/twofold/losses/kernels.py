@@ -68,10 +68,10 @@ def _backward(
     result = tl.zeros((R, D), tl.float32)
     for start in range(0, n_columns, C):
         columns = start + tl.arange(0, C)
-        there = columns < n_columns
+        present = columns < n_columns
         s, b = _logits(z, everyone, rows, columns, d, n_rows, n_columns, scale, D, PRECISION)
-        m_column = tl.load(largest_all + columns, mask=there, other=0.0)
-        w_column = tl.load(weight_all + columns, mask=there, other=0.0)
+        m_column = tl.load(largest_all + columns, mask=present, other=0.0)
+        w_column = tl.load(weight_all + columns, mask=present, other=0.0)
         p = tl.exp(s - m_row[:, None]) * w_row[:, None] + tl.exp(s - m_column[None, :]) * w_column[None, :]
         own = rows[:, None] + first == columns[None, :]
         p = tl.where(own | (columns[None, :] >= n_columns), 0.0, p)

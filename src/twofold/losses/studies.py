@@ -48,8 +48,8 @@ def nt_logistic(
     check_temperature(temperature)
     positive, others, is_negative = _similarities(z_a, z_b, normalize, mining, negatives)
     if mining == "semi_hard":
-        hardest, found = semi_hard_negative(positive, others, is_negative)
-        repulsion = -F.logsigmoid(-hardest / temperature) * found
+        hardest, result = semi_hard_negative(positive, others, is_negative)
+        repulsion = -F.logsigmoid(-hardest / temperature) * result
     else:
         repulsion = _reduce(-F.logsigmoid(-others / temperature), is_negative, negatives)
     return (repulsion - F.logsigmoid(positive / temperature)).mean()
@@ -82,8 +82,8 @@ def margin_triplet(
         raise UserError(f"margin must be at least 0, and above 0 with semi_hard mining; got {margin}")
     positive, others, is_negative = _similarities(z_a, z_b, normalize, mining, negatives)
     if mining == "semi_hard":
-        hardest, found = semi_hard_negative(positive, others, is_negative, margin)
-        return ((hardest - positive + margin) * found).mean()
+        hardest, result = semi_hard_negative(positive, others, is_negative, margin)
+        return ((hardest - positive + margin) * result).mean()
     return _reduce(F.relu(others - positive[:, None] + margin), is_negative, negatives).mean()
 
 
@@ -104,8 +104,8 @@ def semi_hard_negative(
     with torch.no_grad():
         limit = positive[:, None]
         candidate = is_negative & (others < limit) & (others > limit - margin)
-        found, index = candidate.any(1), others.masked_fill(~candidate, float("-inf")).argmax(1)
-    return others.gather(1, index[:, None])[:, 0].where(found, 0.0), found
+        result, index = candidate.any(1), others.masked_fill(~candidate, float("-inf")).argmax(1)
+    return others.gather(1, index[:, None])[:, 0].where(result, 0.0), result
 
 
 def _similarities(

@@ -53,7 +53,7 @@ class MethodConfig:
 
     name: Literal["simclr", "moco", "speech_simclr"] | None = None
     """The method: simclr contrasts with the batch, moco with a queue of keys, for small batches; speech_simclr also
-    reconstructs what was hidden. When not given, simclr for images and speech_simclr, the only one, for sounds."""
+    reconstructs what was hidden. When not given, simclr for images and speech_simclr, the only one, for recordings."""
     temperature: float | None = None
     """Temperature of the contrastive logits, above 0. Chosen from the batch when not given: 0.1 for 2,048 and more
     (the paper's value), 0.2 below (arXiv 2011.02803 finds small batches better there; MoCo v2's value too)."""
@@ -129,9 +129,9 @@ class MethodConfig:
             if self.name is None:
                 why = "with --method.name simclr or speech_simclr, which the data choose: leave it out, or choose moco"
             elif self.name == "speech_simclr":
-                why = "on sounds, which are trained with --method.name speech_simclr: leave it out"
+                why = "on recordings, which are trained with --method.name speech_simclr: leave it out"
             elif owner == "speech_simclr":
-                why = f"with --method.name {self.name}: leave it out; it is speech_simclr's, which is for sounds"
+                why = f"with --method.name {self.name}: leave it out; it is speech_simclr's, which is for recordings"
             else:
                 why = f"with --method.name {self.name}: leave it out, or choose {owner}"
             raise UserError(f"--method.{option} {getattr(self, option)} has no effect {why}")

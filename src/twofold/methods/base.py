@@ -57,7 +57,7 @@ class Method(nn.Module):
         """Negatives for each anchor at a global batch of `batch` images."""
         return negatives_per_anchor(batch)
 
-    def remark(self) -> str:
+    def notice(self) -> str:
         """What somebody who watches the loss should know before it starts; empty where there is nothing to say."""
         return ""
 

@@ -140,7 +140,7 @@ class MoCo(Method):
         """ln(K + 1), twice that for the symmetric loss. A run starts below: its first negatives are noise."""
         return math.log(self.queue.size + 1) * (2 if self.symmetric else 1)
 
-    def remark(self) -> str:
+    def notice(self) -> str:
         """Where chance lies, and why the loss rises before it falls."""
         level = f"{'2 ' if self.symmetric else ''}ln(K + 1) = {self.chance(0):.2f}"
         return (

@@ -14,7 +14,7 @@ from twofold.encoders import SpeechEncoder, Waves
 from twofold.heads import HeadConfig, ProjectionHead
 from twofold.losses import chance_level, masked_reconstruction, nt_xent
 from twofold.methods.base import Method, Output
-from twofold.views.spectrograms import MaskRule, blocks, fill_blocks, hidden_frames
+from twofold.views.audio.masks import MaskRule, blocks, fill_blocks, hidden_frames
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ class SpeechSimCLR(Method):
         row = super().describe(output, batch)
         assert isinstance(output, SpeechOutput)
         names = ("contrastive", "reconstruction", "mean_error", "mean_loss")
-        told = all_reduce_mean(torch.stack([getattr(output, name) for name in names])).tolist()
-        parts = dict(zip(names, told, strict=True))
+        message = all_reduce_mean(torch.stack([getattr(output, name) for name in names])).tolist()
+        parts = dict(zip(names, message, strict=True))
         chance = self.contrastive_weight * chance_level(batch) + self.reconstruction_weight * parts.pop("mean_loss")
         return row | parts | {"chance": chance}

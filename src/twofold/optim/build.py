@@ -89,11 +89,12 @@ class OptimConfig:
             raise UserError("--optim.nesterov looks ahead by a momentum step and needs --optim.momentum above 0")
 
     def _check_applies(self, table: dict[str, tuple[str, ...]], chooser: str) -> None:
-        chosen = getattr(self, chooser)
+        selection = getattr(self, chooser)
         for option, owners in table.items():
-            if chosen is not None and chosen not in owners and getattr(self, option) is not None:
+            if selection is not None and selection not in owners and getattr(self, option) is not None:
                 raise UserError(
-                    f"--optim.{option} {getattr(self, option)} has no effect with --optim.{chooser} {chosen}: leave it "
+                    f"--optim.{option} {getattr(self, option)} has no effect with --optim.{chooser} {selection}: "
+                    "leave it "
                     f"out (or set it to null), or choose {' or '.join(owners)}"
                 )
 

@@ -46,10 +46,10 @@ def layers(encoder: nn.Module) -> list[list[nn.Parameter]]:
     module = encoder
     while len(inside := [c for c in module.children() if any(True for _ in c.parameters())]) == 1:
         module = inside[0]
-    found = [part for part in (list(layer.parameters()) for layer in _parts(module)) if part]
-    placed = {id(parameter) for part in found for parameter in part}
+    result = [part for part in (list(layer.parameters()) for layer in _parts(module)) if part]
+    placed = {id(parameter) for part in result for parameter in part}
     rest = [parameter for parameter in encoder.parameters() if id(parameter) not in placed]
-    return [rest + found[0], *found[1:]] if found else [rest]
+    return [rest + result[0], *result[1:]] if result else [rest]
 
 
 def _parts(module: nn.Module) -> Iterator[nn.Module]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import yaml
 
 from twofold.errors import UserError, suggest
-from twofold.training.config import merge
+from twofold.options import merge, upgraded
 
 
 @dataclass(frozen=True)
@@ -60,3 +62,24 @@ def load(name: str) -> Recipe:
     return Recipe(
         name, about["data"], about["result"], about["source"], about["run"], options, about.get("command", "pretrain")
     )
+
+
+def read_layers(
+    recipe: str | None, config: str | Path | None, options: Mapping[str, Any], command: str = "pretrain"
+) -> dict[str, Any]:
+    """Merge recipe < file < options into nested options; UserError for a recipe of another command."""
+    layers: list[Mapping[str, Any]] = []
+    if recipe is not None:
+        result = load(recipe)
+        if result.command != command:
+            raise UserError(f"--recipe {recipe} is for `twofold {result.command}`, not for `twofold {command}`")
+        layers.append(result.options)
+    if config is not None:
+        try:
+            document = yaml.safe_load(Path(config).read_text()) or {}
+        except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+            raise UserError(f"--config {config} cannot be read: {error}") from error
+        if not isinstance(document, dict):
+            raise UserError(f"--config {config} must hold options by name, got {type(document).__name__}")
+        layers.append(upgraded(document.get("options", document)))  # a run's own config.yaml works as it is
+    return merge(*layers, options)

@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from twofold.data import ArraySource, BadImage, SoundSource, Source
-from twofold.evaluation.knn import nearest
+from twofold.data import ArraySource, AudioSource, BadImage, Source
+from twofold.evaluation.protocols.knn import nearest
 from twofold.randomness import permutation
 
 Pixels = NDArray[np.uint8]
@@ -91,19 +91,19 @@ def find_neighbours(
         picked = picked[np.argsort(labels[picked], kind="stable")]
     k = min(k, count - 1)
     bank = torch.from_numpy(features)
-    similarity, found = (t.numpy() for t in nearest(bank, bank[torch.from_numpy(picked)], k + 1))
+    similarity, result = (t.numpy() for t in nearest(bank, bank[torch.from_numpy(picked)], k + 1))
     # An image is its own nearest neighbour; of exact copies another one may come first, so it is looked for.
-    keep = found != picked[:, None]
+    keep = result != picked[:, None]
     keep[keep.all(axis=1), -1] = False
-    found, similarity = found[keep].reshape(-1, k), similarity[keep].reshape(-1, k)
-    pictures = thumbnails(source, index[np.concatenate([picked, found.ravel()])], side)
+    result, similarity = result[keep].reshape(-1, k), similarity[keep].reshape(-1, k)
+    pictures = thumbnails(source, index[np.concatenate([picked, result.ravel()])], side)
     first, rest = pictures[: len(picked)], pictures[len(picked) :]
     return Neighbours(
         first,
         rest.reshape(len(picked), k, *first.shape[1:]),
         similarity,
         None if labels is None else labels[picked],
-        None if labels is None else labels[found],
+        None if labels is None else labels[result],
         source.classes,
     )
 
@@ -125,7 +125,7 @@ def thumbnails(source: Source, indices: NDArray[np.int64], side: int = 48) -> Pi
     out = np.full((len(indices), side, side, channels), _GREY, dtype=np.uint8)
     for row, i in enumerate(indices):
         try:
-            picture_of = source.picture if isinstance(source, SoundSource) else source.read
+            picture_of = source.picture if isinstance(source, AudioSource) else source.read
             pixels = picture_of(int(i))[..., :channels]
         except BadImage:
             continue

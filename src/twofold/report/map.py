@@ -67,16 +67,16 @@ def embedding_map(
     """
     if len(features) < 2:
         raise UserError(f"a map needs at least 2 images, got {len(features)}")
-    chosen = np.sort(permutation(seed, "report/map", 0, len(features))[:most])
+    selection = np.sort(permutation(seed, "report/map", 0, len(features))[:most])
     index = np.arange(len(features)) if index is None else index
-    xy, words = project(features[chosen], method, seed)
-    if len(chosen) < len(features):
-        words += f"; {len(chosen):,} of {len(features):,} images, drawn at random"
+    xy, words = project(features[selection], method, seed)
+    if len(selection) < len(features):
+        words += f"; {len(selection):,} of {len(features):,} images, drawn at random"
     return EmbeddingMap(
         xy,
-        None if labels is None else labels[chosen],
+        None if labels is None else labels[selection],
         classes if classes is not None or source is None else source.classes,
-        None if source is None else thumbnails(source, index[chosen], side),
+        None if source is None else thumbnails(source, index[selection], side),
         words,
     )
 

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from twofold.files import write_atomically
 from twofold.report.extras import require
 from twofold.report.images import Neighbours, class_name, png, sprite
 from twofold.report.map import EmbeddingMap
 from twofold.report.plots import Figure, training_figures
 from twofold.report.tables import Table
-from twofold.training.checkpoint import write_atomically
 
 COLORS, SHAPES = 10, 5  # of the map's marks; the style sheet and the template define as many
 _SHAPE_OF = (0, 1, 2, 3, 4, 0, 3, 4, 1, 2)  # no two colours that some eyes confuse have the same shape
@@ -38,7 +38,7 @@ class Report:
         tables: results; the first thing on the page.
         figures: further plots, shown beside the tables (see `label_figure`).
         lead: what the page is about and what came of it, in a sentence or two.
-        sounds: of pairs of sounds, both views as addresses to be played.
+        audio: of pairs of recordings, both views as addresses to be played.
     """
 
     title: str
@@ -50,7 +50,7 @@ class Report:
     tables: Sequence[Table] = ()
     figures: Sequence[Figure] = ()
     lead: str = ""
-    sounds: Sequence[tuple[str, str]] = ()
+    audio: Sequence[tuple[str, str]] = ()
 
 
 def write_report(path: str | Path, report: Report) -> Path:

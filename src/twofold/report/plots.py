@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from twofold.evaluation.labels import Cell
+from twofold.evaluation.few_labels import LabelEfficiency
 from twofold.report.extras import require
 
 Row = Mapping[str, Any]
@@ -95,14 +95,14 @@ def training_figures(metrics: Sequence[Row]) -> list[Figure]:
     return [figure for figure in figures if figure is not None]
 
 
-def label_figure(cells: Sequence[Cell], title: str = "Accuracy against labels") -> Figure:
+def label_figure(cells: Sequence[LabelEfficiency], title: str = "Accuracy against labels") -> Figure:
     """Test accuracy against the number of labels, a curve for each feature set, bars of one standard deviation."""
     counts = sorted({cell.labels for cell in cells})
     by = {(cell.features, cell.labels): cell for cell in cells}
     series = []
     for name in dict.fromkeys(cell.features for cell in cells):
-        found = [by.get((name, count)) for count in counts]
-        series.append(Series(name, [c.mean if c else None for c in found], [c.std if c else None for c in found]))
+        result = [by.get((name, count)) for count in counts]
+        series.append(Series(name, [c.mean if c else None for c in result], [c.std if c else None for c in result]))
     note = "Bars: one standard deviation over draws of labels."
     return line_figure(title, "labels", counts, series, note=note, percent=True, log_x=True)
 

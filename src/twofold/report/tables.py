@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from twofold.evaluation.labels import Cell
+import numpy as np
+
+from twofold.evaluation.few_labels import LabelEfficiency
+from twofold.report.plots import Series
 
 
 @dataclass(frozen=True)
@@ -39,11 +42,11 @@ class Table:
         return f"{cell:.4g}" if isinstance(cell, float) else str(cell)
 
 
-def label_table(cells: Sequence[Cell], title: str = "How many labels do I need?", note: str = "") -> Table:
+def label_table(cells: Sequence[LabelEfficiency], title: str = "How many labels do I need?", note: str = "") -> Table:
     """Test accuracy against the number of labels: a row for each feature set, a column for each count, best in bold.
 
     Args:
-        cells: from `twofold.evaluation.labels.label_efficiency`.
+        cells: from `twofold.evaluation.few_labels.label_efficiency`.
         title, note: see `Table`; the default note says what the numbers are.
     """
     counts = sorted({cell.labels for cell in cells})
@@ -62,7 +65,29 @@ def label_table(cells: Sequence[Cell], title: str = "How many labels do I need?"
     return Table(title, ["", *(f"{count:,} labels" for count in counts)], rows, note, frozenset(best))
 
 
-def _accuracy(cell: Cell | None) -> str | None:
+def _accuracy(cell: LabelEfficiency | None) -> str | None:
     if cell is None:
         return None
     return f"{cell.mean * 100:.1f}" + ("" if cell.std is None else f" ± {cell.std * 100:.1f}")
+
+
+def spread(values: Sequence[float]) -> str:
+    """Shares as percent: the mean, with the sample standard deviation where there are two or more."""
+    mean = f"{100 * np.mean(values):.1f}"
+    return mean if len(values) < 2 else f"{mean} ± {100 * np.std(values, ddof=1):.1f}"
+
+
+def curve(name: str, at: Sequence[int], found: Mapping[int, Sequence[float]], dashed: bool = False) -> Series:
+    """The mean at each position, with bars of one standard deviation; nothing where there are no values."""
+    means = [float(np.mean(found[x])) if found.get(x) else None for x in at]
+    bars = [float(np.std(found[x], ddof=1)) if len(found.get(x, ())) > 1 else None for x in at]
+    return Series(name, means, bars, dashed)
+
+
+def terminal(table: Table) -> str:
+    """A table for a terminal."""
+    rows = [list(table.columns)]
+    rows += [[table.text(r, c) for c in range(len(table.columns))] for r in range(len(table.rows))]
+    widths = [max(len(row[c]) for row in rows) for c in range(len(table.columns))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join([*lines, "", table.note])

@@ -8,19 +8,27 @@ class and, separately, at a fixed total. The protocol is ours; the paper's own w
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from twofold.data import DataConfig
+from twofold.devices import choose_device
+from twofold.encoders import read_header
+from twofold.encoders.load import encoder_path, load
 from twofold.errors import UserError
-from twofold.evaluation.labels import balanced_subset, fit_few
+from twofold.evaluation.feature_cache import FeatureCache
+from twofold.evaluation.few_labels import fit_few
+from twofold.evaluation.label_subsets import balanced_subset
 from twofold.evaluation.scores import score
+from twofold.evaluation.splits import check_test_labels, single_labels
 from twofold.randomness import permutation
 from twofold.report import Report, Table, line_figure
-from twofold.studies.spread import curve, spread
+from twofold.report.tables import curve, spread, terminal
+from twofold.studies import classes
+from twofold.studies.folder import StudyFolder, _parts
 
 Rule = Literal["per_class", "total"]
 RULES: dict[Rule, str] = {"per_class": "images a class fixed", "total": "total fixed"}
@@ -104,12 +112,12 @@ def measure(
     for draw in range(study.draws):
         order = known[permutation(study.seed, "classes", draw, len(known))]
         for count in counts:
-            chosen = order[:count]
-            own = np.where(np.isin(y, chosen), y, -1)
-            tested = np.isin(y_test, chosen)
+            selection = order[:count]
+            own = np.where(np.isin(y, selection), y, -1)
+            tested = np.isin(y_test, selection)
             budgets: dict[Rule, int] = {"per_class": study.per_class * count, "total": total}
             for rule, images in budgets.items():
-                least = int(np.bincount(own[own >= 0])[chosen].min())
+                least = int(np.bincount(own[own >= 0])[selection].min())
                 if -(-images // count) > least:
                     raise UserError(
                         f"{-(-images // count)} images of each of {count} classes are needed, one class has {least}: "
@@ -149,10 +157,12 @@ def reading(points: Sequence[Point]) -> str:
         low, high = (float(np.mean(values)) for values in ends)
         error = float(np.sqrt(sum(np.var(v, ddof=1) / len(v) for v in ends))) if min(map(len, ends)) > 1 else None
         if error is None or abs(low - high) <= 2 * error:
-            told = "no difference beyond two standard errors"
+            message = "no difference beyond two standard errors"
         else:
-            told = "better with fewer classes" if low > high else "not better with fewer classes, but worse"
-        parts.append(f"with the {words}, {100 * low:.1f} at {counts[0]} and {100 * high:.1f} at {counts[-1]}: {told}")
+            message = "better with fewer classes" if low > high else "not better with fewer classes, but worse"
+        parts.append(
+            f"with the {words}, {100 * low:.1f} at {counts[0]} and {100 * high:.1f} at {counts[-1]}: {message}"
+        )
     return "Chance-corrected accuracy in %: " + "; ".join(parts) + "."
 
 
@@ -172,3 +182,22 @@ def report(points: Sequence[Point], data: str) -> Report:
         line_figure("Chance-corrected accuracy", "classes", counts, curves("corrected"), percent=True, log_x=True),
     ]
     return Report("Number of classes", {"data": data}, tables=[table(points)], figures=figures, lead=reading(points))
+
+
+def study_classes(data: str, folder: StudyFolder, study: ClassesStudy) -> str:
+    """Transfer of one encoder against the number of classes."""
+    file = encoder_path(str(study.run))
+    model, views = (
+        load(file, device=choose_device(study.device, "--device")),
+        read_header(file)["extra"].get("options", {}).get("views", {}),
+    )
+    train, test = _parts(data, study.test, study.data, model.input.channels)
+    y_test = check_test_labels(train, test)
+    single_labels(train.labels, train.name)
+    folder.start()
+    size, resample = views.get("size"), views.get("resample", "antialias")
+    cache = FeatureCache.beside(file)
+    bank, queries = (cache.extract(model, source, size, resample=resample) for source in (train, test))
+    points = classes.measure(study, bank.h, np.asarray(bank.labels), queries.h, y_test[queries.index])
+    page = folder.finish([asdict(point) for point in points], classes.report(points, data))
+    return f"{terminal(classes.table(points))}\n{classes.reading(points)}\n{folder.file}\n{page}"

@@ -8,15 +8,25 @@ protocol is ours; the paper's own was not available.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from twofold.data import DataConfig
-from twofold.errors import UserError
+from twofold.console import console
+from twofold.data import DataConfig, Source
+from twofold.encoders import build_encoder, read_header
+from twofold.encoders.load import encoder_path
+from twofold.errors import Stopped, UserError
+from twofold.options import OptionsParser, merge
 from twofold.report import Report, Series, Table, line_figure
-from twofold.studies.spread import spread
+from twofold.report.tables import spread, terminal
+from twofold.runs import distill as distillation
+from twofold.runs.config import DistillConfig
+from twofold.runs.teacher import TeacherSource
+from twofold.studies import distilling
+from twofold.studies.folder import StudyFolder, _one_label_each, _parts, _shared
 
 SET_BY_THE_STUDY = {
     "encoder": "and name the students by --students",
@@ -99,9 +109,9 @@ def table(pairs: Sequence[Pair]) -> Table:
     rows = []
     for key in dict.fromkeys((p.teacher, p.student, p.temperature) for p in pairs):
         group = [p for p in pairs if (p.teacher, p.student, p.temperature) == key]
-        told = "same" if group[0].same_base else "other"
+        message = "same" if group[0].same_base else "other"
         names = ("teacher_top1", "student_top1", "gap", "agreement")
-        rows.append([key[0], key[1], told, f"{key[2]:g}", *(spread([getattr(p, n) for p in group]) for n in names)])
+        rows.append([key[0], key[1], message, f"{key[2]:g}", *(spread([getattr(p, n) for p in group]) for n in names)])
     columns = ["teacher", "student", "base", "temperature", "teacher", "student", "gap", "agreement"]
     seeds = len({p.seed for p in pairs})
     note = f"Test accuracy and agreement in %, mean ± standard deviation over {seeds} seeds of the student."
@@ -120,12 +130,12 @@ def reading(pairs: Sequence[Pair]) -> str:
         few = min(len(same), len(other)) < 2
         error = 0.0 if few else 100 * float(np.sqrt(sum(np.var(v, ddof=1) / len(v) for v in (same, other))))
         clear = not few and abs(difference) > 2 * error
-        told = (
+        message = (
             ("better from its own kind" if difference > 0 else "better from another kind")
             if clear
             else "no clear difference"
         )
-        parts.append(f"{student}: gap {difference:+.1f} points (standard error {error:.1f}): {told}")
+        parts.append(f"{student}: gap {difference:+.1f} points (standard error {error:.1f}): {message}")
     return "Own kind less another kind. " + "; ".join(parts) + "." if parts else "No student met both kinds of teacher."
 
 
@@ -144,3 +154,56 @@ def report(pairs: Sequence[Pair], data: str) -> Report:
     note = ", ".join(f"{i}: {name}" for i, name in enumerate(students))
     figure = line_figure("Student less teacher", "student", at, lines, percent=True, note=note)
     return Report("Same base or another?", {"data": data}, tables=[table(pairs)], figures=[figure], lead=reading(pairs))
+
+
+def study_distillation(data: str, folder: StudyFolder, study: DistillStudy) -> str:
+    """Every student from every teacher, with teachers of the same and of another architecture."""
+    files = [encoder_path(teacher) for teacher in study.teachers]
+    headers = [read_header(file) for file in files]
+    channels = {header["spec"].get("channels") for header in headers}
+    train, test = _parts(data, study.test, study.data, next(iter(channels)))
+    _one_label_each(train, test)
+    shared = _shared(study.config, study.data, distilling.SET_BY_THE_STUDY)
+    stem = next((header["spec"].get("stem") for header in headers if header["spec"].get("stem")), None)
+    own = [distillation.student_as_teacher(TeacherSource(file)) for file in files]
+    students = {_title(options): options for options in own}
+    if study.students is not None:
+        students = {s: student_options(s, stem) | {"channels": train.channels} for s in study.students}
+    names = ("epochs", "batch", "alpha", "teacher_labels")
+    shared |= {name: getattr(study, name) for name in names if getattr(study, name) is not None}
+    for options in students.values():  # whatever is wrong with one is said before the first is trained
+        parser, origin = OptionsParser(DistillConfig), study.config or "options"
+        build_encoder(parser.build(merge(shared, {"encoder": options}), origin).encoder)
+    folder.start()
+    pairs = []
+    for t, file in enumerate(files):
+        for s, (name, encoder) in enumerate(students.items()):
+            for k, temperature in enumerate(study.temperatures):
+                for seed in range(study.seeds):
+                    options = {"encoder": encoder, "temperature": temperature, "seed": seed}
+                    place = folder.path / f"teacher{t}-student{s}-temperature{k}-seed{seed}"
+                    pairs.append(_pair(file, own[t], name, train, test, place, merge(shared, options)))
+    page = folder.finish([asdict(pair) | {"gap": pair.gap} for pair in pairs], distilling.report(pairs, data))
+    return f"{terminal(distilling.table(pairs))}\n{distilling.reading(pairs)}\n{folder.file}\n{page}"
+
+
+def _pair(
+    file: Path, teacher: dict[str, Any], student: str, train: Source, test: Source, place: Path, options: dict[str, Any]
+) -> Pair:
+    """One student from one teacher."""
+    console.print(f"{place.name}: {student} from {_title(teacher)}", markup=False)
+    result = distillation.distill(file, train, place, options, test=test, labelled=train)
+    if result.comparison is None:
+        raise Stopped("stopped; the same command with --resume goes on", result.stopped_by or 2)
+    c = result.comparison
+    if c.teacher_top1 is None or c.student_top1 is None:
+        raise UserError(f"{test.name} has no labels to score both on")
+    same = read_header(place / "encoder.safetensors")["spec"] == read_header(file)["spec"]
+    return Pair(_title(teacher), student, same, options["temperature"], options["seed"], c.teacher_top1, c.student_top1,
+                c.agreement)  # fmt: skip
+
+
+def _title(encoder: dict[str, Any]) -> str:
+    """An architecture as the options name it."""
+    width = encoder.get("width", 1.0)
+    return encoder["name"] if width == 1.0 else f"{encoder['name']}@{width:g}"

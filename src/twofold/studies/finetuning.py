@@ -8,16 +8,25 @@ available.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
+from twofold.console import console
 from twofold.data import DataConfig
-from twofold.errors import UserError
-from twofold.evaluation.subsets import is_list
+from twofold.encoders import load_head
+from twofold.encoders.load import encoder_path, load
+from twofold.errors import Stopped, UserError
+from twofold.evaluation.label_subsets import is_list, label_positions
+from twofold.evaluation.scores import Scores
+from twofold.options import OptionsParser, merge
 from twofold.report import Report, Series, Table, line_figure
-from twofold.studies.spread import curve, spread
+from twofold.report.tables import curve, spread, terminal
+from twofold.runs.config import FinetuneConfig
+from twofold.runs.finetune import finetune
+from twofold.studies import finetuning
+from twofold.studies.folder import StudyFolder, _one_label_each, _parts, _shared
 
 SCRATCH = -1
 SET_BY_THE_STUDY = {
@@ -118,8 +127,8 @@ def reading(trials: Sequence[Trial]) -> str:
     """
     entries = [entry for entry in dict.fromkeys(t.from_head for t in trials) if entry != SCRATCH]
     pairs = [(entry, SCRATCH) for entry in entries] + [(entry, entries[0]) for entry in entries[1:]]
-    told = [_against(trials, first, second) for first, second in pairs]
-    return "Differences in points, with their standard errors. " + " ".join(told)
+    message = [_against(trials, first, second) for first, second in pairs]
+    return "Differences in points, with their standard errors. " + " ".join(message)
 
 
 def _against(trials: Sequence[Trial], first: int, second: int) -> str:
@@ -142,9 +151,34 @@ def report(trials: Sequence[Trial], data: str) -> Report:
     counts = sorted({t.count for t in trials})
     lines: list[Series] = []
     for entry in dict.fromkeys(t.from_head for t in trials):
-        found = {c: [t.top1 for t in trials if t.from_head == entry and t.count == c] for c in counts}
-        lines.append(curve(title(entry), counts, found, dashed=entry == SCRATCH))
+        result = {c: [t.top1 for t in trials if t.from_head == entry and t.count == c] for c in counts}
+        lines.append(curve(title(entry), counts, result, dashed=entry == SCRATCH))
     figure = line_figure("Accuracy", "labels", counts, lines[:5], percent=True, log_x=True)
     return Report(
         "Fine-tuning against labels", {"data": data}, tables=[table(trials)], figures=[figure], lead=reading(trials)
     )
+
+
+def study_finetune(data: str, folder: StudyFolder, study: FinetuneStudy) -> str:
+    """Fine-tuning against labels and head layer, with training from scratch as the control."""
+    file = encoder_path(str(study.run))
+    head = load_head(file)
+    cells = finetuning.plan(study, len(head.layers) if head else 0)
+    train, test = _parts(data, study.test, study.data, load(file).input.channels)
+    _one_label_each(train, test)
+    shared = _shared(study.config, study.data, finetuning.SET_BY_THE_STUDY)
+    for *_, options in (cells[0], cells[-1]):  # whatever is wrong with one is said before the first is trained
+        OptionsParser(FinetuneConfig).build(merge(shared, options), study.config or "options")
+    for labels in study.labels:
+        label_positions(train, labels)
+    folder.start()
+    trials = []
+    for number, (name, labels, entry, draw, options) in enumerate(cells, 1):
+        console.print(f"run {number} of {len(cells)}: {name}", markup=False)
+        result = finetune(file, train, test, folder.path / name, merge(shared, options), quiet=True)
+        if not result.complete:
+            raise Stopped("stopped; the same command with --resume goes on", result.stopped_by or 2)
+        assert isinstance(result.scores, Scores)  # of one label an image
+        trials.append(Trial(labels, result.labels, entry, draw, result.scores.top1))
+    page = folder.finish([asdict(trial) for trial in trials], finetuning.report(trials, data))
+    return f"{terminal(finetuning.table(trials))}\n{finetuning.reading(trials)}\n{folder.file}\n{page}"

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from twofold.data import DataConfig, Source
 from twofold.errors import UserError
+from twofold.evaluation.parts import evaluation_parts
+from twofold.evaluation.splits import check_test_labels
+from twofold.files import write_atomically
+from twofold.options import flatten, merge
+from twofold.recipes import read_layers
 from twofold.report import Report, write_report
-from twofold.training.checkpoint import write_atomically
-from twofold.training.config import flatten
-from twofold.training.rundir import environment
+from twofold.versions import environment
 
 
 class StudyFolder:
@@ -77,3 +82,29 @@ class StudyFolder:
     def _write(self, document: dict[str, Any]) -> None:
         text = json.dumps(document, indent=2) + "\n"
         write_atomically(self.file, lambda file: file.write(text.encode()))
+
+
+def _shared(config: str | None, data: DataConfig, taken: Mapping[str, str]) -> dict[str, Any]:
+    """Options of all runs: those of `--config` and of the data; UserError for one of `--config` that the study sets."""
+    result = read_layers(None, config, {})
+    for name, remedy in taken.items():
+        if result.get(name) is not None and result[name] is not False:
+            raise UserError(f"--config {config} sets {name}, which the study sets itself: leave it out, {remedy}")
+    return merge({name: value for name, value in result.items() if value is not None}, {"data": data})
+
+
+def _one_label_each(train: Source, test: Source) -> None:
+    """Raise a UserError for labels that the study cannot count, before anything is trained."""
+    check_test_labels(train, test)
+    if train.labels is not None and train.labels.ndim != 1:
+        raise UserError(
+            f"{train.name} has several labels an image, and this study counts one right class: give single labels"
+        )
+
+
+def _parts(data: str, test: str | None, config: DataConfig, channels: int | None) -> tuple[Source, Source]:
+    """Labelled images to train on and to score on."""
+    train, scored = evaluation_parts(data, test, dataclasses.replace(config, channels=config.channels or channels))
+    if scored is None:
+        raise UserError(f"{train.name} has no test part: give --test with labelled images of the same classes")
+    return train, scored

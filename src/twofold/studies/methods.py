@@ -7,6 +7,10 @@ backward; one of MoCo sends one view forward and backward and the other only for
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,12 +18,21 @@ from typing import Any, Literal
 
 import numpy as np
 
-from twofold.data import DataConfig
-from twofold.errors import UserError
+from twofold.console import console, duration
+from twofold.data import DataConfig, Order, Source, open_source
+from twofold.devices import choose_device
+from twofold.errors import Stopped, UserError
+from twofold.evaluation.parts import evaluation_parts
+from twofold.evaluation.protocols.evaluate import check_labels
 from twofold.methods import own_options
+from twofold.options import merge, plain
+from twofold.recipes import read_layers
 from twofold.report import Report, Series, Table, line_figure
-from twofold.training.config import merge
-from twofold.training.progress import duration
+from twofold.runs.config import build
+from twofold.runs.defaults import choose
+from twofold.studies import methods
+from twofold.studies.folder import StudyFolder
+from twofold.training.interrupts import StopRequest
 
 TITLES = {"simclr": "SimCLR", "moco": "MoCo v2"}
 EQUAL = "Every cell saw {images:,} images (up to a batch): equal images, not equal operations, which time shows."
@@ -60,7 +73,7 @@ class MethodsStudy:
 
 
 @dataclass(frozen=True)
-class Cell:
+class RunSpec:
     """One run to be made: `options` are those of pretraining."""
 
     method: str
@@ -98,7 +111,7 @@ class Outcome:
     device: str
 
 
-def plan(study: MethodsStudy, shared: dict[str, Any], epochs: float) -> list[Cell]:
+def plan(study: MethodsStudy, shared: dict[str, Any], epochs: float) -> list[RunSpec]:
     """The cells, smallest batch first.
 
     Args:
@@ -113,7 +126,7 @@ def plan(study: MethodsStudy, shared: dict[str, Any], epochs: float) -> list[Cel
                 own = {"method": own_options(method, shared.get("method", {})) | {"name": method}}
                 fixed = {"batch": batch, "epochs": epochs, "seed": seed}
                 rest = {name: value for name, value in shared.items() if name != "method"}
-                cells.append(Cell(method, batch, seed, merge(rest, own, fixed)))
+                cells.append(RunSpec(method, batch, seed, merge(rest, own, fixed)))
     return cells
 
 
@@ -199,3 +212,63 @@ def _groups(outcomes: Sequence[Outcome]) -> dict[tuple[int, str], list[Outcome]]
 def _spread(values: list[float], digits: int) -> str:
     mean = f"{np.mean(values):.{digits}f}"
     return mean if len(values) < 2 else f"{mean} ± {np.std(values, ddof=1):.{digits}f}"
+
+
+_POLL = 0.1  # seconds between two looks at a cell's process
+
+
+def compare_methods(data: str, folder: StudyFolder, study: MethodsStudy) -> str:
+    """Train and score every cell that is not done yet; returns the table for the terminal."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("a study is one process that starts others: run it without torchrun")
+    shared = merge({"data": plain(study.data)}, read_layers(study.recipe, study.config, {}))
+    source = open_source(data, study.data)
+    train, test = evaluation_parts(data, study.test, study.data)
+    check_labels(train, test)
+    cells = methods.plan(study, shared, _epochs(study, shared, source))
+    for cell in cells:  # whatever is wrong with one of them is said before the first is trained
+        choose(build(cell.options, origin=cell.name), source.facts(), choose_device("auto"))
+        Order(len(source), cell.batch, cell.seed)
+    folder.start()
+    outcomes = []
+    for number, cell in enumerate(cells, 1):
+        place = folder.path / cell.name
+        if methods.read_outcome(place) is None:
+            console.print(f"cell {number} of {len(cells)}: {cell.name}")
+            _run_cell(place, {"data": data, "test": study.test, "k": study.k, "cell": asdict(cell)})
+        outcome = methods.read_outcome(place)
+        if outcome is None:
+            raise UserError(f"{place} came to nothing: it has no cell.json")
+        outcomes.append(outcome)
+    report = folder.finish(methods.results(outcomes), methods.report(outcomes, data))
+    return f"{methods.text(outcomes)}\n{folder.file}\n{report}"
+
+
+def _epochs(study: MethodsStudy, shared: dict[str, Any], source: Source) -> float:
+    """Those given, or those that pretraining would choose."""
+    if study.epochs is not None:
+        return study.epochs
+    options = {**shared, "method": {}, "batch": min(study.batches), "epochs": None}
+    selection, _ = choose(build(options), source.facts(), choose_device("auto"))
+    return selection.epochs or 1.0
+
+
+def _run_cell(place: Path, what: dict[str, Any]) -> None:
+    """Train and score a cell in a process of its own; a signal is passed on to it."""
+    words = [sys.executable, "-m", "twofold.commands.study_cell", str(place), json.dumps(what)]
+    with StopRequest() as stop:
+        process = subprocess.Popen(words, start_new_session=True)  # Ctrl-C is to reach it once
+        try:
+            while process.poll() is None:
+                time.sleep(_POLL)
+                if stop.signal is not None:
+                    process.send_signal(stop.signal)
+                    process.wait()
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+    if stop.signal is not None:
+        raise Stopped(f"stopped in {place}; the same command with --resume goes on", stop.signal)
+    if process.returncode != 0:
+        raise UserError(f"the cell {place.name} failed (status {process.returncode}); its own message is above")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -11,36 +9,15 @@ from typing import Any
 import torch
 
 from twofold.errors import UserError
+from twofold.files import write_atomically
 
 _NAME = re.compile(r"step-(\d{9})\.pt")
 
 
-def write_atomically(path: Path, write: Any) -> None:
-    """Call `write(file)` on a temporary file beside `path`, sync it, and rename it to `path`.
-
-    Raises:
-        UserError: if the disk refuses (full, read-only); whatever was at `path` before is untouched.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
-        with contextlib.suppress(OSError):  # where even that is refused, the first reason is the one to tell
-            temporary.unlink(missing_ok=True)
-        raise UserError(
-            f"cannot write {path}: {error}. Nothing saved before is lost; free some space, then go on with --resume"
-        ) from error
-
-
 def checkpoints(folder: Path) -> list[Path]:
     """The checkpoints in a run's folder, oldest first."""
-    found = (folder / "checkpoints").glob("step-*.pt")
-    return sorted(path for path in found if _NAME.fullmatch(path.name))
+    result = (folder / "checkpoints").glob("step-*.pt")
+    return sorted(path for path in result if _NAME.fullmatch(path.name))
 
 
 def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
@@ -71,5 +48,5 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 def latest_checkpoint(folder: Path) -> Path | None:
     """The newest checkpoint of a run, or None if it has none yet."""
-    found = checkpoints(folder)
-    return found[-1] if found else None
+    result = checkpoints(folder)
+    return result[-1] if result else None

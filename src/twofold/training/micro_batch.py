@@ -68,10 +68,10 @@ def train_or_advise(training: Training, micro_batch: int | None) -> bool:
     spent.__traceback__ = None
     training.optimizer.zero_grad(set_to_none=True)
     gc.collect()
-    if training.method.encoder.input.kind == "speech":
+    if training.method.encoder.input.kind == "audio":
         raise UserError(
             f"the device's memory ran out with --batch {training.batch}: give a smaller --micro-batch, or fewer "
-            f"--data.sound.max_seconds ({str(spent).splitlines()[0]})"
+            f"--data.audio.max_seconds ({str(spent).splitlines()[0]})"
         )
     size, channels = training.views.size, training.method.encoder.input.channels
     rows = training.batch // world_size()

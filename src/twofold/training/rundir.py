@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import json
-import platform
+import re
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 
 from twofold.errors import UserError
-from twofold.training.checkpoint import latest_checkpoint, write_atomically
-from twofold.training.config import OPERATIONAL, OptionsParser, RunConfig, flatten, plain
-from twofold.versions import package_version
+from twofold.files import write_atomically
+from twofold.options import OptionsParser, flatten, plain, upgraded
+from twofold.training.checkpoint import latest_checkpoint
+from twofold.versions import environment
 
 Config = TypeVar("Config")
+
+
+# Options that may differ when a run is resumed: they change neither what is learned nor in which order.
+OPERATIONAL = re.compile(
+    r"training\.(device|threads|keep|keep_memory|track|log_every|checkpoint_every)|data\.(workers|cache|root|download)"
+)
 
 
 class RunDirectory:
@@ -57,11 +64,7 @@ class RunDirectory:
         text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
         write_atomically(self.config_file, lambda file: file.write(text.encode()))
 
-    def read(self) -> tuple[RunConfig, dict[str, Any]]:
-        """The configuration and facts that a pretraining run was started with."""
-        return self.read_as(RunConfig)
-
-    def read_as(self, kind: type[Config]) -> tuple[Config, dict[str, Any]]:
+    def read(self, kind: type[Config]) -> tuple[Config, dict[str, Any]]:
         """The configuration, of the dataclass `kind`, and facts that the run was started with."""
         document = self._document()
         return OptionsParser(kind).build(document["options"], str(self.config_file)), dict(document["run"])
@@ -79,17 +82,17 @@ class RunDirectory:
             document = yaml.safe_load(self.config_file.read_text())
             if not all(isinstance(document[part], dict) for part in ("options", "run")):
                 raise TypeError("its parts are not lists of options")
-            return document
+            return document | {"options": upgraded(document["options"])}
         except (yaml.YAMLError, KeyError, TypeError) as error:
             raise UserError(f"{self.config_file} is damaged: {error}") from error
 
-    def check_resumable(self, options: dict[str, Any]) -> RunConfig:
-        """The stored configuration with operational options renewed; refuses options that would change the run."""
-        return self.check_resumable_as(RunConfig, options)
+    def check_resumable(self, kind: type[Config], options: dict[str, Any]) -> Config:
+        """The stored configuration, of the dataclass `kind`, with operational options renewed.
 
-    def check_resumable_as(self, kind: type[Config], options: dict[str, Any]) -> Config:
-        """The same for a run configured by the dataclass `kind`."""
-        stored, _ = self.read_as(kind)
+        Raises:
+            UserError: an option that would change the run.
+        """
+        stored, _ = self.read(kind)
         before = flatten(plain(stored))
         for name, value in flatten(plain(options)).items():
             if name in before and not OPERATIONAL.fullmatch(name) and before[name] != value:
@@ -131,11 +134,3 @@ class RunDirectory:
         path = self.path / name
         write_atomically(path, lambda file: file.write((json.dumps(value, indent=2) + "\n").encode()))
         return path
-
-
-def environment() -> dict[str, Any]:
-    """Versions that a result depends on."""
-    versions = {"python": platform.python_version()}
-    for package in ("twofold", "torch", "torchvision", "numpy", "pillow", "scikit-learn", "accelerate"):
-        versions[package] = package_version(package)
-    return {"versions": versions, "machine": platform.machine(), "system": platform.system()}

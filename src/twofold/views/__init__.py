@@ -2,9 +2,9 @@
 
 from twofold.views.config import ViewsConfig
 from twofold.views.images import ImageDraw, ImageViews
-from twofold.views.operators import OPERATORS, Operator, make_operator
 from twofold.views.resample import center_crop, crop_resize, crop_resize_image
-from twofold.views.study import StudyDraw, StudyViews, build_views
+from twofold.views.studies.operators import OPERATORS, Operator, make_operator
+from twofold.views.studies.views import StudyDraw, StudyViews, build_views
 
 __all__ = [
     "OPERATORS",

@@ -60,9 +60,9 @@ def crop_boxes(
     for attempts in (2, 10, limit):
         draws = uniforms(key, stream, rows[pending], 4 * attempts).reshape(-1, attempts, 4)
         proposed, accepted = propose(draws, height[pending, None], width[pending, None], area, aspect)
-        first, found = accepted.argmax(axis=1), accepted.any(axis=1)
-        boxes[pending[found]] = proposed[found, first[found]]
-        pending = pending[~found]
+        first, result = accepted.argmax(axis=1), accepted.any(axis=1)
+        boxes[pending[result]] = proposed[result, first[result]]
+        pending = pending[~result]
         if not len(pending):
             break
     return boxes

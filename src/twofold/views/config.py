@@ -9,8 +9,8 @@ from twofold.errors import UserError
 from twofold.views.blur import BlurPadding
 from twofold.views.boxes import TF_MIN_COVERED, CropRule
 from twofold.views.color import BrightnessRule, ColorRule
-from twofold.views.operators import make_operator
 from twofold.views.resample import Resample
+from twofold.views.studies.operators import make_operator
 
 
 @dataclass(frozen=True)

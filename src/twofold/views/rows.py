@@ -32,8 +32,10 @@ def update_rows(x: Tensor, rows: Tensor, operate: Callable[..., Tensor], *parame
         rows = rows.nonzero().flatten()
     size = max(1, _PART // x[0].numel()) if x.device.type == "cpu" and len(x) else max(1, len(rows))
     for some in rows.split(size) if len(rows) else ():
-        there = to_device(some, x.device)
-        x.index_copy_(0, there, operate(x.index_select(0, there), *(to_device(p[some], x.device) for p in parameters)))
+        present = to_device(some, x.device)
+        x.index_copy_(
+            0, present, operate(x.index_select(0, present), *(to_device(p[some], x.device) for p in parameters))
+        )
 
 
 def operator_groups(x: Tensor, rows: Tensor, order: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

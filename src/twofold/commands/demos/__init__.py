@@ -1,0 +1,1 @@
+"""The demos: real data, minutes, an answer."""

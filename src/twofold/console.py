@@ -1,0 +1,25 @@
+"""What is printed for people, on the first rank alone where several run."""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+from twofold.distributed import rank
+
+console = Console(stderr=False, highlight=False, soft_wrap=True)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person would say them: 42 s, 3 min 05 s, 2 h 07 min."""
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60:02d} s"
+    return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
+
+
+def print_rank0(text: str) -> None:
+    """Print on the first rank alone."""
+    if rank() == 0:
+        console.print(text)

@@ -1,0 +1,1 @@
+"""Which examples make a step, and how they are made ready for it."""

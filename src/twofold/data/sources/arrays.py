@@ -1,0 +1,168 @@
+"""Images of one size held in memory: arrays, tensors, .npy and .npz files."""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from twofold.data.base import DataFacts, SkipList, class_count
+from twofold.data.decoding.pixels import images_to_tensor, set_channels
+from twofold.errors import UserError
+
+IMAGE_KEYS, LABEL_KEYS = ("images", "x", "data"), ("labels", "y")
+"""What the arrays of an .npz file are called, in any case; a split's own are ``train_images``, ``x_train``, ..."""
+
+_HASHED_WHOLE = 2**28
+"""Bytes up to which the fingerprint reads every pixel; of larger arrays it reads this much, evenly spread."""
+
+
+class ArraySource:
+    """Images of one size as one tensor.
+
+    Args:
+        images: see `pixels.images_to_tensor`.
+        labels: [n] class indices, [n, 1], or [n, K] of 0 and 1; or None.
+        classes: names, by label.
+        channels: 1 or 3 to convert to; None keeps what there is.
+        name: for messages.
+
+    Raises:
+        UserError: images or labels of the wrong shape, type or range.
+    """
+
+    def __init__(
+        self,
+        images: Any,
+        labels: Any = None,
+        *,
+        classes: list[str] | None = None,
+        channels: int | None = None,
+        name: str = "array",
+    ) -> None:
+        self.name = name
+        self.images = set_channels(images_to_tensor(images, name), channels, name)
+        self.channels = self.images.shape[1]
+        self.labels = None if labels is None else check_labels(labels, len(self.images), name)
+        self.classes = classes
+        self.skipped = SkipList(len(self.images), 0.0)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def read(self, index: int) -> NDArray[np.uint8]:
+        """Pixels [H, W, C] of one image."""
+        return self.images[index].permute(1, 2, 0).numpy()
+
+    def size(self, index: int) -> tuple[int, int]:  # noqa: ARG002  # all are of one size
+        """(height, width)."""
+        return self.images.shape[2], self.images.shape[3]
+
+    def sizes(self) -> NDArray[np.int32]:
+        """[n, 2] heights and widths."""
+        return np.tile(np.array(self.images.shape[2:], dtype=np.int32), (len(self), 1))
+
+    def facts(self) -> DataFacts:
+        """Exact: nothing has to be sampled."""
+        height, width = self.images.shape[2:]
+        classes = class_count(self.labels, self.classes)
+        return DataFacts(len(self), height, width, self.channels, True, self.labels is not None, classes)
+
+    def fingerprint(self) -> str:
+        """sha256 of shape, pixels and labels (of evenly spread images where the array is larger than 256 MiB)."""
+        stride = -(-self.images.numel() // _HASHED_WHOLE)
+        digest = hashlib.sha256(repr((list(self.images.shape), stride)).encode())
+        for chunk in self.images[::stride].split(1024):
+            digest.update(chunk.contiguous().numpy())
+        if self.labels is not None:
+            digest.update(self.labels.tobytes())
+        return digest.hexdigest()
+
+
+def check_labels(labels: Any, count: int, name: str) -> NDArray[np.int64]:
+    """Labels as int64 [n] (class indices from 0) or [n, K] (0 and 1); raises UserError for anything else."""
+    array = labels.detach().cpu().numpy() if isinstance(labels, torch.Tensor) else np.asarray(labels)
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.ndim not in (1, 2) or len(array) != count:
+        raise UserError(
+            f"{name}: labels must be [{count}] or [{count}, K] as there are {count} images, got {array.shape}"
+        )
+    if array.dtype.kind not in "iub" and not (array.dtype.kind == "f" and (array == np.rint(array)).all()):
+        raise UserError(f"{name}: labels must be whole numbers, got {array.dtype}; number the classes from 0")
+    if array.min() < 0 or (array.ndim == 2 and array.max() > 1):
+        raise UserError(
+            f"{name}: labels must be class indices from 0, or 0 and 1 with one column a class; "
+            f"got {array.min()} to {array.max()}"
+        )
+    return array.astype(np.int64)
+
+
+def npz_splits(path: Path) -> tuple[str, ...]:
+    """The splits that the arrays' names in an .npz file tell of; none where they are called images, x or data."""
+    keys = [key.lower() for key in _open_npz(path).files]
+    if any(key in IMAGE_KEYS for key in keys):
+        return ()
+    return tuple(s for s in ("train", "val", "test") if any(_split_key(i, s) & set(keys) for i in IMAGE_KEYS))
+
+
+def open_array_file(path: Path, split: str | None, channels: int | None) -> ArraySource:
+    """Read an .npy file (images alone) or an .npz file (see IMAGE_KEYS, LABEL_KEYS). Nothing is ever unpickled.
+
+    Raises:
+        UserError: damaged file, Python objects inside, no array of such a name, or no such split.
+    """
+    if path.suffix.lower() == ".npy":
+        try:
+            images = np.load(path, allow_pickle=False, mmap_mode="c")
+        except (ValueError, OSError, EOFError) as error:
+            raise UserError(f"{path}: not a plain .npy file ({error}); write it with numpy.save") from error
+        if split is not None:
+            raise UserError(f"--data.split {split}: {path} holds one array; splits need an .npz file or a folder")
+        return ArraySource(images, channels=channels, name=str(path))
+    file, splits = _open_npz(path), npz_splits(path)
+    if split is None and splits:
+        split = splits[0]
+    if split is not None and split not in splits:
+        raise UserError(
+            f"--data.split {split}: {path} has {', '.join(splits) or 'no splits'}; its arrays: {file.files}"
+        )
+    images, labels = _pick(file, IMAGE_KEYS, split, path), _pick(file, LABEL_KEYS, split, path)
+    if images is None:
+        raise UserError(
+            f"{path}: no array called images, x or data (with labels or y), or x_train, ...; has {file.files}"
+        )
+    return ArraySource(images, labels, channels=channels, name=f"{path}:{split}" if split else str(path))
+
+
+def _open_npz(path: Path) -> Any:
+    try:
+        file = np.load(path, allow_pickle=False)
+        if isinstance(file, np.ndarray):
+            raise ValueError("it holds a single array, as .npy files do")
+        return file
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path}: not an .npz file ({error}); write it with numpy.savez") from error
+
+
+def _split_key(name: str, split: str) -> set[str]:
+    return {f"{split}_{name}", f"{name}_{split}"}
+
+
+def _pick(file: Any, names: tuple[str, ...], split: str | None, path: Path) -> NDArray[Any] | None:
+    for name in names:
+        wanted = {name} if split is None else _split_key(name, split)
+        for key in file.files:
+            if key.lower() in wanted:
+                try:
+                    return file[key]
+                except (ValueError, OSError, zipfile.BadZipFile) as error:
+                    raise UserError(
+                        f"{path}: array {key} cannot be read ({error}); plain numbers are needed"
+                    ) from error
+    return None

@@ -1,0 +1,348 @@
+"""Recordings as a source: audio files read through libsndfile, mixed to one channel and resampled once."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from twofold.data.base import DataFacts, SkipList, class_count
+from twofold.data.config import DataConfig
+from twofold.data.decoding.opening import BadImage
+from twofold.devices import available_memory
+from twofold.errors import UserError
+
+EXTENSIONS = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au")
+_SILENT = 1e-4
+"""Peak below which a recording holds nothing (-80 dB of full scale)."""
+
+
+class BadRecording(BadImage):
+    """A file that is no recording, is broken, too short or silent; `path` and `reason` say which and why."""
+
+
+class Silent(BadRecording):
+    """A recording, or the part of one that was asked for, in which there is nothing to hear."""
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One utterance: its file, and what is known of it."""
+
+    path: str
+    label: str | None = None
+    text: str | None = None
+    fold: str | None = None
+    speaker: str | None = None
+
+
+class AudioSource:
+    """Utterances by index, with labels, texts and folds if there are any.
+
+    Files that cannot be opened, or hold less than `data.audio.min_seconds`, are left out and listed in `skipped` when
+    the source is made; silent ones and those that break in the middle when they are read.
+
+    Args:
+        recordings: what there is.
+        config: how to read it.
+        name: for messages.
+
+    Raises:
+        UserError: soundfile is not installed, nothing is readable, or more is unreadable than `data.max_skipped`.
+    """
+
+    kind = "audio"
+    channels = 1
+
+    def __init__(self, recordings: Sequence[Recording], config: DataConfig, name: str) -> None:
+        self.name, self.config = name, config
+        self.skipped = SkipList(len(recordings), config.max_skipped)
+        self.rate: int | None = None
+        headers = _headers(recordings)
+        kept = []
+        for recording, header in zip(recordings, headers, strict=True):
+            reason = header if isinstance(header, str) else _unfit(*header, config.audio.min_seconds)
+            if reason:
+                self.skipped.add(recording.path, reason)
+            else:
+                kept.append((recording, header))
+        if not kept:
+            raise UserError(f"{name}: none of {len(recordings)} files can be read:\n{self.skipped.summary()}")
+        self.recordings = [recording for recording, _ in kept]
+        self.samples = np.array([header[0] for _, header in kept], dtype=np.int64)
+        self.rates = np.array([header[1] for _, header in kept], dtype=np.int64)
+        named = sorted({r.label for r in self.recordings if r.label is not None})
+        self.classes: list[str] | None = named or None
+        number = {label: i for i, label in enumerate(named)}
+        self.labels: NDArray[np.int64] | None = None
+        if named:
+            self.labels = np.array([-1 if r.label is None else number[r.label] for r in self.recordings])
+        self._cache: dict[int, NDArray[np.float32]] = {}
+        self._held = 0
+        self._long_fit = False
+        self._room = self._cache_room()
+
+    def __len__(self) -> int:
+        return len(self.recordings)
+
+    @property
+    def texts(self) -> list[str | None]:
+        """What is said, where that is known."""
+        return [recording.text for recording in self.recordings]
+
+    @property
+    def speakers(self) -> list[str | None]:
+        """Who says each, where that is known."""
+        return [recording.speaker for recording in self.recordings]
+
+    @property
+    def folds(self) -> list[str | None]:
+        """The fold of each, where that is known."""
+        return [recording.fold for recording in self.recordings]
+
+    def at_rate(self, rate: int) -> AudioSource:
+        """The same recordings, read at `rate` Hz."""
+        if rate == self.rate:
+            return self
+        other = copy.copy(self)
+        other.rate, other._cache, other._held = rate, {}, 0
+        other._room = other._cache_room()
+        return other
+
+    def subset(self, indices: NDArray[np.int64]) -> AudioSource:
+        """The recordings at `indices`; labels keep their numbers."""
+        other = copy.copy(self)
+        other.recordings = [self.recordings[i] for i in indices]
+        other.samples, other.rates = self.samples[indices], self.rates[indices]
+        other.labels = None if self.labels is None else self.labels[indices]
+        other._cache = {i: self._cache[int(j)] for i, j in enumerate(indices) if int(j) in self._cache}
+        return other
+
+    def with_labels(self, labels: Sequence[str | None]) -> AudioSource:
+        """The same recordings under other labels, [n]; None for unlabelled."""
+        other = copy.copy(self)
+        other.classes = sorted({label for label in labels if label is not None})
+        number = {label: i for i, label in enumerate(other.classes)}
+        other.labels = np.array([-1 if label is None else number[label] for label in labels], dtype=np.int64)
+        return other
+
+    def path(self, index: int) -> str:
+        """The file of one recording."""
+        return self.recordings[index].path
+
+    def seconds(self) -> NDArray[np.float64]:
+        """[n] durations."""
+        return self.samples / self.rates
+
+    def lengths(self) -> NDArray[np.int64]:
+        """[n] samples of each at `rate`, cropped to `data.audio.max_seconds`, to the nearest few."""
+        rate = self.rate or int(np.median(self.rates))
+        return (np.minimum(self.seconds(), self.config.audio.max_seconds) * rate).astype(np.int64)
+
+    def read(self, index: int, place: float = 0.0) -> NDArray[np.float32]:
+        """Samples of one recording at `rate` (its own without), in [-1, 1], mixed to one channel.
+
+        Args:
+            index: which.
+            place: in [0, 1): of what is longer than `data.audio.max_seconds`, where the part that is read lies. If that
+                part is silent, the one around the loudest sample is read.
+
+        Raises:
+            BadRecording: it cannot be decoded, or is silent.
+        """
+        rate, own, size = self.rate or int(self.rates[index]), int(self.rates[index]), int(self.samples[index])
+        path, spare = self.recordings[index].path, size - int(self.config.audio.max_seconds * own)
+        if spare <= 0:
+            return self._kept(index, lambda: resampled(_decode(path, 0, size), own, rate))
+        start, count = int(place * (spare + 1)), size - spare
+        if self._long_fit:
+            # Decoded whole once, and cut at its own rate: what comes out is what reading the part gives.
+            whole = self._kept(index, lambda: _decode(path, 0, size))
+            part = whole[start : start + count]
+            return resampled(_around_loudest(whole, count) if np.abs(part).max() < _SILENT else part, own, rate)
+        return resampled(_decode_part(path, start, count), own, rate)
+
+    def _kept(self, index: int, decode: Callable[[], NDArray[np.float32]]) -> NDArray[np.float32]:
+        """What `decode` gives, remembered if there is room for it."""
+        if index in self._cache:
+            return self._cache[index]
+        wave = decode()
+        if self._held + wave.nbytes <= self._room:
+            self._cache[index] = wave
+            self._held += wave.nbytes
+        return wave
+
+    def _cache_room(self) -> int:
+        """Bytes of decoded recordings that may be kept; UserError for data.cache ram where they do not fit in memory.
+
+        Sets `_long_fit`: whether long ones, of which each reading takes another part, are kept whole, with all others.
+        """
+        self._long_fit = False
+        if self.config.cache == "off":
+            return 0
+        free = available_memory()
+        whole = self.seconds() <= self.config.audio.max_seconds
+        needed = 4 * int((self.seconds() * (self.rates if self.rate is None else self.rate))[whole].sum())
+        long = 4 * int(self.samples[~whole].sum())
+        if self.config.cache == "auto":
+            room = min(int(self.config.cache_gb * 2**30), free // 2)
+            self._long_fit = needed + long <= room
+            return room
+        self._long_fit = needed + long <= free
+        if needed > free:
+            raise UserError(
+                f"--data.cache ram: {self.name} needs {needed / 2**30:.1f} GiB decoded, {free / 2**30:.1f} GiB are "
+                "free; use --data.cache auto, which keeps what fits"
+            )
+        return sys.maxsize
+
+    def picture(self, index: int, side: int = 64) -> NDArray[np.uint8]:
+        """A spectrogram [side, side, 1] of the whole recording, low frequencies below; raises BadRecording."""
+        return spectrogram(self.read(index), side)[..., None]
+
+    def facts(self) -> DataFacts:
+        """Number and median length of the recordings, at the rate that most of them have."""
+        rate = int(np.bincount(self.rates).argmax())
+        length = int(np.median(self.seconds()) * rate)
+        classes = class_count(self.labels, self.classes)
+        return DataFacts(
+            len(self), 1, length, 1, False, self.labels is not None, classes, kind="audio", sample_rate=rate
+        )
+
+    def fingerprint(self) -> str:
+        """sha256 of the names and the files' lengths in samples."""
+        digest = hashlib.sha256()
+        for recording, samples in zip(self.recordings, self.samples.tolist(), strict=True):
+            digest.update(f"{Path(recording.path).name}\0{samples}\n".encode(errors="surrogateescape"))
+        return digest.hexdigest()
+
+
+def spectrogram(wave: NDArray[np.float32], side: int = 64, width: int | None = None) -> NDArray[np.uint8]:
+    """Log magnitudes over time as grey values [side, width]: 60 dB below the loudest are black.
+
+    Args:
+        wave: [samples].
+        side: rows, from half the sample rate above to 0 below.
+        width: columns, evenly spread frames; `side` by default.
+    """
+    size = 4 * side
+    wave = np.pad(wave, (0, max(0, size - len(wave))))
+    starts = np.linspace(0, len(wave) - size, width or side).astype(np.int64)
+    frames = wave[starts[:, None] + np.arange(size)] * np.hanning(size)
+    power = np.abs(np.fft.rfft(frames))[:, 1:].reshape(len(starts), side, -1).max(axis=2) ** 2
+    level = 10 * np.log10(np.maximum(power / max(float(power.max()), 1e-20), 1e-12))
+    grey: NDArray[np.uint8] = (np.clip(1 + level / 60, 0, 1) * 255).astype(np.uint8)[:, ::-1].T
+    return grey
+
+
+def read_folder(
+    folder: str | Path, rate: int, option: str = "--waves.noises or --waves.responses"
+) -> list[NDArray[np.float32]]:
+    """Every recording in a folder at `rate`: noises, impulse responses.
+
+    Raises:
+        UserError: there is none, or one that cannot be read or is silent; `option` is what named the folder.
+    """
+    paths = find_recordings(Path(folder))
+    if not paths:
+        raise UserError(f"{option}: no recordings found in {folder}; {', '.join(EXTENSIONS)} are read")
+    waves = []
+    for path in paths:
+        header = _header(str(path))
+        try:
+            if isinstance(header, str):
+                raise BadRecording(str(path), header)
+            waves.append(resampled(_decode(str(path), 0, header[0]), header[1], rate))
+        except BadRecording as error:
+            raise UserError(f"{option}: {path} will not do: {error.reason}; mend it or take it out") from error
+    return waves
+
+
+def find_recordings(folder: Path, most: int | None = None) -> list[Path]:
+    """Audio files in a folder and below, sorted; hidden ones left out; at most `most`, then unsorted."""
+    result = []
+    for base, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        result += [Path(base, name) for name in files if name.lower().endswith(EXTENSIONS) and name[0] != "."]
+        if most is not None and len(result) >= most:
+            return result[:most]
+    return sorted(result)
+
+
+def soundfile() -> Any:
+    """The library that decodes; UserError where it is not installed."""
+    try:
+        import soundfile
+    except (ImportError, OSError) as error:
+        raise UserError('reading recordings needs an extra: pip install "twofold[speech]"') from error
+    return soundfile
+
+
+def _headers(recordings: Sequence[Recording]) -> list[tuple[int, int] | str]:
+    soundfile()
+    with ThreadPoolExecutor(min(16, 4 * (os.cpu_count() or 1))) as threads:
+        return list(threads.map(_header, [recording.path for recording in recordings]))
+
+
+def _header(path: str) -> tuple[int, int] | str:
+    """(samples, rate) of a file, or what is wrong with it."""
+    try:
+        if not Path(path).stat().st_size:
+            return "empty file"
+        info = soundfile().info(path)
+        return int(info.frames), int(info.samplerate)
+    except (OSError, RuntimeError, ValueError, TypeError) as error:  # soundfile's errors are RuntimeErrors
+        return f"not a recording that libsndfile reads: {error}"
+
+
+def _unfit(samples: int, rate: int, least: float) -> str | None:
+    if samples / rate < least:
+        return f"{samples / rate:.3f} s long, less than data.audio.min_seconds {least:g}"
+    return None
+
+
+def _decode_part(path: str, start: int, count: int) -> NDArray[np.float32]:
+    """`_decode`, but a pause in a longer recording is no reason to call it silent."""
+    try:
+        return _decode(path, start, count)
+    except Silent:
+        return _around_loudest(_decode(path, 0, -1), count)
+
+
+def _around_loudest(whole: NDArray[np.float32], count: int) -> NDArray[np.float32]:
+    start = min(max(0, int(np.abs(whole).argmax()) - count // 2), len(whole) - count)
+    return whole[start : start + count].copy()
+
+
+def _decode(path: str, start: int, count: int) -> NDArray[np.float32]:
+    try:
+        wave, _ = soundfile().read(path, frames=count, start=start, dtype="float32", always_2d=True)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise BadRecording(path, f"cannot be decoded: {error}") from error
+    mono: NDArray[np.float32] = wave.mean(axis=1, dtype=np.float32)
+    if not np.isfinite(mono).all():
+        raise BadRecording(path, "it has samples that are not finite numbers")
+    if not len(mono) or np.abs(mono).max() < _SILENT:
+        raise Silent(path, "silent" if len(mono) else "no samples")
+    return mono
+
+
+def resampled(wave: NDArray[np.float32], own: int, rate: int) -> NDArray[np.float32]:
+    """Samples [n] at `own` Hz, at `rate` Hz."""
+    if own == rate:
+        return wave
+    try:
+        import soxr
+    except ImportError as error:
+        raise UserError('resampling needs an extra: pip install "twofold[speech]"') from error
+    other: NDArray[np.float32] = soxr.resample(wave, own, rate)
+    return other

@@ -1,0 +1,143 @@
+"""Images that are stored in an image format, wherever their bytes lie: in files, in shards, in a table's cells."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from numpy.typing import NDArray
+
+from twofold.data.base import DataFacts, SkipList, class_count, sample_indices
+from twofold.data.config import DataConfig
+from twofold.data.decoding.images import decode_image
+from twofold.data.decoding.opening import BadImage, Header, read_header
+from twofold.errors import UserError
+
+CHECKED = 50_000
+"""Data up to this many images have every header read when opened (some seconds); of larger ones a sample is read."""
+
+
+class EncodedSource:
+    """Encoded images, decoded when read. Where they lie is what the subclasses know.
+
+    Args:
+        count: images.
+        config: `channels` and how to decode.
+        labels: [n] or [n, K]; None without labels.
+        classes: names, by label.
+        name: for messages.
+
+    Raises:
+        UserError: more unreadable images than `max_skipped`, or channels other than 1 and 3.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        config: DataConfig,
+        *,
+        labels: NDArray[np.int64] | None = None,
+        classes: list[str] | None = None,
+        name: str,
+    ) -> None:
+        if config.channels not in (None, 1, 3):
+            raise UserError(f"--data.channels {config.channels}: image files give 1 (grey) or 3 (colour)")
+        self.name = name
+        self.classes = classes
+        self.labels = labels
+        self.config = config
+        self.skipped = SkipList(count, config.max_skipped)
+        self._sizes: NDArray[np.int32] | None = None
+
+    def locate(self, index: int) -> tuple[str, bytes | None]:
+        """Where one image is, for people, and what is there; None if it is a file of that path. Raises BadImage."""
+        raise NotImplementedError
+
+    def path(self, index: int) -> str:
+        """Where one image is: a file's path, or what tells people as much."""
+        return self.locate(index)[0]
+
+    def fingerprint(self) -> str:
+        """A hash that changes with the data."""
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def keep(self, good: Sequence[int]) -> None:
+        """Leave out all images but these."""
+        raise NotImplementedError
+
+    def examine(self) -> None:
+        """Read headers: all, leaving out those that fail, or a sample of more than CHECKED; sets `channels`.
+
+        Of a sample, unreadable images are met again, and listed, when they are decoded.
+        """
+        headers = self._check_all() if len(self) <= CHECKED else self._sample()
+        self.channels = self.config.channels or (1 if all(header.grey for header in headers) else 3)
+
+    def read(self, index: int, shrink: int = 1) -> NDArray[np.uint8]:
+        """Pixels [H, W, C] of one image; `shrink` as in `decode_image`; raises BadImage."""
+        path, contents = self.locate(index)
+        return decode_image(path, self.channels, self.config, shrink, contents)
+
+    def size(self, index: int) -> tuple[int, int]:
+        """(height, width) of one image, from its header; raises BadImage."""
+        if self._sizes is not None:
+            return int(self._sizes[index, 0]), int(self._sizes[index, 1])
+        header = self.header(index)
+        return header.height, header.width
+
+    def sizes(self) -> NDArray[np.int32] | None:
+        """[n, 2] heights and widths where every header has been read, else None."""
+        return self._sizes
+
+    def header(self, index: int) -> Header:
+        """What one image says before it is decoded; raises BadImage."""
+        path, contents = self.locate(index)
+        return read_header(path, self.config, contents)
+
+    def facts(self) -> DataFacts:
+        """Median size of all images, or of a sample of many (whose sizes then count as different)."""
+        sizes, equal = self._sizes, False
+        if sizes is None:
+            sizes = np.array([(header.height, header.width) for header in self._sample()])
+        else:
+            equal = bool((sizes == sizes[0]).all())
+        height, width = (int(side) for side in np.median(sizes, axis=0))
+        classes = class_count(self.labels, self.classes)
+        return DataFacts(len(self), height, width, self.channels, equal, self.labels is not None, classes)
+
+    def _check_all(self) -> list[Header]:
+        """Read every header; leave out the images where that fails."""
+        headers = self._headers(range(len(self)))
+        good = [index for index, header in enumerate(headers) if isinstance(header, Header)]
+        for header in headers:
+            if isinstance(header, BadImage):
+                self.skipped.add(header.path, header.reason)
+        if len(good) < len(headers):
+            self.keep(good)
+            self.labels = None if self.labels is None else self.labels[good]
+        kept = [header for header in headers if isinstance(header, Header)]
+        self._sizes = np.array([(header.height, header.width) for header in kept], dtype=np.int32).reshape(-1, 2)
+        return kept
+
+    def _sample(self) -> list[Header]:
+        headers = self._headers([int(index) for index in sample_indices(len(self))])
+        kept = [header for header in headers if isinstance(header, Header)]
+        if not kept:
+            raise UserError(f"{self.name}: none of {len(headers)} files looked at can be read; the first: {headers[0]}")
+        return kept
+
+    def _headers(self, indices: Sequence[int]) -> list[Header | BadImage]:
+        def attempt(index: int) -> Header | BadImage:
+            try:
+                return self.header(index)
+            except BadImage as error:
+                return error
+
+        # Most of the time is waiting for the disk.
+        with ThreadPoolExecutor(min(16, 4 * (os.cpu_count() or 1))) as threads:
+            return list(threads.map(attempt, indices))

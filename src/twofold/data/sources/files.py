@@ -1,0 +1,163 @@
+"""Images in files: a list of paths with labels, and how a folder becomes one."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from twofold.data.config import DataConfig
+from twofold.data.decoding.images import find_images, image_extensions
+from twofold.data.sources.encoded import EncodedSource
+from twofold.errors import UserError
+
+SPLIT_FOLDERS = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing"),
+}
+"""What subfolders that hold a split are called, in any case."""
+
+
+class FileSource(EncodedSource):
+    """Image files, decoded when read.
+
+    Args:
+        root: folder that `names` are relative to.
+        names: paths of the files.
+        labels: [n] or [n, K]; None without labels.
+        classes: names, by label.
+        config: `channels` and how to decode.
+        name: for messages.
+
+    Raises:
+        UserError: more unreadable files than `max_skipped`, or channels other than 1 and 3.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        names: Sequence[str],
+        config: DataConfig,
+        *,
+        labels: NDArray[np.int64] | None = None,
+        classes: list[str] | None = None,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(len(names), config, labels=labels, classes=classes, name=name or str(root))
+        self._root = str(root)
+        self._names = PackedStrings(names)
+        self.examine()
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def path(self, index: int) -> str:
+        """The file of one image."""
+        return f"{self._root}/{self._names[index]}"
+
+    def files(self) -> Iterator[str]:
+        """Every file that is read."""
+        return (self.path(index) for index in range(len(self)))
+
+    def locate(self, index: int) -> tuple[str, None]:
+        """The file of one image; Pillow opens it itself."""
+        return self.path(index), None
+
+    def keep(self, good: Sequence[int]) -> None:
+        """Leave out all files but these."""
+        self._names = PackedStrings([self._names[index] for index in good])
+
+    def fingerprint(self) -> str:
+        """sha256 of the relative paths and the files' lengths in bytes."""
+        digest = hashlib.sha256(str(len(self)).encode())
+        for index in range(len(self)):
+            digest.update(
+                f"{self._names[index]}\0{Path(self.path(index)).stat().st_size}\n".encode(errors="surrogateescape")
+            )
+        return digest.hexdigest()
+
+
+class PackedStrings:
+    """Many strings in two arrays. Worker processes share them; a list's reference counts would copy every page."""
+
+    def __init__(self, strings: Sequence[str]) -> None:
+        encoded = [os.fsencode(string) for string in strings]
+        self._bytes = np.frombuffer(b"".join(encoded), dtype=np.uint8)
+        self._ends = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, index: int) -> str:
+        return os.fsdecode(self._bytes[self._ends[index] : self._ends[index + 1]].tobytes())
+
+
+def open_folder(folder: Path, split: str | None, config: DataConfig) -> FileSource:
+    """The images of a folder, or of the split that one of its subfolders holds.
+
+    Every image file in the folder and below counts. Where each lies in a subfolder, and there are at least two of
+    these, the subfolders are the classes. `split` names a subfolder (see SPLIT_FOLDERS); without it, a folder that
+    consists of split folders gives its training split, any other all of its images.
+
+    Raises:
+        UserError: no such split, no images, too many unreadable ones.
+    """
+    splits = folder_splits(folder)
+    if split is None and "train" in splits:
+        split = "train"
+    if split is not None and split not in splits:
+        present = f"it has {', '.join(splits)}" if splits else "it has no folders such as train, val or test"
+        raise UserError(f"--data.split {split}: no such folder in {folder}; {present}")
+    base = folder if split is None else splits[split]
+    names = find_images(base)
+    if not names:
+        raise UserError(_no_images(base))
+    labels, classes = folder_labels(names, [path for path in splits.values() if path != base])
+    return FileSource(base, names, config, labels=labels, classes=classes)
+
+
+def folder_splits(folder: Path) -> dict[str, Path]:
+    """Split folders by split name; none if another subfolder holds images too (then ``train`` may be a vehicle)."""
+    subfolders = _subfolders(folder)
+    splits = {
+        split: path
+        for split, names in SPLIT_FOLDERS.items()
+        for path in reversed(subfolders)
+        if path.name.lower() in names
+    }
+    others = [path for path in subfolders if path not in splits.values()]
+    return {} if splits and any(find_images(path) for path in others) else splits
+
+
+def folder_labels(
+    names: Sequence[str], siblings: Sequence[Path] = ()
+) -> tuple[NDArray[np.int64] | None, list[str] | None]:
+    """Labels and class names by first folder; (None, None) where an image lies in none or there is only one.
+
+    The classes include those of the `siblings` (other splits), so that a label means the same class in each split.
+    """
+    folders = [name.split("/", 1)[0] if "/" in name else "" for name in names]
+    beside = {path.name for sibling in siblings for path in _subfolders(sibling)}
+    if "" in folders or len(set(folders) | beside) < 2:
+        return None, None
+    classes = sorted(set(folders) | beside)
+    number = {name: label for label, name in enumerate(classes)}
+    return np.array([number[name] for name in folders], dtype=np.int64), classes
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def _no_images(folder: Path) -> str:
+    """What to say about a folder without images: what it holds instead."""
+    kinds = Counter(path.suffix.lower() or "no extension" for path in folder.rglob("*") if path.is_file())
+    result = ", ".join(f"{count} x {kind}" for kind, count in kinds.most_common(5)) or "no files at all"
+    known = ", ".join(sorted(image_extensions() & {".jpg", ".jpeg", ".png", ".webp", ".tif", ".bmp", ".gif"}))
+    return f"{folder}: no images found; it holds {result}. Formats that Pillow reads are used: {known} and more"

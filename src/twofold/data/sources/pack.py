@@ -1,0 +1,140 @@
+"""Writing images into tar archives, named as WebDataset names them; the same images give the same bytes."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from twofold.data.base import SkipList, Source
+from twofold.data.decoding.opening import BadImage
+from twofold.data.sources.encoded import EncodedSource
+from twofold.data.sources.tars import TarIndex, index_tar, write_index
+from twofold.errors import UserError
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image to be packed."""
+
+    data: bytes
+    """Encoded."""
+    extension: str
+    """Of its format, without a dot."""
+    label: int | None
+
+
+def items(source: Source) -> Iterator[Item]:
+    """The images of a source, in its order; those that cannot be decoded are noted in `skipped` and left out.
+
+    Encoded images keep their bytes; arrays are encoded as PNG, which loses nothing.
+
+    Raises:
+        UserError: more unreadable images than `max_skipped`, or an image can have several labels.
+    """
+    labels = source.labels
+    if labels is not None and labels.ndim != 1:
+        raise UserError(f"{source.name}: its images can have several labels, and a .cls member holds one")
+    for index in range(len(source)):
+        label = None if labels is None else int(labels[index])
+        try:
+            pixels = source.read(index)
+            if not isinstance(source, EncodedSource):
+                buffer = io.BytesIO()
+                Image.fromarray(pixels if pixels.shape[2] != 1 else pixels[..., 0]).save(buffer, "PNG")
+                yield Item(buffer.getvalue(), "png", label)
+                continue
+            path, data = source.locate(index)
+            contents = Path(path).read_bytes() if data is None else data
+            yield Item(contents, _extension(contents), label)
+        except BadImage as error:
+            source.skipped.add(error.path, error.reason)
+
+
+def streamed_items(cells: Iterable[tuple[bytes, int | None]], skipped: SkipList) -> Iterator[Item]:
+    """Encoded images as they come; those that Pillow cannot decode are noted and left out."""
+    for number, (data, label) in enumerate(cells):
+        try:
+            with Image.open(io.BytesIO(data)) as image:
+                image.load()
+            yield Item(data, _extension(data), label)
+        except Exception as error:  # malformed bytes make Pillow's decoders raise nearly every kind of exception
+            skipped.add(f"example {number}", str(error) or type(error).__name__)
+
+
+def write_shards(packed: Iterable[Item], out: Path, most: int, classes: list[str] | None) -> list[Path]:
+    """Write archives of at most `most` bytes (one image at least), check what they hold, and keep their index.
+
+    An archive has its name only when it is whole, and the folder its index only when all are.
+
+    Args:
+        packed: what to write, in this order.
+        out: a folder that is new or empty.
+        most: bytes.
+        classes: names, by label.
+
+    Raises:
+        UserError: `out` holds something, nothing was given, the disk refuses, or an archive read back differs.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"--out {out} exists and is no empty folder; choose another one, or remove it")
+    counts: list[int] = []
+    paths: list[Path] = []
+    stream = iter(packed)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        item = next(stream, None)
+        while item is not None:
+            path = out / f"{len(paths):06d}.tar"
+            part, before, first = path.with_suffix(".part"), sum(counts), True
+            count = 0
+            with tarfile.open(part, "w", format=tarfile.USTAR_FORMAT) as archive:
+                while item is not None and (first or archive.offset + len(item.data) + 4096 <= most):
+                    _add(archive, before + count, item)
+                    count, first, item = count + 1, False, next(stream, None)
+            part.replace(path)
+            paths.append(path)
+            counts.append(count)
+    except OSError as error:
+        raise UserError(f"cannot write {out}: {error}; remove the folder and free some space") from error
+    if not paths:
+        raise UserError(f"--out {out}: there is no image to pack")
+    write_index(out, [path.name for path in paths], _read_back(paths, counts, classes))
+    return paths
+
+
+def _read_back(paths: list[Path], counts: list[int], classes: list[str] | None) -> TarIndex:
+    parts = []
+    for shard, (path, count) in enumerate(zip(paths, counts, strict=True)):
+        records, problems = index_tar(path)
+        if problems or len(records) != count:
+            raise UserError(f"{path}: {count} images were written and {len(records)} read back; is the disk sound?")
+        records["shard"] = shard
+        parts.append(records)
+    return TarIndex(np.concatenate(parts), classes)
+
+
+def _add(archive: tarfile.TarFile, number: int, item: Item) -> None:
+    members = [(item.extension, item.data)]
+    if item.label is not None:
+        members.append(("cls", str(item.label).encode()))
+    for extension, data in members:
+        info = tarfile.TarInfo(f"{number:09d}.{extension}")  # no time, no owner: the same images give the same bytes
+        info.size = len(data)
+        archive.addfile(info, io.BytesIO(data))
+
+
+def _extension(data: bytes) -> str:
+    """By what the bytes say, as names lie."""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            kind = (image.format or "").lower()
+    except UnidentifiedImageError as error:
+        raise BadImage("an image", "not of a format that Pillow reads") from error
+    usual = {"jpeg": "jpg", "mpo": "jpg", "tiff": "tif", "jpeg2000": "jp2", "ppm": "ppm"}
+    return usual.get(kind, kind)

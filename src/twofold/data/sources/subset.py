@@ -1,0 +1,83 @@
+"""A part of a source, as a source."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from twofold.data.base import DataFacts, Source, class_count, sample_indices
+from twofold.data.sources.arrays import ArraySource
+from twofold.data.sources.audio import AudioSource
+from twofold.errors import UserError
+
+
+def subset(source: Source, indices: ArrayLike) -> Source:
+    """The images of `source` at `indices` [n], in that order; files stay unread until they are asked for."""
+    selection = np.asarray(indices, dtype=np.int64)
+    if len(selection) and not (selection.min() >= 0 and selection.max() < len(source)):
+        raise UserError(
+            f"{source.name} has {len(source)} images; there is none at {selection.min()} or {selection.max()}"
+        )
+    if isinstance(source, ArraySource):
+        labels = None if source.labels is None else source.labels[selection]
+        return ArraySource(source.images[selection], labels, classes=source.classes, name=source.name)
+    if isinstance(source, AudioSource):
+        return source.subset(selection)
+    return SubsetSource(source, selection)
+
+
+class SubsetSource:
+    """What `subset` gives for sources that read files."""
+
+    def __init__(self, source: Source, indices: NDArray[np.int64]) -> None:
+        self._source, self._indices = source, indices
+        self.name, self.channels, self.classes, self.skipped = (
+            source.name,
+            source.channels,
+            source.classes,
+            source.skipped,
+        )
+        self.labels = None if source.labels is None else source.labels[indices]
+
+    @property
+    def whole(self) -> Source:
+        """What this is a part of."""
+        return self._source
+
+    @property
+    def path(self) -> Callable[[int], str] | None:
+        """Gives the file of one image; None where the whole is not made of files."""
+        of_whole = getattr(self._source, "path", None)
+        return None if of_whole is None else lambda index: of_whole(int(self._indices[index]))
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def read(self, index: int) -> NDArray[np.uint8]:
+        """Pixels [H, W, C] of one image; raises BadImage."""
+        return self._source.read(int(self._indices[index]))
+
+    def size(self, index: int) -> tuple[int, int]:
+        """(height, width) of one image; raises BadImage."""
+        return self._source.size(int(self._indices[index]))
+
+    def sizes(self) -> NDArray[np.int32] | None:
+        """[n, 2] heights and widths where they are at hand."""
+        sizes = self._source.sizes()
+        return None if sizes is None else sizes[self._indices]
+
+    def facts(self) -> DataFacts:
+        """Of this part; sizes of at most 256 of its images."""
+        sizes = np.array([self.size(int(index)) for index in sample_indices(len(self))])
+        height, width = (int(side) for side in np.median(sizes, axis=0))
+        known = self.sizes()
+        equal = known is not None and bool((known == known[0]).all())
+        classes = class_count(self.labels, self.classes)
+        return DataFacts(len(self), height, width, self.channels, equal, self.labels is not None, classes)
+
+    def fingerprint(self) -> str:
+        """sha256 of the whole source's fingerprint and the indices."""
+        return hashlib.sha256(self._source.fingerprint().encode() + self._indices.tobytes()).hexdigest()

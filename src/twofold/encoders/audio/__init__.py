@@ -1,0 +1,1 @@
+"""Encoders of utterances: waveforms in, vectors out."""

@@ -1,0 +1,107 @@
+"""The head's output as features: what MoCo's kNN monitor looks at, where SimCLR's evaluations look at h."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from twofold.encoders import Encoder, UtteranceEncoder, Waves
+from twofold.errors import UserError
+from twofold.heads import Classifier, ProjectionHead
+from twofold.waves import as_waves
+
+
+class EncoderWithHead(Encoder):
+    """Encoder and head as one: features are z = head(h), not normalised.
+
+    Args:
+        encoder: gives h [N, d].
+        head: [N, d] -> [N, k].
+        dim: k.
+    """
+
+    def __init__(self, encoder: Encoder, head: nn.Module, dim: int) -> None:
+        super().__init__(encoder.input, dim)
+        self.encoder, self.head = encoder, head
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """As the encoder takes them, recordings too."""
+        return self.encoder.prepare(images)
+
+    def features(self, x: Tensor) -> Tensor:
+        """[N, channels, H, W] -> z [N, k]."""
+        z: Tensor = self.head(self.encoder.features(x))
+        return z
+
+
+class AllLayers(UtteranceEncoder):
+    """An encoder whose features are all its layers, pooled over time, side by side: [n, (layers + 1) * d]."""
+
+    def __init__(self, encoder: UtteranceEncoder) -> None:
+        super().__init__(encoder.input, encoder.feature_dim)
+        self.encoder, self.pooling = encoder, encoder.pooling
+
+    @property
+    def frontend(self):  # type: ignore[no-untyped-def, override]
+        """The encoder's."""
+        return self.encoder.frontend
+
+    def hidden_states(self, waves: Waves) -> tuple[list[Tensor], Tensor]:
+        """The encoder's."""
+        return self.encoder.hidden_states(waves)
+
+    def forward(self, waves: Waves | Tensor | Sequence[Tensor], lengths: Tensor | None = None) -> Tensor:
+        """[n, (layers + 1) * d], first layer first."""
+        states, frames = self.hidden_states(as_waves(waves, lengths))
+        return torch.cat([self.pool(state, frames) for state in states], dim=1)
+
+
+def all_layers(encoder: Encoder) -> AllLayers:
+    """An encoder of speech that gives all its layers; UserError for one of images."""
+    if not isinstance(encoder, UtteranceEncoder):
+        raise UserError("--protocol weighted mixes the layers of a speech encoder; images have one: use linear")
+    return AllLayers(encoder)
+
+
+class EncoderWithClassifier(Encoder):
+    """Encoder, projection head up to a layer, and classifier as one net whose features are logits.
+
+    Args:
+        encoder: images [N, C, H, W] -> h [N, d].
+        classifier: of output `layer` of the head.
+        head: needed for `layer` above 0.
+        layer: 0 for h itself, j for the output of the head's layer j (SimCLR v2 fine-tunes from 1).
+
+    Raises:
+        UserError: there is no such output, or it has another length than the classifier takes.
+    """
+
+    def __init__(
+        self, encoder: Encoder, classifier: Classifier, head: ProjectionHead | None = None, layer: int = 0
+    ) -> None:
+        super().__init__(encoder.input, classifier.out_features)
+        layers = 0 if head is None else len(head.layers)
+        if not 0 <= layer <= layers:
+            raise UserError(
+                f"the classifier cannot read output {layer} of a head of {layers} layers; give 0 to {layers}"
+            )
+        self.encoder, self.classifier, self.layer = encoder, classifier, layer
+        self.below = head.layers[:layer] if head is not None else torch.nn.ModuleList()
+        width = encoder.feature_dim if head is None else head.widths[layer]
+        if width != classifier.in_features:
+            raise UserError(
+                f"output {layer} of the head has {width} values, but the classifier takes {classifier.in_features}"
+            )
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """As the encoder takes them, recordings too."""
+        return self.encoder.prepare(images)
+
+    def features(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] -> logits [N, classes]."""
+        h = self.encoder.features(x)
+        for part in self.below:
+            h = part(h)
+        return self.classifier(h)

@@ -1,0 +1,372 @@
+"""Recognition of texts: a linear layer on the frames of an encoder's layers, trained with CTC, judged by WER and CER.
+
+As SUPERB's recognition task in small: features are a learned mixture of all layers; the head is one linear layer, so
+that the numbers speak of the features. Characters come from the training texts.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import re
+import unicodedata
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from twofold.data import AudioSource, Source
+from twofold.data.decoding.opening import BadImage
+from twofold.encoders import Encoder, UtteranceEncoder, Waves
+from twofold.encoders.audio.encoder import baseline_of
+from twofold.errors import UserError
+from twofold.evaluation.frozen import frozen
+from twofold.evaluation.label_subsets import label_positions
+from twofold.evaluation.protocols.decoding import Symbols, beam_search, best_path
+from twofold.randomness import derive_seed, permutation
+
+_HELD = 2**30
+"""Most bytes of frozen features that are kept from one epoch to the next."""
+_FITTED = 200
+
+
+@dataclass(frozen=True)
+class CtcConfig:
+    """How the recogniser is trained and read."""
+
+    epochs: int = 20
+    """Passes over the training texts."""
+    lr: float = 0.01
+    """Learning rate of the linear layer and the mixture (Adam)."""
+    tune: bool = False
+    """Train a copy of the encoder, too."""
+    tune_lr: float = 1e-4
+    """Learning rate of that copy."""
+    beam: int = 1
+    """Beginnings that the search for a text keeps; 1 takes the best path (greedy)."""
+    batch: int = 16
+    """Utterances a step."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "beam", "batch"):
+            if getattr(self, name) < 1:
+                raise UserError(f"--ctc.{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("lr", "tune_lr"):
+            if not getattr(self, name) > 0:
+                raise UserError(f"--ctc.{name} must be above 0, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class Recognition:
+    """Error rates: edits over the whole test set divided by its words or characters; above 1 is possible.
+
+    Attributes:
+        wer, cer: of the encoder.
+        baseline_wer, baseline_cer: of the log-mel filterbank, read in the same way.
+        train, test: utterances.
+        left_out: utterances left out by reason.
+        characters: of the training texts.
+        examples: (what was said, what was read) of the first few test utterances.
+        text: the protocol in words.
+    """
+
+    wer: float
+    cer: float
+    baseline_wer: float
+    baseline_cer: float
+    train: int
+    test: int
+    left_out: dict[str, int]
+    characters: str
+    examples: list[tuple[str, str]]
+    text: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON's types."""
+        return asdict(self)
+
+
+class Recogniser(nn.Module):
+    """Log probabilities of symbols a frame: softmax-weighted sum of standardised layers, then one linear layer.
+
+    Args:
+        mean, std: [L, d] of each layer's numbers.
+        symbols: V, the blank included.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Tensor, std: Tensor, symbols: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", mean)
+        self.register_buffer("std", std)
+        self.mixture = nn.Parameter(torch.zeros(len(mean)))
+        self.linear = nn.Linear(mean.shape[1], symbols)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """[n, T, L, d] -> [n, T, V]."""
+        x = (states.float() - self.mean) / self.std
+        return F.log_softmax(self.linear(torch.einsum("ntld,l->ntd", x, self.mixture.softmax(0))), dim=2)
+
+
+def clean_text(text: str) -> str:
+    """Lower case, composed characters, single spaces."""
+    return " ".join(unicodedata.normalize("NFC", text).lower().replace("\u2019", "'").split())
+
+
+def fitting(source: AudioSource, kind: str, left_out: dict[str, int]) -> list[int]:
+    """Recordings whose text can be learned or told; the reasons of others are counted in `left_out`."""
+    kept = []
+    for i, (text, seconds) in enumerate(zip(source.texts, source.seconds(), strict=True)):
+        words = clean_text(text or "")
+        reason = None
+        if not words:
+            reason = "without a text"
+        elif any(c.isdigit() or c in "[]()<>{}" for c in words):
+            reason = "with digits or brackets in the text, which are not said as written"
+        elif seconds > source.config.audio.max_seconds:
+            reason = "longer than data.audio.max_seconds, so that the text would not fit"
+        if reason:
+            left_out[f"{kind} {reason}"] = left_out.get(f"{kind} {reason}", 0) + 1
+        else:
+            kept.append(i)
+    return kept
+
+
+def enough_steps(source: AudioSource, encoder: UtteranceEncoder) -> NDArray[np.bool_]:
+    """[n] whether the encoder gives a recording the steps that CTC needs to say its text at all.
+
+    It needs one for each character, and one for a blank between two equal ones.
+    """
+    samples = source.at_rate(encoder.frontend.sample_rate).lengths()
+    frames = encoder.frontend.frames(torch.from_numpy(samples)).numpy()
+    texts = [clean_text(text or "") for text in source.texts]
+    needed = [len(text) + sum(a == b for a, b in itertools.pairwise(text)) for text in texts]
+    return np.asarray(np.array(needed) <= -(-frames // encoder.stack))
+
+
+def split_by_text(source: AudioSource, share: float, seed: int) -> tuple[AudioSource, AudioSource]:
+    """Two parts with no text in both: a share of the different texts, with all who say them, is held out."""
+    texts = [clean_text(text or "") for text in source.texts]
+    different = sorted(set(texts) - {""})
+    if len(different) < 2:
+        raise UserError(f"{source.name}: texts are needed, two different ones at least, or give --test")
+    count = int(np.clip(round(share * len(different)), 1, len(different) - 1))
+    held = {different[i] for i in permutation(seed, "held-out texts", 0, len(different))[:count]}
+    test = np.array([text in held for text in texts])
+    return source.subset(np.flatnonzero(~test)), source.subset(np.flatnonzero(test))
+
+
+def recognise(
+    encoder: Encoder,
+    train: Source,
+    test: Source | None = None,
+    config: CtcConfig | None = None,
+    *,
+    seed: int = 0,
+    held_out: float = 0.2,
+    labels: str = "all",
+    draw: int = 0,
+    device: str | None = None,
+) -> Recognition:
+    """Train a recogniser of characters on an encoder's frames and count its errors; the same of the filterbank alone.
+
+    Args:
+        encoder: of speech; it stays as it is (with `config.tune` a copy is trained).
+        train: recordings with texts.
+        test: those that are scored; without it a share `held_out` of the different texts of `train`.
+        config: see there.
+        seed: of the split, the start and the order.
+        held_out: see `test`.
+        labels, draw: which of the training recordings have a text: all, 10%, 40, or a list; and which random choice of
+            these (see `twofold.evaluation.label_subsets`).
+        device: where to compute; where the encoder is when not given.
+
+    Raises:
+        UserError: images, no texts, or nothing left to train on or to score.
+    """
+    if not isinstance(train, AudioSource) or not isinstance(encoder, UtteranceEncoder):
+        raise UserError(f"--protocol ctc reads texts from speech: {train.name} or the encoder is not of speech")
+    assert test is None or isinstance(test, AudioSource)
+    config = config or CtcConfig()
+    split = "test set as given"
+    if test is None:
+        train, test = split_by_text(train, held_out, seed)
+        split = f"{held_out:.0%} of the different texts held out (seed {seed})"
+    left_out: dict[str, int] = {}
+    train, test = (part.subset(np.array(fitting(part, kind, left_out), dtype=np.int64))
+                   for kind, part in (("training", train), ("test", test)))  # fmt: skip
+    train = _long_enough(train, encoder, left_out)
+    if not len(train) or not len(test):
+        raise UserError(f"--protocol ctc: no utterance is left to {'score' if len(train) else 'train on'}: {left_out}")
+    train, selection = _with_texts(train, labels, seed, draw)
+    place = device or str(next((p.device for p in encoder.parameters()), "cpu"))
+    rates, read = [], list[str]()
+    for model, tune in ((encoder, config.tune), (baseline_of(encoder), False)):
+        with frozen(model):
+            work = _Work(copy.deepcopy(model) if tune else model, train, config, tune, seed, place)
+            hypotheses, references = work.train().read(test)
+        rates += list(error_rates(references, hypotheses))
+        read = read or [f"{a}\n{b}" for a, b in zip(references[:5], hypotheses[:5], strict=True)]
+    text = f"{_words(config)}; {split}; {selection}{_limits(test, encoder, work.characters)}"
+    pairs = [(a, b) for a, _, b in (line.partition("\n") for line in read)]
+    return Recognition(*rates, len(train), len(references), left_out, work.characters, pairs, text)
+
+
+def _long_enough(train: AudioSource, encoder: UtteranceEncoder, left_out: dict[str, int]) -> AudioSource:
+    """What can be learned: of the rest CTC's loss is infinite."""
+    enough = enough_steps(train, encoder)
+    if not enough.all():
+        left_out["training with more characters in the text than the encoder has steps"] = int((~enough).sum())
+    return train.subset(np.flatnonzero(enough))
+
+
+def _with_texts(train: AudioSource, labels: str, seed: int, draw: int) -> tuple[AudioSource, str]:
+    """The recordings whose texts are known, and the choice in words; a text is a label, all of one class."""
+    if re.fullmatch(r"\d+ ?/ ?class", labels):
+        raise UserError(f"--labels {labels}: texts have no classes; give a share (10%), a number (40) or a list")
+    if labels == "all":
+        return train, f"all {len(train):,} training texts"
+    labelled: Any = train.with_labels(["text"] * len(train))
+    selection = label_positions(labelled, labels, seed, draw)
+    words = f"{len(selection):,} of {len(train):,} training texts ({labels}; seed {seed}, draw {draw})"
+    return train.subset(selection), words
+
+
+def _words(config: CtcConfig) -> str:
+    search = "best path" if config.beam == 1 else f"prefix beam search of {config.beam}, no language model"
+    return (
+        f"linear layer on a learned mixture of all layers, encoder {'tuned, too' if config.tune else 'frozen'}, CTC, "
+        f"{config.epochs} epochs, Adam {config.lr:g}; {search}"
+    )
+
+
+def _limits(test: AudioSource, encoder: UtteranceEncoder, characters: str) -> str:
+    """What no recogniser could read: it counts as wrong, because the test set is the same for all encoders."""
+    unknown = set("".join(clean_text(text or "") for text in test.texts)) - set(characters)
+    message = f"; {len(characters)} characters from the training texts"
+    if unknown:
+        message += f", {len(unknown)} of the test texts unknown"
+    short = int((~enough_steps(test, encoder)).sum())
+    return message + (f"; {short} test texts have more characters than the encoder has steps, and count as wrong"
+                   if short else "")  # fmt: skip
+
+
+def error_rates(references: Sequence[str], hypotheses: Sequence[str]) -> tuple[float, float]:
+    """(WER, CER) over all texts together; UserError without jiwer."""
+    try:
+        import jiwer
+    except ImportError as error:
+        raise UserError('word error rates need an extra: pip install "twofold[speech]"') from error
+    return float(jiwer.wer(list(references), list(hypotheses))), float(jiwer.cer(list(references), list(hypotheses)))
+
+
+class _Work:
+    """One recogniser in the making."""
+
+    def __init__(
+        self, encoder: UtteranceEncoder, source: AudioSource, config: CtcConfig, tune: bool, seed: int, device: str
+    ) -> None:
+        self.encoder, self.config, self.tune, self.seed = encoder.to(device), config, tune, seed
+        self.source = source.at_rate(encoder.frontend.sample_rate)
+        self.device = torch.device(device)
+        self.texts = [clean_text(text or "") for text in source.texts]
+        self.characters = "".join(sorted(set("".join(self.texts))))
+        self._held: dict[int, tuple[Tensor, Tensor, list[int]]] = {}
+        self._room = 0 if tune else _HELD
+        order = np.argsort(self.source.lengths(), kind="stable")
+        self.batches = [order[i : i + config.batch].tolist() for i in range(0, len(order), config.batch)]
+        encoder.eval()
+        torch.manual_seed(derive_seed(seed, "ctc", 0, 0))
+        mean, std = self._scale()
+        self.head = Recogniser(mean, std, len(self.characters) + 1).to(device)
+
+    def train(self) -> _Work:
+        """All epochs, batches in another order in each."""
+        groups: list[dict[str, Any]] = [{"params": list(self.head.parameters()), "lr": self.config.lr}]
+        if self.tune:
+            groups.append({"params": list(self.encoder.parameters()), "lr": self.config.tune_lr})
+        optimizer = torch.optim.Adam(groups)
+        trained = [p for group in groups for p in group["params"]]
+        self.encoder.train(self.tune)
+        for epoch in range(self.config.epochs):
+            for place in permutation(self.seed, "ctc order", epoch, len(self.batches)).tolist():
+                states, frames, kept = self._states(self.source, self.batches[place], place)
+                if not kept:
+                    continue
+                symbols = [[self.characters.index(c) + 1 for c in self.texts[i]] for i in kept]
+                # Texts that do not fit were left out; rounding in resampling may still take a step from one.
+                loss = F.ctc_loss(
+                    self.head(states).transpose(0, 1), torch.tensor([s for row in symbols for s in row]),
+                    frames.cpu(), torch.tensor([len(row) for row in symbols]), zero_infinity=True,
+                )  # fmt: skip
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                nn.utils.clip_grad_norm_(trained, 1.0)
+                optimizer.step()
+        self.encoder.eval()
+        return self
+
+    @torch.no_grad()
+    def read(self, source: AudioSource) -> tuple[list[str], list[str]]:
+        """What is read of each recording, and what was said."""
+        source = source.at_rate(self.encoder.frontend.sample_rate)
+        order = np.argsort(source.lengths(), kind="stable")
+        read: dict[int, str] = {}
+        for begin in range(0, len(order), self.config.batch):
+            states, frames, kept = self._states(source, order[begin : begin + self.config.batch].tolist())
+            for row, index in enumerate(kept):
+                log_probs = self.head(states[row : row + 1, : frames[row]])[0].cpu().numpy()
+                read[index] = self._text(log_probs)
+        if not read:
+            raise UserError(f"{source.name}: none of its recordings can be read")
+        return [read[i] for i in sorted(read)], [clean_text(source.texts[i] or "") for i in sorted(read)]
+
+    def _text(self, log_probs: np.ndarray[Any, np.dtype[np.floating[Any]]]) -> str:
+        width = self.config.beam
+        symbols: Symbols = best_path(log_probs) if width == 1 else beam_search(log_probs, width)
+        return " ".join("".join(self.characters[k - 1] for k in symbols).split())
+
+    def _states(
+        self, source: AudioSource, indices: list[int], place: int | None = None
+    ) -> tuple[Tensor, Tensor, list[int]]:
+        """Layers [n, T, L, d], frames [n], and which recordings these are; kept for the next epoch where frozen."""
+        if place in self._held:
+            return self._held[place]
+        waves, kept = [], []
+        for index in indices:
+            try:
+                waves.append(torch.from_numpy(source.read(index)))
+                kept.append(index)
+            except BadImage as error:
+                source.skipped.add(error.path, error.reason)
+        if not kept:
+            return torch.empty(0), torch.empty(0), kept
+        with torch.set_grad_enabled(self.tune and torch.is_grad_enabled()):
+            layers, frames = self.encoder.hidden_states(Waves.of(waves).to(self.device))
+            states = torch.stack(layers, dim=2)
+        if place is not None and 2 * states.numel() <= self._room:
+            self._room -= 2 * states.numel()
+            self._held[place] = states.half() if states.is_cuda else states.bfloat16(), frames, kept
+        return states, frames, kept
+
+    @torch.no_grad()
+    def _scale(self) -> tuple[Tensor, Tensor]:
+        """Mean and deviation [L, d] of each layer over the frames of some training recordings."""
+        parts = [state for batch in self._some() for state in batch]
+        if not parts:
+            raise UserError(f"{self.source.name}: none of its recordings can be read")
+        x = torch.cat(parts).float()
+        return x.mean(0), x.std(0) + 1e-5
+
+    def _some(self) -> Iterator[list[Tensor]]:
+        for index in permutation(self.seed, "ctc scale", 0, len(self.source))[:_FITTED].tolist():
+            states, frames, kept = self._states(self.source, [index])
+            if kept:
+                yield [states[0, : frames[0]]]

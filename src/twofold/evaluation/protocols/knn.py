@@ -1,0 +1,150 @@
+"""k-nearest-neighbour classification of frozen features: what the representation knows without any training.
+
+Weighted vote of Wu et al., "Unsupervised Feature Learning via Non-Parametric Instance Discrimination" (CVPR 2018), with
+the numbers of MoCo's CIFAR-10 demo (k 200, temperature 0.1); without a temperature the plain majority vote.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from twofold.errors import UserError
+from twofold.evaluation.scores import Scores, score
+
+SIMILARITIES_AT_ONCE = 2**25  # 128 MB of float32 similarities a block
+
+
+@dataclass(frozen=True)
+class KnnResult:
+    """Outcome of a kNN evaluation; `text` says the protocol in words."""
+
+    scores: Scores
+    k: int
+    temperature: float | None
+    bank: int
+    text: str
+
+
+def nearest(bank: Tensor, queries: Tensor, k: int, block: int | None = None) -> tuple[Tensor, Tensor]:
+    """The k rows of `bank` with the highest cosine similarity to each query, exactly.
+
+    Args:
+        bank: [N, d] features of any norm; a row of zeros has similarity 0 to everything.
+        queries: [M, d].
+        k: 1 <= k <= N.
+        block: queries at a time; by default as many as keep the similarities within 128 MB.
+
+    Returns:
+        Similarities [M, k] in descending order and positions in the bank [M, k].
+    """
+    if not 1 <= k <= len(bank):
+        raise ValueError(f"k must lie between 1 and the bank's {len(bank)} rows, got {k}")
+    bank = F.normalize(bank.float(), dim=1)
+    queries = F.normalize(queries.float(), dim=1)
+    block = block or max(1, SIMILARITIES_AT_ONCE // len(bank))
+    result = [torch.topk(part @ bank.T, k, dim=1) for part in queries.split(block)]
+    return torch.cat([f.values for f in result]), torch.cat([f.indices for f in result])
+
+
+def knn_votes(
+    bank: Tensor,
+    labels: Tensor,
+    queries: Tensor,
+    k: int = 200,
+    temperature: float | None = 0.1,
+    classes: int | None = None,
+    block: int | None = None,
+) -> Tensor:
+    """Class scores by the vote of the k nearest neighbours.
+
+    Args:
+        bank: [N, d] features whose labels are known.
+        labels: [N] int64 in [0, classes).
+        queries: [M, d].
+        k: neighbours that vote, at most N.
+        temperature: each neighbour weighs exp(cosine / temperature). None: one vote each, and of classes with equally
+            many votes the one of higher total similarity wins.
+        classes: number of columns; by default the highest label + 1.
+        block: see `nearest`.
+
+    Returns:
+        [M, classes] scores; only their order within a row has a meaning.
+    """
+    if temperature is not None and not temperature > 0:
+        raise ValueError(f"temperature must be positive, got {temperature}; None gives the plain vote")
+    similarity, index = nearest(bank, queries, k, block)
+    if temperature is None:
+        weight = 1 + similarity * (0.25 / k)  # the sum of the second terms cannot reach one vote's difference
+    else:
+        weight = ((similarity - similarity[:, :1]) / temperature).exp()  # minus the row's best: no overflow, same order
+    votes = weight.new_zeros(len(queries), classes or int(labels.max()) + 1)
+    return votes.scatter_add_(1, labels.to(index.device)[index], weight)
+
+
+def knn_accuracy(
+    bank: NDArray[np.float32],
+    bank_labels: NDArray[np.int64],
+    queries: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    k: int = 200,
+    temperature: float | None = 0.1,
+) -> float:
+    """Top-1 accuracy in [0, 1] of the vote of `knn_votes`, with k clipped to the bank: one number to watch a run by."""
+    classes, columns = np.unique(bank_labels, return_inverse=True)
+    votes = knn_votes(
+        torch.from_numpy(bank), torch.from_numpy(columns), torch.from_numpy(queries),
+        min(k, len(bank)), temperature, len(classes),
+    )  # fmt: skip
+    return float(np.mean(classes[votes.argmax(dim=1).numpy()] == labels))
+
+
+def evaluate_knn(
+    train: NDArray[np.float32],
+    train_labels: NDArray[np.int64],
+    test: NDArray[np.float32],
+    test_labels: NDArray[np.int64],
+    k: int = 200,
+    temperature: float | None = 0.1,
+    device: torch.device | str = "cpu",
+) -> KnnResult:
+    """Classify test features by their neighbours among the training features.
+
+    Args:
+        train: [N, d] features, the bank.
+        train_labels: [N].
+        test: [M, d].
+        test_labels: [M], classes that occur in `train_labels`.
+        k: neighbours that vote; a bank of fewer rows votes whole, and the text says so.
+        temperature: see `knn_votes`.
+        device: where the similarities are computed.
+
+    Raises:
+        UserError: k below 1 or a temperature that is not positive.
+    """
+    if k < 1:
+        raise UserError(f"k must be at least 1, got {k}")
+    if temperature is not None and not temperature > 0:
+        raise UserError(f"the kNN temperature must be positive, got {temperature}; leave it out for the plain vote")
+    classes, columns = np.unique(train_labels, return_inverse=True)
+    used = min(k, len(train))
+    votes = knn_votes(
+        torch.from_numpy(train).to(device),
+        torch.from_numpy(columns.astype(np.int64)),
+        torch.from_numpy(test).to(device),
+        used,
+        temperature,
+        len(classes),
+    )
+    kind = "one vote each" if temperature is None else f"weighted by exp(cosine / {temperature:g})"
+    clipped = f" (k {k} was asked for, the bank has only {len(train)} images)" if used < k else ""
+    text = (
+        f"k nearest neighbours by cosine similarity: the {used} nearest of {len(train)} training images vote, "
+        f"{kind}{clipped}; {len(test)} test images"
+    )
+    return KnnResult(score(votes.cpu().numpy(), classes, test_labels), used, temperature, len(train), text)

@@ -1,0 +1,189 @@
+"""Speaker verification without training: are two utterances of one speaker? By the cosine of their features.
+
+All pairs of the utterances, or the trials of a list such as VoxCeleb1's.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from twofold.data import AudioSource, Source
+from twofold.encoders import Encoder, UtteranceEncoder
+from twofold.encoders.audio.encoder import baseline_of
+from twofold.errors import UserError
+from twofold.evaluation.features import Features, extract
+from twofold.evaluation.frozen import frozen
+from twofold.evaluation.splits import single_labels
+from twofold.randomness import permutation
+
+_MOST = 4000  # utterances, which make eight million pairs
+
+
+@dataclass(frozen=True)
+class Verification:
+    """Error rates in [0, 1] over all pairs of utterances, and the same of the filterbank alone.
+
+    Attributes:
+        eer: where as many pairs of one speaker are refused as pairs of two are accepted.
+        min_dcf: least cost at a prior of 0.01 for one speaker, both errors costing 1; 1 is that of refusing all.
+        baseline_eer, baseline_min_dcf: of mean and deviation of the log-mel filterbank.
+        utterances, speakers, pairs: how many; of a list of trials the speakers that the data name.
+        text: the protocol in words.
+    """
+
+    eer: float
+    min_dcf: float
+    baseline_eer: float
+    baseline_min_dcf: float
+    utterances: int
+    speakers: int
+    pairs: int
+    text: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON's types."""
+        return asdict(self)
+
+
+def verify(
+    encoder: Encoder, source: Source, seed: int = 0, batch: int = 256, trials: str | Path | None = None
+) -> Verification:
+    """Compare utterances by cosine, after the features' mean is taken away: all pairs of at most 4,000, or `trials`.
+
+    Args:
+        encoder: of speech; it stays as it is.
+        source: utterances whose speakers are known; where they are not, and where `data.audio.label` names another
+            column, the labels count as speakers.
+        seed: which utterances take part where there are more.
+        batch: utterances at a time.
+        trials: a file with a trial a line: 1 for one speaker or 0 for two, and two files' names as in VoxCeleb1's list.
+
+    Raises:
+        UserError: images, no labels, no two utterances of a speaker, or a list that does not fit.
+    """
+    if not isinstance(source, AudioSource) or not isinstance(encoder, UtteranceEncoder):
+        raise UserError(f"--protocol verification compares speakers: {source.name} or the encoder is not of speech")
+    pairs, who = None, ""
+    if trials is None:
+        part, who = _all_utterances(source, seed)
+    else:
+        known, pairs = read_trials(trials, source)
+        part = source.subset(known)
+    rates, message = [], ""
+    for model in (encoder, baseline_of(encoder)):
+        with frozen(model):
+            result = extract(model, part, batch=batch)
+        if pairs is None:
+            assert result.labels is not None
+            scores, same = all_pairs(result.h, result.labels)
+            message = f"all {len(same):,} pairs of {len(result.h):,} utterances, {who}"
+        else:
+            scores, same = _scored(pairs, result)
+            message = (
+                f"{len(same):,} of {len(pairs):,} trials of {Path(str(trials)).name}, {len(result.h):,} utterances"
+            )
+        if not same.any() or same.all():
+            raise UserError(f"{source.name}: verification needs two speakers, and two utterances of one of them")
+        rates += [equal_error_rate(scores, same), detection_cost(scores, same)]
+    text = f"cosine of features less their mean, {message}; {result.text}; encoder frozen"
+    speakers = len({speaker for speaker in part.speakers if speaker is not None})
+    if pairs is None:
+        speakers = len(np.unique(result.labels))
+    return Verification(*rates, len(result.h), speakers, len(same), text)
+
+
+def _all_utterances(source: AudioSource, seed: int) -> tuple[AudioSource, str]:
+    """Those whose speakers are known, as labels, and what says who speaks."""
+    who = "labels being speakers"
+    if source.config.audio.label is None and any(speaker is not None for speaker in source.speakers):
+        source, who = source.with_labels(source.speakers), "speakers as the data name them"
+    labels = single_labels(source.labels, source.name)
+    known = np.flatnonzero(labels >= 0)
+    return source.subset(np.sort(known[permutation(seed, "verification", 0, len(known))[:_MOST]])), who
+
+
+def read_trials(path: str | Path, source: AudioSource) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The utterances of `source` that a list of trials names, and its trials [n, 3]: 1 or 0, and two places in these.
+
+    A line is ``1 id10270/x6uYqmx31kE/00001.wav id10270/8jEAjG6SegY/00008.wav``; names are ends of the files' paths.
+
+    Raises:
+        UserError: the file cannot be read, another kind of line, names that the data lack or that several files have.
+    """
+    try:
+        lines = [line.split() for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, ValueError) as error:
+        raise UserError(f"--trials {path} cannot be read: {error}") from error
+    wrong = next((line for line in lines if len(line) != 3 or line[0] not in ("0", "1")), None)
+    if wrong is not None or not lines:
+        message = f"the line '{' '.join(wrong)}'" if wrong else "it is empty"
+        raise UserError(f"--trials {path}: {message}; a line holds 1 (one speaker) or 0 (two), and two files' names")
+    names = sorted({name for line in lines for name in line[1:]})
+    ends = {len(PurePosixPath(name).parts) for name in names}
+    tails = [("/".join(Path(source.path(i)).parts[-n:]), i) for i in range(len(source)) for n in ends]
+    counts, place = Counter(tail for tail, _ in tails), dict(tails)
+    unfit = [name for name in names if counts[name] != 1]
+    if unfit:
+        why = "several files end in" if counts[unfit[0]] else "there is no"
+        raise UserError(
+            f"--trials {path}: {len(unfit)} of {len(names)} names do not fit {source.name}: {why} {unfit[0]}; names "
+            "are paths in the data's folder, and --data.split names the part that holds them"
+        )
+    known = np.array(sorted(place[name] for name in names), dtype=np.int64)
+    number = {name: int(np.searchsorted(known, place[name])) for name in names}
+    return known, np.array([[int(same), number[first], number[second]] for same, first, second in lines])
+
+
+def _scored(pairs: NDArray[np.int64], found: Features) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Cosines of the trials whose utterances could both be read, and whether they are of one speaker."""
+    row = np.full(int(pairs[:, 1:].max()) + 1, -1)
+    row[found.index] = np.arange(len(found.index))
+    rows = row[pairs[:, 1:]]
+    present = (rows >= 0).all(axis=1)
+    x = _directions(found.h)
+    return np.einsum("nd,nd->n", x[rows[present, 0]], x[rows[present, 1]]), pairs[present, 0] == 1
+
+
+def all_pairs(h: NDArray[np.float32], labels: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Cosine of every pair of rows of h [n, d] less their mean, and whether it is of one label: [n (n - 1) / 2]."""
+    x = _directions(h)
+    first, second = np.triu_indices(len(x), 1)
+    return (x @ x.T)[first, second], labels[first] == labels[second]
+
+
+def _directions(h: NDArray[np.float32]) -> NDArray[np.float32]:
+    x = h - h.mean(axis=0)
+    directions: NDArray[np.float32] = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+    return directions
+
+
+def equal_error_rate(scores: NDArray[np.floating], same: NDArray[np.bool_]) -> float:
+    """The error where misses and false alarms are equally frequent; between two thresholds, on the line."""
+    miss, alarm = _errors(scores, same)
+    after = int(np.argmax(miss >= alarm))
+    gap = alarm - miss
+    before = max(after - 1, 0)
+    share = gap[before] / (gap[before] - gap[after]) if gap[before] > gap[after] else 0.0
+    return float(miss[before] + share * (miss[after] - miss[before]))
+
+
+def detection_cost(scores: NDArray[np.floating], same: NDArray[np.bool_], prior: float = 0.01) -> float:
+    """Least normalised cost over all thresholds, misses and false alarms costing the same."""
+    miss, alarm = _errors(scores, same)
+    return float((prior * miss + (1 - prior) * alarm).min() / min(prior, 1 - prior))
+
+
+def _errors(scores: NDArray[np.floating], same: NDArray[np.bool_]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Shares missed and falsely accepted for a threshold at each different score, from accept all to refuse all."""
+    order = np.argsort(scores, kind="stable")
+    last = np.append(np.diff(scores[order]) > 0, True)  # equal scores fall on one side together
+    hits = same[order]
+    miss = np.cumsum(hits)[last] / hits.sum()
+    alarm = 1 - np.cumsum(~hits)[last] / (~hits).sum()
+    return np.append(0.0, miss), np.append(1.0, alarm)

@@ -1,0 +1,117 @@
+"""A run's `report.html`, made from what the run's folder holds and the data it was trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from twofold.console import duration
+from twofold.data import AudioSource, Source
+from twofold.data.for_encoder import source_for
+from twofold.data.sources.subset import subset
+from twofold.encoders.load import load
+from twofold.evaluation.features import extract
+from twofold.randomness import permutation
+from twofold.report import Figure, Report, Table, embedding_map, find_neighbours, write_report
+from twofold.report.audio import audio_pairs
+from twofold.runs.config import RunConfig
+from twofold.runs.inputs import make_loader, make_order, make_views
+from twofold.training.rundir import RunDirectory
+
+_PAIRS = 12
+_HEARD = 6
+_MOST = 1500  # images on the map: t-SNE of more takes minutes on two cores
+
+
+def write_run_report(
+    run: RunDirectory,
+    source: Source,
+    *,
+    module: torch.nn.Module | None = None,
+    shown: Source | None = None,
+    lead: str = "",
+    tables: Sequence[Table] = (),
+    figures: Sequence[Figure] = (),
+) -> Path:
+    """Write `report.html` into the run's folder.
+
+    Args:
+        run: a run that has left an encoder.
+        source: the data it was trained on, for the pairs of views.
+        module: the user's own module, if the run trained one.
+        shown: images for the neighbours and the map, `source` if not given; at most 1,500 of them, drawn by seed.
+        lead, tables, figures: see `Report`.
+
+    Raises:
+        UserError: the extra `report` is not installed, or the disk refuses.
+    """
+    config, facts = run.read(RunConfig)
+    part = _some(shown or source, config.seed)
+    encoder = load(run.path, module)
+    features = extract(encoder, part, size=config.views.size, resample=config.views.resample)
+    pairs, audio = _pairs(config, source_for(source, encoder))
+    report = Report(
+        title=f"{run.path.name}: {config.method.name} on {facts['data']}",
+        facts=_facts(run, config, facts),
+        metrics=run.metrics(),
+        view_pairs=pairs,
+        audio=audio,
+        neighbours=find_neighbours(features.h, part, features.index, features.labels, seed=config.seed),
+        map=embedding_map(features.h, part, features.index, features.labels, part.classes, seed=config.seed),
+        tables=tables,
+        figures=figures,
+        lead=lead,
+    )
+    return write_report(run.path / "report.html", report)
+
+
+def _some(source: Source, seed: int) -> Source:
+    """At most _MOST images of a source, always the same ones."""
+    if len(source) <= _MOST:
+        return source
+    return subset(source, np.sort(permutation(seed, "report", 0, len(source))[:_MOST]))
+
+
+def _pairs(config: RunConfig, source: Source) -> tuple[NDArray[np.uint8], list[tuple[str, str]]]:
+    """The views of the first examples of the first step as pictures, [n, 2, H, W, C] uint8, and to be heard."""
+    views, order = make_views(config, source), make_order(config, source)
+    data = replace(config.data, workers=0)
+    with make_loader(replace(config, data=data), source, views, order, 0, 1, False) as loader:
+        batch = next(iter(loader.iterate(0, 1)))
+    a, b = views.apply(batch.images, batch.draws)
+    if isinstance(source, AudioSource):
+        return audio_pairs(a[:_HEARD], b[:_HEARD], source.rate or 0)
+    both = torch.stack([a[:_PAIRS], b[:_PAIRS]], dim=1)
+    return (both * 255).round().byte().permute(0, 1, 3, 4, 2).numpy(), []
+
+
+def _facts(run: RunDirectory, config: RunConfig, facts: dict[str, object]) -> dict[str, object]:
+    """What a reader wants to know of the run before looking at the pictures."""
+    last, speech = run.metrics()[-1], config.method.name == "speech_simclr"
+    seen = f"stem {config.encoder.stem}, views of {config.views.size} px"
+    width = f" {config.encoder.width:g}x" if config.encoder.width != 1 else ""
+    return {
+        "data": f"{facts['data']}, {facts['images']:,} {'recordings' if speech else 'images'}",
+        "encoder": config.encoder.name if speech else f"{config.encoder.name}{width}, {seen}",
+        "training": f"{config.epochs:g} epochs of batches of {config.batch} in {duration(last['seconds'])}",
+        "optimiser": f"{config.optim.name}, lr {config.optim.lr:g}, temperature {config.method.temperature:g}",
+        **({"loss of chance": _chance(config, last)} if "chance" in last else {}),
+        "recipe": facts["recipe"] or "none",
+        "seed": config.seed,
+        "torch": dict(facts["versions"])["torch"],  # type: ignore[call-overload]
+    }
+
+
+def _chance(config: RunConfig, last: dict[str, Any]) -> str:
+    """The loss of an encoder that tells nothing apart; MoCo's starts below it."""
+    level = f"{last['chance']:.2f}"
+    if config.method.name != "moco":
+        return level
+    twice = "2 " if config.method.symmetric else ""
+    return f"{level} = {twice}ln(K + 1), K = {config.method.queue:,}; the loss rises first, while the queue fills"

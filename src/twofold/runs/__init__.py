@@ -1,0 +1,1 @@
+"""The kinds of run: pretraining, fine-tuning, distillation."""

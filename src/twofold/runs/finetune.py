@@ -1,0 +1,367 @@
+"""Fine-tuning and linear evaluation by gradient descent on labelled images: a run like any other, scored once.
+
+Whatever is trained (all of it, without the head's layers, the classifier alone, or a fresh net as the control), the
+run is resumable, leaves `encoder.safetensors` with encoder, head and classifier, and `result.json`. Test images take
+no part until the last step is done: no epoch is chosen by them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from numpy.typing import NDArray
+from torch import nn
+
+from twofold.console import print_rank0
+from twofold.data import Source
+from twofold.data.base import class_count
+from twofold.data.for_encoder import source_for
+from twofold.devices import choose_device
+from twofold.distributed import BatchNorm, rank, world_size
+from twofold.encoders import (
+    Encoder,
+    build_encoder_from_spec,
+    load_classifier,
+    load_encoder,
+    load_head,
+    read_header,
+    save_encoder,
+)
+from twofold.encoders.composed import EncoderWithClassifier
+from twofold.errors import UserError
+from twofold.evaluation.features import extract
+from twofold.evaluation.frozen import assert_frozen, digest, tensor_digests
+from twofold.evaluation.label_subsets import labelled_part
+from twofold.evaluation.scores import ManyScores, Scores, score, score_many
+from twofold.evaluation.splits import check_test_labels, labels_fingerprint
+from twofold.heads import HeadConfig, ProjectionHead
+from twofold.methods.supervised import Supervised
+from twofold.optim import build_optimizer, build_schedule
+from twofold.optim.layer_decay import decay_layers
+from twofold.options import OptionsParser, merge, plain
+from twofold.runs.config import FinetuneConfig, RunConfig
+from twofold.runs.inputs import make_loader, make_order, make_views
+from twofold.runs.starting import check_same_data, start_accelerator, start_run
+from twofold.training.loop import LabelledTraining
+from twofold.training.rundir import RunDirectory
+from twofold.views import ViewsConfig
+from twofold.views.audio.views import WavesConfig
+
+RESULT = "result.json"
+
+
+@dataclass(frozen=True)
+class FinetuneResult:
+    """What came of it; everything in it is plain data.
+
+    Attributes:
+        scores: on the test images, None where the run has not reached its last step.
+        complete: whether it has.
+        labels: number of labelled images trained on.
+        steps: taken.
+        seconds: of training.
+        text: what was trained and how, in words.
+        digest: SHA-256 of the encoder before and after; equal under --freeze encoder, or the run would have failed.
+        stopped_by: number of the signal that ended it early.
+        test: fingerprint of what was scored, images and labels (see `labels_fingerprint`).
+    """
+
+    scores: Scores | ManyScores | None
+    complete: bool
+    labels: int
+    steps: int
+    seconds: float
+    text: str
+    digest: tuple[str, str]
+    stopped_by: int | None = None
+    test: str = ""
+
+    @property
+    def metric(self) -> float:
+        """Top-1 accuracy, or mean average precision where an image can have many labels."""
+        if self.scores is None:
+            raise ValueError("the run has not been scored")
+        return self.scores.top1 if isinstance(self.scores, Scores) else self.scores.map11
+
+    @classmethod
+    def read(cls, run: RunDirectory) -> FinetuneResult | None:
+        """What an earlier call left in `run`; None if it is not done."""
+        try:
+            values = json.loads((run.path / RESULT).read_text())
+        except FileNotFoundError:
+            return None
+        result = values.pop("scores")
+        if "map11" in result:
+            result["per_class"] = tuple(result["per_class"])
+        scores = ManyScores(**result) if "map11" in result else Scores(**result)
+        return cls(scores=scores, **{**values, "digest": tuple(values["digest"])})
+
+
+def default_options(encoder_file: str | Path) -> dict[str, Any]:
+    """Options that the encoder's own run gives: the geometry of its views, without colour and blur.
+
+    That is crop and flip, as the papers fine-tune (arXiv 2002.05709, appendix B.5), for their recipes. Of recordings it
+    is all that was done to them.
+    """
+    header = read_header(encoder_file)
+    if header["spec"]["kind"] == "speech":
+        return {"waves": header["extra"].get("options", {}).get("waves", {})}
+    seen = header["extra"].get("options", {}).get("views", {})
+    size = seen.get("size") or header["spec"].get("size")
+    views = {"size": size} if size else {}
+    geometry = ("crop_area", "crop_aspect", "crop_rule", "resample", "flip", "rotation")
+    views |= {name: seen[name] for name in geometry if name in seen}
+    return {"views": views | {"color_strength": 0.0, "grayscale": 0.0, "blur": 0.0}}
+
+
+def _rate(config: FinetuneConfig) -> float:
+    """Published for 256 images and a pretrained net (SimCLR's code and its appendix B.5); ours from a random start.
+
+    A net that starts at random learns little in 500 steps at the rate that suits a pretrained one, and would be no
+    control.
+    """
+    if config.from_scratch:
+        return 0.3
+    return 0.1 if config.freeze == "encoder" else 0.05
+
+
+def resolve(config: FinetuneConfig, images: int) -> FinetuneConfig:
+    """Fill what was left open, from the number of labelled images."""
+    batch = config.batch if config.batch is not None else min(64, images)
+    if batch > images:
+        raise UserError(f"--batch {batch}: {images} images have a label; give 1..{images}")
+    epochs = config.epochs if config.epochs is not None else max(30.0, float(-(-500 * batch // images)))
+    optim = config.optim
+    if optim.name is None:
+        optim = dataclasses.replace(optim, name="sgd", nesterov=True if optim.nesterov is None else optim.nesterov)
+    if optim.lr is None:
+        optim = dataclasses.replace(optim, lr=_rate(config), lr_rule=optim.lr_rule or "linear")
+    if optim.weight_decay is None:
+        optim = dataclasses.replace(optim, weight_decay=0.0)
+    if optim.schedule in ("cosine", "inverse_sqrt") and optim.warmup_epochs is None and optim.warmup_steps is None:
+        optim = dataclasses.replace(optim, warmup_epochs=0.0)
+    return dataclasses.replace(config, batch=batch, epochs=epochs, optim=optim)
+
+
+def finetune(
+    encoder_file: str | Path,
+    train: Source,
+    test: Source,
+    out: str | Path,
+    options: dict[str, Any] | None = None,
+    *,
+    module: nn.Module | None = None,
+    recipe: str | None = None,
+    quiet: bool = False,
+) -> FinetuneResult:
+    """Train a classifier, and what is below it as far as it is not frozen, then score it once.
+
+    The same call again goes on where an earlier one was stopped, and only reads the result of one that was done; with
+    other test images, it scores the trained net on those.
+
+    Args:
+        encoder_file: an `encoder.safetensors`; it stays as it is.
+        train: labelled images; `labels` of the options says how many of the labels are used.
+        test: labelled images for the score, of classes that the chosen training images have.
+        out: the run's folder, new or of the same run.
+        options: fields of `FinetuneConfig`, nested or dotted.
+        module: your own module, if the encoder was made from one.
+        recipe: whose options they are, for the record.
+        quiet: say nothing of resuming.
+
+    Raises:
+        UserError: wrong options or labels, a test class without a training image, another run in `out`.
+    """
+    run = RunDirectory(out)
+    given = merge(default_options(encoder_file), options or {})
+    resuming = run.config_file.exists()
+    config = run.check_resumable(FinetuneConfig, given) if resuming else OptionsParser(FinetuneConfig).build(given)
+    part, words = labelled_part(train, config.labels, config.seed, config.draw)
+    targets = check_test_labels(part, test)
+    config = resolve(config, len(part))
+    accelerator, file_hash = start_accelerator(config.training, run), _fingerprint(encoder_file)
+    if resuming:
+        check_same_data(run, part)
+        if run.facts().get("encoder") != file_hash:
+            raise UserError(f"the run in {run.path} began with another encoder than {encoder_file}")
+        done = FinetuneResult.read(run)
+        if done is not None and done.test == labels_fingerprint(test):
+            return done
+        if done is not None:
+            return _scored_anew(done, run, config, test, targets, module)
+    training = assemble(encoder_file, part, config, run, accelerator, module)
+    if not resuming:  # only now: what is wrong with the options leaves no folder behind
+        start_run(run, config, part, part.name, recipe, encoder=file_hash, base=str(encoder_file))
+    before = tensor_digests(training.method.encoder)
+    training.resume()
+    if training.step and not quiet:
+        print_rank0(f"resumed {run.path} at step {training.step:,} of {training.steps:,}")
+    training.fit()
+    return _finish(training, config, part, test, targets, words, before)
+
+
+def assemble(
+    encoder_file: str | Path,
+    part: Source,
+    config: FinetuneConfig,
+    run: RunDirectory,
+    accelerator: Accelerator,
+    module: nn.Module | None = None,
+) -> LabelledTraining:
+    """Build every part of the run; `config` must be resolved (see `resolve`)."""
+    torch.manual_seed(config.seed)  # a fresh net's and the classifier's start
+    encoder, head = _networks(encoder_file, config.from_scratch, module)
+    if encoder.input.channels != part.channels:
+        raise UserError(
+            f"the encoder takes {encoder.input.channels} channels and the images have {part.channels}; "
+            f"set --data.channels {encoder.input.channels}"
+        )
+    speech = encoder.input.kind == "audio"
+    if speech and config.views != ViewsConfig():
+        raise UserError("the options of --views are for images, and the data are recordings: use those of --waves")
+    if not speech and config.waves != WavesConfig():
+        raise UserError("the options of --waves are for recordings, and the data are images: use those of --views")
+    if config.views.size is None and not speech:
+        raise UserError(f"{encoder_file} does not say which side its images had: give --views.size")
+    part = source_for(part, encoder, config.seed, fit=config.from_scratch)
+    assert part.labels is not None  # labelled_part has seen them
+    lars = config.optim.name == "lars"
+    method = Supervised(
+        encoder, head, class_count(part.labels, part.classes) or 0, config.from_head, config.freeze, config.init,
+        (config.optim.weight_decay or 0.0) if lars else 0.0, many=part.labels.ndim == 2,
+    )  # fmt: skip
+    method.to(accelerator.device)
+    memory_format = torch.channels_last if config.training.channels_last else torch.contiguous_format
+    method.to(memory_format=memory_format)
+    if config.bn_momentum is not None:
+        for layer in method.modules():
+            if isinstance(layer, BatchNorm | nn.modules.batchnorm._BatchNorm):
+                layer.momentum = config.bn_momentum
+    batch, epochs = config.batch or 1, config.epochs or 1.0
+    optimizer = build_optimizer(config.optim, method.trained(), batch)
+    if config.layer_decay is not None:
+        decay_layers(optimizer, method.encoder, config.layer_decay)
+    reading = RunConfig(
+        batch=batch, seed=config.seed, data=config.data, views=config.views, waves=config.waves
+    )  # as in pretraining
+    order = make_order(reading, part)
+    steps = order.steps(epochs) + (config.data.last_batch == "straddle")  # as the reference counts them
+    schedule = build_schedule(config.optim, len(part), batch, epochs, steps)
+    views, pin = make_views(reading, part), accelerator.device.type == "cuda"
+    loader = make_loader(reading, part, views, order, rank(), world_size(), pin)
+    per_epoch = order.steps_per_epoch
+    return LabelledTraining(
+        method, views, loader, optimizer, schedule, accelerator, run, config.seed, batch, steps, per_epoch,
+        log_every=config.training.log_every or max(1, steps // 20), monitor_every=0,
+        checkpoint_every=config.training.checkpoint_every or max(1, round(per_epoch), steps // 10),
+        keep=config.training.keep, memory_format=memory_format,
+    )  # fmt: skip
+
+
+def _networks(
+    encoder_file: str | Path, from_scratch: bool, module: nn.Module | None
+) -> tuple[Encoder, ProjectionHead | None]:
+    """The encoder and head of a file, or ones like them with fresh weights."""
+    if not from_scratch:
+        return load_encoder(encoder_file, module), load_head(encoder_file)
+    header = read_header(encoder_file)
+    encoder = build_encoder_from_spec(header["spec"], module)
+    if header["head"] is None:
+        return encoder, None
+    facts = dict(header["head"])
+    return encoder, ProjectionHead(facts.pop("in_dim"), HeadConfig(**facts))
+
+
+def _fingerprint(encoder_file: str | Path) -> str:
+    with Path(encoder_file).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _finish(
+    training: LabelledTraining, config: FinetuneConfig, part: Source, test: Source, targets: NDArray[np.int64],
+    words: str, before: dict[str, str],
+) -> FinetuneResult:  # fmt: skip
+    """Check what had to stay, save the net, and score it if the last step is done."""
+    method, run = cast(Supervised, training.method), training.run
+    after = tensor_digests(method.encoder)
+    if config.freeze == "encoder":
+        assert_frozen(before, after)
+    for tracker in training.accelerator.trackers:
+        tracker.finish()
+    complete = training.step == training.steps
+    head = method.head if isinstance(method.head, ProjectionHead) else None
+    net = EncoderWithClassifier(method.encoder, method.classifier, head, method.from_head)
+    scores = _score(net, config, test, targets) if complete else None
+    result = FinetuneResult(
+        scores, complete, len(part), training.step, round(training.seconds, 3),
+        _text(config, words, method.encoder.input.kind),
+        (digest(before), digest(after)), training.stopped_by, labels_fingerprint(test) if complete else "",
+    )  # fmt: skip
+    if rank() == 0:
+        facts = {"steps": training.step, "of": training.steps, "options": plain(config), "class_names": part.classes}
+        save_encoder(run.encoder_file, method.encoder, head, facts, method.classifier, method.from_head)
+        if complete:
+            run.write_json(RESULT, dataclasses.asdict(result))
+    return result
+
+
+def _scored_anew(
+    done: FinetuneResult, run: RunDirectory, config: FinetuneConfig, test: Source, targets: NDArray[np.int64],
+    module: nn.Module | None,
+) -> FinetuneResult:  # fmt: skip
+    """The result of a run that is done, on other test images than it was scored on."""
+    results = load_classifier(run.encoder_file)
+    if results is None or results[1] is None:
+        raise UserError(f"{run.encoder_file} holds no classifier to score: start another run in another folder")
+    print_rank0(f"{run.path} was scored on other images: its net is scored on those of {test.name}, nothing is trained")
+    net = EncoderWithClassifier(
+        load_encoder(run.encoder_file, module), results[0], load_head(run.encoder_file), results[1]
+    )
+    net.to(choose_device(config.training.device))
+    result = dataclasses.replace(done, scores=_score(net, config, test, targets), test=labels_fingerprint(test))
+    if rank() == 0:
+        run.write_json(RESULT, dataclasses.asdict(result))
+    return result
+
+
+def _score(
+    net: EncoderWithClassifier, config: FinetuneConfig, test: Source, targets: NDArray[np.int64]
+) -> Scores | ManyScores:
+    views = config.views
+    result = extract(net, test, views.size, preprocessing=config.preprocessing, resample=views.resample)
+    targets = targets[result.index]
+    if targets.ndim == 2:
+        return score_many(result.h, targets)
+    known = targets >= 0
+    return score(result.h[known], np.arange(result.h.shape[1]), targets[known])
+
+
+def _text(config: FinetuneConfig, words: str, kind: str) -> str:
+    """What was trained and how."""
+    optim, views = config.optim, config.views
+    seen = f"crops of {views.crop_area[0]:g} to {views.crop_area[1]:g}, flip {views.flip:g}"
+    if kind == "speech":
+        seen = f"one view of each recording, changed with probability {config.waves.chain:g}"
+    what = {
+        "nothing": "the whole net fine-tuned",
+        "head": "encoder and classifier fine-tuned, the head's layers kept",
+        "encoder": "linear classifier trained by gradient descent, all below frozen and in inference mode",
+    }[config.freeze]
+    if config.from_scratch:
+        what = "the same net trained from scratch"
+    entry = f"output {config.from_head} of the projection head" if config.from_head else "the encoder's features"
+    nesterov = " with Nesterov momentum" if optim.nesterov else ""
+    return (
+        f"{what}, classifier on {entry}; {words}; {optim.name}{nesterov}, lr {optim.lr:g} ({optim.lr_rule or 'none'}), "
+        f"weight decay {optim.weight_decay:g}, {optim.schedule}, {config.epochs:g} epochs, batch {config.batch}; "
+        f"{seen}; seed {config.seed}; "
+        "the test images were scored once, after the last step"
+    )

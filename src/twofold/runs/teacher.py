@@ -1,0 +1,225 @@
+"""A network that classifies, made of a frozen encoder and few labels; and how well two classifiers do and agree."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from twofold.console import print_rank0
+from twofold.data import Source
+from twofold.encoders import Encoder, adapt, load_classifier, load_encoder, load_head, read_header
+from twofold.encoders.adapters import CustomEncoder
+from twofold.encoders.composed import EncoderWithClassifier
+from twofold.errors import UserError
+from twofold.evaluation.features import extract
+from twofold.evaluation.few_labels import SUBSET_GRID, fit_few
+from twofold.evaluation.label_subsets import labelled_part
+from twofold.evaluation.logistic import LinearModel
+from twofold.evaluation.splits import single_labels
+from twofold.heads import Classifier
+from twofold.runs.config import DistillConfig
+from twofold.views.resample import Resample
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A student beside its teacher, on the same images.
+
+    Attributes:
+        teacher_top1, student_top1: accuracies in [0, 1]; None without labels.
+        agreement: share of images for which both name the same class.
+        kept: student_top1 / teacher_top1.
+        images: how many.
+        teacher_parameters, student_parameters: of the whole networks, classifiers included.
+    """
+
+    teacher_top1: float | None
+    student_top1: float | None
+    agreement: float
+    kept: float | None
+    images: int
+    teacher_parameters: int
+    student_parameters: int
+
+
+def classifier_of(model: LinearModel, classes: int) -> Classifier:
+    """A logistic regression as a linear layer on the raw features: its centring and scale go into the weights.
+
+    Raises:
+        UserError: the regression has not seen each of the `classes` classes.
+    """
+    if model.classes.tolist() != list(range(classes)):
+        missing = sorted(set(range(classes)) - set(model.classes.tolist()))
+        raise UserError(
+            f"no labelled image of class {', '.join(map(str, missing[:10]))}: a teacher has to know every class; "
+            "give labels of each"
+        )
+    layer = Classifier(model.weight.shape[1], classes)
+    weight = model.weight.astype(np.float64) / model.scale
+    with torch.no_grad():
+        layer.weight.copy_(torch.from_numpy(weight))
+        layer.bias.copy_(torch.from_numpy(model.bias - weight @ model.mean.astype(np.float64)))
+    return layer
+
+
+def fit_classifier(
+    encoder: Encoder,
+    labelled: Source,
+    size: int | None = None,
+    resample: Resample = "antialias",
+    seed: int = 0,
+    batch: int = 256,
+) -> Classifier:
+    """Fit a linear classifier on frozen features of labelled images (L-BFGS; the penalty chosen among them alone).
+
+    Raises:
+        UserError: see `extract`; no labels, several labels an image, or a class without an image.
+    """
+    result = extract(encoder, labelled, size, batch, resample=resample)
+    y = single_labels(result.labels, labelled.name)
+    x, y = result.h[y >= 0], y[y >= 0]
+    model, _ = fit_few(x, y, seed, 0, SUBSET_GRID)
+    return classifier_of(model, len(labelled.classes) if labelled.classes else int(y.max()) + 1)
+
+
+def compare(
+    teacher: Encoder,
+    student: Encoder,
+    source: Source,
+    size: int | None = None,
+    resample: Resample = "antialias",
+    use_labels: bool = True,
+    batch: int = 256,
+    teacher_size: int | None = None,
+) -> Comparison:
+    """Run both classifiers, whose features are logits, over the images of `source`, preprocessed as at test time.
+
+    Raises:
+        UserError: see `extract`.
+    """
+    theirs = extract(teacher, source, teacher_size or size, batch, resample=resample)
+    ours = extract(student, source, size, batch, resample=resample)
+    predicted, saw = ours.h.argmax(1), theirs.h.argmax(1)
+    right: list[float | None] = [None, None]
+    if use_labels and ours.labels is not None and ours.labels.ndim == 1 and (ours.labels >= 0).any():
+        known = ours.labels >= 0
+        right = [float((answer[known] == ours.labels[known]).mean()) for answer in (saw, predicted)]
+    kept = right[1] / right[0] if right[0] and right[1] is not None else None
+    sizes = [sum(p.numel() for p in net.parameters()) for net in (teacher, student)]
+    return Comparison(right[0], right[1], float((predicted == saw).mean()), kept, len(predicted), *sizes)
+
+
+def load_teacher(
+    path: str | Path, classifier_layer: int | None = None, module: nn.Module | None = None
+) -> EncoderWithClassifier:
+    """A file's encoder, head and classifier as one network in inference mode, whose features are logits.
+
+    Args:
+        path: the file.
+        classifier_layer: output of the head that the classifier reads, where the file does not say.
+        module: your own module, if the encoder was made from one.
+
+    Raises:
+        UserError: the file holds no classifier, or does not know what it reads.
+    """
+    result = load_classifier(path)
+    if result is None:
+        raise UserError(
+            f"{path} holds no classifier, and a teacher has to name classes: give --teacher_labels 40 to fit one on "
+            "the frozen encoder with 40 labels, fine-tune it first (`twofold finetune`), or convert a checkpoint that "
+            "has one"
+        )
+    classifier, stored = result
+    layer = stored if classifier_layer is None else classifier_layer
+    if layer is None:
+        raise UserError(
+            f"{path} does not know which output of the projection head its classifier reads: give --classifier_layer "
+            "0 (the encoder's features) or 1 (fine-tuned on 1 % or 10 %)"
+        )
+    return EncoderWithClassifier(load_encoder(path, module), classifier, load_head(path), layer).eval()
+
+
+@dataclass
+class TeacherSource:
+    """A teacher as it was given.
+
+    Attributes:
+        where: a file, or a module of the user's own.
+        labelled: where labels for its classifier are.
+        module: the user's own module that the file's encoder was made from.
+    """
+
+    where: str | Path | nn.Module
+    labelled: Source | None = None
+    module: nn.Module | None = None
+
+    def __post_init__(self) -> None:
+        if self.module is not None and isinstance(self.where, nn.Module):
+            raise UserError("the teacher is given as a module already: leave `module` out")
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return type(self.where).__name__ if isinstance(self.where, nn.Module) else str(self.where)
+
+    def file(self) -> Path | None:
+        """The teacher's file, if it is one."""
+        return None if isinstance(self.where, nn.Module) else Path(self.where)
+
+    def custom(self) -> nn.Module | None:
+        """The module that rebuilds a file of it, where that needs one."""
+        if isinstance(self.where, CustomEncoder):
+            return self.where.module
+        plain = isinstance(self.where, nn.Module) and not isinstance(self.where, Encoder)
+        return self.where if plain else self.module  # type: ignore[return-value]  # seen to be a module
+
+    def header(self) -> dict[str, Any]:
+        """What the file says of it, or as much as a module does."""
+        file = self.file()
+        if file is not None:
+            return read_header(file)
+        return {"spec": self.where.spec() if isinstance(self.where, Encoder) else {}, "extra": {}}
+
+    def views(self) -> dict[str, Any]:
+        """Options of the views that it was trained on."""
+        return dict(self.header()["extra"].get("options", {}).get("views", {}))
+
+    def class_names(self, config: DistillConfig) -> list[str] | None:
+        """Names of the classes of its classifier: of the labels that it is fitted on, or as the file has them."""
+        if config.teacher_labels is not None:
+            return None if self.labelled is None else self.labelled.classes
+        return self.header()["extra"].get("class_names")
+
+    def load(self, config: DistillConfig, channels: int, device: torch.device) -> Encoder:
+        """The teacher as a network whose features are logits; fits its classifier, on `device`, if that is asked for.
+
+        Raises:
+            UserError: no classifier, none to be fitted, other channels, or an option without effect.
+        """
+        file = self.file()
+        if file is None and config.classifier_layer is not None:
+            raise UserError(
+                f"--classifier_layer {config.classifier_layer} is for the head of a teacher's file, and a module has "
+                "none: leave it out"
+            )
+        encoder = load_encoder(file, self.module) if file else adapt(self.where, channels).eval()  # type: ignore[arg-type]
+        if encoder.input.channels != channels:
+            raise UserError(
+                f"the teacher takes images of {encoder.input.channels} channel(s), the data have {channels}: set "
+                f"--data.channels {encoder.input.channels}"
+            )
+        if config.teacher_labels is None:
+            return load_teacher(file, config.classifier_layer, self.module) if file else encoder
+        if self.labelled is None:
+            raise UserError(f"--teacher_labels {config.teacher_labels}: the data have no labels to fit a classifier on")
+        part, words = labelled_part(self.labelled, config.teacher_labels, config.seed)
+        views = self.views()
+        print_rank0(f"fitting the teacher's classifier on {words}")
+        size, resample = views.get("size") or config.views.size, views.get("resample", config.views.resample)
+        classifier = fit_classifier(encoder.to(device), part, size, resample, config.seed)
+        return EncoderWithClassifier(encoder, classifier.to(device)).eval()

@@ -1,0 +1,1 @@
+"""SimCLR's transfer study: 12 data sets, linear and fine-tuned."""

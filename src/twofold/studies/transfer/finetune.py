@@ -1,0 +1,138 @@
+"""Fine-tuning on a data set of the transfer study: a grid of rates and decays, the best one once more on all images."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from twofold.data import Source
+from twofold.distributed import rank
+from twofold.errors import Stopped, UserError
+from twofold.evaluation.scores import ManyScores
+from twofold.runs.finetune import FinetuneResult, finetune
+from twofold.studies.transfer.linear import DataSplits
+from twofold.studies.transfer.sets import SETS, Metric
+from twofold.training.checkpoint import checkpoints
+from twofold.views.resample import Resample
+
+RATES = tuple(float(v) for v in np.logspace(-4, -1, 7))
+DECAYED = "all_but_norms"
+"""What is decayed: with any optimiser but LARS the classifier's bias, too (add_weight_decay, tf2/model.py of
+google-research/simclr)."""
+DECAYS = (0.0, *(float(v) for v in np.logspace(-6, -3, 7)))
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much fine-tuning each cell of the grid gets: as published, unless told otherwise."""
+
+    steps: int = 20_000
+    """Steps of each run."""
+    batch: int = 256
+    """Images a step."""
+    rates: tuple[float, ...] = RATES
+    """Learning rates to try."""
+    decays: tuple[float, ...] = DECAYS
+    """Weight decays to try, each divided by the learning rate as published."""
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.batch < 1:
+            raise UserError(f"--budget.steps and --budget.batch must be at least 1, got {self.steps}, {self.batch}")
+        if not self.rates or min(self.rates) <= 0 or not self.decays or min(self.decays) < 0:
+            raise UserError("--budget.rates must be above 0 and --budget.decays at least 0, one or more of each")
+
+
+def finetune_grid(
+    encoder_file: Path, name: str, parts: DataSplits, out: Path, budget: Budget, size: int, resample: Resample,
+    seed: int = 0, module: nn.Module | None = None, device: str = "auto",
+) -> tuple[float, float, dict[str, float], str]:  # fmt: skip
+    """Fine-tune with each rate and decay, take the best on the validation images, fine-tune anew on all, score once.
+
+    Args:
+        encoder_file: what is fine-tuned.
+        name: of the data set.
+        parts: it, divided.
+        out: folder of the runs, each of which is resumable until it is scored; then its checkpoints go, and of all
+            but the last run the encoder, too: there are 57 of them a data set.
+        budget: steps, batch and grid.
+        size, resample: of the images.
+        seed: of the runs.
+        module: your own module, if the encoder was made from one.
+        device: see `TrainingConfig`.
+
+    Returns:
+        Test result, validation result, settings, and the protocol in words.
+
+    Raises:
+        UserError: see `finetune`.
+        Stopped: a signal ended a run early; the same call goes on.
+    """
+    metric = SETS[name].metric
+
+    def one(place: str, fit: Source, scored: Source, rate: float, decay: float) -> tuple[float, str]:
+        options = run_options(budget, rate, decay, len(fit), size, resample, seed, device)
+        result = finetune(encoder_file, fit, scored, out / place, options, module=module)
+        value = value_of(result, metric)
+        _clear(out / place, encoder=place != "final")
+        return value, result.text
+
+    values = {pair: one(f"{place:02}", parts.fit, parts.validation, *pair)[0]
+              for place, pair in enumerate(grid(budget))}  # fmt: skip
+    best = max(values, key=lambda pair: values[pair])
+    value, text = one("final", parts.whole, parts.test, *best)
+    return value, values[best], {"rate": best[0], "decay": best[1]}, (
+        f"{text}; rate {best[0]:.3g} and decay {best[1]:.3g} (divided by the rate) chosen among {len(values)} "
+        f"pairs, {parts.words}; fine-tuned anew on {len(parts.whole)} images"
+    )  # fmt: skip
+
+
+def grid(budget: Budget) -> Iterator[tuple[float, float]]:
+    """(rate, decay) of each run."""
+    for rate in budget.rates:
+        for decay in budget.decays:
+            yield rate, decay
+
+
+def run_options(
+    budget: Budget, rate: float, decay: float, images: int, size: int, resample: Resample, seed: int,
+    device: str = "auto",
+) -> dict[str, Any]:  # fmt: skip
+    """The published settings as options of `finetune`: Nesterov 0.9, crop and flip, a moving average of s steps."""
+    batch = min(budget.batch, images)
+    steps_per_epoch = images / batch
+    return {
+        "batch": batch,
+        "epochs": budget.steps * batch / images,
+        "seed": seed,
+        "preprocessing": "crop",  # short side to 256, centre 224
+        # Decay max(1 - 10 / s, 0.9) of the moving averages is a share min(10 / s, 0.1) of each batch.
+        "bn_momentum": min(10 / steps_per_epoch, 0.1),
+        "views": {"size": size, "resample": resample, "crop_area": [0.08, 1.0], "flip": 0.5},
+        "optim": {
+            "name": "sgd", "lr": rate, "lr_rule": "none", "momentum": 0.9, "nesterov": True, "schedule": "cosine",
+            "warmup_epochs": 0.0, "weight_decay": decay / rate, "decay": DECAYED,
+        },
+        "training": {"device": device},
+    }  # fmt: skip
+
+
+def value_of(result: FinetuneResult, metric: Metric) -> float:
+    """The metric of a finished run; raises Stopped if it was not finished."""
+    if result.scores is None:
+        raise Stopped("stopped; nothing is lost: the same command goes on", result.stopped_by or signal.SIGINT)
+    if isinstance(result.scores, ManyScores):
+        return result.scores.map11
+    return float(getattr(result.scores, metric))
+
+
+def _clear(run: Path, encoder: bool) -> None:
+    """Remove from a scored run what only going on, or `encoder`, would need; configuration and result stay."""
+    if rank() == 0:
+        for file in [*checkpoints(run), *([run / "encoder.safetensors"] if encoder else [])]:
+            file.unlink(missing_ok=True)

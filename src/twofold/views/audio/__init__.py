@@ -1,0 +1,1 @@
+"""Views of waveforms and masks on their spectrograms."""

@@ -1,0 +1,1 @@
+"""The operators and views of SimCLR's augmentation studies."""
