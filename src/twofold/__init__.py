@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from twofold.commands.pretrain import pretrain as pretrain
     from twofold.encoders.load import load as load
 
-_WHERE = {name: f"twofold.commands.{name}" for name in ("pretrain", "evaluate", "load")}
+_WHERE = {name: f"twofold.commands.{name}" for name in ("pretrain", "evaluate")} | {"load": "twofold.encoders.load"}
 
 
 def __getattr__(name: str) -> Any:

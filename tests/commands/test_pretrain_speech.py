@@ -43,11 +43,11 @@ def run(folder, tmp_path_factory):
     return out
 
 
-def test_progress_counts_sounds_and_a_finished_run_tells_no_time(folder, tmp_path, capsys):
+def test_progress_counts_recordings_and_a_finished_run_tells_no_time(folder, tmp_path, capsys):
     words = ["pretrain", str(folder), "--out", str(tmp_path / "run"), *as_arguments(TINY)]
     assert cli.main(words) == 0
     told = capsys.readouterr().out
-    assert "sounds/s" in told
+    assert "recordings/s" in told
     assert "images/s" not in told
     assert "time: " in told
     assert cli.main([*words, "--resume"]) == 0
@@ -191,10 +191,10 @@ def test_the_method_of_the_data_takes_its_options(folder, capsys):
     assert "choose simclr" not in capsys.readouterr().err.replace("\n", " ")
 
 
-def test_options_for_sounds_are_refused_for_images(tmp_path):
+def test_options_for_audio_are_refused_for_images(tmp_path):
     for options, told in (
         ({"waves": {"pitch": 0.0}}, "--views"),
-        ({"method": {"name": "speech_simclr"}}, "sounds"),
+        ({"method": {"name": "speech_simclr"}}, "recordings"),
         (
             {"method": {"mask_span": 3}},
             r"--method\.mask_span 3 has no effect with --method\.name simclr.*for recordings",
@@ -210,7 +210,7 @@ def test_distinct_labels(folder, tmp_path):
     assert np.isfinite(run.metrics()[-1]["loss"])
 
 
-def test_a_classifier_is_trained_on_sounds_and_the_encoder_with_it(folder, run, tmp_path):
+def test_a_classifier_is_trained_on_recordings_and_the_encoder_with_it(folder, run, tmp_path):
     given = {"epochs": 2, "batch": 6, "training": {"device": "cpu", "precision": "fp32"}}
     quick = {"epochs": 40, "optim": {"name": "adamw", "lr": 3e-3, "lr_rule": "none"}, "waves": {"chain": 0.2}}
     found = finetune(run, folder, tmp_path / "tuned", **given | quick)
@@ -229,7 +229,7 @@ def test_a_classifier_is_trained_on_sounds_and_the_encoder_with_it(folder, run, 
         finetune(run, folder, tmp_path / "no", views={"size": 8}, **given)
 
 
-def test_labels_answers_for_sounds(folder, run, tmp_path):
+def test_labels_answers_for_recordings(folder, run, tmp_path):
     copied = shutil.copytree(run, tmp_path / "run")
     told = labels(copied, folder, counts=(3, 12), draws=2, epochs=2, batch=3)
     assert {(cell.features, cell.labels) for cell in told.cells} == {
@@ -251,7 +251,7 @@ def test_chunks_give_the_gradient_of_the_whole_batch(folder, tmp_path):
         twofold.pretrain(folder, tmp_path / "no", report=False, **TINY, micro_batch=3)
 
 
-def test_the_heads_output_can_be_evaluated_of_sounds(folder, run):
+def test_the_heads_output_can_be_evaluated_of_recordings(folder, run):
     found = twofold.evaluate(run, folder, features="z", protocol="knn", k=3)
     assert found.evaluation.feature_dim == 8
     assert found.evaluation.baseline.top1 > 0.5  # the filterbank stands beside every number

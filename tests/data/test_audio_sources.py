@@ -268,10 +268,10 @@ def test_a_step_does_not_depend_on_ranks_or_on_where_it_started(tmp_path):
             assert torch.equal(a.gain, b.gain[rows])
 
 
-def test_facts_say_that_it_is_speech(tmp_path):
+def test_facts_say_that_it_is_audio(tmp_path):
     source = open_source(speech_folder(tmp_path))
     facts = source.facts()
-    assert (facts.kind, facts.count, facts.classes, facts.sample_rate) == ("speech", 24, 3, RATE)
+    assert (facts.kind, facts.count, facts.classes, facts.sample_rate) == ("audio", 24, 3, RATE)
     assert len(read_folder(tmp_path / "word0", 16000)) == 8
     (tmp_path / "none").mkdir()
     with pytest.raises(UserError, match="no recordings"):
@@ -301,12 +301,12 @@ def test_options_of_images_are_refused(tmp_path, option):
         open_source(tmp_path, DataConfig(channels=3))
 
 
-def test_options_of_sounds_are_refused_for_images():
-    with pytest.raises(UserError, match=r"--data\.sound are for recordings"):
+def test_options_of_audio_are_refused_for_images():
+    with pytest.raises(UserError, match=r"--data\.audio are for recordings"):
         open_source(np.zeros((4, 8, 8, 3), np.uint8), DataConfig(audio=AudioConfig(fold="speaker")))
 
 
-def test_how_many_decoded_sounds_are_kept(tmp_path, monkeypatch):
+def test_how_many_decoded_recordings_are_kept(tmp_path, monkeypatch):
     speech_folder(tmp_path, 2, 4)
     some = 2e-5  # GiB: five clips or so
     kept = {}
@@ -332,7 +332,7 @@ def test_a_source_is_data_like_any_other(tmp_path):
 
 
 @pytest.mark.parametrize("rate", [RATE, RATE // 2])
-def test_long_sounds_are_decoded_once_and_cut_to_the_same_parts(tmp_path, monkeypatch, rate):
+def test_long_recordings_are_decoded_once_and_cut_to_the_same_parts(tmp_path, monkeypatch, rate):
     """Also where the part is silent, and the one around the loudest sample is read."""
     wave = tone(seconds=3.0)
     wave[: len(wave) // 2] = 0

@@ -11,7 +11,7 @@ from evaluation_doubles import LazySource, Means
 from twofold.data import ArraySource
 from twofold.errors import UserError
 from twofold.evaluation.frozen import NotFrozenError, digest
-from twofold.evaluation.protocols import evaluate
+from twofold.evaluation.protocols.evaluate import evaluate
 from twofold.evaluation.protocols.evaluate import Evaluation
 from twofold.evaluation.protocols.linear import LinearResult
 

@@ -149,7 +149,7 @@ def test_the_penalty_is_the_best_on_validation_images_and_the_fit_on_all():
             every = np.arange(len(source.labels))
             return type("F", (), {"h": x[source.part], "index": every, "text": "given", "skipped": ()})
 
-    parts = measuring.Parts(*(Part(name) for name in ("fit", "validation", "whole", "test")), "words")
+    parts = measuring.DataSplits(*(Part(name) for name in ("fit", "validation", "whole", "test")), "words")
     value, validation, settings, _ = measuring.linear(
         torch.nn.Linear(1, 1), "cifar10", parts, 16, "antialias", GRID, cache=Known()
     )

@@ -121,7 +121,7 @@ def test_the_commands(manifest, tmp_path):
     assert "learned mixture of 3 layers" in whole.text()
     assert whole.evaluation.feature_dim == 48
     assert type(whole.evaluation).from_json(whole.file.read_text()) == whole.evaluation
-    assert json.loads(whole.file.read_text())["floor"]["top1"] == whole.evaluation.baseline.top1
+    assert json.loads(whole.file.read_text())["baseline"]["top1"] == whole.evaluation.baseline.top1
     assert 0 <= whole.evaluation.baseline.macro_f1 <= 1
     (tmp_path / "list.txt").write_text("".join(f"{i}.wav\n" for i in range(8, 28)))  # names of files, as of images
     few = evaluate(tmp_path / "run", manifest, labels=str(tmp_path / "list.txt"))

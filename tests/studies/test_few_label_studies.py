@@ -9,7 +9,6 @@ import yaml
 from tiny import images
 
 from twofold import cli
-from twofold.commands import study_runs
 from twofold.commands.study import study
 from twofold.encoders import EncoderConfig, build_encoder, save_encoder
 from twofold.errors import UserError
@@ -186,11 +185,11 @@ def test_many_labels_an_image_are_refused_before_anything_is_trained(run, tmp_pa
 
 
 def test_classes_take_the_device_that_there_is(run, data, tmp_path, monkeypatch):
-    asked, real = [], study_runs.choose_device
-    monkeypatch.setattr(study_runs, "choose_device", lambda *words: asked.append(words) or torch.device("cpu"))
+    asked, real = [], classes.choose_device
+    monkeypatch.setattr(classes, "choose_device", lambda *words: asked.append(words) or torch.device("cpu"))
     study("classes", data, tmp_path / "s", run=str(run), per_class=8, draws=1)
     assert asked == [("auto", "--device")]
-    monkeypatch.setattr(study_runs, "choose_device", real)
+    monkeypatch.setattr(classes, "choose_device", real)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match="--device cuda: torch sees no such device here; use --device cpu"):
         study("classes", data, tmp_path / "t", run=str(run), device="cuda")

@@ -348,7 +348,7 @@ def _text(config: FinetuneConfig, words: str, kind: str) -> str:
     """What was trained and how."""
     optim, views = config.optim, config.views
     seen = f"crops of {views.crop_area[0]:g} to {views.crop_area[1]:g}, flip {views.flip:g}"
-    if kind == "speech":
+    if kind == "audio":
         seen = f"one view of each recording, changed with probability {config.waves.chain:g}"
     what = {
         "nothing": "the whole net fine-tuned",

@@ -127,7 +127,7 @@ class UtteranceEncoder(Encoder):
         return self.frontend.fit(batches)
 
 
-class SpeechEncoder(UtteranceEncoder, kind="audio"):
+class SpeechEncoder(UtteranceEncoder, kind="speech"):
     """The encoder of Speech SimCLR (arXiv 2010.13991) with its front end. Arguments as `SpeechEncoderConfig` says."""
 
     def __init__(
