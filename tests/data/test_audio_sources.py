@@ -193,7 +193,7 @@ def test_iemocap(tmp_path):
     assert by_speaker.folds == ["Ses01F", "Ses01M", "Ses02F", "Ses02M", "Ses02F"]
     assert labels(by_speaker) == by_speaker.folds
     for option in ("fold", "label"):
-        with pytest.raises(UserError, match=rf"sound\.{option} colour .* can be speaker"):
+        with pytest.raises(UserError, match=rf"audio\.{option} colour .* can be speaker"):
             open_source(tmp_path, DataConfig(audio=AudioConfig(**{option: "colour"})))
 
 
