@@ -58,6 +58,7 @@ format: $(VENV)/.dev ## mend formatting and what lint can mend by itself
 
 docs: $(VENV)/.docs ## rebuild the generated pages and the site (site/)
 	$(BIN)/python docs/make_reading.py
+	$(BIN)/python docs/make_architecture.py
 	$(BIN)/python docs/make_options.py
 	$(BIN)/mkdocs build --quiet --strict
 

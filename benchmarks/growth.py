@@ -78,7 +78,7 @@ def step_batch(batch: int, side: int = 32) -> dict[str, float]:
 
     from twofold.encoders import ResNet
     from twofold.heads import HeadConfig
-    from twofold.methods import SimCLR
+    from twofold.methods import Inputs, SimCLR
     from twofold.randomness import Key
     from twofold.views import ImageViews, ViewsConfig
 
@@ -88,7 +88,7 @@ def step_batch(batch: int, side: int = 32) -> dict[str, float]:
 
     def run(step: int = 1, rows: int = batch) -> None:
         a, b = views.apply(images[:rows], views.draw(Key(0, step), np.arange(rows), side, side))
-        method(a, b).loss.backward()
+        method(Inputs(a, b)).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
 
@@ -121,9 +121,9 @@ def _rank(rank: int, processes: int, folder: str) -> None:
     a, b = (torch.randn(512, 128).requires_grad_() for _ in range(2))
     nt_xent(a, b, implementation="blocks").backward()
     dist.barrier()
-    found = watched(lambda: nt_xent(a, b, implementation="blocks").backward())
+    results = watched(lambda: nt_xent(a, b, implementation="blocks").backward())
     if rank == 0:
-        (Path(folder) / "rank0.json").write_text(json.dumps(found))
+        (Path(folder) / "rank0.json").write_text(json.dumps(results))
     dist.barrier()
     dist.destroy_process_group()
 
@@ -217,7 +217,7 @@ def exponent(values: tuple[int, ...], measured: list[float]) -> float:
 
 def grow(points: dict[str, tuple[int, ...]], repeats: int) -> dict[str, Any]:
     """Measure every axis, and print a line a point."""
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     for axis, values in points.items():
         rows = []
         for value in values:
@@ -230,8 +230,8 @@ def grow(points: dict[str, tuple[int, ...]], repeats: int) -> dict[str, Any]:
         slope = exponent(values, [row["seconds"] for row in rows])
         space = exponent(values, [row["mb"] for row in rows])
         print(f"{axis:10} time grows with exponent {slope:.2f}, memory with {space:.2f}", flush=True)
-        found[axis] = {"rows": rows, "time": slope, "memory": space}
-    return found
+        results[axis] = {"rows": rows, "time": slope, "memory": space}
+    return results
 
 
 def start_values() -> None:
@@ -247,15 +247,15 @@ def start_values() -> None:
           f"({seconds[0]:.2f}..{seconds[-1]:.2f}, n={len(rows)})", flush=True)  # fmt: skip
 
 
-def plot(found: dict[str, Any], out: Path) -> None:
+def plot(results: dict[str, Any], out: Path) -> None:
     """A column an axis: time above, memory below, on logarithmic axes."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(2, len(found), figsize=(4 * len(found), 6), squeeze=False)
-    for column, (axis, data) in enumerate(found.items()):
+    figure, axes = plt.subplots(2, len(results), figsize=(4 * len(results), 6), squeeze=False)
+    for column, (axis, data) in enumerate(results.items()):
         x = [row["value"] for row in data["rows"]]
         for line, (key, unit, slope) in enumerate((("seconds", "s", "time"), ("mb", "MB", "memory"))):
             panel = axes[line][column]

@@ -31,24 +31,24 @@ MOST = {"dense": 32768, "pytorch-metric-learning": 16384}  # rows: beyond these 
 
 def forms(given: argparse.Namespace) -> dict[str, Callable[[Tensor], Tensor]]:
     """Each form as a function of normalised projections [2N, d]."""
-    found: dict[str, Callable[[Tensor], Tensor]] = {"dense": lambda z: dense_nt_xent(z, TEMPERATURE)}
+    results: dict[str, Callable[[Tensor], Tensor]] = {"dense": lambda z: dense_nt_xent(z, TEMPERATURE)}
     for block in given.blocks:
-        found[f"blocks {block}"] = functools.partial(block_nt_xent, temperature=TEMPERATURE, block=block)
+        results[f"blocks {block}"] = functools.partial(block_nt_xent, temperature=TEMPERATURE, block=block)
     compiled = torch.compile(dense_nt_xent)
-    found["dense, compiled"] = lambda z: compiled(z, TEMPERATURE)
+    results["dense, compiled"] = lambda z: compiled(z, TEMPERATURE)
     try:
         from twofold.losses.kernels import kernel_nt_xent
 
         for config in given.kernels:
             *numbers, precision = config.split(",")
             options = (*map(int, numbers), precision)
-            found[f"kernel {config}"] = functools.partial(kernel_nt_xent, temperature=TEMPERATURE, config=options)
+            results[f"kernel {config}"] = functools.partial(kernel_nt_xent, temperature=TEMPERATURE, config=options)
     except ImportError:
         print("no kernels here")
     try:
         from inf_cl import cal_flash_loss
 
-        found["inf-cl"] = lambda z: cal_flash_loss(
+        results["inf-cl"] = lambda z: cal_flash_loss(
             z, z, torch.arange(len(z), device=z.device), 1 / TEMPERATURE, z.shape[1]
         ).mean()
     except ImportError:
@@ -57,10 +57,10 @@ def forms(given: argparse.Namespace) -> dict[str, Callable[[Tensor], Tensor]]:
         from pytorch_metric_learning.losses import NTXentLoss
 
         loss = NTXentLoss(TEMPERATURE)
-        found["pytorch-metric-learning"] = lambda z: loss(z, torch.arange(len(z), device=z.device) % (len(z) // 2))
+        results["pytorch-metric-learning"] = lambda z: loss(z, torch.arange(len(z), device=z.device) % (len(z) // 2))
     except ImportError:
         print("pytorch-metric-learning is not installed")
-    return found
+    return results
 
 
 def measure(form: Callable[[Tensor], Tensor], z: Tensor, repeats: int) -> tuple[list[float], float, Tensor]:
@@ -90,7 +90,7 @@ def compare(rows: int, dim: int, repeats: int, tried: dict[str, Callable[[Tensor
         exact = z.double().requires_grad_()
         dense_nt_xent(exact, TEMPERATURE).backward()
         truth = exact.grad
-    found = []
+    results = []
     for name, form in tried.items():
         if rows > MOST.get(name.partition(",")[0], rows):
             continue
@@ -100,11 +100,11 @@ def compare(rows: int, dim: int, repeats: int, tried: dict[str, Callable[[Tensor
             print(f"{rows:>7,}  {name:<26} {type(error).__name__}: {str(error).splitlines()[0][:90]}", flush=True)
             continue
         error = float((gradient - truth).norm() / truth.norm()) if truth is not None else float("nan")
-        found.append({"rows": rows, "form": name, "ms": median(times), "least": min(times), "most": max(times),
+        results.append({"rows": rows, "form": name, "ms": median(times), "least": min(times), "most": max(times),
                       "mb": mb, "error": error})  # fmt: skip
         print(f"{rows:>7,}  {name:<26} {median(times):9.3f} ms [{min(times):.3f}..{max(times):.3f}] {mb:9.1f} MB  "
               f"error {error:.1e}", flush=True)  # fmt: skip
-    return found
+    return results
 
 
 def main() -> None:
@@ -122,11 +122,11 @@ def main() -> None:
     if not torch.cuda.is_available():
         raise SystemExit("this needs a GPU; benchmarks/loss.py measures on a CPU")
     print(f"{describe_machine()}; d = {given.dim}, float32, median [least..most] of n = {given.repeats}")
-    tried, found = forms(given), []
+    tried, results = forms(given), []
     for rows in given.rows:
-        found += compare(rows, given.dim, given.repeats, tried)
+        results += compare(rows, given.dim, given.repeats, tried)
     if given.json:
-        given.json.write_text(json.dumps({"machine": describe_machine(), "results": found}, indent=1))
+        given.json.write_text(json.dumps({"machine": describe_machine(), "results": results}, indent=1))
 
 
 if __name__ == "__main__":

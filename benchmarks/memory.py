@@ -24,12 +24,12 @@ def measure(keep: bool, passes: int, threads: int) -> dict[str, float]:
     import torch
 
     from twofold.devices import keep_freed_memory
-    from twofold.encoders import EncoderConfig, build_encoder
+    from twofold.encoders import ResNet, build_encoder
 
     if keep and not keep_freed_memory():
         raise SystemExit("this system's allocator has no such switch")
     torch.set_num_threads(threads)
-    encoder = build_encoder(EncoderConfig(name="resnet18"), 32).to(memory_format=torch.channels_last)
+    encoder = build_encoder(ResNet.Config(name="resnet18"), 32).to(memory_format=torch.channels_last)
     views = torch.rand(256, 3, 32, 32).contiguous(memory_format=torch.channels_last)
 
     def step() -> None:
@@ -61,16 +61,16 @@ def main() -> None:
     if given.measure:
         print(json.dumps(measure(given.measure == "keep", given.passes, given.threads)))
         return
-    found: dict[str, list[dict[str, float]]] = {"return": [], "keep": []}
+    by_kind: dict[str, list[dict[str, float]]] = {"return": [], "keep": []}
     for _ in range(given.repeats):
-        for kind, results in found.items():
+        for kind, results in by_kind.items():
             command = [sys.executable, __file__, "--measure", kind, "--passes", str(given.passes)]
             done = subprocess.run(
                 [*command, "--threads", str(given.threads)], check=True, capture_output=True, text=True
             )
             results.append(json.loads(done.stdout))
     print(f"{describe_machine()}; ResNet-18, 256 views of 32 px, bf16; n = {given.repeats} processes of {given.passes}")
-    for kind, results in found.items():
+    for kind, results in by_kind.items():
         ms = [result["ms"] for result in results]
         middle = {name: median(result[name] for result in results) for name in results[0]}
         print(
@@ -78,7 +78,8 @@ def main() -> None:
             f"{middle['system_ms']:4.0f} ms in the system; {middle['faults']:8.0f} page faults; {middle['mb']:5.0f} MB"
         )
     ratio = {
-        name: median(r[name] for r in found["keep"]) / median(r[name] for r in found["return"]) for name in ("ms", "mb")
+        name: median(r[name] for r in by_kind["keep"]) / median(r[name] for r in by_kind["return"])
+        for name in ("ms", "mb")
     }
     print(f"keep / return: time x{ratio['ms']:.2f}, memory x{ratio['mb']:.2f}")
 

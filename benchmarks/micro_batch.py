@@ -67,18 +67,18 @@ def main() -> None:
         "chunks": ["--batch", str(given.large), "--micro-batch", str(given.chunk)],
     }
     common = ["--size", str(given.size), "--encoder", given.encoder, "--threads", str(given.threads)]
-    found: dict[str, list[dict[str, float]]] = {kind: [] for kind in kinds}
+    by_kind: dict[str, list[dict[str, float]]] = {kind: [] for kind in kinds}
     for _ in range(given.repeats):
         for kind, words in kinds.items():
             command = [sys.executable, __file__, *words, *common, "--", *given.options]
             done = subprocess.run(command, check=True, capture_output=True, text=True)
-            found[kind].append(json.loads(done.stdout.splitlines()[-1]))
+            by_kind[kind].append(json.loads(done.stdout.splitlines()[-1]))
     print(f"{describe_machine()}; {given.encoder}, {given.size} px; n = {given.repeats}; {given.options}")
-    for kind, runs in found.items():
+    for kind, runs in by_kind.items():
         times, batch = sorted(run["ms"] for run in runs), given.chunk if kind == "whole" else given.large
         spread = f"{median(times):.2f} ms an image [{times[0]:.2f}..{times[-1]:.2f}]"
         print(f"{kind:>6}, batch {batch}: {spread}, {max(run['mb'] for run in runs):.0f} MB")
-    ratios = sorted(a["ms"] / b["ms"] for a, b in zip(found["chunks"], found["whole"], strict=True))
+    ratios = sorted(a["ms"] / b["ms"] for a, b in zip(by_kind["chunks"], by_kind["whole"], strict=True))
     print(f"chunks / whole: x{median(ratios):.2f} the time an image [{ratios[0]:.2f}..{ratios[-1]:.2f}]")
 
 

@@ -31,6 +31,7 @@ from PIL import Image
 from step import prepare, smooth_images
 
 from twofold.encoders import EncoderConfig, build_encoder
+from twofold.options import OptionsParser
 
 WARM_UP = 4
 COUNT = 4096  # images
@@ -54,7 +55,9 @@ def lightly_steps(given: argparse.Namespace) -> Iterator[None]:
             return self.transform(Image.fromarray(self.images[index]))
 
     device = torch.device(given.device)
-    encoder = build_encoder(EncoderConfig(name=given.encoder, stem=given.stem), given.size).to(device)
+    encoder = build_encoder(
+        OptionsParser(EncoderConfig).build({"name": given.encoder, "stem": given.stem}), given.size
+    ).to(device)
     width = encoder.feature_dim
     head = SimCLRProjectionHead(width, width, 128).to(device)
     layout = torch.channels_last if given.tuned else torch.contiguous_format
@@ -138,17 +141,17 @@ def main() -> None:
         for word in (f"--{name}", str(vars(given)[name]))
     ] + ["--tuned"] * given.tuned
     for _ in range(given.repeats):
-        for kind, found in rates.items():
+        for kind, speeds in rates.items():
             command = [sys.executable, __file__, "--measure", kind, *words, "--", *given.options]
             done = subprocess.run(command, check=True, capture_output=True, text=True)
-            found.append(json.loads(done.stdout.splitlines()[-1]))
+            speeds.append(json.loads(done.stdout.splitlines()[-1]))
     print(
         f"{describe_machine()}; {given.encoder} ({given.stem} stem), {given.size} px, batch {given.batch}"
         f"{', lightly tuned' if given.tuned else ''}; "
         f"n = {given.repeats} processes of {given.steps} steps; {given.options}"
     )
-    for kind, found in rates.items():
-        print(f"{kind:>8}: {median(found):7.0f} views/s [{min(found):.0f}..{max(found):.0f}]")
+    for kind, speeds in rates.items():
+        print(f"{kind:>8}: {median(speeds):7.0f} views/s [{min(speeds):.0f}..{max(speeds):.0f}]")
     pairs = sorted(ours / its for its, ours in zip(rates["lightly"], rates["twofold"], strict=True))
     ratio = median(rates["twofold"]) / median(rates["lightly"])
     print(f"twofold / lightly: x{ratio:.2f} [{pairs[0]:.2f}..{pairs[-1]:.2f}]")

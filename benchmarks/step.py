@@ -124,7 +124,7 @@ def measure(training: Training, steps: int, group: int) -> dict[str, Any]:
             training.record(training.measure(output))
             training.clock.mark("logging")
 
-    views = torch.cat(training.make_inputs(next(iter(training.loader.iterate(0, 1)))))
+    views = torch.cat(training.make_inputs(next(iter(training.loader.iterate(0, 1)))).images())
     whole, bare = [], []
     for i in range(rounds):
         if i == WARM_UP:

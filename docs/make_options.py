@@ -2,61 +2,47 @@
 
 from __future__ import annotations
 
-import dataclasses
-import inspect
-import re
 from pathlib import Path
 from typing import Any
 
-from twofold import recipes
+from twofold import recipe as recipes
 from twofold.commands.embed import EmbedConfig
-from twofold.commands.evaluate import EvaluationConfig
+from twofold.evaluation.protocols.base import EvaluationConfig
+from twofold.options import Leaf, as_written, explanation, fields_of, is_group, leaves
 from twofold.runs.config import DistillConfig, FinetuneConfig, RunConfig
 from twofold.studies.labels import LabelsConfig
-from twofold.studies.transfer.finetune import Budget
 from twofold.studies.transfer.study import TransferConfig
 
 HERE = Path(__file__).resolve().parent
 
 
-def explanations(cls: type) -> dict[str, str]:
-    """What the line after each field of a dataclass says."""
-    found = re.findall(r'^    (\w+): [^\n]*\n    """(.*?)"""', inspect.getsource(cls), re.DOTALL | re.MULTILINE)
-    return {name: " ".join(text.split()) for name, text in found}
-
-
-def rows(cls: Any, prefix: str = "") -> list[str]:
-    """A table row for each option of a dataclass, groups within it left out."""
-    told = explanations(cls)
+def rows(cls: Any, prefix: str = "", groups: bool = True) -> list[str]:
+    """A table row for each option of a dataclass, with those of the groups in it or without."""
     lines = []
-    for field in dataclasses.fields(cls):
-        if dataclasses.is_dataclass(field.default_factory):
-            continue
-        default = "" if field.default is None else f"`{field.default}`"
-        text = told[field.name].replace("|", "\\|")
-        lines.append(f"| `--{prefix}{field.name}` | {default} | {text} |")
+    for leaf in leaves(cls, prefix) if groups else own_options(cls, prefix):
+        default = "" if leaf.default is None else f"`{as_written(leaf.default)}`"
+        lines.append(f"| `--{leaf.path}` | {default} | {explanation(leaf).replace('|', chr(92) + '|')} |")
     return lines
+
+
+def own_options(cls: Any, prefix: str = "") -> list[Leaf]:
+    """The options of a dataclass itself."""
+    return [leaf for leaf in leaves(cls, prefix) if "." not in leaf.path.removeprefix(prefix)]
 
 
 def options() -> str:
     """The page of options."""
     head = ["| option | default | what it does |", "|---|---|---|"]
     parts = ["# Options", "", "Of `twofold pretrain`; an option without a default is chosen from the data.", ""]
-    parts += [*head, *rows(RunConfig), ""]
-    for field in dataclasses.fields(RunConfig):
-        room: Any = field.default_factory
-        if dataclasses.is_dataclass(room):
-            parts += [f"## {field.name}", "", *head, *rows(room, f"{field.name}.")]
-            for inner in dataclasses.fields(room):
-                if dataclasses.is_dataclass(inner.default_factory):
-                    parts += rows(inner.default_factory, f"{field.name}.{inner.name}.")
-            parts += [""]
-    parts += ["## twofold evaluate", "", *head, *rows(EvaluationConfig), ""]
-    parts += ["## twofold finetune", "", *head, *rows(FinetuneConfig), ""]
-    parts += ["## twofold labels", "", *head, *rows(LabelsConfig), ""]
-    parts += ["## twofold embed", "", *head, *rows(EmbedConfig), ""]
-    parts += ["## twofold distill", "", *head, *rows(DistillConfig), ""]
-    parts += ["## twofold transfer", "", *head, *rows(TransferConfig), *rows(Budget, "budget."), ""]
+    parts += [*head, *rows(RunConfig, groups=False), ""]
+    for name, group in fields_of(RunConfig).items():
+        if is_group(group.type):
+            parts += [f"## {name}", "", *head, *rows(group.type, f"{name}."), ""]
+    for command, cls in (
+        ("evaluate", EvaluationConfig), ("finetune", FinetuneConfig), ("labels", LabelsConfig),
+        ("embed", EmbedConfig), ("distill", DistillConfig), ("transfer", TransferConfig),
+    ):  # fmt: skip
+        parts += [f"## twofold {command}", "", *head, *rows(cls, groups=command == "transfer"), ""]
     shared = (
         "The options of `data` above apply to all of these but `transfer`; those of `views`, `optim` and `training` to "
     )

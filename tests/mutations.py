@@ -145,8 +145,8 @@ MUTATIONS: dict[str, Mutation] = {
     ),
     "Training step: pretraining with LARS": Mutation(
         "methods/simclr.py",
-        "Output(loss, h.detach(),",
-        "Output(loss, h,",
+        "ContrastiveOutput(loss, h.detach(),",
+        "ContrastiveOutput(loss, h,",
         "the classifier's gradient reaches the encoder",
     ),
     "Training step: fine-tuning with momentum": Mutation(

@@ -24,7 +24,7 @@ from twofold.encoders import EncoderConfig, adapt, build_encoder
 from twofold.errors import UserError
 from twofold.heads import HeadConfig
 from twofold.losses import nt_xent
-from twofold.methods import SimCLR
+from twofold.methods import Inputs, SimCLR
 from twofold.optim import LARS
 from twofold.options import merge
 from twofold.randomness import Key
@@ -82,7 +82,7 @@ def test_loss(n: int, implementation: Any) -> None:
 
 def small() -> SimCLR:
     torch.manual_seed(0)
-    encoder = build_encoder(EncoderConfig(name="resnet10", width=0.125, stem="cifar", channels=3), 16)
+    encoder = build_encoder(EncoderConfig.of(name="resnet10", width=0.125, stem="cifar", channels=3), 16)
     return SimCLR(encoder, HeadConfig(out_dim=16))
 
 
@@ -117,7 +117,7 @@ def test_chunks_equal_the_whole(precision: str, compiled: bool) -> None:
     a, b = torch.rand(2, 12, 3, 16, 16, device="cuda")
     for method in (whole, chunked):
         with torch.autocast("cuda", torch.bfloat16, enabled=precision == "bf16"):
-            loss = method(a, b).loss
+            loss = method(Inputs(a, b)).loss
         loss.backward()
     g, h = (torch.cat([p.grad.flatten() for p in method.parameters()]) for method in (whole, chunked))
     bound = 1e-4 if precision == "fp32" else 0.1  # compiled code rounds to bfloat16 less often
@@ -136,7 +136,7 @@ def test_runs_stop_and_go_on(more: dict[str, Any], tmp_path: Path) -> None:
     """A run that is stopped and resumed ends where one that was not does (sums of a GPU differ in their last bits)."""
     options = merge(ON_GPU, more)
     whole = twofold.pretrain(images(), tmp_path / "whole", report=False, **options)
-    rows = whole.metrics()
+    rows = whole.rows()
     assert all(torch.isfinite(torch.tensor(row["loss"])) for row in rows)
     half = twofold.pretrain(images(), tmp_path / "half", report=False, **options)
     newest = half.latest()
@@ -144,8 +144,8 @@ def test_runs_stop_and_go_on(more: dict[str, Any], tmp_path: Path) -> None:
     newest.unlink()  # as if it had been killed before the last checkpoint
     half.encoder_file.unlink()
     again = twofold.pretrain(images(), tmp_path / "half", report=False, resume=True, **options)
-    assert again.metrics()[-1]["loss"] == pytest.approx(rows[-1]["loss"], rel=0.05)
-    assert again.metrics()[-1]["step"] == rows[-1]["step"]
+    assert again.rows()[-1]["loss"] == pytest.approx(rows[-1]["loss"], rel=0.05)
+    assert again.rows()[-1]["step"] == rows[-1]["step"]
 
 
 def test_evaluation_and_fine_tuning(tmp_path: Path) -> None:
@@ -154,7 +154,7 @@ def test_evaluation_and_fine_tuning(tmp_path: Path) -> None:
     on_cpu = evaluate(run.path, images(128, seed=1), protocol="knn", k=5, device="cpu", keep_features=False)
     assert on_gpu.top1 == pytest.approx(on_cpu.top1, abs=0.02)
     tuned = finetune(run.path, images(128, seed=1), out=tmp_path / "tuned", epochs=2, training={"device": "cuda"})
-    assert tuned.top1 > 0
+    assert tuned.metrics["top1"] > 0
     assert (tmp_path / "tuned" / "encoder.safetensors").exists()
 
 
@@ -168,7 +168,7 @@ def test_speech(tmp_path: Path) -> None:
         folder, tmp_path / "run", report=False, encoder=encoder, batch=8, epochs=4, head={"out_dim": 8, "norm": False},
         method={"name": "speech_simclr"}, training={"device": "cuda", "log_every": 2},
     )  # fmt: skip
-    assert {"contrastive", "reconstruction"} <= run.metrics()[-1].keys()
+    assert {"contrastive", "reconstruction"} <= run.rows()[-1].keys()
 
 
 def test_memory_that_runs_out_names_a_chunk_that_fits(tmp_path: Path) -> None:
@@ -194,7 +194,7 @@ def on_one_gpu(rank: int, world: int) -> dict[str, Tensor]:
     method = small().double().cuda()
     a, b = (x.double().cuda() for x in torch.rand(2, 16, 3, 16, 16))
     rows = slice(rank * 16 // world, (rank + 1) * 16 // world)
-    method(a[rows], b[rows]).loss.backward()
+    method(Inputs(a[rows], b[rows])).loss.backward()
     grads = {}
     for name, p in method.named_parameters():
         dist.all_reduce(p.grad)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from processes import run_processes
 from twofold import distributed
-from twofold.distributed import BatchNorm, all_gather, all_reduce_mean, all_reduce_sum, frozen_running_statistics
+from twofold.distributed import BatchNorm, all_gather, all_reduce_mean, all_reduce_sum
 from twofold.encoders import ResNet, adapt
 from twofold.errors import UserError
 from twofold.heads import HeadConfig, ProjectionHead
@@ -64,11 +64,8 @@ def normalize(rank: int, rows: tuple[int, ...], shape: tuple[int, ...], bias: bo
     x = part(data((sum(rows), *shape), 4) + 3, rows, rank)
     y = norm(x)
     (y * part(data((sum(rows), *shape), 6), rows, rank).detach()).sum().backward()
-    with frozen_running_statistics():
-        again = norm(x)
     return {
         "y": y.detach(),
-        "again": again.detach(),
         "x_grad": x.grad,
         "w_grad": norm.weight.grad,
         "b_grad": norm.bias.grad if bias else torch.zeros(1),
@@ -158,7 +155,7 @@ def test_batch_norm(ranks: list[dict[str, Any]], name: str, shape: tuple[int, ..
     rows = ROWS[len(ranks)]
     want = normalize(0, (sum(rows),), shape, bias, unbiased)
     got = [r[name] for r in ranks]
-    for key in ("y", "again", "x_grad"):
+    for key in ("y", "x_grad"):
         torch.testing.assert_close(torch.cat([g[key] for g in got]), want[key], **CLOSE)
     for key in ("w_grad", "b_grad"):
         torch.testing.assert_close(sum(g[key] for g in got), want[key], **CLOSE)
@@ -242,24 +239,6 @@ def test_single_process_batch_norm(shape: tuple[int, ...], bias: bool) -> None:
             torchs(x)
             torch.testing.assert_close(norm.running_var, torchs.running_var, **CLOSE)
             torch.testing.assert_close(norm.eval()(x), torchs.eval()(x), **CLOSE)
-
-
-def test_running_statistics_can_be_left_alone() -> None:
-    """A recomputed pass, as under activation checkpointing, counts a batch once."""
-    norm, once = BatchNorm(4).double(), BatchNorm(4).double()
-    x = data((6, 4), 13).requires_grad_()
-    once(x)
-    y = torch.utils.checkpoint.checkpoint(
-        lambda x: norm(x).sin(),  # what follows keeps the recomputation from stopping inside the norm
-        x,
-        use_reentrant=False,
-        context_fn=lambda: (torch.enable_grad(), frozen_running_statistics()),
-    )
-    y.sum().backward()
-    assert torch.equal(norm.running_mean, once.running_mean)
-    assert torch.equal(norm.running_var, once.running_var)
-    norm(x)
-    assert not torch.equal(norm.running_mean, once.running_mean)
 
 
 def test_one_row_is_an_error() -> None:

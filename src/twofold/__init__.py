@@ -1,7 +1,7 @@
-"""Twofold learns representations from unlabelled images by contrasting two views of each example.
+"""Twofold learns representations from unlabelled images or speech by contrasting two views of each example.
 
-`pretrain` learns an encoder, `load` gives it back, `evaluate` says what it is worth. The command line has the same
-three, with the same options: ``twofold pretrain PATH --out runs/first``.
+`pretrain` learns an encoder, `load` gives it back, `evaluate` says what it is worth; the other functions are the other
+commands. The command line has the same, with the same options: ``twofold pretrain PATH --out runs/first``.
 """
 
 from __future__ import annotations
@@ -12,19 +12,33 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from twofold.commands.convert import convert as convert
+    from twofold.commands.distill import distill as distill
+    from twofold.commands.embed import embed as embed
     from twofold.commands.evaluate import evaluate as evaluate
+    from twofold.commands.export import export as export
+    from twofold.commands.finetune import finetune as finetune
+    from twofold.commands.labels import labels as labels
     from twofold.commands.pretrain import pretrain as pretrain
+    from twofold.commands.recipes import recipes as recipes
+    from twofold.commands.shard import shard as shard
+    from twofold.commands.study import study as study
+    from twofold.commands.transfer import transfer as transfer
     from twofold.encoders.load import load as load
 
-_WHERE = {name: f"twofold.commands.{name}" for name in ("pretrain", "evaluate")} | {"load": "twofold.encoders.load"}
+_COMMANDS = (
+    "pretrain", "evaluate", "finetune", "distill", "labels", "embed", "convert", "export", "transfer", "study", "shard",
+    "recipes",
+)  # fmt: skip
+_PLACES = {name: f"twofold.commands.{name}" for name in _COMMANDS} | {"load": "twofold.encoders.load"}
 
 
 def __getattr__(name: str) -> Any:
     # Loaded on first use: `import twofold` alone costs nothing and imports nothing.
-    if name in _WHERE:
-        return getattr(import_module(_WHERE[name]), name)
+    if name in _PLACES:
+        return getattr(import_module(_PLACES[name]), name)
     raise AttributeError(f"module 'twofold' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *_WHERE]
+    return [*_PLACES, "__version__"]

@@ -10,14 +10,14 @@ import sys
 from collections.abc import Sequence
 
 from twofold import __version__
-from twofold.commands import SUMMARIES
+from twofold.commands import COMMANDS
 from twofold.errors import Stopped, UserError, suggest
 
 
 def usage() -> str:
     """What `twofold --help` prints."""
-    width = max(len(name) for name in SUMMARIES)
-    lines = [f"  {name:<{width}}  {text}" for name, text in SUMMARIES.items()]
+    width = max(len(name) for name in COMMANDS)
+    lines = [f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()]
     return "\n".join(
         ["usage: twofold COMMAND ...", "", "Representations from two views of each example.", "", "commands:", *lines,
          "", "`twofold COMMAND --help` explains each option with its default; `twofold --version` tells the version."]
@@ -57,10 +57,10 @@ def command_of(arguments: Sequence[str]) -> tuple[str, list[str]]:
     """The command's name, of one word or two, and the words after it; UserError if there is no such command."""
     for count in (2, 1):
         name = " ".join(arguments[:count])
-        if name in SUMMARIES:
+        if name in COMMANDS:
             return name, list(arguments[count:])
     if arguments[0] == "study":
-        studies = (name for name in SUMMARIES if name.startswith("study "))
-        lines = "".join(f"\n  twofold {name} PATH --out FOLDER: {SUMMARIES[name]}" for name in studies)
+        studies = (name for name in COMMANDS if name.startswith("study "))
+        lines = "".join(f"\n  twofold {name} PATH --out FOLDER: {COMMANDS[name].summary}" for name in studies)
         raise UserError(f"say which study:{lines}")
-    raise UserError(f"there is no command '{arguments[0]}'{suggest(arguments[0], SUMMARIES)}")
+    raise UserError(f"there is no command '{arguments[0]}'{suggest(arguments[0], COMMANDS)}")

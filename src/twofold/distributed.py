@@ -32,6 +32,11 @@ def rank() -> int:
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
+def started_first() -> bool:
+    """Whether this is the first of the processes that were started together, also when their group is dissolved."""
+    return rank() == 0 and int(os.environ.get("RANK", "0")) == 0
+
+
 def local_world_size() -> int:
     """The number of these processes on this machine, as torchrun and accelerate tell it; else all of them."""
     return min(world_size(), int(os.environ.get("LOCAL_WORLD_SIZE", world_size())))
@@ -92,23 +97,6 @@ def all_reduce_sum(x: Tensor) -> Tensor:
 def all_reduce_mean(x: Tensor) -> Tensor:
     """The mean over ranks of a tensor of equal shape on each, differentiably."""
     return all_reduce_sum(x) / world_size()
-
-
-_running_statistics_frozen = False
-
-
-@contextmanager
-def frozen_running_statistics() -> Iterator[None]:
-    """Normalise by batch statistics but leave running averages untouched.
-
-    For a second forward pass over the same batch (activation checkpointing), which would count the batch twice.
-    """
-    global _running_statistics_frozen
-    before, _running_statistics_frozen = _running_statistics_frozen, True
-    try:
-        yield
-    finally:
-        _running_statistics_frozen = before
 
 
 def _moments(x: Tensor) -> tuple[Tensor, Tensor, int]:
@@ -244,7 +232,7 @@ def batch_norm(
         y, mean, variance, correction = _normalize_over_ranks(x, weight, bias, eps)
     else:
         y, mean, variance, correction = _normalize_here(x, weight, bias, eps)
-    if running_mean is not None and running_var is not None and not _running_statistics_frozen:
+    if running_mean is not None and running_var is not None:
         with torch.no_grad():
             running_mean.lerp_(mean.to(running_mean.dtype), momentum)
             running_var.lerp_((variance * correction if unbiased else variance).to(running_var.dtype), momentum)

@@ -6,16 +6,39 @@ Each error names the option or file, its value and the remedy.
 from __future__ import annotations
 
 import difflib
-import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+
+
+class Option(str):
+    """An option's name as the room that raises knows it, such as `data.root`; a piece of a `UserError`."""
 
 
 class UserError(Exception):
     """Something in the command, the configuration or the data that the user can change.
 
     The command line prints the message alone, without a traceback, and exits with status 2.
+
+    Args:
+        pieces: the message, in one piece or in several that are put together. An `Option` among them is written as
+            `--name`, under the name that it has in the command that was called (see `called`).
     """
+
+    def __init__(self, *pieces: str) -> None:
+        super().__init__(*pieces)
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """The options that the message names, in its order."""
+        return tuple(str(piece) for piece in self.args if isinstance(piece, Option))
+
+    def renamed(self, names: Mapping[str, str]) -> UserError:
+        """The same error with each option under the name that `names` gives it."""
+        pieces = (Option(names.get(piece, piece)) if isinstance(piece, Option) else piece for piece in self.args)
+        return type(self)(*pieces)
+
+    def __str__(self) -> str:
+        return "".join(f"--{str.__str__(piece)}" if isinstance(piece, Option) else piece for piece in self.args)
 
 
 class Stopped(Exception):
@@ -29,6 +52,11 @@ class Stopped(Exception):
         super().__init__(message)
         self.signal = number
 
+    @classmethod
+    def at(cls, place: str, number: int) -> Stopped:
+        """Says where it stopped, such as `at step 7 of 9`, and how it goes on."""
+        return cls(f"stopped {place}; nothing is lost: the same command with --resume goes on", number)
+
 
 def suggest(name: str, known: Iterable[str]) -> str:
     """'; did you mean ...?' with the names in `known` that are close to `name`, or nothing."""
@@ -38,12 +66,12 @@ def suggest(name: str, known: Iterable[str]) -> str:
 
 
 @contextmanager
-def named(*options: str) -> Iterator[None]:
-    """Inside, a UserError's `--room.option` is called `--option` for each `room.option` given; also a decorator."""
+def called(names: Mapping[str, str]) -> Iterator[None]:
+    """Inside, a UserError's options have the names that `names` gives them; also a decorator of functions.
+
+    For a command whose options go to rooms that know them by other names.
+    """
     try:
         yield
     except UserError as error:
-        text = str(error)
-        for option in options:
-            text = re.sub(rf"--{re.escape(option)}\b", f"--{option.rpartition('.')[2]}", text)
-        raise UserError(text) from error
+        raise error.renamed(names) from error

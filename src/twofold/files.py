@@ -30,3 +30,24 @@ def write_atomically(path: Path, write: Any) -> None:
         raise UserError(
             f"cannot write {path}: {error}. Nothing saved before is lost; free some space, then go on with --resume"
         ) from error
+
+
+def check_out(out: Path, begun: bool, what: str, resume: bool) -> bool:
+    """Whether a command goes on with what is in `out`; every command that works in parts asks this, and no other way.
+
+    Args:
+        out: the folder that the command writes into.
+        begun: whether it holds what an earlier call of the command began.
+        what: what that is, in words: "run".
+        resume: whether the user gave --resume.
+
+    Raises:
+        UserError: something was begun and is not to be resumed; nothing was, and the folder holds other files.
+    """
+    if begun and not resume:
+        raise UserError(f"--out {out} already holds a {what}; continue it with --resume, or choose another folder")
+    if not begun and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(
+            f"--out {out} exists and is no empty folder; choose another one, so that nothing is overwritten"
+        )
+    return begun

@@ -71,9 +71,13 @@ def test_no_out(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--protocol", "imagenet", "--k", "3", "--data.split", "val"], "no use for --data.split, --k"),
-        (["--protocol", "imagenet", "--test", "x"], "no use for --test"),
-        (["--protocol", "knn", "--classifier_layer", "1"], "--classifier_layer 1 goes with --protocol imagenet"),
+        (["--protocol", "imagenet", "--k", "3"], "--k 3 has no effect with --protocol imagenet"),
+        (["--protocol", "imagenet", "--data.split", "val"], "--data.split val has no effect with --protocol imagenet"),
+        (["--protocol", "imagenet", "--test", "x"], "--test x has no effect with --protocol imagenet"),
+        (
+            ["--protocol", "knn", "--classifier_layer", "1"],
+            "--classifier_layer 1 has no effect with --protocol knn: leave it out, or choose imagenet",
+        ),
     ],
 )
 def test_options_that_do_not_belong(

@@ -91,6 +91,8 @@ def test_the_demo_compares_five_ways(spoken, monkeypatch, clips, tmp_path, capsy
     told = capsys.readouterr().out
     assert "contrastive only" in told
     assert ("is not installed: keywords" in told) != spoken
+    assert cli.main(words) == 2
+    assert "already holds a demo; continue it with --resume" in capsys.readouterr().err
 
 
 @needs_espeak

@@ -11,19 +11,27 @@ from tiny import as_arguments, images
 
 import twofold
 from twofold import cli
-from twofold.commands.distill import distill
 from twofold.commands.finetune import finetune
 from twofold.commands.recipes import recipes
 from twofold.data import ArraySource
 from twofold.encoders import EncoderConfig, adapt, build_encoder, load_classifier, read_header, save_encoder
 from twofold.errors import Stopped, UserError
+from twofold.evaluation.features import Extractor
 from twofold.evaluation.few_labels import fit_few
 from twofold.evaluation.frozen import NotFrozenError
 from twofold.heads import Classifier
 from twofold.options import merge
 from twofold.runs.config import DistillConfig
-from twofold.runs.distill import TEACHER, Distilling
+from twofold.runs.distill import TEACHER
 from twofold.runs.teacher import TeacherSource, classifier_of, compare, load_teacher
+from twofold.training.inputs import TaughtView
+from twofold.training.loop import Training
+
+
+def distill(*data, **options):
+    """What comes of the command, without the folder."""
+    return twofold.distill(*data, **options).result
+
 
 SMALL = {"name": "resnet10", "width": 0.125, "stem": "cifar"}
 LONG = {"epochs": 14}
@@ -43,7 +51,7 @@ def frozen_run(tmp_path_factory):
     """A file with an encoder alone, as pretraining leaves it."""
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("teacher") / "encoder.safetensors"
-    config = EncoderConfig(name="resnet10", width=0.25, stem="cifar", channels=3)
+    config = EncoderConfig.of(name="resnet10", width=0.25, stem="cifar", channels=3)
     save_encoder(path, build_encoder(config, 16), extra={"options": {"views": {"size": 16, "flip": 0.0}}})
     return path
 
@@ -98,14 +106,15 @@ def test_comparison_counts_by_hand(distilled):
     _, out = distilled
     teacher, student = load_teacher(out / TEACHER), load_teacher(out / "encoder.safetensors")
     x, y = images(seed=1)
-    found = compare(teacher, student, ArraySource(x, y))
+    nets = (teacher, Extractor()), (student, Extractor())
+    found = compare(*nets, ArraySource(x, y))
     batch = torch.as_tensor(x).permute(0, 3, 1, 2).float() / 255
     with torch.no_grad():
         saw, said = teacher.eval()(batch).argmax(1).numpy(), student.eval()(batch).argmax(1).numpy()
     assert found.agreement == np.mean(saw == said)
     assert (found.teacher_top1, found.student_top1) == (np.mean(saw == y), np.mean(said == y))
     assert found.teacher_parameters == sum(p.numel() for p in teacher.parameters())
-    assert compare(teacher, student, ArraySource(x, y), use_labels=False).teacher_top1 is None
+    assert compare(*nets, ArraySource(x, y), use_labels=False).teacher_top1 is None
 
 
 def test_the_student_can_be_loaded_evaluated_and_be_a_teacher(distilled, tmp_path):
@@ -131,16 +140,18 @@ def test_a_recipe_for_distillation_is_taken_and_another_is_not(distilled, tmp_pa
     assert "lars, lr 0.1" in found.text
     with pytest.raises(UserError, match="is for `twofold pretrain`, not for `twofold distill`"):
         distill(distilled[1], images(), tmp_path / "other", recipe="simclr-imagenet-100", **short)
-    assert "twofold distill runs/mine imagenet --recipe simclr2-distill-small" in recipes("simclr2-distill-small")
+    assert (
+        "twofold distill runs/mine imagenet --recipe simclr2-distill-small" in recipes("simclr2-distill-small").text()
+    )
 
 
 @pytest.mark.parametrize("stop_at", [1, 37])
 def test_stopped_anywhere_and_resumed_it_is_the_same_run(distilled, frozen_run, tmp_path, monkeypatch, stop_at):
-    real, options = Distilling.agree, merge(OPTIONS, LONG, {"teacher_labels": "all"})
-    monkeypatch.setattr(Distilling, "agree", lambda self, asked: self.step == stop_at or real(self, asked))
+    real, options = Training.agree, merge(OPTIONS, LONG, {"teacher_labels": "all"})
+    monkeypatch.setattr(Training, "agree", lambda self, asked: self.step == stop_at or real(self, asked))
     with pytest.raises(Stopped, match="--resume"):
         distill(frozen_run, images(), tmp_path / "run", test=images(seed=1), **options)
-    monkeypatch.setattr(Distilling, "agree", real)
+    monkeypatch.setattr(Training, "agree", real)
     result = distill(frozen_run, images(), tmp_path / "run", test=images(seed=1), resume=True, **options)
     assert same(distilled[1], tmp_path / "run")
     assert learned(distilled[1]) == learned(tmp_path / "run")
@@ -148,7 +159,7 @@ def test_stopped_anywhere_and_resumed_it_is_the_same_run(distilled, frozen_run, 
 
 
 def test_resume_refuses_another_teacher(distilled, tmp_path, monkeypatch):
-    monkeypatch.setattr(Distilling, "agree", lambda self, _asked: self.step == 2)
+    monkeypatch.setattr(Training, "agree", lambda self, _asked: self.step == 2)
     with pytest.raises(Stopped):
         distill(distilled[1] / TEACHER, images(), tmp_path / "run", **OPTIONS)
     monkeypatch.undo()
@@ -161,14 +172,14 @@ def test_resume_refuses_another_teacher(distilled, tmp_path, monkeypatch):
 
 def test_cached_targets_are_the_teachers_at_test_time(distilled, tmp_path, monkeypatch):
     seen = []
-    real = Distilling.make_inputs
+    real = TaughtView.__call__
 
     def spy(self, batch):
-        view, (logits, labels) = real(self, batch)
-        seen.append((batch.index, logits, labels))
-        return view, (logits, labels)
+        inputs = real(self, batch)
+        seen.append((batch.index, inputs.teacher_logits, inputs.labels))
+        return inputs
 
-    monkeypatch.setattr(Distilling, "make_inputs", spy)
+    monkeypatch.setattr(TaughtView, "__call__", spy)
     distill(distilled[1] / TEACHER, images(), tmp_path / "run", targets="cached", **merge(OPTIONS, {"epochs": 1}))
     with torch.no_grad():
         expected = load_teacher(distilled[1] / TEACHER)(torch.as_tensor(images()[0]).permute(0, 3, 1, 2).float() / 255)
@@ -178,30 +189,30 @@ def test_cached_targets_are_the_teachers_at_test_time(distilled, tmp_path, monke
 
 
 def test_online_targets_are_those_of_the_view(distilled, tmp_path, monkeypatch):
-    real, seen = Distilling.make_inputs, []
+    real, seen = TaughtView.__call__, []
 
     def spy(self, batch):
         out = real(self, batch)
         seen.append(out)
         return out
 
-    monkeypatch.setattr(Distilling, "make_inputs", spy)
+    monkeypatch.setattr(TaughtView, "__call__", spy)
     distill(distilled[1] / TEACHER, images(), tmp_path / "run", **merge(OPTIONS, {"epochs": 1}))
     teacher = load_teacher(distilled[1] / TEACHER)
     with torch.no_grad():
-        for view, (logits, _) in seen:
-            torch.testing.assert_close(logits, teacher(view), rtol=1e-4, atol=1e-4)
+        for inputs in seen:
+            torch.testing.assert_close(inputs.teacher_logits, teacher(inputs.a), rtol=1e-4, atol=1e-4)
 
 
 def test_labels_are_those_asked_for_and_minus_one_elsewhere(distilled, tmp_path, monkeypatch):
-    real, seen = Distilling.make_inputs, {}
+    real, seen = TaughtView.__call__, {}
 
     def spy(self, batch):
         out = real(self, batch)
-        seen.update(zip(batch.index.tolist(), out[1][1].tolist(), strict=True))
+        seen.update(zip(batch.index.tolist(), out.labels.tolist(), strict=True))
         return out
 
-    monkeypatch.setattr(Distilling, "make_inputs", spy)
+    monkeypatch.setattr(TaughtView, "__call__", spy)
     options = merge(OPTIONS, {"epochs": 2, "alpha": 0.5, "labels": "6"})
     distill(distilled[1] / TEACHER, images(), tmp_path / "run", **options)
     assert len(seen) == 64
@@ -251,8 +262,8 @@ def test_a_run_of_a_module_of_your_own_can_teach_and_such_a_module_can_learn(tmp
     options = {"epochs": 2, "batch": 16, "teacher_labels": "all", "training": OPTIONS["training"]}
     with pytest.raises(UserError, match=r"module of your own .*give it again, .*`module` to distill"):
         distill(tmp_path / "own.safetensors", images(), tmp_path / "run", encoder=Bars(5), **options)
-    real = Distilling.agree
-    monkeypatch.setattr(Distilling, "agree", lambda self, asked: self.step == 3 or real(self, asked))
+    real = Training.agree
+    monkeypatch.setattr(Training, "agree", lambda self, asked: self.step == 3 or real(self, asked))
     with pytest.raises(Stopped):
         distill(tmp_path / "own.safetensors", images(), tmp_path / "run", module=Bars(8), encoder=Bars(5), **options)
     monkeypatch.undo()
@@ -277,7 +288,7 @@ def test_a_run_of_a_module_of_your_own_can_teach_and_such_a_module_can_learn(tmp
 def test_a_run_that_is_done_is_compared_anew_on_other_images(distilled, tmp_path, monkeypatch):
     options = merge(OPTIONS, {"epochs": 1})
     first = distill(distilled[1], images(), tmp_path / "run", test=images(seed=1), **options)
-    monkeypatch.setattr(Distilling, "fit", lambda _: pytest.fail("a run that is done is not trained again"))
+    monkeypatch.setattr(Training, "fit", lambda _: pytest.fail("a run that is done is not trained again"))
     x, y = images(30, seed=7)
     again = distill(distilled[1], images(), tmp_path / "run", test=(x, y), resume=True, **options)
     student, batch = load_teacher(tmp_path / "run" / "encoder.safetensors"), torch.as_tensor(x).permute(0, 3, 1, 2)
@@ -337,13 +348,13 @@ def test_a_teachers_classifier_is_fitted_on_the_device_of_the_training(frozen_ru
 
 
 def test_a_changed_teacher_is_an_error(distilled, tmp_path, monkeypatch):
-    real = Distilling.make_inputs
+    real = TaughtView.__call__
 
     def spoil(self, batch):
-        self.teacher.classifier.bias.data += 1e-3
+        self.teacher.net.classifier.bias.data += 1e-3
         return real(self, batch)
 
-    monkeypatch.setattr(Distilling, "make_inputs", spoil)
+    monkeypatch.setattr(TaughtView, "__call__", spoil)
     with pytest.raises(NotFrozenError, match=r"classifier\.bias"):
         distill(distilled[1] / TEACHER, images(), tmp_path / "run", **OPTIONS)
 

@@ -81,8 +81,8 @@ def test_sounds(of_speech, tmp_path):
     found = read(done.file)
     assert found["names"].tolist() == [f"word{w}/{i}.wav" for w in range(2) for i in range(3)]
     assert found["labels"].tolist() == [0, 0, 0, 1, 1, 1]
-    assert "1 file(s) left out" in done.text
-    assert "silent" in done.text
+    assert "1 file(s) left out" in done.text()
+    assert "silent" in done.text()
     source = open_source(folder).at_rate(RATE)
     with torch.no_grad():
         alone = twofold.load(of_speech)(Waves.of([torch.from_numpy(source.read(4))]))

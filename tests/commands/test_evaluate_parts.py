@@ -16,14 +16,14 @@ from twofold.cli import main
 from twofold.commands import evaluate as evaluating
 from twofold.commands.distill import distill
 from twofold.commands.finetune import finetune
+from twofold.commands.labels import labels
 from twofold.commands.study import study
 from twofold.data import open_source, splits_of
 from twofold.encoders import Encoder
 from twofold.errors import UserError
-from twofold.evaluation.features import extract
+from twofold.evaluation.features import Extractor
 from twofold.evaluation.logistic import GRID, choose_l2, fit_linear
 from twofold.evaluation.scores import score
-from twofold.studies.labels import labels
 
 COUNTS = {"train": 40, "val": 20, "test": 24}
 
@@ -57,22 +57,22 @@ def forwards(monkeypatch):
 
 def test_the_data_s_own_validation_part_chooses_and_then_joins_the_fit(run, folder):
     """Against the same steps written out."""
-    found = twofold.evaluate(run, folder).evaluation
-    parts = {name: extract(twofold.load(run), open_source(folder, split=name), 16) for name in COUNTS}
+    found = twofold.evaluate(run, folder)
+    parts = {name: Extractor(size=16).extract(twofold.load(run), open_source(folder, split=name)) for name in COUNTS}
     x, y = (np.concatenate([getattr(parts[n], what) for n in ("train", "val")]) for what in ("h", "labels"))
     l2, accuracy = choose_l2(x, y, [(np.arange(40), np.arange(40, 60))], GRID)
     model = fit_linear(x, y, l2)
     expected = score(model.logits(parts["test"].h), model.classes, parts["test"].labels)
-    assert (found.result.l2, found.result.validation_top1, found.scores) == (l2, accuracy, expected)
+    assert (found.settings["l2"], found.settings["validation_top1"], found.scores) == (l2, accuracy, expected)
     assert (found.train.images, found.validation.images, found.test.images) == (40, 20, 24)
-    assert "on 20 images of the validation part, then fitted on all 60 training images" in found.result.text
+    assert "on 20 images of the validation part, then fitted on all 60 training images" in found.words
     assert found.validation.fingerprint == open_source(folder, split="val").fingerprint()
     assert type(found).from_json(found.to_json()) == found
 
 
 def test_who_gets_which_parts(run, folder):
     def used(**options):
-        found = twofold.evaluate(run, folder, **options).evaluation
+        found = twofold.evaluate(run, folder, **options)
         return found.train.images, found.validation and found.validation.images, found.test.images
 
     assert used(protocol="knn", k=3) == (40, None, 24), "neighbours have nothing to choose"
@@ -92,11 +92,11 @@ def test_validation_data_may_number_its_classes_in_another_way(run, folder, tmp_
         target.write_bytes(path.read_bytes())
         if i == 0:
             (tmp_path / "other" / "a-first-class").mkdir()
-    same = twofold.evaluate(run, folder, validation=tmp_path / "other").evaluation
+    same = twofold.evaluate(run, folder, validation=tmp_path / "other")
     assert same.validation.images == 20
     x = np.load(_npz(folder, tmp_path))
     pair = twofold.evaluate(run, (x["x_train"], x["y_train"]), test=(x["x_test"], x["y_test"]),
-                            validation=(x["x_val"], x["y_val"])).evaluation  # fmt: skip
+                            validation=(x["x_val"], x["y_val"]))  # fmt: skip
     assert pair.scores == same.scores
 
 
@@ -116,9 +116,9 @@ def test_features_are_encoded_once_for_all_that_asks_for_them(run, folder, forwa
     forwards.clear()
     again = twofold.evaluate(run, folder)
     assert forwards == []
-    assert again.evaluation.scores == first.evaluation.scores
-    assert again.evaluation.result == first.evaluation.result
-    assert (first.evaluation.train.kept, again.evaluation.train.kept) == (False, True)
+    assert again.scores == first.scores
+    assert again.settings == first.settings
+    assert (first.train.kept, again.train.kept) == (False, True)
     assert "kept from an earlier evaluation" in again.text()
     twofold.evaluate(run, folder, protocol="knn", k=3)
     labels(run, folder, counts=[8], ways=["linear"], draws=1)
@@ -135,7 +135,7 @@ def test_features_are_encoded_once_for_all_that_asks_for_them(run, folder, forwa
     for path in (run / "features").iterdir():
         path.write_bytes(path.read_bytes()[:1000])
     capsys.readouterr()
-    assert twofold.evaluate(run, folder).evaluation.scores == first.evaluation.scores
+    assert twofold.evaluate(run, folder).scores == first.scores
     assert capsys.readouterr().out.count("are damaged") == 3
     assert sum(forwards) == sum(COUNTS.values())
 
@@ -147,7 +147,7 @@ def test_from_the_shell(run, folder, tmp_path, capsys):
     saved = sorted((run / "evaluations").glob("linear-*.json"), key=lambda path: path.stat().st_mtime_ns)[-1]
     assert json.loads(saved.read_text())["validation"]["images"] == 20
     assert main([*words, "--validation", str(folder / "val"), "--protocol", "knn"]) == 2
-    assert "--validation goes with --protocol linear" in capsys.readouterr().err
+    assert "has no effect with --protocol knn: leave it out, or choose linear" in capsys.readouterr().err
     assert main([*words, "--validation", str(tmp_path / "nowhere")]) == 2
     assert "nowhere" in capsys.readouterr().err
 
@@ -170,9 +170,12 @@ def test_it_computes_where_asked_and_on_a_gpu_where_there_is_one(run, folder, mo
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"k": 5}, "--k 5 goes with --protocol knn, not with linear"),
-        ({"temperature": None}, "--temperature None goes with --protocol knn, not with linear"),
-        ({"protocol": "knn", "grid": "paper"}, "--grid paper goes with --protocol linear, not with knn"),
+        ({"k": 5}, "--k 5 has no effect with --protocol linear: leave it out, or choose knn"),
+        ({"temperature": None}, "--temperature None has no effect with --protocol linear: leave it out, or choose knn"),
+        (
+            {"protocol": "knn", "grid": "paper"},
+            "--grid paper has no effect with --protocol knn: .* choose linear",
+        ),
         ({"draw": 1}, "--draw 1 has no effect with --labels all"),
         ({"held_out": 0.5}, r"--held_out 0\.5 has no effect: .*test is what is scored"),
     ],
@@ -207,8 +210,8 @@ def test_a_class_without_images_in_a_split(run, folder, tmp_path):
 def test_test_images_of_some_classes_are_scored_when_they_are_named(run):
     x, y = images(40, seed=1)
     found = twofold.evaluate(run, images(), test=(x[y == 1], y[y == 1]))
-    assert found.evaluation.scores.count == 20
-    assert "test set as given, which has images of 1 of the 2 classes" in found.evaluation.text
+    assert found.scores.count == 20
+    assert "test set as given, which has images of 1 of the 2 classes" in found.words
 
 
 def test_a_class_of_which_only_validation_or_test_has_images(run, folder):

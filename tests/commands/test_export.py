@@ -64,7 +64,7 @@ def test_mocos_layout_has_every_name_and_main_lincls_would_load_it(run, tmp_path
     assert state.keys() == names | {"module.queue", "module.queue_ptr"}
     assert (content["arch"], content["epoch"]) == ("resnet18", 1)
     assert state["module.queue"].shape == (16, 40)
-    assert state["module.queue_ptr"].tolist() == [run.metrics()[-1]["step"] * 16 % 40]
+    assert state["module.queue_ptr"].tolist() == [run.rows()[-1]["step"] * 16 % 40]
     prefix = "module.encoder_q."
     body = {n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix) and ".fc." not in n}
     net = torchvision.models.resnet18()
@@ -98,8 +98,8 @@ def test_torchvisions_resnet18_loads_ours(run, tmp_path, x):
     net.load_state_dict(state, strict=True)
     with torch.no_grad():
         torch.testing.assert_close(net.eval()(normalised(x)), twofold.load(run.path)(x), rtol=1e-6, atol=1e-6)
-    assert "minus [0.485" in done.text
-    assert "features differ" not in done.text
+    assert "minus [0.485" in done.text()
+    assert "features differ" not in done.text()
 
 
 def test_torchvisions_resnet50_loads_simclrs(tmp_path, x):
@@ -116,7 +116,7 @@ def test_torchvisions_resnet50_loads_simclrs(tmp_path, x):
         net.maxpool = SamePool()
         torch.testing.assert_close(net(x), h, rtol=1e-4, atol=1e-4 * float(h.abs().max()))
     assert (theirs - h).abs().max() > 0.01 * h.abs().max()
-    assert "max-pooling pads all four sides" in done.text
+    assert "max-pooling pads all four sides" in done.text()
 
 
 def test_detectron2s_pickle_is_that_of_mocos_script(run, tmp_path):
@@ -140,8 +140,8 @@ def test_detectron2s_pickle_is_that_of_mocos_script(run, tmp_path):
     assert content["model"].keys() == expected.keys()
     assert {"stem.conv1.weight", "stem.conv1.norm.weight", "res3.0.shortcut.norm.bias"} <= expected.keys()
     assert all(torch.equal(torch.as_tensor(content["model"][name]), tensor) for name, tensor in expected.items())
-    assert "PIXEL_MEAN [123.675, 116.28, 103.53]" in done.text
-    assert "PIXEL_STD [58.395, 57.12, 57.375]" in done.text
+    assert "PIXEL_MEAN [123.675, 116.28, 103.53]" in done.text()
+    assert "PIXEL_STD [58.395, 57.12, 57.375]" in done.text()
 
 
 @pytest.mark.parametrize(

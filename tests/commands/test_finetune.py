@@ -13,13 +13,13 @@ from tiny import OPTIONS, images
 import twofold
 from twofold.cli import main
 from twofold.commands.finetune import finetune
-from twofold.commands.imagenet import load_classified
 from twofold.data import Order
 from twofold.encoders import read_header
 from twofold.errors import Stopped, UserError
 from twofold.evaluation.frozen import digest
+from twofold.evaluation.protocols.imagenet import load_classified
 from twofold.runs import finetune as core
-from twofold.training.loop import LabelledTraining
+from twofold.training.loop import Training
 
 TINY = {"epochs": 2, "batch": 8, "training": {"device": "cpu", "precision": "fp32"}}
 TEST = images(40, seed=1)
@@ -43,7 +43,7 @@ def test_a_few_labels_fine_tune_an_encoder_that_load_and_evaluate_understand(pre
     assert report.result.labels == 16
     assert report.result.steps == 5  # 16 * 2 // 8, and the reference's one more
     saved = json.loads((tmp_path / "ft" / "result.json").read_text())
-    assert saved["scores"]["top1"] == report.top1
+    assert saved["scores"]["top1"] == report.metrics["top1"]
     assert saved["scores"]["count"] == 40
     assert "output 1 of the projection head; 16 of 64 labels (8/class; seed 0, draw 0)" in saved["text"]
     header = read_header(tmp_path / "ft" / "encoder.safetensors")
@@ -53,7 +53,7 @@ def test_a_few_labels_fine_tune_an_encoder_that_load_and_evaluate_understand(pre
     assert all(torch.equal(value, before[name]) for name, value in weights(pretrained).items())
     net = load_classified(tmp_path / "ft" / "encoder.safetensors")
     x = torch.from_numpy(TEST[0]).permute(0, 3, 1, 2)
-    assert (net(x).argmax(1).numpy() == TEST[1]).mean() == pytest.approx(report.top1)
+    assert (net(x).argmax(1).numpy() == TEST[1]).mean() == pytest.approx(report.metrics["top1"])
     assert twofold.load(tmp_path / "ft").feature_dim == 64
     assert 0 <= twofold.evaluate(tmp_path / "ft", images(), test=TEST).top1 <= 1
     views = header["extra"]["options"]["views"]
@@ -109,40 +109,40 @@ def test_from_scratch_forgets_the_weights_and_is_the_same_for_a_seed(pretrained,
 def test_a_stopped_run_goes_on_bit_for_bit(pretrained, tmp_path, monkeypatch):
     options = TINY | {"from_head": 1, "layer_decay": 0.8, "training": TINY["training"] | {"checkpoint_every": 3}}
     whole = finetune(pretrained, images(), tmp_path / "whole", test=TEST, **options)
-    agree = LabelledTraining.agree
-    monkeypatch.setattr(LabelledTraining, "agree", lambda self, asked: agree(self, asked or self.step == 7))
+    agree = Training.agree
+    monkeypatch.setattr(Training, "agree", lambda self, asked: agree(self, asked or self.step == 7))
     with pytest.raises(Stopped, match="stopped at step 7"):
         finetune(pretrained, images(), tmp_path / "cut", test=TEST, **options)
     assert not (tmp_path / "cut" / "result.json").exists()
     monkeypatch.undo()
-    cut = finetune(pretrained, images(), tmp_path / "cut", test=TEST, **options)
+    cut = finetune(pretrained, images(), tmp_path / "cut", test=TEST, resume=True, **options)
     assert cut.result.scores == whole.result.scores
     a, b = weights(tmp_path / "whole"), weights(tmp_path / "cut")
     assert all(torch.equal(a[name], b[name]) for name in a)
-    monkeypatch.setattr(LabelledTraining, "fit", lambda _: pytest.fail("a run that is done is not trained again"))
-    again = finetune(pretrained, images(), tmp_path / "cut", test=TEST, **options)
+    monkeypatch.setattr(Training, "fit", lambda _: pytest.fail("a run that is done is not trained again"))
+    again = finetune(pretrained, images(), tmp_path / "cut", test=TEST, resume=True, **options)
     assert again.result == cut.result
     with pytest.raises(UserError, match=r"--from_head is 0, but the run in .* was started with 1"):
-        finetune(pretrained, images(), tmp_path / "cut", test=TEST, **(options | {"from_head": 0}))
+        finetune(pretrained, images(), tmp_path / "cut", test=TEST, resume=True, **(options | {"from_head": 0}))
     with pytest.raises(UserError, match="the data has changed"):
-        finetune(pretrained, images(seed=5), tmp_path / "cut", test=TEST, **options)
+        finetune(pretrained, images(seed=5), tmp_path / "cut", test=TEST, resume=True, **options)
 
 
 def test_a_run_that_is_done_is_scored_anew_on_other_test_images(pretrained, tmp_path, monkeypatch):
     """The old score is not passed off as theirs; nor for the same images with other labels."""
     options = TINY | {"from_head": 1}
     first = finetune(pretrained, images(), tmp_path / "ft", test=TEST, **options).result
-    monkeypatch.setattr(LabelledTraining, "fit", lambda _: pytest.fail("a run that is done is not trained again"))
+    monkeypatch.setattr(Training, "fit", lambda _: pytest.fail("a run that is done is not trained again"))
     x, y = images(30, seed=7)
     net = load_classified(tmp_path / "ft" / "encoder.safetensors")
     right = net(torch.from_numpy(x).permute(0, 3, 1, 2)).argmax(1).numpy() == y
-    other = finetune(pretrained, images(), tmp_path / "ft", test=(x, y), **options).result
+    other = finetune(pretrained, images(), tmp_path / "ft", test=(x, y), resume=True, **options).result
     assert other.scores.count == 30
     assert other.scores.top1 == pytest.approx(right.mean())
     assert core.FinetuneResult.read(core.RunDirectory(tmp_path / "ft")) == other
-    wrong = finetune(pretrained, images(), tmp_path / "ft", test=(x, 1 - y), **options).result
+    wrong = finetune(pretrained, images(), tmp_path / "ft", test=(x, 1 - y), resume=True, **options).result
     assert wrong.scores.top1 == pytest.approx(1 - right.mean())
-    assert finetune(pretrained, images(), tmp_path / "ft", test=TEST, **options).result == first
+    assert finetune(pretrained, images(), tmp_path / "ft", test=TEST, resume=True, **options).result == first
 
 
 def test_a_list_of_labels_without_a_test_set_trains_on_what_it_names(pretrained, tmp_path):
@@ -155,7 +155,7 @@ def test_a_list_of_labels_without_a_test_set_trains_on_what_it_names(pretrained,
     finetune(pretrained, (x[20:36], y[20:36]), tmp_path / "same", test=TEST, **(options | {"labels": "all"}))
     a, b = weights(tmp_path / "ft"), weights(tmp_path / "same")
     assert all(torch.equal(a[name], b[name]) for name in a)
-    listed = twofold.evaluate(pretrained, (x, y), labels=str(tmp_path / "list.txt")).evaluation
+    listed = twofold.evaluate(pretrained, (x, y), labels=str(tmp_path / "list.txt"))
     assert (listed.train.images, listed.test.images) == (16, 12)
 
 

@@ -11,12 +11,13 @@ from tiny import OPTIONS, images
 
 import twofold
 from twofold.cli import main
+from twofold.commands.labels import labels
 from twofold.encoders import read_header, save_encoder
 from twofold.encoders.load import load
 from twofold.errors import UserError
 from twofold.evaluation.few_labels import LabelEfficiency
 from twofold.studies import labels as command
-from twofold.studies.labels import interpret, labels
+from twofold.studies.labels import interpret
 
 
 @pytest.fixture(scope="module")
@@ -33,14 +34,14 @@ def test_table_json_and_page_hold_every_way(pretrained, monkeypatch):
     ]
     saved = json.loads((pretrained / "labels" / "labels.json").read_text())
     assert saved["cells"][0]["top1"] == list(report.cells[0].top1)
-    assert saved["reading"] == report.reading
+    assert saved["interpretation"] == report.interpretation
     assert "from scratch" in report.text()
     assert "<svg" in report.page.read_text()
     assert "device: cpu" not in (runs := next((pretrained / "labels").glob("scratch-8-*/config.yaml")).read_text())
     assert "device: auto" in runs
     monkeypatch.setattr(command, "label_efficiency", lambda *_, **__: list(report.cells[:2]))
     monkeypatch.setattr("twofold.training.loop.Training.fit", lambda _: pytest.fail("what is done is not done again"))
-    again = labels(pretrained, images(), test=images(40, seed=1), **few)
+    again = labels(pretrained, images(), test=images(40, seed=1), resume=True, **few)
     assert again.cells == report.cells
 
 
@@ -58,11 +59,11 @@ def test_from_the_shell(pretrained, tmp_path, capsys):
 
 def test_evaluate_takes_a_subset_of_the_labels_too(pretrained):
     few = twofold.evaluate(pretrained, images(), test=images(40, seed=1), labels="8/class", draw=1)
-    assert few.evaluation.train.images == 16
-    assert few.evaluation.test.images == 40
+    assert few.train.images == 16
+    assert few.test.images == 40
     assert "16 of 64 labels (8/class; seed 0, draw 1)" in few.text()
     held_out = twofold.evaluate(pretrained, images(), labels="50%", protocol="knn", k=3)
-    assert (held_out.evaluation.train.images, held_out.evaluation.test.images) == (26, 12)
+    assert (held_out.train.images, held_out.test.images) == (26, 12)
 
 
 def test_the_reading_says_what_the_numbers_say():
@@ -128,11 +129,11 @@ def test_another_data_set_and_another_encoder(pretrained, tmp_path):
     assert first.file == tmp_path / "few" / "labels.json"
     assert first.page.parent == tmp_path / "few"
     with pytest.raises(UserError, match=r"labels\.json is the result with another training data; choose another --out"):
-        labels(pretrained, images(seed=5), test=images(40, seed=1), **here)
+        labels(pretrained, images(seed=5), test=images(40, seed=1), resume=True, **here)
     with pytest.raises(UserError, match="another test data"):
-        labels(pretrained, images(), test=images(40, seed=2), **here)
+        labels(pretrained, images(), test=images(40, seed=2), resume=True, **here)
     (tmp_path / "few" / "labels.json").unlink()
-    assert labels(pretrained, images(), test=images(40, seed=2), **here).cells[0].top1 != ()
+    assert labels(pretrained, images(), test=images(40, seed=2), resume=True, **here).cells[0].top1 != ()
     assert len(list((tmp_path / "few").glob("finetuned-*"))) == 2
     header, encoder = read_header(pretrained / "encoder.safetensors"), load(pretrained)
     for parameter in encoder.parameters():
@@ -141,10 +142,10 @@ def test_another_data_set_and_another_encoder(pretrained, tmp_path):
     other.parent.mkdir()
     save_encoder(other, encoder, extra=header["extra"])
     with pytest.raises(UserError, match="the result with another encoder"):
-        labels(other, images(), test=images(40, seed=2), **here)
+        labels(other, images(), test=images(40, seed=2), resume=True, **here)
     (tmp_path / "few" / "labels.json").write_text("{")
     with pytest.raises(UserError, match=r"labels\.json is damaged"):
-        labels(pretrained, images(), test=images(40, seed=2), **here)
+        labels(pretrained, images(), test=images(40, seed=2), resume=True, **here)
 
 
 def test_options_of_the_data_reach_the_trainings(pretrained, tmp_path):
@@ -155,11 +156,11 @@ def test_options_of_the_data_reach_the_trainings(pretrained, tmp_path):
 
 def test_it_computes_where_it_is_told(pretrained, monkeypatch):
     asked = []
-    monkeypatch.setattr(command, "choose_device", lambda name: asked.append(name) or "cpu")
+    monkeypatch.setattr(command, "choose_device", lambda name, _option: asked.append(name) or "cpu")
     few = {"counts": [4], "draws": 1, "test": images(40, seed=1), "out": str(pretrained / "where")}
     labels(pretrained, images(), ways=["linear"], **few)
     assert asked == ["auto"]
-    labels(pretrained, images(), ways=["scratch"], epochs=1, batch=4, device="cpu", **few)
+    labels(pretrained, images(), ways=["scratch"], epochs=1, batch=4, device="cpu", resume=True, **few)
     assert "device: cpu" in next((pretrained / "where").glob("scratch-4-*/config.yaml")).read_text()
 
 

@@ -54,7 +54,7 @@ def launch(launcher, data, out, *more):
 
 def same(run, whole):
     """float32 sums in another order: 1e-6 at first, which a net so small and so young multiplies at each update."""
-    for mine, theirs in zip(run.metrics(), whole.metrics(), strict=True):
+    for mine, theirs in zip(run.rows(), whole.rows(), strict=True):
         assert mine["step"] == theirs["step"]
         assert mine["loss"] == pytest.approx(theirs["loss"], rel=1e-3)
     a, b = load_file(run.encoder_file), load_file(whole.encoder_file)
@@ -115,6 +115,6 @@ def test_a_scheduler_warns_and_starts_again(data, tmp_path):
     assert stopped % 8 == 0  # the ranks agree every eighth step
     options = {**OPTIONS, **CHANGES, "training.keep": 9, "monitor.every": 0, "epochs": 12}
     twofold.pretrain(data, out, resume=True, **options)
-    steps = [row["step"] for row in run.metrics()]
+    steps = [row["step"] for row in run.rows()]
     assert steps == sorted(set(steps))
     assert steps[-1] > stopped

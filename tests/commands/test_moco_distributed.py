@@ -30,7 +30,7 @@ def test_two_processes_train_what_one_with_two_splits_trains(tmp_path):
         assert done.returncode == 0, done.stderr
         runs.append(run)
     one, two = runs
-    for mine, theirs in zip(one.metrics(), two.metrics(), strict=True):
+    for mine, theirs in zip(one.rows(), two.rows(), strict=True):
         assert mine["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
     a, b = (torch.load(run.latest(), weights_only=True)["method"] for run in runs)
     assert a.keys() == b.keys()

@@ -34,7 +34,7 @@ def same_weights(first, second):
 
 def learned(run):
     """The metrics without what the clock says."""
-    return [{k: v for k, v in row.items() if k != "seconds"} for row in run.metrics()]
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in run.rows()]
 
 
 def test_a_run_directory_is_complete(whole):
@@ -42,7 +42,7 @@ def test_a_run_directory_is_complete(whole):
     assert document["run"]["images"] == 64
     assert document["run"]["versions"]["torch"] in (torch.__version__, torch.__version__.split("+")[0])
     assert document["options"]["method"]["temperature"] == 0.2
-    rows = whole.metrics()
+    rows = whole.rows()
     assert [row["step"] for row in rows] == [*range(2, 17, 2), 17]
     for name in (
         "loss",
@@ -66,7 +66,7 @@ def test_a_run_directory_is_complete(whole):
 def test_the_monitors_look_when_due_and_not_only_where_both_intervals_meet(tmp_path):
     """Epochs need not be whole steps, so that a look every few epochs need not fall on a logged step."""
     options = merge(OPTIONS, {"monitor": {"every": 2}, "training": {"log_every": 5}})
-    rows = twofold.pretrain(images(), tmp_path / "run", **options).metrics()
+    rows = twofold.pretrain(images(), tmp_path / "run", **options).rows()
     assert [row["step"] for row in rows] == [5, 10, 15, 17]
     assert [row["step"] for row in rows if "knn_top1" in row] == [10, 17]  # due after steps 8 and 16
 
@@ -136,7 +136,7 @@ def test_a_cut_short_metrics_line_is_mended_on_resume(tmp_path, monkeypatch):
     with (tmp_path / "run" / "metrics.jsonl").open("a") as file:
         file.write('{"step": 6, "lo')
     run = twofold.pretrain(images(), tmp_path / "run", resume=True, **OPTIONS)
-    assert [row["step"] for row in run.metrics()] == [*range(2, 17, 2), 17]
+    assert [row["step"] for row in run.rows()] == [*range(2, 17, 2), 17]
 
 
 def test_resume_refuses_other_options_and_other_data(whole):

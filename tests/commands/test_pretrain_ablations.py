@@ -18,7 +18,7 @@ from twofold.encoders import build_encoder
 from twofold.errors import Stopped, UserError
 from twofold.heads import HeadConfig
 from twofold.losses import margin_triplet, nt_logistic, nt_xent
-from twofold.methods import MethodConfig, build_method
+from twofold.methods import Inputs, SimCLR
 from twofold.options import merge
 from twofold.runs.config import RunConfig, build
 from twofold.training.loop import Training
@@ -69,8 +69,8 @@ def test_the_options_choose_the_loss(name: str) -> None:
     options, loss, chance = LOSSES[name]
     config = build({"encoder": {**OPTIONS["encoder"], "channels": 3}})
     torch.manual_seed(0)
-    method = build_method(MethodConfig(temperature=0.3, **options), build_encoder(config.encoder, 16), HeadConfig())
-    output = method(torch.rand(6, 3, 16, 16), torch.rand(6, 3, 16, 16))
+    method = SimCLR.Config(temperature=0.3, **options).build(build_encoder(config.encoder, 16), HeadConfig())
+    output = method(Inputs(torch.rand(6, 3, 16, 16), torch.rand(6, 3, 16, 16)))
     torch.testing.assert_close(output.loss.detach(), loss(output.z_a, output.z_b), rtol=1e-6, atol=1e-6)
     assert method.chance(6) == pytest.approx(chance)
     assert method.negatives(6) == (10 if name.startswith("NT-Xent") else 5)
@@ -90,7 +90,7 @@ def test_the_options_choose_the_loss(name: str) -> None:
 )
 def test_it_trains(tmp_path: Path, options: dict[str, Any]) -> None:
     run = twofold.pretrain(images(), tmp_path / "run", report=False, **merge(SHORT, options))
-    rows = run.metrics()
+    rows = run.rows()
     assert rows[-1]["step"] == 9
     assert all(np.isfinite(row["loss"]) for row in rows)
     kept = load_file(run.encoder_file)
@@ -111,14 +111,14 @@ def test_a_study_resumes_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyP
     run = twofold.pretrain(images(), tmp_path / "run", report=False, resume=True, **options)
     a, b = load_file(whole.encoder_file), load_file(run.encoder_file)
     assert all(torch.equal(a[name], b[name]) for name in a)
-    assert [row["loss"] for row in whole.metrics()] == [row["loss"] for row in run.metrics()]
+    assert [row["loss"] for row in whole.rows()] == [row["loss"] for row in run.rows()]
 
 
 def test_two_processes_see_the_draws_of_one(tmp_path: Path) -> None:
     words = ["--views.operators", "[crop, color, {name: noise, sigma: [0, 0.2]}]", "--views.operators_on", "first",
              "--views.shared_crop", "true", "--views.color_strength", "0", "--views.blur", "0"]  # fmt: skip
     one, two = on_processes(tmp_path, [*words, "--method.loss", "nt_logistic", "--monitor.every", "0"])
-    for mine, theirs in zip(one.metrics(), two.metrics(), strict=True):
+    for mine, theirs in zip(one.rows(), two.rows(), strict=True):
         assert mine["loss"] == pytest.approx(theirs["loss"], rel=1e-3)
     a, b = load_file(one.encoder_file), load_file(two.encoder_file)
     assert max(float((a[key].float() - b[key].float()).abs().max()) for key in a) < 1e-3

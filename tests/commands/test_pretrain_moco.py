@@ -8,11 +8,13 @@ from test_pretrain import learned, same_weights
 from tiny import OPTIONS, images
 
 import twofold
-from twofold import recipes
+from twofold import recipe as recipes
 from twofold.commands.finetune import finetune
 from twofold.encoders import load_head, save_encoder
+from twofold.encoders.composed import EncoderWithHead
 from twofold.errors import Stopped, UserError
 from twofold.evaluation import monitors
+from twofold.evaluation.frozen import digest
 from twofold.evaluation.protocols.knn import knn_accuracy
 from twofold.optim import build_schedule
 from twofold.options import OptionsParser, merge
@@ -38,7 +40,7 @@ def checkpoint(run):
 
 
 def test_metrics_know_the_queue(whole):
-    row = whole.metrics()[-1]
+    row = whole.rows()[-1]
     assert row["negatives"] == 40
     assert row["chance"] == pytest.approx(2 * np.log(41))
     assert {"knn_top1", "probe_top1"} <= row.keys()
@@ -75,7 +77,7 @@ def test_neighbours_are_compared_by_what_was_asked(whole, tmp_path, monkeypatch,
     for found, expected in zip(looks[-1][:4], (f[bank], labels[bank], f[queries], labels[queries]), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
     assert looks[-1][4:] == (9, 0.3)
-    assert ("probe_top1" in run.metrics()[-1]) == probe
+    assert ("probe_top1" in run.rows()[-1]) == probe
 
 
 def test_mocos_linear_evaluation_is_main_lincls(whole, tmp_path):
@@ -97,12 +99,12 @@ def test_mocos_linear_evaluation_is_main_lincls(whole, tmp_path):
 
 def test_evaluate_takes_the_head_where_asked(whole):
     x, y = images(40, seed=1)
-    found = twofold.evaluate(whole.path, images(), test=(x, y), protocol="knn", k=9, features="z").evaluation
+    found = twofold.evaluate(whole.path, images(), test=(x, y), protocol="knn", k=9, features="z")
     head = load_head(whole.encoder_file)
     assert found.feature_dim == head.out_dim == 16
-    assert "features are z" in found.text
-    assert found.digest_before == found.digest_after
-    assert twofold.evaluate(whole.path, images(), test=(x, y), protocol="knn", k=9).evaluation.feature_dim == 512 // 8
+    assert "features are z" in found.words
+    assert found.digest == digest(EncoderWithHead(twofold.load(whole.path), head, head.out_dim))
+    assert twofold.evaluate(whole.path, images(), test=(x, y), protocol="knn", k=9).feature_dim == 512 // 8
     bare = whole.path / "bare.safetensors"
     save_encoder(bare, twofold.load(whole.path))
     with pytest.raises(UserError, match=r"--features z: .* holds no projection head"):
@@ -127,7 +129,7 @@ def test_stopped_and_resumed_it_is_the_same_run(whole, tmp_path, monkeypatch, st
 
 def test_the_asymmetric_loss_is_watched_by_the_view_that_was_encoded(tmp_path):
     options = merge(MOCO, {"method.symmetric": False, "epochs": 1})
-    row = twofold.pretrain(images(), tmp_path / "run", report=False, **options).metrics()[-1]
+    row = twofold.pretrain(images(), tmp_path / "run", report=False, **options).rows()[-1]
     assert row["chance"] == pytest.approx(np.log(41))
     assert "probe_top1" in row
 

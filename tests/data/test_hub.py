@@ -78,7 +78,7 @@ def test_streams_are_packed_first(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets, "get_dataset_split_names", lambda *_: ["train"])
     _stream = streaming
     told = shard("hf:some/name", tmp_path / "out", stream=True)
-    assert "1 image(s) skipped:\n  example 3" in told
+    assert "1 image(s) skipped:\n  example 3" in told.text()
     source = open_source(tmp_path / "out")
     assert source.classes == ["bird", "cat"]
     assert source.labels.tolist() == [0, 1, 0, 0, 1, 0, 1, 0, 1, 0, 1]

@@ -12,7 +12,7 @@ from PIL import Image
 
 from twofold.data.config import DataConfig
 from twofold.data.decoding.images import decode_image, find_images
-from twofold.data.decoding.opening import BadImage, read_header
+from twofold.data.decoding.opening import BadImage, image_header
 from twofold.data.decoding.pixels import eight_bits, images_to_tensor, set_channels
 from twofold.errors import UserError
 
@@ -26,7 +26,7 @@ GREY = rng.integers(0, 256, (H, W), dtype=np.uint8)
 def decode(path: Path, channels: int = 3, **options) -> np.ndarray:
     config = DataConfig(**options)
     pixels = decode_image(str(path), channels, config)
-    header = read_header(str(path), config)
+    header = image_header(str(path), config)
     assert pixels.dtype == np.uint8
     assert pixels.shape == (header.height, header.width, channels), "the header must promise what decoding gives"
     return pixels
@@ -66,8 +66,8 @@ def test_grey_is_repeated_and_colour_becomes_luma(tmp_path):
     np.testing.assert_array_equal(decode(grey, 1)[..., 0], GREY)
     np.testing.assert_array_equal(decode(grey, 3), np.repeat(GREY[..., None], 3, 2))
     assert np.abs(decode(colour, 1)[..., 0] - luma(RGB)).max() <= 1
-    assert read_header(str(grey), CONFIG).grey
-    assert not read_header(str(colour), CONFIG).grey
+    assert image_header(str(grey), CONFIG).grey
+    assert not image_header(str(colour), CONFIG).grey
 
 
 def over(colour: np.ndarray, alpha: np.ndarray, background: tuple[int, int, int]) -> np.ndarray:
@@ -131,7 +131,7 @@ def test_sixteen_bits_keep_their_meaning(tmp_path, extension):
     expected = np.rint(deep / 65535 * 255)
     np.testing.assert_array_equal(decode(path, 1)[..., 0], expected)
     np.testing.assert_array_equal(decode(path, 3), np.repeat(expected[..., None], 3, 2))
-    assert read_header(str(path), CONFIG).grey
+    assert image_header(str(path), CONFIG).grey
 
 
 def test_big_endian_sixteen_bits(tmp_path):
@@ -169,7 +169,7 @@ def test_cmyk_and_ycbcr(tmp_path):
     cmyk = Image.fromarray(RGB).convert("CMYK")
     path = saved(tmp_path, cmyk, "c.tif")
     np.testing.assert_array_equal(decode(path), RGB)
-    assert not read_header(str(path), CONFIG).grey
+    assert not image_header(str(path), CONFIG).grey
     flat = Image.new("CMYK", (W, H), (0, 255, 255, 0))
     assert np.abs(decode(saved(tmp_path, flat, "c.jpg")).astype(int) - [255, 0, 0]).max() <= 3
     ycbcr = Image.fromarray(RGB).convert("YCbCr")

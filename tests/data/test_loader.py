@@ -56,7 +56,7 @@ def batches(what, config: DataConfig = OFF, *, batch=12, start=0, stop=4, views=
 
 def assert_equal(got: Batch, wanted: Batch) -> None:
     assert got.step == wanted.step
-    for name in ("rows", "index", "images", "labels"):
+    for name in ("rows", "index", "examples", "labels"):
         one, other = getattr(got, name), getattr(wanted, name)
         assert (one is None and other is None) or torch.equal(one, other), name
     for one, other in zip(got.draws, wanted.draws, strict=True):
@@ -68,7 +68,7 @@ def joined(parts: list[Batch]) -> Batch:
     """The batches of all ranks, in rank order, as one."""
     first = parts[0]
     draws = tuple(type(first.draws[v]).cat([part.draws[v] for part in parts]) for v in (0, 1))
-    images = torch.cat([part.images for part in parts], dim=1 if first.cropped else 0)
+    images = torch.cat([part.examples for part in parts], dim=1 if first.cropped else 0)
     index, rows = torch.cat([p.index for p in parts]), torch.cat([p.rows for p in parts])
     labels = None if first.labels is None else torch.cat([part.labels for part in parts])
     return Batch(first.step, rows, index, images, labels, draws, [])
@@ -89,7 +89,7 @@ def test_batches_of_files_follow_the_addresses(mixed):
             for view in (0, 1):
                 assert torch.equal(batch.draws[view].box[row], draws[view].box[0])
                 crop = crop_resize_image(image, draws[view].box[0].tolist(), SIZE, "antialias")
-                assert torch.equal(batch.images[view, row], crop)
+                assert torch.equal(batch.examples[view, row], crop)
 
 
 def test_batches_of_arrays_follow_the_addresses():
@@ -97,11 +97,11 @@ def test_batches_of_arrays_follow_the_addresses():
     order = Order(20, 8, SEED)
     for batch in batches((images, labels), batch=8, workers=3):
         index = order.indices(batch.step)
-        np.testing.assert_array_equal(batch.images.numpy(), images[index].transpose(0, 3, 1, 2))
+        np.testing.assert_array_equal(batch.examples.numpy(), images[index].transpose(0, 3, 1, 2))
         assert batch.labels.tolist() == index.tolist()
         wanted = VIEWS.draw(Key(SEED, batch.step), np.arange(8), 24, 28)
         assert torch.equal(batch.draws[1].box, wanted[1].box)
-        first, second = VIEWS.apply(batch.images, batch.draws)
+        first, second = VIEWS.apply(batch.examples, batch.draws)
         assert first.shape == second.shape == (8, 3, SIZE, SIZE)
 
 
@@ -159,7 +159,7 @@ def test_small_and_whole_batches(mixed, batch):
         for got, wanted in zip(
             batches(mixed, batch=batch, workers=workers), batches(mixed, batch=batch, workers=0), strict=True
         ):
-            assert got.images.shape == (2, batch, 3, SIZE, SIZE)
+            assert got.examples.shape == (2, batch, 3, SIZE, SIZE)
             assert_equal(got, wanted)
 
 
@@ -337,7 +337,7 @@ def test_draft_keeps_close_to_exact(tmp_path, extension):
         assert_equal(got, wanted)
     for got, wanted in zip(draft, exact, strict=True):
         assert torch.equal(got.draws[0].box, wanted.draws[0].box), "boxes stay in pixels of the file"
-        difference = (got.images.int() - wanted.images.int()).abs().float()
+        difference = (got.examples.int() - wanted.examples.int()).abs().float()
         if extension == "png":
             assert difference.max() == 0
         else:

@@ -18,6 +18,8 @@ from test_sources import make_tree
 from twofold import cli
 from twofold.commands.shard import shard
 from twofold.data import BadImage, DataConfig, Loader, Order, ShardSource, open_source, splits_of
+from twofold.data.sources.pack import items, write_shards
+from twofold.data.sources.tars import PLACE
 from twofold.errors import UserError
 from twofold.views import ImageViews, ViewsConfig
 
@@ -49,7 +51,7 @@ def test_packed_and_read_again(folder, tmp_path):
     packed = open_source(tmp_path / "a")
     assert isinstance(packed, ShardSource)
     assert len(list((tmp_path / "a").glob("*.tar"))) > 2
-    assert "archives" in told
+    assert "archives" in told.text()
     assert packed.labels.tolist() == files.labels.tolist()
     assert packed.classes == files.classes == ["bird", "cat"]
     for i in range(len(files)):
@@ -75,7 +77,7 @@ def test_training_sees_the_same_batches(folder, tmp_path):
         source = open_source(data)
         for rank, world, workers, start in ((0, 1, 0, 0), (0, 2, 2, 3), (1, 2, 1, 3)):
             with Loader(source, views, Order(20, 8, 1), 1, rank, world, workers, DataConfig(cache="off")) as loader:
-                batches.append([(b.index, b.images, b.labels) for b in loader.iterate(start, 6)])
+                batches.append([(b.index, b.examples, b.labels) for b in loader.iterate(start, 6)])
     for files, shards in zip(batches[:3], batches[3:], strict=True):
         for one, other in zip(files, shards, strict=True):
             assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
@@ -139,7 +141,7 @@ def test_bad_members_are_skipped_counted_and_listed(tmp_path):
         open_source(tmp_path, DataConfig(max_skipped=0))
     told = shard(tmp_path, tmp_path / "out", **{"data.max_skipped": 0.5})
     assert len(open_source(tmp_path / "out")) == 8
-    assert "2 image(s) skipped" in told
+    assert "2 image(s) skipped" in told.text()
 
 
 @pytest.mark.parametrize("cut", ["in a member", "in a header", "before the end"])
@@ -221,3 +223,36 @@ def test_archives_that_vanish_while_training(tmp_path):
     (tmp_path / "x.tar").write_bytes((tmp_path / "x.tar").read_bytes()[:600])
     with pytest.raises(BadImage, match="cut short here"):
         source.read(3)
+
+
+def test_a_flipped_bit_in_a_packed_image_is_noticed(tmp_path):
+    """A JPEG with another bit still decodes, to other pixels: the checksum of each member tells."""
+    rng = np.random.default_rng(0)
+    for i in range(4):
+        Image.fromarray(rng.integers(0, 256, (24, 24, 3), dtype=np.uint8)).save(make(tmp_path / "a") / f"{i}.jpg")
+    write_shards(items(open_source(tmp_path / "a")), tmp_path / "out", 10**6, None)
+    archive = tmp_path / "out" / "000000.tar"
+    whole, source = archive.read_bytes(), open_source(tmp_path / "out")
+    fingerprint, pixels, noticed = source.fingerprint(), source.read(1), 0
+    records = np.load(tmp_path / "out" / "index.npy")
+    for bit in rng.integers(0, 8 * int(records["size"][1]), 40):
+        damaged = bytearray(whole)
+        damaged[int(records["offset"][1]) + bit // 8] ^= 1 << (bit % 8)
+        archive.write_bytes(damaged)
+        (skipped,) = open_source(tmp_path / "out", DataConfig(max_skipped=0.5)).skipped
+        assert "000000001.jpg" in skipped[0]
+        noticed += "the checksum differs" in skipped[1]
+    assert noticed == 40
+    archive.write_bytes(whole)
+    # an index of the first format, without checksums, is read as before and has the same fingerprint
+    old = records[list(PLACE.names)].astype(PLACE)
+    np.save(tmp_path / "out" / "index.npy", old)
+    document = json.loads((tmp_path / "out" / "index.json").read_text())
+    (tmp_path / "out" / "index.json").write_text(json.dumps(document | {"format": "twofold-shards-1"}))
+    assert open_source(tmp_path / "out").fingerprint() == fingerprint
+    np.testing.assert_array_equal(open_source(tmp_path / "out").read(1), pixels)
+
+
+def make(folder):
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

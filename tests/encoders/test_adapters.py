@@ -30,7 +30,7 @@ class Own(nn.Module):
 @pytest.mark.parametrize(("name", "dim"), [("timm:test_resnet", 96), ("torchvision:resnet18", 512)])
 def test_library_models(name: str, dim: int, channels: int) -> None:
     """Pooled features of any number of channels; rebuilt from the specification."""
-    encoder = build_encoder(EncoderConfig(name, channels=channels), image_size=32).eval()
+    encoder = build_encoder(EncoderConfig.of(name=name, channels=channels), image_size=32).eval()
     x = torch.rand(2, channels, 32, 32)
     assert encoder.feature_dim == dim
     assert encoder(x).shape == (2, dim)
@@ -47,7 +47,7 @@ def test_features_of_torchvision_are_its_own() -> None:
     from torchvision.models import resnet18
 
     torch.manual_seed(0)
-    encoder = build_encoder(EncoderConfig("torchvision:resnet18"))
+    encoder = build_encoder(EncoderConfig.of(name="torchvision:resnet18"))
     theirs = resnet18()
     theirs.load_state_dict(encoder.module.state_dict() | {k: v for k, v in theirs.state_dict().items() if "fc" in k})
     theirs.fc = nn.Identity()  # type: ignore[assignment]
@@ -64,21 +64,21 @@ def test_features_of_torchvision_are_its_own() -> None:
 @pytest.mark.parametrize("name", ["squeezenet1_1", "mobilenet_v3_small", "shufflenet_v2_x0_5", "googlenet"])
 def test_torchvision_families(name: str) -> None:
     """Classifiers of other shapes come off too."""
-    encoder = build_encoder(EncoderConfig(f"torchvision:{name}")).eval()
+    encoder = build_encoder(EncoderConfig.of(name=f"torchvision:{name}")).eval()
     assert encoder(torch.rand(2, 3, 64, 64)).shape == (2, encoder.feature_dim)
     assert encoder.feature_dim != 1000
 
 
 def test_models_of_one_size() -> None:
     """Vision transformers: timm's are built for the size asked for; torchvision's state theirs."""
-    encoder = build_encoder(EncoderConfig("timm:test_vit"), image_size=64).eval()
+    encoder = build_encoder(EncoderConfig.of(name="timm:test_vit"), image_size=64).eval()
     assert encoder.input.size == 64
     assert encoder(torch.rand(1, 3, 64, 64)).shape == (1, encoder.feature_dim)
     assert build_encoder_from_spec(encoder.spec()).input.size == 64
     with pytest.raises(UserError, match=r"\[N, 3, 64, 64\] only"):
         encoder(torch.rand(1, 3, 80, 80))
     with pytest.raises(UserError, match="224 px only"):
-        build_encoder(EncoderConfig("torchvision:vit_b_16"), image_size=32)
+        build_encoder(EncoderConfig.of(name="torchvision:vit_b_16"), image_size=32)
 
 
 def test_own_module() -> None:
@@ -143,7 +143,7 @@ def test_modules_that_are_no_encoders(module: nn.Module, options: dict[str, obje
 
 def test_an_encoder_is_not_adapted_twice() -> None:
     """Options that would do nothing are refused."""
-    encoder = build_encoder(EncoderConfig("resnet10", width=0.125))
+    encoder = build_encoder(EncoderConfig.of(name="resnet10", width=0.125))
     with pytest.raises(UserError, match="an encoder already"):
         adapt(encoder, mean=[0.5] * 3)
 
@@ -151,16 +151,16 @@ def test_an_encoder_is_not_adapted_twice() -> None:
 def test_unknown_names() -> None:
     """Close names are suggested."""
     with pytest.raises(UserError, match="timm:convnext_tiny"):
-        build_encoder(EncoderConfig("timm:convnext_tinny"))
+        build_encoder(EncoderConfig.of(name="timm:convnext_tinny"))
     with pytest.raises(UserError, match="torchvision:resnet50"):
-        build_encoder(EncoderConfig("torchvision:resnet5"))
+        build_encoder(EncoderConfig.of(name="torchvision:resnet5"))
 
 
 def test_without_timm(monkeypatch: pytest.MonkeyPatch) -> None:
     """The remedy is a line to paste."""
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(UserError, match=r"pip install 'twofold\[timm\]'"):
-        build_encoder(EncoderConfig("timm:resnet18"))
+        build_encoder(EncoderConfig.of(name="timm:resnet18"))
 
 
 @pytest.mark.parametrize("name", ["timm:test_resnet", "torchvision:resnet18"])
@@ -191,7 +191,7 @@ def test_pretrained_models_normalise_inside(name: str, monkeypatch: pytest.Monke
 
         monkeypatch.setattr(models, "get_model", get_without_download)
         mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    encoder = build_encoder(EncoderConfig(name, pretrained=True))
+    encoder = build_encoder(EncoderConfig.of(name=name, pretrained=True))
     assert asked == [True]
     assert encoder.spec()["mean"] == pytest.approx(list(mean))
     assert encoder.spec()["std"] == pytest.approx(list(std))
@@ -225,7 +225,7 @@ def test_download_failures_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(models, "get_model", refuse)
     with pytest.raises(UserError, match="torchvision cannot build 'resnet18': no route"):
-        build_encoder(EncoderConfig("torchvision:resnet18", pretrained=True))
+        build_encoder(EncoderConfig.of(name="torchvision:resnet18", pretrained=True))
 
 
 def test_features_only() -> None:

@@ -216,22 +216,24 @@ def test_channels_last_and_bf16(which: int) -> None:
 
 def test_build_by_configuration() -> None:
     """Names, stems by size, options of other encoders refused, unknown names answered with close ones."""
-    net = build_encoder(EncoderConfig("resnet18", width=0.25, channels=1), image_size=28)
+    net = build_encoder(EncoderConfig.of(name="resnet18", width=0.25, channels=1), image_size=28)
     assert isinstance(net, ResNet)
     assert net.arguments()["stem"] == "cifar"
     assert net.input.channels == 1
-    assert build_encoder(EncoderConfig("resnet10", stem="auto", width=0.125), 33).arguments()["stem"] == "imagenet"
-    assert build_encoder(EncoderConfig("resnet10", stem="small", width=0.125), 28).arguments()["stem"] == "small"
+    for given, side, stem in (("auto", 33, "imagenet"), ("small", 28, "small")):
+        assert ResNet.Config("resnet10", stem=given, width=0.125).build(side).arguments()["stem"] == stem
     with pytest.raises(UserError, match="resnet50"):
-        build_encoder(EncoderConfig("resnet5O"))
+        build_encoder(EncoderConfig.of(name="resnet5O"))
     with pytest.raises(UserError, match="torchvision:convnext_tiny"):
-        build_encoder(EncoderConfig("convnext_tiny"))
+        build_encoder(EncoderConfig.of(name="convnext_tiny"))
     with pytest.raises(UserError, match=r"encoder\.name is not set"):
-        build_encoder(EncoderConfig())
-    with pytest.raises(UserError, match=r"no encoder\.pretrained"):
-        build_encoder(EncoderConfig("resnet18", pretrained=True))
-    with pytest.raises(UserError, match=r"no encoder\.sk_ratio"):
-        build_encoder(EncoderConfig("torchvision:resnet18", sk_ratio=0.0625))
+        build_encoder(EncoderConfig.of())
+    with pytest.raises(
+        UserError, match=r"--encoder\.pretrained true has no effect with --encoder\.name resnet18.*timm:NAME"
+    ):
+        build_encoder(EncoderConfig.of(name="resnet18", pretrained=True))
+    with pytest.raises(UserError, match=r"--encoder\.sk_ratio 0\.0625 has no effect .* torchvision:resnet18"):
+        build_encoder(EncoderConfig.of(name="torchvision:resnet18", sk_ratio=0.0625))
     for wrong in ({"depth": 19}, {"stem": "tiny"}, {"width": 0}, {"channels": 0}, {"sk_ratio": -1}):
         with pytest.raises(UserError, match="ResNet"):
             ResNet(**wrong)

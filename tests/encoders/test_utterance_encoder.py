@@ -12,6 +12,7 @@ from twofold.encoders import (
     SpeechEncoder,
     Waves,
     build_encoder,
+    build_encoder_from_spec,
     load_encoder,
     save_encoder,
 )
@@ -49,20 +50,20 @@ def test_the_released_pooling_counts_the_padding():
 
 def test_the_presets_have_the_published_sizes():
     with torch.device("meta"):
-        released = build_encoder(EncoderConfig(name="speech:released"))
+        released = build_encoder(EncoderConfig.of(name="speech:released"))
         head = ProjectionHead(768, HeadConfig(out_dim=768, norm=False))
         reconstruction = torch.nn.Linear(768, 40)
     sizes = [sum(p.numel() for p in part.parameters()) for part in (released, head, reconstruction)]
     assert sizes == [21_263_616 + 31_488, 1_181_184, 30_760]
     assert sum(sizes) == 22_507_048
-    small = build_encoder(EncoderConfig(name="speech:small"))
+    small = build_encoder(EncoderConfig.of(name="speech:small"))
     assert 1.3e6 < sum(p.numel() for p in small.parameters()) < 1.5e6
     assert small.input.sample_rate == 8000
 
 
 def test_a_file_keeps_the_front_end(tmp_path):
     config = SpeechEncoderConfig(mels=20, width=32, heads=4, hidden=64, layers=1)
-    encoder = build_encoder(EncoderConfig(name="speech:corrected", speech=config)).eval()
+    encoder = build_encoder(EncoderConfig.of(name="speech:corrected", speech=config)).eval()
     waves = Waves.of(noisy_tones())
     assert encoder.fit_frontend([waves]) > 0
     save_encoder(tmp_path / "e.safetensors", encoder)
@@ -88,11 +89,11 @@ def test_what_is_too_short_is_named():
     with pytest.raises(UserError, match=r"\[n, samples\]"):
         tiny()(torch.zeros(2, 3, 4))
     with pytest.raises(UserError, match="speech:small"):
-        build_encoder(EncoderConfig(name="speech:tiny"))
+        build_encoder(EncoderConfig.of(name="speech:tiny"))
     with pytest.raises(UserError, match=r"encoder\.stem"):
-        build_encoder(EncoderConfig(name="speech:small", stem="cifar"))
+        build_encoder(EncoderConfig.of(name="speech:small", stem="cifar"))
     with pytest.raises(UserError, match=r"encoder\.speech"):
-        build_encoder(EncoderConfig(name="resnet10", speech=SpeechEncoderConfig(mels=40)))
+        build_encoder(EncoderConfig.of(name="resnet10", speech=SpeechEncoderConfig(mels=40)))
 
 
 @pytest.mark.parametrize("options", [{}, {"stack": 3}, {"pooling": "mean_std", "cmvn": "utterance_mean", "stack": 2}])
@@ -113,3 +114,10 @@ def test_the_encoder_compiles_in_one_piece():
     x, frames = encoder.features_of(Waves.of(noisy_tones()))
     body = torch.compile(encoder.body(), backend="aot_eager", fullgraph=True)
     torch.testing.assert_close(body(x, frames), encoder.body()(x, frames), rtol=1e-5, atol=1e-5)
+
+
+def test_a_specification_of_an_earlier_version_builds_the_encoder():
+    """The word that encoder.safetensors has held since there are speech encoders."""
+    spec = {"kind": "speech", "sample_rate": 8000, "mels": 20, "width": 16, "heads": 2, "layers": 1, "hidden": 32}
+    encoder = build_encoder_from_spec(spec)
+    assert (type(encoder), encoder.input.kind, encoder.spec()["kind"]) == (SpeechEncoder, "audio", "speech")

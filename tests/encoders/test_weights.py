@@ -50,7 +50,7 @@ def rewrite(path: Path, header: Any = None, drop: str = "", **tensors: torch.Ten
     [
         small(),
         ResNet(50, 0.125, "imagenet", 5, 0.0625).double(),
-        build_encoder(EncoderConfig("timm:test_resnet", channels=1)),
+        build_encoder(EncoderConfig.of(name="timm:test_resnet", channels=1)),
         adapt(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)), mean=[0.1, 0.2, 0.3], std=[0.4, 0.5, 0.6]),
     ],
     ids=["resnet", "sk", "timm", "own"],

@@ -18,12 +18,12 @@ from twofold.encoders.audio.encoder import baseline_of
 from twofold.errors import UserError
 from twofold.evaluation.frozen import tensor_digests
 from twofold.evaluation.protocols.ctc import (
+    Ctc,
     CtcConfig,
     clean_text,
     enough_steps,
     error_rates,
     fitting,
-    recognise,
     split_by_text,
 )
 from twofold.evaluation.protocols.decoding import beam_search, best_path, collapse
@@ -39,6 +39,10 @@ def by_every_path(log_probs):
         text = collapse(list(path))
         totals[text] = totals.get(text, 0) + chance
     return max(totals, key=totals.get)
+
+
+def recognise(model, train, test=None, ctc=None, **options):
+    return Ctc(Ctc.Config(ctc=ctc or CtcConfig(), **options)).evaluate(model, train, test)
 
 
 def test_a_path_becomes_a_text():
@@ -120,20 +124,20 @@ def test_texts_that_no_path_can_say_are_left_out_of_training_and_count_as_wrong(
     assert found.train == 12
     assert found.left_out == {"training with more characters in the text than the encoder has steps": 1}
     assert found.test == 13
-    assert "1 test texts have more characters than the encoder has steps, and count as wrong" in found.text
+    assert "1 test texts have more characters than the encoder has steps, and count as wrong" in found.words
 
 
 def test_few_texts(manifest, tmp_path):
     source = open_source(manifest, DataConfig())
     train, test = source.subset(np.arange(24)), source.subset(np.arange(24, 36))
     whole = recognise(small(), train, test, CtcConfig(epochs=1))
-    assert "all 24 training texts" in whole.text
-    assert "  " not in whole.text
+    assert "all 24 training texts" in whole.words
+    assert "  " not in whole.words
     found = {}
     for wanted, count in (("25%", 6), ("5", 5)):
         found[wanted] = recognise(small(), train, test, CtcConfig(epochs=1), labels=wanted, draw=1)
         assert found[wanted].train == count
-        assert f"{count} of 24 training texts ({wanted}; seed 0, draw 1)" in found[wanted].text
+        assert f"{count} of 24 training texts ({wanted}; seed 0, draw 1)" in found[wanted].words
     assert found["25%"].cer != whole.cer
     (tmp_path / "list.txt").write_text("3.wav\n4.wav\n5.wav\n")
     assert recognise(small(), train, test, CtcConfig(epochs=1), labels=str(tmp_path / "list.txt")).train == 3
@@ -173,17 +177,17 @@ def test_the_command_writes_what_it_found(manifest, tmp_path):
     run.mkdir()
     save_encoder(run / "encoder.safetensors", small())
     (run / "config.yaml").write_text("options: {}\n")
-    assert evaluate(run, manifest, protocol="ctc", ctc={"epochs": 1}, held_out=0.3, labels="5").result.train == 5
+    assert evaluate(run, manifest, protocol="ctc", ctc={"epochs": 1}, held_out=0.3, labels="5").train == 5
     told = evaluate(run, manifest, protocol="ctc", ctc={"epochs": 1}, held_out=0.3, device="cpu")
     found = json.loads(told.file.read_text())
-    assert found["wer"] == told.result.wer
+    assert found["wer"] == told.wer
     assert "filterbank alone: WER" in told.text()
     assert found["left_out"]
 
 
 def test_images_are_refused(tmp_path):
     np.savez(tmp_path / "x.npz", images=np.zeros((4, 8, 8, 1), np.uint8), labels=np.arange(4))
-    with pytest.raises(UserError, match="reads texts from speech"):
+    with pytest.raises(UserError, match="holds images, and the encoder takes recordings"):
         recognise(small(), open_source(tmp_path / "x.npz", DataConfig()))
     with pytest.raises(UserError, match=r"--ctc\.beam"):
         CtcConfig(beam=0)

@@ -7,7 +7,7 @@ from evaluation_doubles import LazySource, Means
 
 from twofold.data import ArraySource
 from twofold.errors import UserError
-from twofold.evaluation.features import extract
+from twofold.evaluation.features import Extractor
 from twofold.views.resample import center_crop
 
 
@@ -43,7 +43,7 @@ def by_hand(encoder: Means, image: np.ndarray, size: int | None, proportion: flo
 def test_every_image_gets_the_published_preprocessing(height, width, size, proportion, lazy: bool) -> None:
     encoder, images = Means(), pictures(7, height, width)
     source = LazySource(list(images), [0] * 7) if lazy else ArraySource(images, np.zeros(7, np.int64))
-    got = extract(encoder, source, size, batch=3)
+    got = Extractor(size=size, batch=3).extract(encoder, source)
     want = np.stack([by_hand(encoder, image, size, proportion) for image in images])
     np.testing.assert_allclose(got.h, want, atol=1e-6)  # float32 sums in another order
     assert got.h.dtype == np.float32
@@ -55,11 +55,11 @@ def test_every_image_gets_the_published_preprocessing(height, width, size, propo
 def test_the_encoders_own_size_is_the_default_and_the_rule_can_be_set() -> None:
     images = pictures(2, 80, 60)
     encoder = Means(size=48)
-    got = extract(encoder, ArraySource(images))
+    got = Extractor().extract(encoder, ArraySource(images))
     np.testing.assert_allclose(got.h[0], by_hand(encoder, images[0], 48, 0.875), atol=1e-6)
-    whole = extract(encoder, ArraySource(images), preprocessing="resize")
+    whole = Extractor(preprocessing="resize").extract(encoder, ArraySource(images))
     np.testing.assert_allclose(whole.h[1], by_hand(encoder, images[1], 48, 1.0), atol=1e-6)
-    assert extract(Means(), ArraySource(images), size=48, preprocessing="none").text == "images as they are"
+    assert Extractor(size=48, preprocessing="none").extract(Means(), ArraySource(images)).text == "images as they are"
 
 
 def test_images_of_many_sizes_are_read_in_order_and_broken_ones_left_out() -> None:
@@ -69,7 +69,7 @@ def test_images_of_many_sizes_are_read_in_order_and_broken_ones_left_out() -> No
     source = LazySource(images, list(range(8)))
     for batch in (1, 3, 100):
         done: list[tuple[int, int]] = []
-        got = extract(encoder, source, 48, batch, workers=2, progress=lambda *a, done=done: done.append(a))
+        got = Extractor(size=48, batch=batch, workers=2).extract(encoder, source, lambda *a, done=done: done.append(a))
         assert got.index.tolist() == [0, 1, 3, 4, 6, 7]
         assert got.labels is not None
         assert got.labels.tolist() == [0, 1, 3, 4, 6, 7]
@@ -84,46 +84,46 @@ def test_images_of_many_sizes_are_read_in_order_and_broken_ones_left_out() -> No
 def test_too_many_broken_files_and_none_left_are_user_errors() -> None:
     images = [pictures(1, 40, 40)[0], None, None, None]
     with pytest.raises(UserError, match="3 of 4 images cannot be read"):
-        extract(Means(), LazySource(images), 40)
+        Extractor(size=40).extract(Means(), LazySource(images))
     lazy = LazySource([pictures(1, 40, 40)[0], None], max_skipped=1)
     lazy.images[0] = None
     with pytest.raises(UserError, match="none of its 2 images"):
-        extract(Means(), lazy, 40)
+        Extractor(size=40).extract(Means(), lazy)
 
 
 def test_each_submodules_mode_is_restored_also_after_an_error() -> None:
     encoder = Means(size=64)
     encoder.train()
     encoder.pool.eval()
-    extract(encoder, ArraySource(pictures(3, 80, 80)))
+    Extractor().extract(encoder, ArraySource(pictures(3, 80, 80)))
     assert (encoder.training, encoder.norm.training, encoder.pool.training) == (True, True, False)
     assert encoder.norm.num_batches_tracked == 0
     with pytest.raises(UserError, match="takes images of shape"):  # 80 pixels as they are do not fit
-        extract(encoder, ArraySource(pictures(3, 80, 80)), preprocessing="none")
+        Extractor(preprocessing="none").extract(encoder, ArraySource(pictures(3, 80, 80)))
     assert (encoder.training, encoder.norm.training, encoder.pool.training) == (True, True, False)
 
 
 def test_images_reach_the_encoder_in_batches() -> None:
     encoder = Means()
-    extract(encoder, ArraySource(pictures(10, 8, 8)), batch=4)
+    Extractor(batch=4).extract(encoder, ArraySource(pictures(10, 8, 8)))
     assert [s[0] for s in encoder.seen] == [4, 4, 2]
 
 
 def test_what_cannot_be_extracted_is_a_user_error() -> None:
     with pytest.raises(UserError, match=r"3 channels, the encoder takes 1: set --data.channels 1"):
-        extract(Means(1), ArraySource(pictures(3, 8, 8, 3)))
+        Extractor().extract(Means(1), ArraySource(pictures(3, 8, 8, 3)))
     mixed = LazySource([pictures(1, 8, 8)[0], pictures(1, 9, 8)[0]])
     with pytest.raises(UserError, match="different sizes: give the size"):
-        extract(Means(), mixed)
+        Extractor().extract(Means(), mixed)
     with pytest.raises(UserError, match="preprocessing 'auto'"):
-        extract(Means(), mixed, 8, preprocessing="none")
+        Extractor(size=8, preprocessing="none").extract(Means(), mixed)
     with pytest.raises(UserError, match="needs the size"):
-        extract(Means(), mixed, preprocessing="crop")
+        Extractor(preprocessing="crop").extract(Means(), mixed)
     spoiled = Means()
     torch.nn.init.constant_(spoiled.norm.weight, float("nan"))
     with pytest.raises(UserError, match="not finite"):
-        extract(spoiled, ArraySource(pictures(3, 8, 8)))
+        Extractor().extract(spoiled, ArraySource(pictures(3, 8, 8)))
 
 
 def test_sources_without_labels_give_none() -> None:
-    assert extract(Means(), ArraySource(pictures(3, 8, 8))).labels is None
+    assert Extractor().extract(Means(), ArraySource(pictures(3, 8, 8))).labels is None

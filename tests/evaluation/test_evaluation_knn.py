@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from twofold.errors import UserError
-from twofold.evaluation.protocols.knn import evaluate_knn, knn_accuracy, knn_votes, nearest
+from twofold.evaluation.protocols.knn import default_k, evaluate_knn, knn_accuracy, knn_votes, nearest
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> float:
@@ -80,16 +80,16 @@ def test_evaluation_scores_clips_k_and_says_so() -> None:
     centres = rng.standard_normal((6, 16)).astype(np.float32) * 3
     y = np.arange(90) % 6 + 10  # labels need not start at 0
     x = centres[y - 10] + rng.standard_normal((90, 16)).astype(np.float32)
-    result = evaluate_knn(x[:60], y[:60], x[60:], y[60:])
-    assert result.k == 60
-    assert "k 200 was asked for, the bank has only 60 images" in result.text
+    result = evaluate_knn(x[:60], y[:60], x[60:], y[60:], k=200)
+    assert result.settings["k"] == 60
+    assert "k 200 was asked for, the bank has only 60 images" in result.words
     assert result.scores.top1 == result.scores.mean_per_class > 0.9
     assert result.scores.top5 is not None
     assert result.scores.top1 <= result.scores.top5 <= 1
-    assert result.scores.top1 == knn_accuracy(x[:60], y[:60], x[60:], y[60:])
+    assert result.scores.top1 == knn_accuracy(x[:60], y[:60], x[60:], y[60:], k=200)
     exact = evaluate_knn(x[:60], y[:60], x[60:], y[60:], k=5, temperature=None)
-    assert "one vote each" in exact.text
-    assert "asked for" not in exact.text
+    assert "one vote each" in exact.words
+    assert "asked for" not in exact.words
 
 
 @pytest.mark.parametrize(
@@ -99,3 +99,27 @@ def test_impossible_settings_are_user_errors(k: int, temperature: float, message
     x, y = np.eye(4, dtype=np.float32), np.arange(4)
     with pytest.raises(UserError, match=message):
         evaluate_knn(x, y, x, y, k, temperature)
+
+
+def test_a_class_without_a_vote_is_no_answer():
+    """All votes wrong: neither first nor among five is right, though fewer than five classes got a vote."""
+    train = np.eye(8, dtype=np.float32)
+    outcome = evaluate_knn(train, np.arange(8), train[[0, 1]], np.array([5, 6]), k=2)
+    assert (outcome.scores.top1, outcome.scores.top5) == (0.0, 0.0)
+    right = evaluate_knn(train, np.arange(8), train[[0, 1]], np.array([0, 1]), k=2)
+    assert (right.scores.top1, right.scores.top5) == (1.0, 1.0)
+
+
+def test_as_many_neighbours_as_a_class_has():
+    assert default_k(np.repeat(np.arange(6), 10)) == 10
+    assert default_k(np.repeat(np.arange(10), 5000)) == 200
+    assert default_k(np.array([0, 1, 1, 1])) == 2
+    rng = np.random.default_rng(0)
+    centres = 3 * rng.standard_normal((6, 16))
+    y = np.repeat(np.arange(6), [20, 8, 8, 8, 8, 8])  # 60 images, as a folder of photographs has them
+    x, test = ((centres[labels] + 2.5 * rng.standard_normal((len(labels), 16))).astype(np.float32) for labels in (y, y))
+    chosen, whole = (evaluate_knn(x, y, test, y, k, temperature=None) for k in (None, 200))
+    assert chosen.settings["k"] == 8
+    assert "as many as a class has there" in chosen.words
+    assert whole.scores.mean_per_class == pytest.approx(1 / 6), "the whole bank always says its largest class"
+    assert chosen.scores.mean_per_class > 0.8

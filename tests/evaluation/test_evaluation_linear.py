@@ -50,9 +50,9 @@ def test_the_fit_is_the_minimum_of_the_stated_objective(l2: float) -> None:
 
 def test_a_solver_that_was_stopped_says_so(monkeypatch) -> None:
     (x, y), (x_test, y_test) = blobs(100, spread=2.0), blobs(40, spread=2.0, seed=1)
-    assert "converged" not in evaluate_linear(x, y, x_test, y_test).text
+    assert "converged" not in evaluate_linear(x, y, x_test, y_test).words
     monkeypatch.setattr(linear, "fit_linear", lambda x, y, l2: fit_path(x, y, [l2], max_iter=2)[0])
-    assert "the solver was stopped after 1,000 iterations, before" in evaluate_linear(x, y, x_test, y_test).text
+    assert "the solver was stopped after 1,000 iterations, before" in evaluate_linear(x, y, x_test, y_test).words
 
 
 def test_shift_and_scale_of_the_features_do_not_matter() -> None:
@@ -73,7 +73,7 @@ def test_separable_data_is_separated(classes: int) -> None:
     x, y = blobs(40 * classes, classes, spread=0.3)
     split = stratified_split(y)
     result = evaluate_linear(x[split[0]], y[split[0]], x[split[1]], y[split[1]])
-    assert result.scores.top1 == result.scores.mean_per_class == result.validation_top1 == 1.0
+    assert result.scores.top1 == result.scores.mean_per_class == result.settings["validation_top1"] == 1.0
     assert (result.scores.top5 == 1.0) if classes > 5 else result.scores.top5 is None
 
 
@@ -96,7 +96,7 @@ def test_test_labels_never_influence_the_chosen_penalty() -> None:
     honest = evaluate_linear(x[:150], y[:150], x[150:], y[150:])
     for _ in range(3):
         other = evaluate_linear(x[:150], y[:150], rng.permutation(x[150:]), rng.permutation(y[150:]))
-        assert (other.l2, other.validation_top1) == (honest.l2, honest.validation_top1)
+        assert other.settings == honest.settings
     assert other.scores != honest.scores
 
 
@@ -116,7 +116,7 @@ def test_the_penalty_is_the_best_on_the_validation_images_by_a_plain_search() ->
 
 def test_the_text_tells_protocol_and_edge() -> None:
     x, y = blobs(60, spread=0.3)
-    text = evaluate_linear(x[:40], y[:40], x[40:], y[40:], grid=(0.5, 0.1)).text
+    text = evaluate_linear(x[:40], y[:40], x[40:], y[40:], grid=(0.5, 0.1)).words
     assert "(the edge of what was tried)" in text
     assert "8 validation images (seed 0), then fitted on all 40 training images; 20 test images, scored once" in text
     assert len(PAPER_GRID) == 45

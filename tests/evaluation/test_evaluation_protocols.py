@@ -1,5 +1,6 @@
 """Whole evaluations: from an encoder and images to JSON, with the freeze proved."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,20 @@ from evaluation_doubles import LazySource, Means
 from twofold.data import ArraySource
 from twofold.errors import UserError
 from twofold.evaluation.frozen import NotFrozenError, digest
-from twofold.evaluation.protocols.evaluate import evaluate
-from twofold.evaluation.protocols.evaluate import Evaluation
-from twofold.evaluation.protocols.linear import LinearResult
+from twofold.evaluation.logistic import PAPER_GRID
+from twofold.evaluation.protocols.base import PROTOCOLS, EvaluationConfig
+from twofold.evaluation.protocols.classifier import Evaluation
+from twofold.options import OptionsParser
+
+
+def evaluate(
+    encoder: Means, train: Any, test: Any = None, protocol: str = "linear", progress: Any = None, **options: Any
+) -> Evaluation:
+    """A protocol by its name and options, on sources."""
+    config = OptionsParser(EvaluationConfig).build({"protocol": protocol, **options})
+    found = PROTOCOLS[protocol](config).evaluate(encoder, train, test, progress=progress)
+    assert isinstance(found, Evaluation)
+    return found
 
 
 def stripes(n: int, classes: int = 4, seed: int = 0, side: int = 16) -> tuple[np.ndarray, np.ndarray]:
@@ -38,11 +50,12 @@ def test_an_evaluation_tells_all_and_survives_json(protocol: Any, tmp_path: Path
         progress=lambda *a: told.append(a),
     )
     assert got.scores.top1 > 0.9
-    assert got.digest_before == got.digest_after == before == digest(encoder)
+    assert got.digest == before == digest(encoder)
     assert (got.train.images, got.test.images, got.feature_dim) == (80, 40, 16)
     assert got.train.fingerprint != got.test.fingerprint
     assert told == [("training features", 80, 80), ("test features", 40, 40)]
-    assert "test set as given" in got.text
+    assert "test set as given" in got.words
+    assert got.metrics == {name: getattr(got.scores, name) for name in ("top1", "mean_per_class", "macro_f1")}
     path = got.write(tmp_path / "sub" / "evaluation.json")
     assert Evaluation.from_json(path.read_text()) == got
     assert list(path.parent.iterdir()) == [path]
@@ -67,10 +80,10 @@ def test_without_a_test_set_a_share_of_each_class_is_held_out() -> None:
     got = evaluate(Means(), ArraySource(*stripes(100)), seed=3)
     assert (got.train.images, got.test.images) == (80, 20)
     assert got.train.fingerprint == got.test.fingerprint
-    assert "20% of each class held out for the score (seed 3)" in got.text
+    assert "20% of each class held out for the score (seed 3)" in got.words
     assert got.scores.top1 > 0.9
     other = evaluate(Means(), ArraySource(*stripes(100)), seed=3)
-    assert (other.result, other.text) == (got.result, got.text)
+    assert (other.scores, other.settings, other.words) == (got.scores, got.settings, got.words)
     assert evaluate(Means(), ArraySource(*stripes(100)), held_out=0.4).test.images == 40
 
 
@@ -93,10 +106,10 @@ def test_unlabelled_and_broken_images_are_left_out_and_counted() -> None:
 
 
 def test_the_published_grid_and_plain_votes_can_be_asked_for() -> None:
-    got = evaluate(Means(), ArraySource(*stripes(80)), grid=(0.1,))
-    assert isinstance(got.result, LinearResult)
-    assert got.result.l2 == 0.1
-    assert "one vote each" in evaluate(Means(), ArraySource(*stripes(80)), protocol="knn", temperature=None).result.text
+    got = evaluate(Means(), ArraySource(*stripes(80)), grid="paper")
+    assert got.settings["l2"] in PAPER_GRID
+    assert "among 45 values from 1e-06 to 1e+05" in got.words
+    assert "one vote each" in evaluate(Means(), ArraySource(*stripes(80)), protocol="knn", temperature=None).words
 
 
 def test_what_cannot_be_evaluated_is_a_user_error_before_any_image_is_read() -> None:
@@ -118,5 +131,22 @@ def test_what_cannot_be_evaluated_is_a_user_error_before_any_image_is_read() -> 
         with pytest.raises(UserError, match=message):
             evaluate(encoder, source, test)
         assert encoder.seen == []
-    with pytest.raises(UserError, match="unknown protocol 'svm'; choose one of linear, knn"):
-        evaluate(Means(), train, None, "svm")  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"--protocol expects one of .*'knn', 'linear'.* got svm"):
+        evaluate(Means(), train, None, "svm")
+
+
+def test_what_was_written_before_is_still_read() -> None:
+    """Documents of the time when scores lay in `result`, the baseline in `floor`, and the words in two places."""
+    scores = {"top1": 0.75, "top5": None, "mean_per_class": 0.7, "count": 8, "macro_f1": 0.6}
+    part = {"name": "x", "images": 8, "skipped": 0, "unlabelled": 1, "fingerprint": "f", "kept": False}
+    old = {
+        "protocol": "linear", "text": "images as they are", "train": part, "test": part, "validation": None,
+        "result": {"scores": scores, "l2": 0.1, "validation_top1": 0.5, "train": 8, "text": "by L-BFGS"},
+        "digest_before": "d", "digest_after": "d", "feature_dim": 4, "seconds": {"features": 1.0}, "seed": 2,
+    }  # fmt: skip
+    read = Evaluation.from_json(json.dumps(old))
+    assert (read.top1, read.settings["l2"], read.words) == (0.75, 0.1, "by L-BFGS; images as they are")
+    assert (read.digest, read.train.unlabelled, read.baseline, read.kind) == ("d", 1, None, "image")
+    speech = Evaluation.from_json(json.dumps(old | {"floor": scores | {"top1": 0.5}}))
+    assert speech.baseline is not None
+    assert (speech.baseline.top1, speech.kind) == (0.5, "audio")

@@ -17,7 +17,7 @@ from twofold.data import ArraySource, DataConfig, open_source
 from twofold.data.sources.subset import subset
 from twofold.errors import UserError
 from twofold.evaluation.feature_cache import FeatureCache, decode_options
-from twofold.evaluation.features import extract
+from twofold.evaluation.features import Extractor
 
 
 @pytest.fixture
@@ -44,12 +44,12 @@ def told(cache: FeatureCache) -> list[str]:
     return list(cache.tell)  # type: ignore[call-overload]
 
 
-def fresh(source: Any, encoder: Means, cache: FeatureCache, **options: Any) -> bool:
+def fresh(source: Any, encoder: Means, cache: FeatureCache, progress: Any = None, **options: Any) -> bool:
     """Whether the encoder had to run; the features are right in any case."""
     encoder.seen.clear()
-    found = cache.extract(encoder, source, **options)
+    found = Extractor(cache=cache, **options).extract(encoder, source, progress)
     ran = bool(encoder.seen)
-    expected = extract(encoder, source, **options)
+    expected = Extractor(**options).extract(encoder, source)
     np.testing.assert_array_equal(found.h, expected.h)
     assert found.kept is not ran
     assert (found.skipped, found.text, found.index.tolist()) == (
@@ -106,7 +106,7 @@ def test_labels_are_those_of_the_data_not_of_the_file(cache: FeatureCache) -> No
     source, encoder = ArraySource(images, np.arange(6) % 2), Means()
     assert fresh(source, encoder, cache)
     source.labels = np.arange(6) % 3
-    assert cache.extract(encoder, source).labels.tolist() == [0, 1, 2, 0, 1, 2]  # type: ignore[union-attr]
+    assert Extractor(cache=cache).extract(encoder, source).labels.tolist() == [0, 1, 2, 0, 1, 2]  # type: ignore[union-attr]
 
 
 def test_a_stale_file_is_told_of_and_made_anew(folder: Path, cache: FeatureCache) -> None:
@@ -131,7 +131,7 @@ def test_a_damaged_file_is_told_of_and_made_anew(folder: Path, cache: FeatureCac
     (path,) = cache.folder.iterdir()  # type: ignore[union-attr]
     contents = bytearray(path.read_bytes())
     if damage == "flipped":
-        place = contents.index(extract(encoder, source).h.tobytes()[:16])
+        place = contents.index(Extractor().extract(encoder, source).h.tobytes()[:16])
         contents[place + 5] ^= 1  # within the features: only a checksum can tell
     cut = {"cut": contents[: len(contents) // 2], "flipped": contents, "emptied": b"", "other": b"not a zip file"}
     path.write_bytes(cut[damage])
@@ -161,12 +161,12 @@ def test_images_that_could_not_be_read_are_told_of_and_counted_again(folder: Pat
     first, again = open_source(folder, grey), open_source(folder, grey)
     strict = open_source(folder, dataclasses.replace(grey, max_skipped=0.0))
     (folder / "a" / "2.bmp").write_bytes((folder / "a" / "2.bmp").read_bytes()[:200])  # the header stays whole
-    found = cache.extract(Means(), first)
+    found = Extractor(cache=cache).extract(Means(), first)
     assert (len(found.h), len(found.skipped)) == (7, 1)
-    kept = cache.extract(Means(), again)
+    kept = Extractor(cache=cache).extract(Means(), again)
     assert (kept.kept, kept.skipped, again.skipped[0]) == (True, found.skipped, found.skipped[0])
     with pytest.raises(UserError, match="max_skipped"):
-        cache.extract(Means(), strict)
+        Extractor(cache=cache).extract(Means(), strict)
 
 
 def test_a_disk_that_refuses_costs_a_sentence(folder: Path, tmp_path: Path) -> None:

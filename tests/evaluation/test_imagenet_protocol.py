@@ -12,11 +12,13 @@ import torch
 from PIL import Image
 
 from golden_data import golden
-from twofold.commands.imagenet import imagenet, load_classified
+from twofold.commands.evaluate import evaluate
+from twofold.data import DataConfig
 from twofold.encoders import Encoder, InputSpec, ResNet, save_encoder
 from twofold.encoders.composed import EncoderWithClassifier
 from twofold.errors import UserError
-from twofold.evaluation.protocols.imagenet import evaluate_imagenet
+from twofold.evaluation.features import Extractor
+from twofold.evaluation.protocols.imagenet import ImageNet, ImageNetResult, load_classified, open_validation
 from twofold.heads import Classifier, HeadConfig, ProjectionHead
 from twofold.views.resample import center_crop
 
@@ -32,6 +34,19 @@ class Seen(Encoder):
     def features(self, x: torch.Tensor) -> torch.Tensor:
         self.images.append(x)
         return x.mean((2, 3)) * self.scale
+
+
+def evaluate_imagenet(model: EncoderWithClassifier, folder: Path, **settings: Any) -> ImageNetResult:
+    source = open_validation(folder, model.feature_dim, DataConfig(max_skipped=0.0))
+    found = ImageNet().evaluate(model, source, extractor=Extractor(**{"resample": "tf2", **settings}))
+    assert isinstance(found, ImageNetResult)
+    return found
+
+
+def imagenet(file: Path, folder: Path, **options: Any) -> ImageNetResult:
+    found = evaluate(file, folder, protocol="imagenet", **options)
+    assert isinstance(found, ImageNetResult)
+    return found
 
 
 def linear(weight: list[list[float]], bias: list[float] | None = None) -> Classifier:
@@ -76,8 +91,8 @@ def test_accuracies(tree: Path) -> None:
     assert result.scores.top1 == pytest.approx(18 / 21)
     assert result.scores.top5 == pytest.approx(18 / 21)
     assert result.scores.mean_per_class == pytest.approx(6 / 7)
-    assert "0.875 of the shorter side resized to 40 x 40 (tf2)" in result.text
-    assert "the encoder's features" in result.text
+    assert "0.875 of the shorter side resized to 40 x 40 (tf2)" in result.words
+    assert "the encoder's features" in result.words
 
 
 @pytest.mark.parametrize(("key", "resample"), [("preprocess_for_eval", "tf2"), ("out_tf1", "tf1")])
@@ -244,4 +259,4 @@ class TestTheCommand:
         file = self.write(tmp_path / "net" / "encoder.safetensors", layer=None)
         with pytest.raises(UserError, match="give --classifier_layer 0"):
             imagenet(file, tree)
-        assert imagenet(file, tree, classifier_layer=0).result.images == 21
+        assert imagenet(file, tree, classifier_layer=0).images == 21

@@ -13,6 +13,7 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score
 from transfer_trees import TREES
 
 from twofold import cli
+from twofold.commands.transfer import transfer
 from twofold.data import DataConfig
 from twofold.encoders import EncoderConfig, build_encoder, save_encoder
 from twofold.errors import UserError
@@ -24,8 +25,7 @@ from twofold.studies.transfer import study as command
 from twofold.studies.transfer.finetune import DECAYS, RATES, Budget, run_options
 from twofold.studies.transfer.linear import fit_many_path, measure, open_parts
 from twofold.studies.transfer.sets import SETS, reported
-from twofold.studies.transfer.study import table, transfer
-from twofold.training.loop import LabelledTraining
+from twofold.training.loop import Training
 
 GRID = tuple(10.0**k for k in range(-5, 2))
 
@@ -54,7 +54,7 @@ def trusting(monkeypatch):
 def encoder_file(tmp_path_factory):
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("run") / "encoder.safetensors"
-    config = EncoderConfig(name="resnet10", width=0.125, stem="cifar", channels=3)
+    config = EncoderConfig.of(name="resnet10", width=0.125, stem="cifar", channels=3)
     save_encoder(path, build_encoder(config, 16), extra={"options": {"views": {"size": 16}}})
     return path
 
@@ -80,7 +80,8 @@ def test_the_twelve_sets_are_the_papers():
 def test_all_twelve_in_one_command_and_nothing_twice(root, encoder_file, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(command, "PAPER_GRID", GRID)
     options = {"root": str(root), "out": str(tmp_path / "out")}
-    cells = transfer(encoder_file, **options)
+    result = transfer(encoder_file, **options)
+    cells = result.cells
     assert [cell.name for cell in cells] == list(SETS)
     for cell in cells:
         classes = {"cifar10": 10, "cifar100": 100, "voc2007": 20, "flowers": 102}.get(cell.name, 3)
@@ -91,7 +92,7 @@ def test_all_twelve_in_one_command_and_nothing_twice(root, encoder_file, tmp_pat
     rows = json.loads((tmp_path / "out" / "table.json").read_text())
     assert rows[1]["paper"]["SimCLR 1x"] == 90.6
     assert rows[1]["result"] == round(100 * cells[1].value, 2)
-    assert table(cells).row_count == 12
+    assert len(result.table.rows) == 12
     assert [cell.name for cell in cells if "object marked as difficult counts as one of its class" in cell.text] == [
         "voc2007"
     ]
@@ -101,18 +102,17 @@ def test_all_twelve_in_one_command_and_nothing_twice(root, encoder_file, tmp_pat
 
     monkeypatch.setattr(measuring, "linear", forbidden)
     (tmp_path / "out" / "table.json").unlink()
-    assert transfer(encoder_file, **options) == cells
+    assert transfer(encoder_file, resume=True, **options).cells == cells
     (tmp_path / "out" / "dtd-linear.json").unlink()  # stopped there: the others are kept
     with pytest.raises(AssertionError, match="measured again"):
-        transfer(encoder_file, **options)
+        transfer(encoder_file, resume=True, **options)
     with pytest.raises(UserError, match="measured with another data, seed"):
-        transfer(encoder_file, **options, data="pets", seed=1)
+        transfer(encoder_file, resume=True, **options, data="pets", seed=1)
     (tmp_path / "out" / "pets-linear.json").write_text("{")
     with pytest.raises(UserError, match=r"pets-linear\.json is damaged"):
-        transfer(encoder_file, **options, data="pets")
-    assert (
-        cli.main(["transfer", str(encoder_file), "--data", "cars", "--root", str(root), "--out", options["out"]]) == 0
-    )
+        transfer(encoder_file, resume=True, **options, data="pets")
+    words = ["transfer", str(encoder_file), "--data", "cars", "--root", str(root), "--out", options["out"]]
+    assert cli.main([*words, "--resume"]) == 0
     assert "Stanford Cars" in capsys.readouterr().out
 
 
@@ -150,9 +150,7 @@ def test_the_penalty_is_the_best_on_validation_images_and_the_fit_on_all():
             return type("F", (), {"h": x[source.part], "index": every, "text": "given", "skipped": ()})
 
     parts = measuring.DataSplits(*(Part(name) for name in ("fit", "validation", "whole", "test")), "words")
-    value, validation, settings, _ = measuring.linear(
-        torch.nn.Linear(1, 1), "cifar10", parts, 16, "antialias", GRID, cache=Known()
-    )
+    value, validation, settings, _ = measuring.linear(torch.nn.Linear(1, 1), "cifar10", parts, Known(), GRID)
 
     def plain(train, test, l2, metric=accuracy_score):
         mean = x[train].mean(0)
@@ -204,7 +202,7 @@ def test_fine_tuning_takes_the_best_pair_and_scores_once(root, encoder_file, tmp
     monkeypatch.setattr("twofold.studies.transfer.finetune.finetune", counted)
     budget = {"steps": 6, "batch": 6, "rates": [1e-4, 3e-2], "decays": [0.0]}
     options = {"root": str(root), "data": "birdsnap", "protocol": "finetune", "out": str(tmp_path)}
-    cell = transfer(encoder_file, **options, budget=budget)[0]
+    cell = transfer(encoder_file, **options, budget=budget).cells[0]
     assert [source.name for source in calls] == ["birdsnap/train", "birdsnap/train", "birdsnap/test"]
     results = [json.loads((tmp_path / "runs/birdsnap" / name / "result.json").read_text()) for name in ("00", "01")]
     best = int(np.argmax([result["scores"]["top1"] for result in results]))
@@ -212,7 +210,7 @@ def test_fine_tuning_takes_the_best_pair_and_scores_once(root, encoder_file, tmp
     final = json.loads((tmp_path / "runs/birdsnap/final/result.json").read_text())
     assert (cell.value, final["labels"]) == (final["scores"]["top1"], 12)
     with pytest.raises(UserError, match="another budget"):
-        transfer(encoder_file, **options, budget=budget | {"steps": 7})
+        transfer(encoder_file, resume=True, **options, budget=budget | {"steps": 7})
 
 
 @pytest.mark.usefixtures("trusting")
@@ -251,7 +249,7 @@ def test_a_class_without_images(encoder_file, tmp_path):
 
 
 def test_a_size_that_nobody_said(root, tmp_path):
-    config = EncoderConfig(name="resnet10", width=0.125, stem="cifar", channels=3)
+    config = EncoderConfig.of(name="resnet10", width=0.125, stem="cifar", channels=3)
     save_encoder(tmp_path / "e.safetensors", build_encoder(config, 16))
     with pytest.raises(UserError, match="give --size"):
         transfer(tmp_path / "e.safetensors", data="cars", root=str(root))
@@ -269,7 +267,7 @@ def test_fine_tuning_by_each_kind_of_metric_stopped_and_resumed(root, encoder_fi
     budget = {"steps": 3, "batch": 8, "rates": [1e-3, 1e-1], "decays": [0.0]}
     names = {"cifar10": "top1", "voc2007": "map11", "pets": "mean_per_class"}
     options = {"root": str(root), "data": ",".join(names), "protocol": "finetune", "budget": budget}
-    whole = transfer(encoder_file, **options, out=str(tmp_path / "whole"))
+    whole = transfer(encoder_file, **options, out=str(tmp_path / "whole")).cells
     assert {cell.name: cell.metric for cell in whole} == names
     for cell in whole:
         final = json.loads((tmp_path / "whole" / "runs" / cell.name / "final" / "result.json").read_text())["scores"]
@@ -280,7 +278,7 @@ def test_fine_tuning_by_each_kind_of_metric_stopped_and_resumed(root, encoder_fi
         assert cell.validation == max(tried)
         assert cell.settings["rate"] == budget["rates"][int(np.argmax(tried))]
 
-    trained, fit = [], LabelledTraining.fit
+    trained, fit = [], Training.fit
 
     def counted(self):
         trained.append(str(self.run.path.relative_to(tmp_path / "cut" / "runs")))
@@ -288,17 +286,17 @@ def test_fine_tuning_by_each_kind_of_metric_stopped_and_resumed(root, encoder_fi
             self.agree = lambda _asked: self.step == 2
         return fit(self)
 
-    monkeypatch.setattr(LabelledTraining, "fit", counted)
+    monkeypatch.setattr(Training, "fit", counted)
     words = ["transfer", str(encoder_file), "--data", options["data"], "--root", str(root), "--protocol", "finetune"]
     words += ["--budget.steps", "3", "--budget.batch", "8", "--budget.rates", "[0.001, 0.1]", "--budget.decays", "[0]"]
     words += ["--out", str(tmp_path / "cut")]
     assert cli.main(words) == 128 + signal.SIGINT
-    assert "the same command goes on" in capsys.readouterr().err
+    assert "the same command with --resume goes on" in capsys.readouterr().err
     assert {path.name for path in (tmp_path / "cut").glob("*.json")} == {"cifar10-finetune.json", "table.json"}
     assert kept(tmp_path / "cut") == {"cifar10/final": 1, "voc2007/01": 2}  # that one is not done
     trained.clear()
     trained.append("again")
-    cut = transfer(encoder_file, **options, out=str(tmp_path / "cut"))
+    cut = transfer(encoder_file, **options, out=str(tmp_path / "cut"), resume=True).cells
     assert trained == ["again", "voc2007/01", "voc2007/final", "pets/00", "pets/01", "pets/final"]
     assert [(c.name, c.value, c.settings) for c in cut] == [(c.name, c.value, c.settings) for c in whole]
     assert kept(tmp_path / "cut") == {f"{name}/final": 1 for name in names}
@@ -307,7 +305,7 @@ def test_fine_tuning_by_each_kind_of_metric_stopped_and_resumed(root, encoder_fi
     assert (rows["pets"]["paper"]["SimCLR 4x"], rows["cifar10"]["paper"]["supervised 1x"]) == (92.1, 97.5)
     assert {name: row["result"] for name, row in rows.items()} == {c.name: round(100 * c.value, 2) for c in whole}
     capsys.readouterr()
-    assert cli.main(words) == 0
+    assert cli.main([*words, "--resume"]) == 0
     assert "84.1/86.6" in (told := capsys.readouterr().out)
     assert "67.3/69.4" in told  # from a random start
 

@@ -7,11 +7,11 @@ import torch
 from transfer_trees import TREES
 
 from twofold import cli
+from twofold.commands.transfer import transfer
 from twofold.encoders import EncoderConfig, build_encoder, save_encoder
 from twofold.errors import UserError
 from twofold.studies.transfer import linear as measuring
 from twofold.studies.transfer import study as command
-from twofold.studies.transfer.study import transfer
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def encoder_file(tmp_path):
     torch.manual_seed(0)
     path = tmp_path / "run" / "encoder.safetensors"
     path.parent.mkdir()
-    config = EncoderConfig(name="resnet10", width=0.125, stem="cifar", channels=3)
+    config = EncoderConfig.of(name="resnet10", width=0.125, stem="cifar", channels=3)
     save_encoder(path, build_encoder(config, 16), extra={"options": {"views": {"size": 16}}})
     return path
 
@@ -57,9 +57,9 @@ def test_a_test_image_that_cannot_be_read_costs_that_image_alone(root, encoder_f
     assert "3 test images scored once; 0 of these and 1 test images could not be read" in cell["text"]
     cut_short(root, "beagle_40")
     (encoder_file.parent / "transfer" / "pets-linear.json").unlink()
-    assert cli.main(words) == 2
+    assert cli.main([*words, "--resume"]) == 2
     assert "2 of 4 images cannot be read and --max_skipped allows 1" in capsys.readouterr().err
-    assert cli.main([*words, "--max_skipped", "0.5"]) == 0
+    assert cli.main([*words, "--resume", "--max_skipped", "0.5"]) == 0
 
 
 def test_a_class_none_of_which_can_be_read_is_told_before_anything_is_fitted(root, encoder_file, monkeypatch):
@@ -71,18 +71,20 @@ def test_a_class_none_of_which_can_be_read_is_told_before_anything_is_fitted(roo
 
 def test_the_table_holds_what_every_call_found(root, encoder_file, monkeypatch):
     transfer(encoder_file, data="birdsnap,pets", root=str(root))
-    transfer(encoder_file, data="cars", root=str(root))
+    with pytest.raises(UserError, match="already holds a study; continue it with --resume, or choose another folder"):
+        transfer(encoder_file, data="cars", root=str(root))
+    transfer(encoder_file, data="cars", root=str(root), resume=True)
     linear = [(name, "linear") for name in ("birdsnap", "cars", "pets")]
     assert table(encoder_file) == linear
     budget = {"steps": 2, "batch": 6, "rates": [1e-3], "decays": [0.0]}
-    transfer(encoder_file, data="cars", root=str(root), protocol="finetune", budget=budget)
+    transfer(encoder_file, data="cars", root=str(root), protocol="finetune", budget=budget, resume=True)
     assert table(encoder_file) == [*linear[:2], ("cars", "finetune"), linear[2]]
     folder = encoder_file.parent / "transfer"
     (folder / "pets-linear.json").write_text("{")  # whoever asks for it is told
     (folder / "birdsnap-linear.json").unlink()
-    transfer(encoder_file, data="birdsnap", root=str(root), seed=1)
+    transfer(encoder_file, data="birdsnap", root=str(root), seed=1, resume=True)
     assert table(encoder_file) == [("birdsnap", "linear")]  # the others were asked for with another seed
-    transfer(encoder_file, data="cars", root=str(root))
+    transfer(encoder_file, data="cars", root=str(root), resume=True)
     assert table(encoder_file) == [("cars", "linear"), ("cars", "finetune")]
 
     measure = measuring.linear
@@ -99,13 +101,13 @@ def test_the_table_holds_what_every_call_found(root, encoder_file, monkeypatch):
 def test_it_computes_where_it_is_told(root, encoder_file, monkeypatch):
     asked, used = [], []
     finetune = command.finetune_grid
-    monkeypatch.setattr(command, "choose_device", lambda name: asked.append(name) or torch.device("cpu"))
+    monkeypatch.setattr(command, "choose_device", lambda name, _option: asked.append(name) or torch.device("cpu"))
     load = command.load
     monkeypatch.setattr(command, "load", lambda *args: used.append(args[2]) or load(*args))
     monkeypatch.setattr(command, "finetune_grid", lambda *args: used.append(args[9]) or finetune(*args))
     budget = {"steps": 2, "batch": 6, "rates": [1e-3], "decays": [0.0]}
     transfer(encoder_file, data="cars", root=str(root))
-    transfer(encoder_file, data="cars", root=str(root), protocol="finetune", budget=budget, device="cpu")
+    transfer(encoder_file, data="cars", root=str(root), protocol="finetune", budget=budget, device="cpu", resume=True)
     assert (asked, used) == (["auto", "cpu"], [torch.device("cpu")] * 2 + ["cpu"])
     run = encoder_file.parent / "transfer" / "runs" / "cars" / "00" / "config.yaml"
     assert "device: cpu" in run.read_text()

@@ -14,7 +14,13 @@ from twofold.data import DataConfig, open_source
 from twofold.data.config import AudioConfig
 from twofold.encoders import SpeechEncoder, save_encoder
 from twofold.errors import UserError
-from twofold.evaluation.protocols.verification import all_pairs, detection_cost, equal_error_rate, read_trials, verify
+from twofold.evaluation.protocols.verification import (
+    SpeakerVerification,
+    all_pairs,
+    detection_cost,
+    equal_error_rate,
+    read_trials,
+)
 
 
 def by_hand(scores, same):
@@ -73,6 +79,11 @@ def encoder():
     return SpeechEncoder(8000, 20, 60.0, width=16, layers=1, heads=2, hidden=32, dropout=0.0, cmvn="none")
 
 
+def verify(model, source, trials=None):
+    config = SpeakerVerification.Config(trials=None if trials is None else str(trials))
+    return SpeakerVerification(config).evaluate(model, source)
+
+
 def trials(folder, *lines):
     path = folder / "trials.txt"
     path.write_text("\n".join(lines) + "\n")
@@ -94,7 +105,7 @@ def test_a_list_of_trials(voices, tmp_path):
     found = verify(encoder(), source, trials=str(path))
     assert (found.pairs, found.utterances, found.speakers) == (2, 3, 2)
     assert found.baseline_eer in (0, 1)
-    assert "2 of 2 trials of trials.txt" in found.text
+    assert "2 of 2 trials of trials.txt" in found.words
     swapped = verify(encoder(), source, trials=trials(tmp_path, "0" + SAME[1:], "1" + OTHER[1:]))
     assert (swapped.eer, swapped.baseline_eer) == (1 - found.eer, 1 - found.baseline_eer)
 
@@ -136,7 +147,7 @@ def test_a_file_that_breaks_takes_its_trials_along(tmp_path):
                   "1 id10001/v/0.wav id10001/v/silent.wav")  # fmt: skip
     found = verify(encoder(), open_source(tmp_path, DataConfig(max_skipped=0.5)), trials=str(path))
     assert found.pairs == 2
-    assert "2 of 3 trials" in found.text
+    assert "2 of 3 trials" in found.words
 
 
 def test_speakers_are_compared_where_the_data_name_them(tmp_path):
@@ -147,7 +158,7 @@ def test_speakers_are_compared_where_the_data_name_them(tmp_path):
     (tmp_path / "m.csv").write_text("\n".join(rows))
     found = verify(encoder(), open_source(tmp_path / "m.csv", DataConfig()))
     assert found.speakers == 2
-    assert "speakers as the data name them" in found.text
+    assert "speakers as the data name them" in found.words
     words = verify(encoder(), open_source(tmp_path / "m.csv", DataConfig(audio=AudioConfig(label="label"))))
     assert words.speakers == 3
 
@@ -158,5 +169,5 @@ def test_the_command_takes_trials(voices, tmp_path):
     path = trials(tmp_path, SAME, OTHER)
     told = evaluate(tmp_path, voices, protocol="verification", trials=str(path))
     assert json.loads(told.file.read_text())["pairs"] == 2
-    with pytest.raises(UserError, match=r"--trials .* goes with --protocol verification, not with linear"):
+    with pytest.raises(UserError, match=r"--trials .* has no effect with --protocol linear: .* choose verification"):
         evaluate(tmp_path, voices, trials=str(path))

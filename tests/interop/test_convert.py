@@ -27,7 +27,7 @@ from simclr_files import (
 
 from fidelity import agree, deviation
 from golden_data import Golden, golden, golden_path, whole_set
-from twofold.commands.convert import convert, describe
+from twofold.commands.convert import convert
 from twofold.encoders import load_classifier, load_encoder, load_head, read_header
 from twofold.errors import UserError
 from twofold.evaluation.frozen import digest
@@ -73,13 +73,13 @@ class TestTheGoldenCheckpoints:
     def test_tf1(self, tmp_path: Path, what: str) -> None:
         folder = whole_set() / "checkpoints" / "tf1_r18_1x_cifar_finetune"  # type: ignore[operator]
         sources = {"folder": folder, "prefix": folder / "model.ckpt-1234", "index": folder / "model.ckpt-1234.index"}
-        file = convert(sources[what], tmp_path / "out", classifier_layer=1)
+        file = convert(sources[what], tmp_path / "out", classifier_layer=1).file
         self.check_tf1(file)
 
     def test_tf1_rebuilt(self, tmp_path: Path) -> None:
         tensors = by_rule(expected("tf1_r18_1x_cifar_finetune").meta)
         write_bundle(tmp_path / "model.ckpt-1234", {**tensors, "global_step": np.array(1234, np.int64)}, shards=2)
-        self.check_tf1(convert(tmp_path / "model.ckpt-1234", tmp_path / "out", classifier_layer=1))
+        self.check_tf1(convert(tmp_path / "model.ckpt-1234", tmp_path / "out", classifier_layer=1).file)
 
     def check_tf1(self, file: Path) -> None:
         right = expected("tf1_r18_1x_cifar_finetune")
@@ -98,7 +98,7 @@ class TestTheGoldenCheckpoints:
     @pytest.mark.parametrize("part", ["", "saved_model", "saved_model/1234", "saved_model/1234/saved_model.pb"])
     def test_tf2(self, tmp_path: Path, part: str) -> None:
         source = whole_set() / "checkpoints" / "tf2_r18_1x_cifar_pretrain" / part  # type: ignore[operator]
-        self.check_tf2(convert(source, tmp_path / "out"), "TF2 SavedModel")
+        self.check_tf2(convert(source, tmp_path / "out").file, "TF2 SavedModel")
 
     def test_tf2_saved_model_rebuilt(self, tmp_path: Path) -> None:
         """With the object-graph keys of the official SavedModel: numbers in lists, which say nothing."""
@@ -106,7 +106,7 @@ class TestTheGoldenCheckpoints:
         keys = assign_keys(by_rule(meta), listed("tf2_r18_1x_cifar_pretrain/saved_model_keys.txt"))
         graph = saved_model(meta_graph(classifier_on(0), function=True))
         source = write_saved_model(tmp_path / "saved_model" / "1234", by_rule(meta), keys, graph)
-        self.check_tf2(convert(source.parent, tmp_path / "out"), "TF2 SavedModel")
+        self.check_tf2(convert(source.parent, tmp_path / "out").file, "TF2 SavedModel")
 
     def test_tf2_checkpoint_rebuilt(self, tmp_path: Path) -> None:
         """The layout of tf.train.Checkpoint, with the optimizer's slots and counters."""
@@ -122,7 +122,7 @@ class TestTheGoldenCheckpoints:
         write_bundle(tmp_path / "ckpt-1234", values, holes=slots)
         checkpoint_file(tmp_path, "ckpt-1234")
         assert set(values) | set(slots) == set(names)
-        file = convert(tmp_path, tmp_path / "out", classifier_layer=0)
+        file = convert(tmp_path, tmp_path / "out", classifier_layer=0).file
         self.check_tf2(file, "TF2 checkpoint", 1234)
         assert len(report(file)["ignored"]["optimizer slots"]) == len(slots) == 70
 
@@ -145,7 +145,7 @@ class TestTheGoldenCheckpoints:
         assert set(values) | set(slots) == set(names)
         write_bundle(tmp_path / "model.ckpt-1234", values, holes=slots)
         begun = time.monotonic()
-        file = convert(tmp_path, tmp_path / "out", classifier_layer=1)
+        file = convert(tmp_path, tmp_path / "out", classifier_layer=1).file
         found = outputs(file, images_of(right["images_u8"]))
         assert time.monotonic() - begun < 60
         assert_equal(found, right, [*R18[:3], "proj_hidden_3", "logits_sup"])
@@ -162,7 +162,7 @@ class TestTheGoldenCheckpoints:
         names = [n.split(":")[0] for n in right.meta["var_names"]]
         official = dict(zip(names, right.meta["tf1_names"], strict=True))
         write_bundle(tmp_path / "model.ckpt", {official[n]: v for n, v in by_rule(right.meta).items()})
-        file = convert(tmp_path, tmp_path / "out")
+        file = convert(tmp_path, tmp_path / "out").file
         images = right["images_u8"]
         two_views = np.concatenate([images[..., :3], images[..., 3:]])
         layer = right.meta["flags"]["ft_proj_selector"]
@@ -201,7 +201,7 @@ class TestLayouts:
         nets = small_net(50, layers=0, classes=1000, stem=stem)
         write_bundle(tmp_path / "ckpt" / "model.ckpt-225206", {**tf1_tensors(*nets), "global_step": np.array(225206)})
         checkpoint_file(tmp_path / "ckpt", "model.ckpt-225206")
-        file = convert(tmp_path / "ckpt", tmp_path / "out")
+        file = convert(tmp_path / "ckpt", tmp_path / "out").file
         assert_same_net(file, nets)
         assert report(file)["classifier"] == {"classes": 1000, "layer": 0}
         assert report(file)["head"] is None
@@ -215,7 +215,7 @@ class TestLayouts:
     def test_other_depths_and_selective_kernels(self, tmp_path: Path, depth: int, sk_ratio: float, stem: str) -> None:
         nets = small_net(depth, layers=3, classes=None, sk_ratio=sk_ratio, stem=stem)
         write_bundle(tmp_path / "model.ckpt", tf1_tensors(*nets))
-        file = convert(tmp_path, tmp_path / "out")
+        file = convert(tmp_path, tmp_path / "out").file
         assert_same_net(file, nets)
         assert load_classifier(file) is None
 
@@ -224,13 +224,13 @@ class TestLayouts:
         nets = small_net()
         write_bundle(tmp_path / "hub" / "variables" / "variables", tf1_tensors(*nets))
         (tmp_path / "hub" / "saved_model.pb").write_bytes(saved_model(meta_graph(classifier_on(1))))
-        file = convert(tmp_path / "hub", tmp_path / "out")
+        file = convert(tmp_path / "hub", tmp_path / "out").file
         assert_same_net(file, nets)
         assert report(file)["found"]["layout"] == "TF1 SavedModel"
         assert report(file)["classifier"] == {"classes": 10, "layer": 1}
         write_small(tmp_path, seed=5, step=751)
         checkpoint_file(tmp_path, "model.ckpt-7")
-        assert_same_net(convert(tmp_path, tmp_path / "out2"), small_net(seed=5))
+        assert_same_net(convert(tmp_path, tmp_path / "out2").file, small_net(seed=5))
 
     def test_moving_averages(self, tmp_path: Path) -> None:
         base, ema = small_net(seed=1), small_net(seed=2, classes=None)
@@ -238,14 +238,16 @@ class TestLayouts:
         slots = {f"{name}/Momentum": value * 0 for name, value in tensors.items() if name.endswith("kernel")}
         write_bundle(tmp_path / "model.ckpt", tensors | slots)
         for weights in ("auto", "base"):
-            file = convert(tmp_path, tmp_path / weights, weights=weights)  # type: ignore[arg-type]
+            result = convert(tmp_path, tmp_path / weights, weights=weights)  # type: ignore[arg-type]
+            file = result.file
             assert_same_net(file, base)
-            assert "moving average (ema_model/), too" in describe(file)
+            assert "moving average (ema_model/), too" in result.text()
             assert len(report(file)["ignored"]["variables of the other tree"]) == len(tf1_tensors(*ema))
-        file = convert(tmp_path, tmp_path / "ema", weights="ema")
+        result = convert(tmp_path, tmp_path / "ema", weights="ema")
+        file = result.file
         assert_same_net(file, ema)
         assert report(file)["found"]["weights"] == "ema"
-        assert "no classifier: the one in the file was trained on the base weights" in describe(file)
+        assert "no classifier: the one in the file was trained on the base weights" in result.text()
 
     @pytest.mark.parametrize("slot", ["Momentum", "LARSOptimizer", "Adam", "Adam_1"])
     def test_optimizer_slots_are_left_out_by_rule(self, tmp_path: Path, slot: str) -> None:
@@ -253,7 +255,7 @@ class TestLayouts:
         slots = {f"{name}/{slot}": value * 0 for name, value in tensors.items() if "moving" not in name}
         counters = {"global_step": np.array(3), "beta1_power": np.array(0.1, "f4")}
         write_bundle(tmp_path / "model.ckpt", tensors | slots | counters)
-        told = report(convert(tmp_path, tmp_path / "out"))
+        told = report(convert(tmp_path, tmp_path / "out").file)
         assert told["ignored"] == {
             "optimizer slots": sorted(slots), "step counters and optimizer settings": sorted(counters)
         }  # fmt: skip
@@ -275,7 +277,7 @@ class TestLayouts:
     def test_half_precision_becomes_single(self, tmp_path: Path) -> None:
         tensors = {name: value.astype("f2") for name, value in tf1_tensors(*small_net()).items()}
         write_bundle(tmp_path / "model.ckpt", tensors)
-        weight = load_encoder(convert(tmp_path, tmp_path / "out")).state_dict()["conv1.weight"]
+        weight = load_encoder(convert(tmp_path, tmp_path / "out").file).state_dict()["conv1.weight"]
         assert weight.dtype == torch.float32
         assert np.array_equal(weight.permute(2, 3, 1, 0).numpy(), tensors["base_model/conv2d/kernel"].astype("f4"))
 
@@ -293,27 +295,30 @@ class TestWhatTheClassifierReads:
         else:
             write_bundle(tmp_path / "variables" / "variables", tf1_tensors(*nets))
             (tmp_path / "saved_model.pb").write_bytes(saved_model(graph))
-        file = convert(tmp_path, tmp_path / "out")
+        result = convert(tmp_path, tmp_path / "out")
+        file = result.file
         assert load_classifier(file)[1] == layer  # type: ignore[index]
-        assert "from the graph" in describe(file)
+        assert "from the graph" in result.text()
 
     @pytest.mark.parametrize(("step", "layer"), [(250228, 0), (751, 1), (3754, 1), (37535, 0), (28151, 0)])
     def test_the_step_of_a_published_file_says(self, tmp_path: Path, step: int, layer: int) -> None:
         write_small(tmp_path, step=step)
-        file = convert(tmp_path, tmp_path / "out")
+        result = convert(tmp_path, tmp_path / "out")
+        file = result.file
         assert load_classifier(file)[1] == layer  # type: ignore[index]
-        assert f"step {step}: " in describe(file)
+        assert f"step {step}: " in result.text()
 
     def test_the_user_says(self, tmp_path: Path) -> None:
         write_small(tmp_path, step=751)
-        file = convert(tmp_path, tmp_path / "out", classifier_layer=0)
+        file = convert(tmp_path, tmp_path / "out", classifier_layer=0).file
         assert load_classifier(file)[1] == 0  # type: ignore[index]
 
     def test_nothing_says(self, tmp_path: Path) -> None:
         write_small(tmp_path)
-        file = convert(tmp_path, tmp_path / "out")
+        result = convert(tmp_path, tmp_path / "out")
+        file = result.file
         assert load_classifier(file)[1] is None  # type: ignore[index]
-        assert "unknown: say so with --classifier_layer" in describe(file)
+        assert "unknown: say so with --classifier_layer" in result.text()
 
     def test_only_one_output_is_of_that_width(self, tmp_path: Path) -> None:
         encoder, head, _ = small_net(layers=1)
@@ -322,7 +327,7 @@ class TestWhatTheClassifierReads:
         tensors["head_supervised/linear_layer/dense/kernel"] = np.ones((16, 5), "f4")
         tensors["head_supervised/linear_layer/dense/bias"] = np.ones(5, "f4")
         write_bundle(tmp_path / "model.ckpt", tensors)
-        assert load_classifier(convert(tmp_path, tmp_path / "out"))[1] == 1  # type: ignore[index]
+        assert load_classifier(convert(tmp_path, tmp_path / "out").file)[1] == 1  # type: ignore[index]
 
     @pytest.mark.parametrize("layer", [-1, 2, 3])
     def test_impossible_answers(self, tmp_path: Path, layer: int) -> None:
@@ -346,14 +351,15 @@ class TestWhatTheClassifierReads:
 def test_the_report_is_whole(tmp_path: Path) -> None:
     """Files and hashes of what was read and of what was written."""
     write_small(tmp_path / "c")
-    file = convert(tmp_path / "c", tmp_path / "out")
+    result = convert(tmp_path / "c", tmp_path / "out")
+    file = result.file
     told = report(file)
     assert {f["name"] for f in told["files"]} == {"model.ckpt-7.index", "model.ckpt-7.data-00000-of-00001"}
     assert told["sha256"]["encoder"] == digest(load_encoder(file))
     assert set(told["sha256"]) == {"encoder", "head", "classifier"}
     assert told["versions"]["torch"]
-    assert "ResNet-18 0.125x, cifar stem" in describe(file)
-    assert "2 layers, 64 to 16" in describe(file)
+    assert "ResNet-18 0.125x, cifar stem" in result.text()
+    assert "2 layers, 64 to 16" in result.text()
     assert load_encoder(file).training is False
 
 
@@ -364,7 +370,7 @@ def test_a_wrong_tensor_would_be_seen(tmp_path: Path) -> None:
     first, second = "base_model/conv2d_2/kernel", "base_model/conv2d_3/kernel"
     tensors[first], tensors[second] = tensors[second], tensors[first]
     write_bundle(tmp_path / "model.ckpt", tensors)
-    found = outputs(convert(tmp_path, tmp_path / "out", classifier_layer=1), images_of(right["images_u8"]))
+    found = outputs(convert(tmp_path, tmp_path / "out", classifier_layer=1).file, images_of(right["images_u8"]))
     assert deviation(found["final_avg_pool"], right["final_avg_pool"], "largest") > 100 * TOLERANCE
 
 

@@ -12,7 +12,7 @@ from golden_data import golden, golden_path
 from twofold.encoders import ResNet
 from twofold.errors import UserError
 from twofold.heads import Classifier, HeadConfig, ProjectionHead
-from twofold.interop.detect import Network, Shape, compare, detect
+from twofold.interop.detect import Network, Shape, detect, require_same
 
 # Spec B.2: convolutions, norms and millions of parameters of the 13 nets of SimCLR v2, r152_3x_sk1 the largest.
 V2 = [
@@ -230,6 +230,6 @@ def test_other_networks() -> None:
 
 def test_compare_says_all_that_differs() -> None:
     with pytest.raises(UserError) as error:
-        compare({"a": (1,), "b": (2,), "c": (3,)}, {"b": (2,), "c": (4,), "d": ()}, "this file")
+        require_same({"a": (1,), "b": (2,), "c": (3,)}, {"b": (2,), "c": (4,), "d": ()}, "this file")
     assert str(error.value) == "this file; 1 missing: a; 1 left over: d; 1 of another shape: c [4] instead of [3]"
-    compare({"a": (1,)}, {"a": (1,)}, "this file")
+    require_same({"a": (1,)}, {"a": (1,)}, "this file")

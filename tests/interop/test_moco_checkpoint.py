@@ -13,7 +13,7 @@ import torchvision
 from simclr_files import listed, report
 from torch import nn
 
-from twofold.commands.convert import convert, describe
+from twofold.commands.convert import convert
 from twofold.encoders import ResNet, load_classifier, load_encoder, load_head, read_header
 from twofold.encoders.adapters import TorchvisionEncoder
 from twofold.errors import UserError
@@ -80,7 +80,8 @@ def test_the_names_are_the_official_ones() -> None:
 def test_outputs(tmp_path: Path, images: torch.Tensor, mlp: bool, weights: Any, seed: int) -> None:
     """Bit for bit, but for the order of subtraction and division (1e-6 of values around 1)."""
     source = write(tmp_path / "checkpoint_0199.pth.tar", official_state("resnet18", mlp))
-    file = convert(source, tmp_path / "out", weights=weights)
+    result = convert(source, tmp_path / "out", weights=weights)
+    file = result.file
     encoder, head = load_encoder(file), load_head(file)
     assert head is not None
     h, z = official_outputs(official_net("resnet18", mlp, seed), images)
@@ -98,7 +99,7 @@ def test_outputs(tmp_path: Path, images: torch.Tensor, mlp: bool, weights: Any, 
     }
     assert load_classifier(file) is None
     assert read_header(file)["extra"]["options"]["views"]["size"] == 224
-    assert "resnet18 of torchvision" in describe(file)
+    assert "resnet18 of torchvision" in result.text()
 
 
 @pytest.mark.parametrize(("arch", "named"), [("resnet50", True), ("wide_resnet50_2", False), ("resnet34", False)])

@@ -20,7 +20,7 @@ def test_fields_of_every_kind() -> None:
     data = number(1, 300) + message(2, b"abc") + bytes([3 << 3 | 5, 1, 0, 0, 0, 4 << 3 | 1, 2, 0, 0, 0, 0, 0, 0, 1])
     assert list(protobuf.fields(data)) == [(1, 300), (2, b"abc"), (3, 1), (4, 2 + 2**56)]
     assert protobuf.integer(data, 1) == 300
-    assert protobuf.integer(data, 9, default=7) == 7
+    assert protobuf.integer(data, 9) == 0
     assert protobuf.text(data, 2) == "abc"
     assert protobuf.text(data, 9) == ""
     assert protobuf.messages(message(1, b"x") + message(1, b"y"), 1) == [b"x", b"y"]

@@ -17,7 +17,10 @@ from fidelity import agree
 from golden_data import golden
 from processes import run_processes
 from twofold import losses
+from twofold.distributed import all_gather
 from twofold.losses import blocks, nt_xent
+from twofold.losses.diagnostics import cross_view_logits
+from twofold.losses.nt_xent import l2_normalize
 
 XREPLICA = "ntxent_xreplica.npz"
 IMPLEMENTATIONS = ("dense", "blocks")
@@ -38,7 +41,8 @@ def golden_replica(rank: int, cases: list[dict[str, Any]]) -> list[dict[str, np.
             hidden.retain_grad()
             loss = nt_xent(*hidden.chunk(2), case["T"], case["norm"], "simclr_sum2", implementation)  # type: ignore[arg-type]
             loss.backward()
-            logits = losses.cross_view_logits(*hidden.detach().chunk(2), case["T"], case["norm"])  # type: ignore[call-arg]
+            a, b = (l2_normalize(hidden.detach()) if case["norm"] else hidden.detach()).chunk(2)
+            logits = cross_view_logits(a, all_gather(b), case["T"])
             results.append(
                 {"loss": loss.detach().numpy(), "grad": hidden.grad.numpy(), "grad_w": w.grad.numpy()}
                 | {"logits": logits.numpy()}

@@ -16,8 +16,11 @@ from torch import Tensor
 from fidelity import agree
 from golden_data import golden
 from processes import run_processes
+from twofold.distributed import all_gather
 from twofold.errors import UserError
-from twofold.losses import contrastive_metrics, cross_view_logits, masked_reconstruction, nt_xent
+from twofold.losses import contrastive_metrics, masked_reconstruction, nt_xent
+from twofold.losses.diagnostics import cross_view_logits
+from twofold.losses.nt_xent import l2_normalize
 
 META = golden("athena.npz").meta
 CONTRASTIVE, RECONSTRUCTION = "Speech: contrastive loss", "Speech: reconstruction and total loss"
@@ -29,8 +32,10 @@ def leaf(key: str) -> Tensor:
 
 def contrastive(hidden: Tensor, case: dict[str, Any]) -> tuple[Tensor, Tensor]:
     a, b = hidden.chunk(2)
-    options = case["temperature"], case.get("normalization", True)
-    return nt_xent(a, b, *options, "simclr_sum2"), cross_view_logits(a.detach(), b.detach(), *options)
+    temperature, normalize = case["temperature"], case.get("normalization", True)
+    own, others = (l2_normalize(z.detach()) if normalize else z.detach() for z in (a, b))
+    logits = cross_view_logits(own, all_gather(others), temperature)
+    return nt_xent(a, b, temperature, normalize, "simclr_sum2"), logits
 
 
 @pytest.mark.parametrize("case", META["contrastive"], ids=lambda case: case["id"])

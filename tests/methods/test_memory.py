@@ -16,7 +16,7 @@ from processes import run_processes
 from twofold.encoders import ResNet
 from twofold.errors import Stopped, UserError
 from twofold.heads import HeadConfig
-from twofold.methods import MethodConfig, SimCLRMemory, build_method
+from twofold.methods import Inputs, MethodConfig, SimCLR, SimCLRMemory
 from twofold.training.loop import Training
 
 
@@ -55,7 +55,7 @@ def test_two_steps_equal_slow_loops() -> None:
             keys = torch.nn.functional.normalize(slow.head(slow.encoder(both)), dim=1)
         z = torch.nn.functional.normalize(fast.head(fast.encoder(both)), dim=1)
         expected = by_loops(z, keys, queue, 0.3)
-        output = net(*both.chunk(2))
+        output = net(Inputs(*both.chunk(2)))
         torch.testing.assert_close(output.loss, expected, rtol=1e-9, atol=1e-9)
         output.loss.backward()
         expected.backward()
@@ -74,13 +74,13 @@ def test_two_steps_equal_slow_loops() -> None:
 def test_inference_changes_nothing() -> None:
     net = method().eval()
     before = copy.deepcopy(net.state_dict())
-    net(*views())
+    net(Inputs(*views()))
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
 
 
 def test_the_scale_of_the_released_code_is_twice_as_large() -> None:
     one, two = method().eval(), method(scale="simclr_sum2").eval()
-    torch.testing.assert_close(two(*views()).loss, 2 * one(*views()).loss)
+    torch.testing.assert_close(two(Inputs(*views())).loss, 2 * one(Inputs(*views())).loss)
     assert one.negatives(6) == 10 + 24
     assert one.chance(6) == pytest.approx(math.log(11 + 24))
     assert two.chance(6) == pytest.approx(2 * math.log(11 + 24))
@@ -93,7 +93,7 @@ def two_steps(rank: int, world: int) -> dict[str, Tensor]:
     losses = []
     for step in range(2):
         a, b = (v[rank * share : (rank + 1) * share] for v in views(step=step))
-        loss = parallel(a, b).loss
+        loss = parallel(Inputs(a, b)).loss
         loss.backward()
         losses.append(loss.detach())
         with torch.no_grad():
@@ -125,18 +125,18 @@ def test_a_run_with_memory_resumes_bit_for_bit(tmp_path: Any, monkeypatch: pytes
     a, b = (torch.load(run.latest(), weights_only=True)["method"] for run in (whole, cut))
     assert "queue.keys" in a
     assert all(torch.equal(a[name], b[name]) for name in a)
-    assert whole.metrics()[-1]["negatives"] == 30 + 64
+    assert whole.rows()[-1]["negatives"] == 30 + 64
 
 
 def test_options_that_do_not_fit() -> None:
     with pytest.raises(UserError, match=r"without --method\.memory"):
-        MethodConfig(memory_momentum=0.9)
+        MethodConfig.of(memory_momentum=0.9)
     with pytest.raises(UserError, match=r"--method\.memory 64 has no effect with --method.name moco"):
-        MethodConfig("moco", memory=64)
+        MethodConfig.of(name="moco", memory=64)
     with pytest.raises(UserError, match=r"--method\.memory 30 holds fewer keys than the 32 of one step"):
-        MethodConfig(memory=30).check_batch(16)
+        SimCLR.Config(memory=30).check_batch(16)
     with pytest.raises(UserError, match="unit length"):
         method(normalize=False)
-    built = build_method(MethodConfig(temperature=0.1, memory=64), ResNet(10, 0.125), HeadConfig(out_dim=8))
+    built = SimCLR.Config(temperature=0.1, memory=64).build(ResNet(10, 0.125), HeadConfig(out_dim=8))
     assert isinstance(built, SimCLRMemory)
     assert built.momentum == 0.999

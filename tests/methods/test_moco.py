@@ -17,7 +17,7 @@ from twofold.distributed import BatchNorm, keep_batch_norm_local
 from twofold.encoders import EncoderConfig, adapt, build_encoder
 from twofold.errors import UserError
 from twofold.heads import HeadConfig
-from twofold.methods import MethodConfig, MoCo, build_method
+from twofold.methods import Inputs, MethodConfig, MoCo
 from twofold.methods.queue import KeyQueue
 from twofold.optim import OptimConfig, build_optimizer
 
@@ -32,7 +32,7 @@ def train(method: MoCo, steps: range, n: int = 8) -> list[float]:
     dtype = method.queue.keys.dtype
     losses = []
     for step in steps:
-        loss = method(*views(n, step, dtype)).loss
+        loss = method(Inputs(*views(n, step, dtype))).loss
         parameters = [p for part in method.trained() for p in part.parameters()]
         with torch.no_grad():
             for p, g in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
@@ -64,7 +64,7 @@ def test_a_step_equals_loops(symmetric: bool, version: str) -> None:
             p += 0.3 * torch.randn_like(p)
     plain = copy.deepcopy(method)
     a, b = views()
-    loss = method(a, b).loss
+    loss = method(Inputs(a, b)).loss
     loss.backward()
 
     pairs = [(plain.momentum_encoder, plain.encoder), (plain.momentum_head, plain.head)]
@@ -138,7 +138,7 @@ def test_the_loss_of_strangers_is_the_level_of_chance() -> None:
         for head in (method.head, method.momentum_head):
             nn.init.zeros_(head.layers[-1][0].weight)
             nn.init.ones_(head.layers[-1][0].bias)
-        assert method(*views()).loss.item() == pytest.approx(method.chance(8), rel=1e-12)
+        assert method(Inputs(*views())).loss.item() == pytest.approx(method.chance(8), rel=1e-12)
         assert method.chance(8) == pytest.approx((1 + symmetric) * math.log(41))
         assert method.negatives(8) == method.negatives(64) == 40
 
@@ -183,7 +183,7 @@ def test_shuffling_decides_on_whose_statistics_keys_get_and_on_nothing_else(monk
     whole = moco(bn_splits=1).double()
     whole.load_state_dict(method.state_dict())
     assert not torch.allclose(whole.keys(b, "shuffle")[0], keys)
-    assert torch.isfinite(method(a, b).loss)
+    assert torch.isfinite(method(Inputs(a, b)).loss)
 
 
 def _keys_of(method: MoCo, images: Tensor) -> Tensor:
@@ -227,7 +227,7 @@ def test_only_queries_are_trained() -> None:
 def test_inference_changes_nothing() -> None:
     method = moco().eval()
     before = copy.deepcopy(method.state_dict())
-    method(*views(dtype=torch.float32))
+    method(Inputs(*views(dtype=torch.float32)))
     assert all(torch.equal(v, before[n]) for n, v in method.state_dict().items() if isinstance(v, Tensor))
     assert method.steps == 0
 
@@ -239,9 +239,9 @@ def test_mixed_precision_keeps_keys_and_averages_whole() -> None:
     full = copy.deepcopy(method)
     a, b = views(dtype=torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
-        out = method(a, b)
+        out = method(Inputs(a, b))
     out.loss.backward()
-    assert out.loss.item() == pytest.approx(full(a, b).loss.item(), rel=0.02)
+    assert out.loss.item() == pytest.approx(full(Inputs(a, b)).loss.item(), rel=0.02)
     assert method.queue.keys.dtype == out.loss.dtype == torch.float32
     torch.testing.assert_close(method.queue.keys.norm(dim=0), torch.ones(24))
     for p, q in zip(method.key_parameters(), full.key_parameters(), strict=True):
@@ -249,20 +249,20 @@ def test_mixed_precision_keeps_keys_and_averages_whole() -> None:
 
 
 def test_our_resnets_are_kept_local_too() -> None:
-    encoder = build_encoder(EncoderConfig("resnet10", width=0.125, stem="cifar"))
+    encoder = build_encoder(EncoderConfig.of(name="resnet10", width=0.125, stem="cifar"))
     method = MoCo(encoder, HeadConfig(norm=True, out_dim=8), queue=16, bn_splits=2)
     layers = [part for part in method.modules() if isinstance(part, BatchNorm)]
     assert len(layers) > 20
     assert {(part.synchronized, part.splits) for part in layers} == {(False, 2)}
-    assert method(*views(dtype=torch.float32)).h.shape == (8, encoder.feature_dim)
+    assert method(Inputs(*views(dtype=torch.float32))).h.shape == (8, encoder.feature_dim)
 
 
 def test_the_head_has_no_batch_norm_unless_it_is_asked_for() -> None:
     """MoCo v1: one linear layer; v2: two, with biases (moco/builder.py). SimCLR's head keeps its batch norm."""
 
     def layers(config: HeadConfig, name: Literal["moco", "simclr"]) -> list[type]:
-        encoder = build_encoder(EncoderConfig("resnet10", width=0.125, stem="cifar"))
-        head = build_method(MethodConfig(name, temperature=0.2), encoder, config).head
+        encoder = build_encoder(EncoderConfig.of(name="resnet10", width=0.125, stem="cifar"))
+        head = MethodConfig.of(name=name, temperature=0.2).build(encoder, config).head
         return [type(part) for part in head.modules() if not list(part.children())]
 
     assert layers(HeadConfig(), "moco") == [nn.Linear, nn.ReLU, nn.Linear]
@@ -278,24 +278,24 @@ def test_the_head_has_no_batch_norm_unless_it_is_asked_for() -> None:
 def test_options_of_another_method_are_refused() -> None:
     for option in ({"queue": 64}, {"momentum": 0.9}, {"symmetric": False}, {"bn_splits": 1}, {"shuffle": True}):
         with pytest.raises(UserError, match=rf"--method\.{next(iter(option))} .* simclr"):
-            MethodConfig(**option)
+            MethodConfig.of(**option)
     for option in ({"normalize": False}, {"scale": "simclr_sum2"}):
         with pytest.raises(UserError, match=rf"--method\.{next(iter(option))} .* moco"):
-            MethodConfig("moco", **option)
+            MethodConfig.of(name="moco", **option)
     for option in ({"queue": 0}, {"bn_splits": 0}, {"momentum": 1.5}):
         with pytest.raises(UserError, match=rf"--method\.{next(iter(option))} must"):
-            MethodConfig("moco", **option)
+            MethodConfig.of(name="moco", **option)
 
 
 def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(UserError, match=r"--method\.queue 6 .* 8 of one step"):
-        moco(queue=6)(*views(dtype=torch.float32))
+        moco(queue=6)(Inputs(*views(dtype=torch.float32)))
     with pytest.raises(UserError, match="16"):
-        MethodConfig("moco", queue=12, symmetric=True).check_batch(8)
+        MethodConfig.of(name="moco", queue=12, symmetric=True).check_batch(8)
     with pytest.raises(UserError, match=r"--method\.bn_splits 3"):
-        MethodConfig("moco", bn_splits=3).check_batch(8)
+        MethodConfig.of(name="moco", bn_splits=3).check_batch(8)
     with pytest.raises(UserError, match="3 equal runs"):
-        moco(bn_splits=3)(*views(dtype=torch.float32))
+        moco(bn_splits=3)(Inputs(*views(dtype=torch.float32)))
     without = adapt(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), 3)
     with pytest.raises(UserError, match="has none"):
         MoCo(without, HeadConfig("linear", norm=False), bn_splits=2)
@@ -305,9 +305,13 @@ def test_what_does_not_fit_is_refused() -> None:
 
 
 def test_built_from_its_options() -> None:
-    encoder = build_encoder(EncoderConfig("torchvision:resnet18", stem="cifar", mean=(0.5,) * 3, std=(0.2,) * 3))
-    config = MethodConfig("moco", temperature=0.1, queue=32, momentum=0.99, symmetric=True, bn_splits=2, shuffle=False)
-    method = build_method(config, encoder, HeadConfig("linear", norm=False, out_dim=8), seed=3)
+    encoder = build_encoder(
+        EncoderConfig.of(name="torchvision:resnet18", stem="cifar", mean=(0.5,) * 3, std=(0.2,) * 3)
+    )
+    config = MethodConfig.of(
+        name="moco", temperature=0.1, queue=32, momentum=0.99, symmetric=True, bn_splits=2, shuffle=False
+    )
+    method = config.build(encoder, HeadConfig("linear", norm=False, out_dim=8), seed=3)
     assert isinstance(method, MoCo)
     found = (method.temperature, method.negatives(8), method.momentum, method.symmetric, method.bn_splits)
     assert found == (0.1, 32, 0.99, True, 2)

@@ -21,6 +21,7 @@ import twofold.methods.moco as module
 from fidelity import agree
 from golden_data import golden, golden_path
 from processes import run_processes
+from twofold.methods import Inputs
 
 pytestmark = pytest.mark.skipif(not golden_path("moco.npz").exists(), reason="no golden set and no slice of moco.npz")
 RUNS = golden("moco.npz").meta["runs"] if golden_path("moco.npz").exists() else []
@@ -74,7 +75,7 @@ def play(rank: int, run: dict[str, Any]) -> list[dict[str, Tensor]]:
             at = f"{run['id']}/rank{rank}/step{step:02d}"
             module.permutation = lambda *_, at=at: data[f"{at}/idx_shuffle"]
             seen.update(ptr_before=method.queue.pointer.clone())
-            loss = model(torch.tensor(data[f"{at}/im_q"]), torch.tensor(data[f"{at}/im_k"])).loss
+            loss = model(Inputs(torch.tensor(data[f"{at}/im_q"]), torch.tensor(data[f"{at}/im_k"]))).loss
             optimizer.zero_grad()
             loss.backward()
             seen.update(loss=loss, grad_q=seen["q"].grad)

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from processes import run_processes
+from twofold.methods import Inputs
 
 BATCH, STEPS = 12, 5
 
@@ -26,7 +27,7 @@ def steps(rank: int, world: int, symmetric: bool, splits: int = 1) -> list[dict[
     for step in range(STEPS):
         torch.manual_seed(100 + step)
         a, b = torch.rand(2, BATCH, 3, 6, 6, dtype=torch.float64)
-        out = model(a[own], b[own])
+        out = model(Inputs(a[own], b[own]))
         optimizer.zero_grad()
         out.loss.backward()
         gradients = {f"gradient of {n}": p.grad.clone() for n, p in method.named_parameters() if p.requires_grad}

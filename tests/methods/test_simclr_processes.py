@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from processes import run_processes
 from twofold.encoders import ResNet
 from twofold.heads import HeadConfig
-from twofold.methods import SimCLR
+from twofold.methods import Inputs, SimCLR
 
 BATCH, STEPS = 12, 5
 
@@ -29,7 +29,7 @@ def steps(rank: int, world: int) -> list[dict[str, Tensor]]:
     own, seen = slice(rank * BATCH // world, (rank + 1) * BATCH // world), []
     for step in range(STEPS):
         a, b = torch.rand(2, BATCH, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(step))
-        out = model(a[own], b[own])
+        out = model(Inputs(a[own], b[own]))
         optimizer.zero_grad()
         out.loss.backward()
         gradients = {f"gradient of {n}": p.grad.clone() for n, p in method.named_parameters() if p.grad is not None}

@@ -13,7 +13,7 @@ from twofold.encoders.audio.encoder import PRESETS
 from twofold.errors import UserError
 from twofold.heads import HeadConfig
 from twofold.losses import contrastive_metrics, nt_xent
-from twofold.methods import MethodConfig, SpeechSimCLR, build_method
+from twofold.methods import Inputs, MethodConfig, SpeechSimCLR
 from twofold.randomness import Key
 from twofold.views.audio.views import WavesConfig, WaveViews
 
@@ -35,7 +35,7 @@ def views(n=8, step=0):
 def test_the_loss_is_the_weighted_sum_of_its_parts():
     a, b = views()
     for contrastive, reconstruction in ((1.0, 0.0), (0.0, 1.0), (2.0, 0.5)):
-        out = method(contrastive_weight=contrastive, reconstruction_weight=reconstruction)(a, b)
+        out = method(contrastive_weight=contrastive, reconstruction_weight=reconstruction)(Inputs(a, b))
         expected = contrastive * out.contrastive + reconstruction * out.reconstruction
         torch.testing.assert_close(out.loss.detach(), expected)
         torch.testing.assert_close(out.contrastive, nt_xent(out.z_a, out.z_b, 0.1))
@@ -50,16 +50,16 @@ def test_reconstruction_counts_hidden_frames_alone():
     assert 0.1 < hidden.sum() / frames.sum() < 0.35
     states = model.encoder.transformer(torch.where(hidden[..., None], 0.0, masked), frames)
     error = (model.reconstruction(states) - x).abs()
-    torch.testing.assert_close(model(a, b).reconstruction, error[hidden].mean().detach())
-    torch.testing.assert_close(model(a, b).mean_error, x[hidden].abs().mean())
-    released = method(mask_rule="released", reconstruction_scale="released", target="masked", mask_span=1)(a, b)
+    torch.testing.assert_close(model(Inputs(a, b)).reconstruction, error[hidden].mean().detach())
+    torch.testing.assert_close(model(Inputs(a, b)).mean_error, x[hidden].abs().mean())
+    released = method(mask_rule="released", reconstruction_scale="released", target="masked", mask_span=1)(Inputs(a, b))
     assert torch.isfinite(released.loss)
     assert released.loss.detach() != pytest.approx(float(released.contrastive + released.reconstruction))
     for scale in ("masked_mean", "released"):  # the level that nothing learned has is in the loss's own scale
         model = method(contrastive_weight=0.0, reconstruction_scale=scale)
         torch.nn.init.zeros_(model.reconstruction.weight)
         torch.nn.init.zeros_(model.reconstruction.bias)
-        out = model(a, b)
+        out = model(Inputs(a, b))
         assert model.describe(out, 8)["chance"] == pytest.approx(float(out.loss.detach()), rel=1e-5)
 
 
@@ -74,17 +74,17 @@ def test_stacked_frames_are_told_one_by_one():
     states = model.encoder.transformer(torch.where(hidden[..., None], 0.0, masked), frames)
     told = model.reconstruction(states)
     errors = [(told[n, t // 3, 20 * (t % 3) : 20 * (t % 3 + 1)] - x[n, t]).abs() for n, t in hidden.nonzero().tolist()]
-    torch.testing.assert_close(model(a, b).reconstruction, torch.stack(errors).mean().detach())
+    torch.testing.assert_close(model(Inputs(a, b)).reconstruction, torch.stack(errors).mean().detach())
 
 
 @pytest.mark.parametrize("stack", [1, 3])
 def test_rows_may_be_permuted_and_padded(stack):
     model, (a, b) = method(stack=stack).eval(), views()
-    loss = model(a, b).loss
+    loss = model(Inputs(a, b)).loss
     order = torch.randperm(8, generator=torch.Generator().manual_seed(1))
-    torch.testing.assert_close(model(a[order], b[order]).loss, loss, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(model(Inputs(a[order], b[order])).loss, loss, rtol=1e-5, atol=1e-5)
     longer = [Waves(torch.nn.functional.pad(w.samples, (0, 9000)), w.lengths, w.random) for w in (a, b)]
-    torch.testing.assert_close(model(*longer).loss, loss, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(model(Inputs(*longer)).loss, loss, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("scale", ["masked_mean", "released"])
@@ -113,14 +113,14 @@ def one_step(rank, n, scale):
     if scale == "masked_mean":  # as a rank's own batch comes: padded to its own longest
         parts = [Waves(part.samples[:, : int(part.lengths.max())], part.lengths, part.random) for part in parts]
     wrapped = torch.nn.parallel.DistributedDataParallel(model) if n < 8 else model
-    out = wrapped(*parts)
+    out = wrapped(Inputs(*parts))
     out.loss.backward()
     return float(out.loss.detach()), model.describe(out, 8), {k: p.grad.clone() for k, p in model.named_parameters()}
 
 
 def test_without_numbers_nothing_is_masked():
     a, b = views()
-    out = method().eval()(Waves(a.samples, a.lengths), Waves(b.samples, b.lengths))
+    out = method().eval()(Inputs(Waves(a.samples, a.lengths), Waves(b.samples, b.lengths)))
     assert out.reconstruction == 0
 
 
@@ -159,7 +159,7 @@ def test_overfits_a_handful(encoder, lr, steps, accuracy, error):
     for step in range(steps):
         optimizer.param_groups[0]["lr"] = lr * min(1.0, (step + 1) / 20)
         a, b = maker.apply(waves, maker.draw(Key(0, step), np.arange(32), waves.lengths.numpy()))
-        out = model(a, b)
+        out = model(Inputs(a, b))
         optimizer.zero_grad()
         out.loss.backward()
         optimizer.step()
@@ -171,11 +171,11 @@ def test_overfits_a_handful(encoder, lr, steps, accuracy, error):
 
 def test_options_of_other_methods_are_refused():
     with pytest.raises(UserError, match="mask_share"):
-        MethodConfig(name="simclr", mask_share=0.1)
-    with pytest.raises(UserError, match="no effect on recordings"):
-        MethodConfig(name="speech_simclr", loss="nt_logistic")
-    assert MethodConfig(mask_share=0.1).name is None  # the data will tell
+        MethodConfig.of(name="simclr", mask_share=0.1)
+    with pytest.raises(UserError, match=r"loss nt_logistic has no effect with .*for images: leave it out"):
+        MethodConfig.of(name="speech_simclr", loss="nt_logistic")
+    assert MethodConfig.of(mask_share=0.1).name is None  # the data will tell
     with pytest.raises(UserError, match="nothing is left"):
-        MethodConfig(name="speech_simclr", contrastive_weight=0.0, reconstruction_weight=0.0)
-    built = build_method(MethodConfig(name="speech_simclr", temperature=0.2, mask_span=3), SpeechEncoder(**TINY), HEAD)
+        MethodConfig.of(name="speech_simclr", contrastive_weight=0.0, reconstruction_weight=0.0)
+    built = SpeechSimCLR.Config(temperature=0.2, mask_span=3).build(SpeechEncoder(**TINY), HEAD)
     assert built.mask_span == 3

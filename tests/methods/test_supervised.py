@@ -13,10 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from processes import run_processes
+from twofold.data import ArraySource
 from twofold.encoders import ResNet, adapt
 from twofold.errors import UserError
 from twofold.evaluation.frozen import tensor_digests
+from twofold.evaluation.monitors import LabelMonitor
 from twofold.heads import HeadConfig, ProjectionHead
+from twofold.methods import ContrastiveMethod, Inputs, Method, Output
 from twofold.methods.supervised import Supervised
 from twofold.optim import LARS, OptimConfig, build_optimizer
 from twofold.optim.layer_decay import decay_layers, layers
@@ -34,6 +37,11 @@ def data(n: int = 12, classes: int = 3) -> tuple[Tensor, Tensor]:
     return torch.rand(n, 3, 8, 8, generator=generator), torch.arange(n) % classes
 
 
+def inputs() -> Inputs:
+    images, labels = data()
+    return Inputs(images, labels=labels)
+
+
 class Reference(steps.Training):
     """The golden fine-tuning run with our method in the place of its parts."""
 
@@ -46,9 +54,9 @@ class Reference(steps.Training):
         method.head.requires_grad_(True)
         above = torch.nn.Sequential(*method.head.layers[self.flags["ft_proj_selector"] :])
         hook = self.classifier.register_forward_pre_hook(lambda _, inputs: (above(inputs[0]), None)[1])
-        output = method(images, labels)
+        output = method(Inputs(images, labels=labels))
         hook.remove()
-        out = {"logits_sup": output.z_a, "sup_loss": output.loss}
+        out = {"logits_sup": output.logits, "sup_loss": output.loss}
         out["weight_decay"] = torch.stack([rate / 2 * p.square().sum() for p, rate in self.decayed]).sum()
         return out | {"total_loss": out["sup_loss"] + out["weight_decay"]}
 
@@ -70,7 +78,7 @@ def test_what_is_frozen_stays(freeze: Any) -> None:
     before = tensor_digests(method)
     optimizer = build_optimizer(OptimConfig("sgd", 0.1, weight_decay=0.0), method.trained(), 12)
     for _ in range(2):
-        method(*data()).loss.backward()
+        method(inputs()).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
     found = changed(method, before)
@@ -100,8 +108,8 @@ def test_the_classifier_reads_the_output_asked_for() -> None:
     for j in range(4):
         method = net(from_head=j, init="normal").eval()
         expected = method.classifier(method.head.outputs(method.encoder(images))[j])
-        output = method(images, labels)
-        assert torch.equal(output.z_a, expected)
+        output = method(Inputs(images, labels=labels))
+        assert torch.equal(output.logits, expected)
         torch.testing.assert_close(output.loss, F.cross_entropy(expected, labels))
     with pytest.raises(UserError, match="--from_head 4: the run's projection head has 3 layers"):
         net(from_head=4)
@@ -112,8 +120,8 @@ def test_the_classifier_reads_the_output_asked_for() -> None:
 def test_many_labels_are_as_many_decisions() -> None:
     method, images = net(init="normal").eval(), data()[0]
     labels = (torch.arange(36).reshape(12, 3) % 5 == 0).long()
-    output = Supervised.forward(_many(method), images, labels)
-    p = torch.sigmoid(output.z_a)
+    output = Supervised.forward(_many(method), Inputs(images, labels=labels))
+    p = torch.sigmoid(output.logits)
     by_hand = -sum(
         (p[i, k] if labels[i, k] else 1 - p[i, k]).log() for i in range(12) for k in range(3)
     ) / 12  # fmt: skip
@@ -130,7 +138,7 @@ def _many(method: Supervised) -> Supervised:
 def test_lars_leaves_the_classifiers_decay_to_the_loss() -> None:
     images, labels = data()
     plain, decayed = net(init="normal").eval(), net(init="normal", decay=0.1).eval()
-    difference = decayed(images, labels).loss - plain(images, labels).loss
+    difference = decayed(Inputs(images, labels=labels)).loss - plain(Inputs(images, labels=labels)).loss
     torch.testing.assert_close(difference, 0.05 * plain.classifier.weight.square().sum())
 
 
@@ -140,7 +148,7 @@ def gradients(rank: int, world: int) -> list[Tensor]:
     share = len(images) // world
     rows = slice(rank * share, (rank + 1) * share)
     parallel = torch.nn.parallel.DistributedDataParallel(method) if world > 1 else method
-    parallel(images[rows], labels[rows]).loss.backward()
+    parallel(Inputs(images[rows], labels=labels[rows])).loss.backward()
     return [p.grad for p in method.parameters() if p.grad is not None]
 
 
@@ -180,10 +188,37 @@ def test_a_step_learns() -> None:
     optimizer = build_optimizer(OptimConfig("sgd", 0.1, weight_decay=0.0), method.trained(), 12)
     losses = []
     for _ in range(30):
-        loss = method(*data()).loss
+        loss = method(inputs()).loss
         losses.append(loss.item())
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
     assert losses[0] == pytest.approx(np.log(3))
     assert losses[-1] < 0.5
+
+
+def test_a_classifier_tells_nothing_of_contrast() -> None:
+    """Neither negatives, nor a loss of chance, nor how well views are told apart."""
+    method = net(init="normal")
+    output = method(inputs())
+    assert set(method.describe(output, 12)) == {"train_accuracy"}
+    assert not isinstance(method, ContrastiveMethod)
+    with pytest.raises(TypeError, match="the inputs have none"):
+        method(Inputs(data()[0]))
+    with pytest.raises(UserError, match="is what a projection head gives, and Supervised has none"):
+        LabelMonitor(method, ArraySource(np.zeros((4, 8, 8, 3), np.uint8), [0, 1, 0, 1]), None, features="z")
+
+
+def test_a_method_that_is_not_contrastive_tells_what_it_says_itself() -> None:
+    class Plain(Method):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder = ResNet(10, 0.125, "cifar")
+
+        def forward(self, given: Inputs) -> Output:
+            h = self.encoder(given.a)
+            return Output(h.square().mean(), h.detach())
+
+    method = Plain()
+    assert method.describe(method(inputs()), 12) == {}
+    assert method.trained() == [method.encoder]

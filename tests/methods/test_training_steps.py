@@ -29,7 +29,7 @@ from twofold.encoders import ResNet
 from twofold.encoders.reference_names import classifier_pairs, encoder_pairs, head_pairs, to_ours
 from twofold.heads import Classifier, HeadConfig
 from twofold.losses import contrastive_metrics
-from twofold.methods import SimCLR
+from twofold.methods import Inputs, SimCLR
 from twofold.optim import LARS, WarmupCosine, classifier_decay, parameter_groups, scaled_lr, train_steps, warmup_steps
 
 COMPONENTS = {
@@ -91,7 +91,7 @@ class Training:
         """Every part of the loss, and the outputs that the golden file has."""
         out: dict[str, Tensor] = {}
         if self.flags["train_mode"] == "pretrain":
-            output = self.method(*images.chunk(2))
+            output = self.method(Inputs(*images.chunk(2)))
             z = (output.z_a, output.z_b)
             out |= {"con_loss": output.loss, "proj": torch.cat(z)}
             out["contrast_acc"] = contrastive_metrics(*z, self.method.temperature).accuracy

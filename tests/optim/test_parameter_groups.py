@@ -81,7 +81,7 @@ def test_what_is_decayed_and_adapted(decay: str, lars: bool, decayed: set[str], 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
 @pytest.mark.parametrize("stem", ["cifar", "imagenet"])
 def test_a_networks_trainable_parameters_are_in_exactly_one_group(name: str, stem: str) -> None:
-    encoder = build_encoder(EncoderConfig(name=name, stem=stem, width=0.25))  # type: ignore[arg-type]
+    encoder = build_encoder(EncoderConfig.of(name=name, stem=stem, width=0.25))  # type: ignore[arg-type]
     head = ProjectionHead(encoder.feature_dim, HeadConfig(layers=3))
     modules = [encoder, head, Classifier(encoder.feature_dim, 10)]
     frozen = next(encoder.parameters())

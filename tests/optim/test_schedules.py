@@ -118,7 +118,7 @@ def test_constant() -> None:
 
 def test_inverse_sqrt_has_the_published_values() -> None:
     """Spec of Speech SimCLR 1.10: width 768, 8,000 warm-up steps; its steps count from 1."""
-    schedule = InverseSqrt.of_width(768, 8000)
+    schedule = InverseSqrt(1 / math.sqrt(768 * 8000), 8000)
     got = [schedule(step - 1) for step in (1, 8000, 32_000, 200_000)]
     assert got == pytest.approx([5.04e-8, 4.034e-4, 2.017e-4, 8.07e-5], rel=1e-3)
     with pytest.raises(UserError, match="warm-up"):

@@ -15,16 +15,16 @@ from twofold.errors import UserError
 from twofold.heads import HeadConfig, ProjectionHead
 from twofold.runs import distill as distillation
 from twofold.studies import classes, distilling, finetuning
-from twofold.studies.classes import ClassesStudy, Point, chance_corrected
-from twofold.studies.distilling import DistillStudy, Pair, student_options
-from twofold.studies.finetuning import SCRATCH, FinetuneStudy, Trial
+from twofold.studies.classes import ClassesConfig, Point, chance_corrected
+from twofold.studies.distilling import DistillStudyConfig, Pair, student_options
+from twofold.studies.finetuning import SCRATCH, FinetuneStudyConfig, Trial
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("run") / "encoder.safetensors"
-    encoder = build_encoder(EncoderConfig(name="resnet10", width=0.125, stem="cifar", channels=3), 16)
+    encoder = build_encoder(EncoderConfig.of(name="resnet10", width=0.125, stem="cifar", channels=3), 16)
     head = ProjectionHead(encoder.feature_dim, HeadConfig(layers=2, out_dim=16))
     save_encoder(path, encoder, head, extra={"options": {"views": {"size": 16, "crop_area": [0.5, 1.0]}}})
     return path
@@ -51,14 +51,14 @@ def test_chance_correction(top1, count, expected):
 def test_classes_are_nested_and_images_as_many_as_said():
     x, y = blobs()
     x_test, y_test = blobs(1)
-    points = classes.measure(ClassesStudy("run", (2, 4, 6), 5, 24, draws=3), x, y, x_test, y_test)
+    points = classes.measure(ClassesConfig("run", (2, 4, 6), 5, 24, draws=3), x, y, x_test, y_test)
     assert len(points) == 3 * 3 * 2
     for p in points:
         assert p.images == (5 * p.classes if p.rule == "per_class" else 24)
         assert p.corrected == pytest.approx((p.top1 - 1 / p.classes) / (1 - 1 / p.classes))
         assert p.top1 > 0.8
     shuffled = np.random.default_rng(0).permutation(y)
-    guessed = classes.measure(ClassesStudy("run", (2, 6), 10, 30, draws=8), x, shuffled, x_test, y_test)
+    guessed = classes.measure(ClassesConfig("run", (2, 6), 10, 30, draws=8), x, shuffled, x_test, y_test)
     for count in (2, 6):
         assert abs(np.mean([p.corrected for p in guessed if p.classes == count])) < 0.25, "guessing is 0 at any count"
     assert np.mean([p.top1 for p in guessed if p.classes == 2]) > 0.35
@@ -69,9 +69,9 @@ def test_classes_reads_honestly():
         return [Point(c, rule, d, 10, v, v + 0.01 * d) for d in range(3) for rule in classes.RULES
                 for c, v in ((2, low), (10, high))]  # fmt: skip
 
-    assert classes.reading(points(0.9, 0.5)).count("better with fewer classes") == 2
-    assert classes.reading(points(0.5, 0.9)).count("not better with fewer classes") == 2
-    assert classes.reading(points(0.5, 0.501)).count("no difference") == 2
+    assert classes.interpretation(points(0.9, 0.5)).count("better with fewer classes") == 2
+    assert classes.interpretation(points(0.5, 0.9)).count("not better with fewer classes") == 2
+    assert classes.interpretation(points(0.5, 0.501)).count("no difference") == 2
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_classes_reads_honestly():
 )
 def test_classes_that_cannot_be(options, message):
     with pytest.raises(UserError, match=message):
-        classes.measure(ClassesStudy(**options), *blobs(), *blobs(1))
+        classes.measure(ClassesConfig(**options), *blobs(), *blobs(1))
 
 
 def test_classes_from_the_shell(run, data, tmp_path, capsys):
@@ -102,7 +102,7 @@ def test_classes_from_the_shell(run, data, tmp_path, capsys):
 
 
 def test_fine_tuning_is_planned_with_the_same_labels_for_every_start(run, data, tmp_path):
-    cells = finetuning.plan(FinetuneStudy("r", ("1%", "all"), draws=2), layers=3)
+    cells = finetuning.plan(FinetuneStudyConfig("r", ("1%", "all"), draws=2), layers=3)
     assert [entry for _, _, entry, _, _ in cells[:4]] == [0, 1, 2, SCRATCH]
     for start in range(0, 16, 4):
         group = cells[start : start + 4]
@@ -111,9 +111,9 @@ def test_fine_tuning_is_planned_with_the_same_labels_for_every_start(run, data, 
     assert len({name for name, *_ in cells}) == len(cells) == 16
     assert [o.get("draw") for *_, o in cells[::4]] == [0, 1, None, None], "of all labels nothing is drawn"
     with pytest.raises(UserError, match=r"head has 2 layers; give 0\.\.2"):
-        finetuning.plan(FinetuneStudy("r", from_head=(3,)), 2)
+        finetuning.plan(FinetuneStudyConfig("r", from_head=(3,)), 2)
     options = {"run": str(run), "labels": ["8", "all"], "draws": 1, "epochs": 1.0, "batch": 8}
-    text = study("finetune", data, tmp_path / "s", **options)
+    text = study("finetune", data, tmp_path / "s", **options).text()
     assert "from scratch" in text
     assert "Fine-tuned from h less from scratch: " in text
     assert "Fine-tuned from head layer 1 less fine-tuned from h: " in text
@@ -129,15 +129,15 @@ def test_fine_tuning_reads_honestly():
         return [Trial("40", 40, entry, draw, 0.5 + spread * draw + gap + 0.002 * draw * (entry != SCRATCH))
                 for draw in range(draws) for entry, gap in gaps.items()]  # fmt: skip
 
-    better = finetuning.reading(trials({0: 0.12, SCRATCH: 0}))
+    better = finetuning.interpretation(trials({0: 0.12, SCRATCH: 0}))
     assert "Fine-tuned from h less from scratch: +12.2 (0.1) with 40 labels, better." in better
-    assert "-11.8 (0.1) with 40 labels, worse" in finetuning.reading(trials({0: -0.12, SCRATCH: 0}))
-    assert "no clear difference" in finetuning.reading(trials({0: -0.001, SCRATCH: 0}))
-    two = finetuning.reading(trials({0: 0.12, 1: 0.12, SCRATCH: 0}))
+    assert "-11.8 (0.1) with 40 labels, worse" in finetuning.interpretation(trials({0: -0.12, SCRATCH: 0}))
+    assert "no clear difference" in finetuning.interpretation(trials({0: -0.001, SCRATCH: 0}))
+    two = finetuning.interpretation(trials({0: 0.12, 1: 0.12, SCRATCH: 0}))
     assert "Fine-tuned from head layer 1 less fine-tuned from h: +0.0 (0.0) with 40 labels, no clear" in two
-    one = finetuning.reading(trials({0: 0.12, SCRATCH: 0}, draws=1))
+    one = finetuning.interpretation(trials({0: 0.12, SCRATCH: 0}, draws=1))
     assert "+12.0 (unknown, one draw) with 40 labels, no clear difference" in one
-    assert finetuning.report(trials({0: 0.12, SCRATCH: 0}), "data").lead == better
+    assert finetuning.page(trials({0: 0.12, SCRATCH: 0}), "data").lead == better
 
 
 @pytest.mark.parametrize(
@@ -197,11 +197,11 @@ def test_classes_take_the_device_that_there_is(run, data, tmp_path, monkeypatch)
 
 def test_distillation_pairs_every_student_with_every_teacher_and_resumes(run, data, tmp_path, monkeypatch):
     torch.manual_seed(1)
-    other = build_encoder(EncoderConfig(name="resnet18", width=0.125, stem="cifar", channels=3), 16)
+    other = build_encoder(EncoderConfig.of(name="resnet18", width=0.125, stem="cifar", channels=3), 16)
     save_encoder(tmp_path / "other.safetensors", other, extra={"options": {"views": {"size": 16}}})
     options = {"teachers": [str(run), str(tmp_path / "other.safetensors")], "teacher_labels": "all", "seeds": 2,
                "epochs": 1.0, "batch": 16}  # fmt: skip
-    text = study("distillation", data, tmp_path / "s", **options)
+    text = study("distillation", data, tmp_path / "s", **options).text()
     assert "Own kind less another kind" in text
     results = json.loads((tmp_path / "s" / "study.json").read_text())["results"]
     names = ("resnet10@0.125", "resnet18@0.125")
@@ -216,7 +216,7 @@ def test_distillation_pairs_every_student_with_every_teacher_and_resumes(run, da
         raise AssertionError("trained again")
 
     monkeypatch.setattr(distillation, "assemble", forbidden)
-    assert study("distillation", data, tmp_path / "s", resume=True, **options) == text
+    assert study("distillation", data, tmp_path / "s", resume=True, **options).text() == text
 
 
 def test_distillation_reads_honestly():
@@ -224,11 +224,11 @@ def test_distillation_reads_honestly():
         return [Pair("t", "s", base, 1.0, k, 0.9, 0.9 + gap + 0.001 * k, 0.9)
                 for k in range(n) for base, gap in ((True, same), (False, other))]  # fmt: skip
 
-    assert "better from its own kind" in distilling.reading(pairs(-0.01, -0.05))
-    assert "better from another kind" in distilling.reading(pairs(-0.05, -0.01))
-    assert "no clear difference" in distilling.reading(pairs(-0.01, -0.0105))
-    assert "no clear difference" in distilling.reading(pairs(-0.01, -0.5, n=1)), "one seed tells nothing"
-    assert distilling.reading(pairs(0, 0)[:1]) == "No student met both kinds of teacher."
+    assert "better from its own kind" in distilling.interpretation(pairs(-0.01, -0.05))
+    assert "better from another kind" in distilling.interpretation(pairs(-0.05, -0.01))
+    assert "no clear difference" in distilling.interpretation(pairs(-0.01, -0.0105))
+    assert "no clear difference" in distilling.interpretation(pairs(-0.01, -0.5, n=1)), "one seed tells nothing"
+    assert distilling.interpretation(pairs(0, 0)[:1]) == "No student met both kinds of teacher."
 
 
 def test_students_by_name():
@@ -237,4 +237,4 @@ def test_students_by_name():
     with pytest.raises(UserError, match="'wide' is no width"):
         student_options("resnet18@wide", None)
     with pytest.raises(UserError, match="--teachers must name"):
-        DistillStudy()
+        DistillStudyConfig()

@@ -9,9 +9,11 @@ from tiny import images
 from twofold.cli import main
 from twofold.commands.study import study
 from twofold.errors import UserError
+from twofold.options import plain
+from twofold.report.tables import terminal
 from twofold.runs.config import build
-from twofold.studies.folder import StudyFolder
-from twofold.studies.methods import MethodsStudy, Outcome, plan, read_outcome, table, text
+from twofold.studies.base import StudyFolder
+from twofold.studies.methods import MethodsConfig, Outcome, plan, read_outcome, table
 
 SHARED = """
 encoder: {name: resnet10, width: 0.125, stem: cifar}
@@ -73,7 +75,7 @@ def test_resumed_nothing_done_is_done_again(done, capsys):
 
 
 def test_every_cell_sees_equally_many_images_under_equal_options():
-    asked = MethodsStudy(batches=(64, 16), seeds=2)
+    asked = MethodsConfig(batches=(64, 16), seeds=2)
     shared = {"optim": {"name": "sgd", "lr": 0.1}, "method": {"queue": 128, "scale": "mean_2n", "temperature": 0.3}}
     cells = plan(asked, shared, 3.0)
     assert [cell.name for cell in cells[:4]] == [f"{m}-batch16-seed{s}" for s in (0, 1) for m in ("simclr", "moco")]
@@ -82,7 +84,7 @@ def test_every_cell_sees_equally_many_images_under_equal_options():
     assert {config.epochs for config in configs} == {3.0}
     assert {config.method.temperature for config in configs} == {0.3}
     assert {config.optim for config in configs} == {configs[0].optim}
-    assert [config.method.queue for config in configs[:2]] == [None, 128]
+    assert [plain(config.method).get("queue", "has none") for config in configs[:2]] == ["has none", 128]
 
 
 def outcome(method, batch, seed, linear, seconds=10.0):
@@ -98,7 +100,7 @@ def test_the_table_tells_means_spread_and_the_best():
     assert shown.best == {(1, 1), (1, 2)}
     for words in ("2 seeds", "6,400 images", "not equal operations", "cpu"):
         assert words in shown.note
-    assert "one seed: no spread" in text(found[:2])
+    assert "one seed: no spread" in terminal(table(found[:2]))
 
 
 def test_what_cannot_be_studied_is_said_before_anything_is_trained(tmp_path):
@@ -115,7 +117,7 @@ def test_what_cannot_be_studied_is_said_before_anything_is_trained(tmp_path):
     assert not (tmp_path / "out").exists()
     for bad in ({"batches": ()}, {"batches": (8, 8)}, {"methods": ()}, {"seeds": 0}, {"batches": (1,)}):
         with pytest.raises(UserError, match=f"--{next(iter(bad))}"):
-            MethodsStudy(**bad)
+            MethodsConfig(**bad)
     with pytest.raises(UserError, match="did you mean 'methods'"):
         study("method", tmp_path / "data.npz", tmp_path / "out")
 

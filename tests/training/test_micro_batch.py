@@ -16,7 +16,7 @@ from twofold.encoders import EncoderConfig, adapt, build_encoder
 from twofold.errors import UserError
 from twofold.heads import HeadConfig
 from twofold.losses import nt_xent
-from twofold.methods import Method, MoCo, SimCLR, SimCLRMemory
+from twofold.methods import Inputs, Method, MoCo, SimCLR, SimCLRMemory
 from twofold.training.micro_batch import fitting_micro_batch, run_in_chunks
 
 HEAD = HeadConfig(out_dim=8)
@@ -35,13 +35,13 @@ def plain_net() -> nn.Module:
 
 
 def resnet() -> nn.Module:
-    return build_encoder(EncoderConfig(name="resnet10", width=0.125, stem="small", zero_init_residual=False))
+    return build_encoder(EncoderConfig.of(name="resnet10", width=0.125, stem="small", zero_init_residual=False))
 
 
 def step(method: Method, a: Tensor, b: Tensor) -> dict[str, Tensor]:
     torch.manual_seed(3)
     method.train()
-    output = method(a, b)
+    output = method(Inputs(a, b))
     output.loss.backward()
     gradients = {name: p.grad for name, p in method.named_parameters() if p.grad is not None}
     return gradients | {"loss": output.loss.detach()}
@@ -157,7 +157,7 @@ def test_memory_in_chunks_takes_ghost_statistics_in_both_networks() -> None:
     h = torch.cat([torch.cat([part[0] for part in hs]), torch.cat([part[1] for part in hs])])
     head = copy.deepcopy(net.momentum_head)
     keys = nn.functional.normalize(head(h), dim=1)
-    net(a, b)
+    net(Inputs(a, b))
     torch.testing.assert_close(net.queue.keys.T[:12].sum(0), keys.sum(0), rtol=1e-4, atol=1e-5)
     for name, value in net.momentum_encoder.named_buffers():
         expected = torch.stack([mean[name].double() for mean in means]).mean(0)
@@ -171,7 +171,7 @@ def two_ranks(rank: int) -> dict[str, Tensor]:
     run_in_chunks(method, 8, 2)
     wrapped = nn.parallel.DistributedDataParallel(method)
     rows = slice(rank * 4, rank * 4 + 4)
-    output = wrapped(a[rows], b[rows])
+    output = wrapped(Inputs(a[rows], b[rows]))
     output.loss.backward()
     return {name: p.grad for name, p in method.named_parameters() if p.grad is not None}
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from twofold import recipes
+from twofold import recipe as recipes
 from twofold.data import DataFacts
 from twofold.encoders import Waves, build_encoder
 from twofold.errors import UserError
-from twofold.methods import build_method
+from twofold.methods import Inputs
 from twofold.optim import build_optimizer, build_schedule
 from twofold.options import flatten, plain
 from twofold.randomness import Key
@@ -87,7 +87,7 @@ def test_the_recipes_of_speech_train(name):
     for option, value in flatten(options).items():
         assert flat[option] == value
     encoder = build_encoder(config.encoder)
-    method = build_method(config.method, encoder, config.head)
+    method = config.method.build(encoder, config.head)
     optimizer = build_optimizer(config.optim, method.trained(), config.batch)
     steps = build_schedule(config.optim, FACTS.count, config.batch, config.epochs)
     assert 0 <= steps(0) < steps(1000)
@@ -97,6 +97,6 @@ def test_the_recipes_of_speech_train(name):
     views = WaveViews(config.waves, encoder.input.sample_rate, span=config.method.mask_span)
     a, b = views.apply(waves, views.draw(Key(0, 0), range(4), waves.lengths.numpy()))
     assert config.waves.clean_view == torch.equal(a.samples, waves.samples)
-    method(a, b).loss.backward()
+    method(Inputs(a, b)).loss.backward()
     optimizer.step()
     assert all(torch.isfinite(p).all() for p in method.parameters())

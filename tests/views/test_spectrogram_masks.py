@@ -37,10 +37,9 @@ def test_the_released_rule():
     lengths = [runs(row)[1] for row in time]
     assert min(lengths) >= 1
     assert max(lengths) > 90
-    shared = float(U[0, 1])
     for row in time:
         start, length = runs(row)
-        assert abs(start - shared * (TOTAL - length)) <= 1  # one start number for all, over the padded length
+        assert start == int(U[0, 1] * (TOTAL - length))  # one start number for all, over the padded length
     assert 20 < max(runs(row)[1] for row in frequency) <= 26
     assert not blocks(U[:, :4], FRAMES.clamp(max=99), 99, BINS, 100, 27 / 40, "released")[0].any()
 
@@ -53,10 +52,15 @@ def test_blocks_are_filled_with_the_mean():
     for rule in ("own", "released"):
         filled = fill_blocks(x, FRAMES, time, frequency, rule)
         for row in range(4):
-            length = int(FRAMES[row])
-            mean = x[row, : TOTAL if rule == "released" else length].mean()
-            inside = (time[row][:, None] | frequency[row]) & valid[row][:, None]
-            torch.testing.assert_close(filled[row][inside], mean.expand(int(inside.sum())), rtol=1e-4, atol=1e-5)
+            length, inside = int(FRAMES[row]), valid[row][:, None] & (time[row][:, None] | frequency[row])
+            expected = x[row].clone()
+            if rule == "own":
+                expected[inside] = x[row, :length].mean()
+            else:  # one after the other, each with the mean of what there is then, padding included
+                expected[time[row]] = x[row].mean()
+                expected[:, frequency[row]] = expected.mean()
+                expected[~valid[row]] = 0
+            torch.testing.assert_close(filled[row], expected, rtol=1e-4, atol=1e-5)
             assert torch.equal(filled[row][~inside], x[row][~inside])
 
 

@@ -13,7 +13,7 @@ from twofold.encoders import Waves
 from twofold.errors import UserError
 from twofold.randomness import Key
 from twofold.views.audio import operators
-from twofold.views.audio.views import WavesConfig, WaveViews, generated_noise
+from twofold.views.audio.views import WavesConfig, WaveViews, as_fraction, generated_noise
 
 RATE = 16000
 OFF = {field.name: 0.0 for field in dataclasses.fields(WavesConfig) if field.name in (
@@ -219,3 +219,18 @@ def test_gpu_equals_cpu(name):
     for here, there in zip(views.apply(waves, draws), views.apply(waves.to("cuda"), draws), strict=True):
         assert torch.equal(there.lengths.cpu(), here.lengths)
         torch.testing.assert_close(there.samples.cpu(), here.samples, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("factor", [0.99, 1.01, 0.87, 1.234, 0.5, 2.0])
+def test_factors_are_as_asked(factor):
+    assert abs(as_fraction(factor) - factor) < 1e-4
+    views = WaveViews(WavesConfig(speed=1.0, speeds=(factor,)), RATE)
+    out = operators.change_speed(Waves.of([sine(440)]), views._speeds[0])
+    assert abs(out.lengths.item() - 16000 / factor) <= 2
+    assert loudest(out.samples[0]) == pytest.approx(440 * factor, rel=0.001)
+
+
+def test_the_defaults_are_the_fractions_that_they_stand_for():
+    assert [as_fraction(p) for p in WavesConfig().pitches] == [
+        Fraction(*pair) for pair in ((5, 6), (8, 9), (17, 18), (18, 17), (9, 8), (6, 5))
+    ]

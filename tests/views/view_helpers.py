@@ -56,7 +56,7 @@ def same_jitter(device: torch.device, height: int, width: int, tolerance: float)
         for i, row in enumerate(rows):
             expected[row] = jitter(x[row : row + 1].clone(), orders[i], factors[i : i + 1], *rules)[0]
         found = x.clone().to(device)
-        kernels.jitter_rows(found, *(t.to(device) for t in (rows, orders, factors)), additive, tf)
+        kernels.kernel_jitter(found, *(t.to(device) for t in (rows, orders, factors)), additive, tf)
         torch.testing.assert_close(found.cpu(), expected, rtol=0, atol=tolerance)
         checked += 1
     print(f"{checked} x {len(orders)} orders")

@@ -9,12 +9,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from jsonargparse import ArgumentParser
 from torch import nn
 
+from twofold.commands.arguments import new_parser, require_out
 from twofold.encoders import Encoder, save_encoder
 from twofold.errors import UserError
 from twofold.evaluation.frozen import digest
-from twofold.files import write_atomically
+from twofold.files import check_out, write_atomically
 from twofold.heads import Classifier, ProjectionHead
 from twofold.interop.detect import Network, Weights, detect
 from twofold.interop.moco import read_moco
@@ -37,7 +39,7 @@ _MOCO_SUFFIXES = (".tar", ".pth", ".pt")
 
 
 @dataclass(frozen=True)
-class _Found:
+class _Contents:
     """What a checkpoint holds, and what there is to say about it."""
 
     encoder: Encoder
@@ -50,9 +52,45 @@ class _Found:
     files: list[Path]
 
 
+@dataclass(frozen=True)
+class ConvertResult:
+    """A converted checkpoint.
+
+    Attributes:
+        file: `encoder.safetensors`.
+        document: what `conversion.json` beside it holds.
+    """
+
+    file: Path
+    document: Mapping[str, Any]
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Nothing is measured."""
+        return {}
+
+    def text(self) -> str:
+        """For people."""
+        facts, counts = self.document["found"], self.document["counts"]
+        lines = [f"{facts['layout']}: {facts['network']}"]
+        if facts["head"]:
+            lines.append(f"projection head: {facts['head']}")
+        if facts["classifier"]:
+            lines.append(f"classifier: {facts['classifier']}")
+        lines += facts["remarks"]
+        left_out = ", ".join(f"{len(names)} {rule}" for rule, names in self.document["ignored"].items()) or "nothing"
+        lines.append(f"{counts['tensors']} tensors, {counts['parameters']:,} parameters; left out by rule: {left_out}")
+        lines.append(f"written to {self.file} and {self.file.parent / 'conversion.json'}")
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """In JSON's types."""
+        return {"file": str(self.file), **self.document}
+
+
 def convert(
     source: str | Path, out: str | Path, *, weights: Weights = "auto", classifier_layer: int | None = None
-) -> Path:
+) -> ConvertResult:
     """Convert a checkpoint of SimCLR (TensorFlow 1 or 2) or MoCo (`.pth.tar`).
 
     Depth, width, selective kernels, head and classifier are found from names and shapes, and every tensor is mapped.
@@ -68,17 +106,14 @@ def convert(
             the graph beside the checkpoint says, or the step count of the published files.
 
     Returns:
-        The path of `encoder.safetensors`.
+        The new encoder's file, and what was found.
 
     Raises:
         UserError: no checkpoint, a damaged one, one with tensors missing, left over or of another shape; or an `out`
             that is not new.
     """
     out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(
-            f"--out {out} exists and is no empty folder; choose another one, so that nothing is overwritten"
-        )
+    check_out(out, False, "conversion", resume=False)
     path = Path(source)
     is_moco = path.is_file() and path.suffix in _MOCO_SUFFIXES
     result = _from_moco(path, weights) if is_moco else _from_tensorflow(path, weights, classifier_layer)
@@ -89,27 +124,12 @@ def convert(
     extra = {"converted": document["found"], "options": {"views": result.views}}
     file = out / "encoder.safetensors"
     save_encoder(file, result.encoder, result.head, extra, classifier=result.classifier, classifier_layer=result.layer)
-    write_atomically(out / "conversion.json", lambda f: f.write((json.dumps(document, indent=2) + "\n").encode()))
-    return file
+    text = json.dumps(document, indent=2) + "\n"
+    write_atomically(out / "conversion.json", lambda f: f.write(text.encode()))
+    return ConvertResult(file, json.loads(text))
 
 
-def describe(file: Path) -> str:
-    """What `convert` did, for people; `file` is what it returned."""
-    document = json.loads((file.parent / "conversion.json").read_text())
-    result, counts = document["found"], document["counts"]
-    lines = [f"{result['layout']}: {result['network']}"]
-    if result["head"]:
-        lines.append(f"projection head: {result['head']}")
-    if result["classifier"]:
-        lines.append(f"classifier: {result['classifier']}")
-    lines += result["remarks"]
-    left_out = ", ".join(f"{len(names)} {rule}" for rule, names in document["ignored"].items()) or "nothing"
-    lines.append(f"{counts['tensors']} tensors, {counts['parameters']:,} parameters; left out by rule: {left_out}")
-    lines.append(f"written to {file} and {file.parent / 'conversion.json'}")
-    return "\n".join(lines)
-
-
-def _from_tensorflow(source: Path, weights: Weights, given: int | None) -> _Found:
+def _from_tensorflow(source: Path, weights: Weights, given: int | None) -> _Contents:
     variables = read_variables(source)
     network = detect(variables.shapes, str(variables.path), weights)
     layer, why = _classifier_layer(variables, network, given)
@@ -141,10 +161,10 @@ def _from_tensorflow(source: Path, weights: Weights, given: int | None) -> _Foun
     small = arguments["stem"] == "cifar"
     views = {"size": 32 if small else 224, "resample": "tf1" if variables.layout.startswith("TF1") else "tf2"}
     files = sorted(p for p in variables.path.parent.iterdir() if p.name.startswith(f"{variables.path.stem}."))
-    return _Found(network.encoder, network.head, network.classifier, layer, facts, ignored, views, files)
+    return _Contents(network.encoder, network.head, network.classifier, layer, facts, ignored, views, files)
 
 
-def _from_moco(source: Path, weights: Weights) -> _Found:
+def _from_moco(source: Path, weights: Weights) -> _Contents:
     network = read_moco(source, weights)
     facts: dict[str, Any] = {
         "layout": f"MoCo v{1 if network.head.config.kind == 'linear' else 2}",
@@ -156,7 +176,7 @@ def _from_moco(source: Path, weights: Weights) -> _Found:
         "remarks": [],
     }
     views = {"size": 224, "resample": "antialias"}
-    return _Found(network.encoder, network.head, None, None, facts, network.ignored, views, [source])
+    return _Contents(network.encoder, network.head, None, None, facts, network.ignored, views, [source])
 
 
 def _classifier_layer(variables: Variables, network: Network, given: int | None) -> tuple[int | None, str]:
@@ -200,28 +220,30 @@ def _describe_classifier(classifier: Classifier | None, layer: int | None, why: 
     return f"{classifier.out_features} classes, on {below} ({why})"
 
 
-def _document(source: Path, found: _Found) -> dict[str, Any]:
+def _document(source: Path, contents: _Contents) -> dict[str, Any]:
     modules: dict[str, nn.Module | None] = {
-        "encoder": found.encoder,
-        "head": found.head,
-        "classifier": found.classifier,
+        "encoder": contents.encoder,
+        "head": contents.head,
+        "classifier": contents.classifier,
     }
     parts = {name: module for name, module in modules.items() if module is not None}
     tensors = [tensor for module in parts.values() for tensor in module.state_dict().values()]
     return {
         "source": str(source.absolute()),
-        "files": [{"name": path.name, "bytes": path.stat().st_size, "sha256": _sha256(path)} for path in found.files],
-        "found": found.facts,
-        "encoder": found.encoder.spec(),
-        "head": None if found.head is None else {"in_dim": found.head.in_dim, **asdict(found.head.config)},
+        "files": [
+            {"name": path.name, "bytes": path.stat().st_size, "sha256": _sha256(path)} for path in contents.files
+        ],
+        "found": contents.facts,
+        "encoder": contents.encoder.spec(),
+        "head": None if contents.head is None else {"in_dim": contents.head.in_dim, **asdict(contents.head.config)},
         "classifier": None
-        if found.classifier is None
-        else {"classes": found.classifier.out_features, "layer": found.layer},
+        if contents.classifier is None
+        else {"classes": contents.classifier.out_features, "layer": contents.layer},
         "counts": {
             "tensors": len(tensors),
             "parameters": sum(p.numel() for module in parts.values() for p in module.parameters()),
         },
-        "ignored": {rule: list(names) for rule, names in found.ignored.items()},
+        "ignored": {rule: list(names) for rule, names in contents.ignored.items()},
         "sha256": {name: digest(module) for name, module in parts.items()},
         **environment(),
     }
@@ -230,3 +252,28 @@ def _document(source: Path, found: _Found) -> dict[str, Any]:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def parser() -> ArgumentParser:
+    """Of `twofold convert`."""
+    parser = new_parser(
+        "Turn an official checkpoint of SimCLR (TensorFlow) or MoCo (.pth.tar) into an encoder of ours."
+    )
+    parser.add_argument("source", help="a TF1 checkpoint or its folder, a TF2 SavedModel, or MoCo's .pth.tar")
+    parser.add_argument("--out", type=str, help="a new folder for encoder.safetensors and conversion.json")
+    parser.add_argument(
+        "--weights",
+        type=Weights,
+        default="auto",
+        help="base weights or their moving average; auto: base where there are both (default: auto)",
+    )
+    parser.add_argument(
+        "--classifier_layer", type=int, help="output of the head that the classifier reads, if nothing says it"
+    )
+    return parser
+
+
+def run(options: dict[str, Any]) -> ConvertResult:
+    """`twofold convert`."""
+    require_out(options, "a new folder for the converted encoder", "encoders/r50")
+    return convert(options.pop("source"), options.pop("out"), **options)

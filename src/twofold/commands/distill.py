@@ -4,25 +4,61 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import signal
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jsonargparse import ArgumentParser
 from torch import nn
 
+from twofold.commands.arguments import IMAGES, PATH, add_data, add_out, new_parser, require_out
 from twofold.data import Source, open_source, splits_of
+from twofold.encoders import read_header
 from twofold.encoders.load import encoder_path
-from twofold.errors import Stopped, UserError
-from twofold.options import OptionsParser
-from twofold.recipes import read_layers
+from twofold.errors import Stopped
+from twofold.evaluation.features import Pixels
+from twofold.files import check_out
+from twofold.options import OptionsParser, add_options, merge
+from twofold.recipe import read_layers
+from twofold.results import in_json, measured
 from twofold.runs import distill as distillation
 from twofold.runs.config import DistillConfig
 from twofold.runs.distill import DistillResult
+from twofold.training.rundir import RunDirectory
+
+
+@dataclass(frozen=True)
+class DistillReport:
+    """A distillation.
+
+    Attributes:
+        path: the run's folder, with the student in `encoder.safetensors`.
+        result: what came of it: teacher and student compared, in words and numbers.
+    """
+
+    path: Path
+    result: DistillResult
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """`agreement`; with labels `teacher_top1`, `student_top1` and `kept`, the second over the first."""
+        return measured(self.result.comparison)
+
+    def text(self) -> str:
+        """For people."""
+        return self.result.summary()
+
+    def to_dict(self) -> dict[str, Any]:
+        """In JSON's types."""
+        return {"path": str(self.path), "metrics": self.metrics, **in_json(self.result)}
 
 
 def distill(
     teacher: str | Path | nn.Module,
     data: Any,
+    /,
     out: str | Path,
     *,
     recipe: str | None = None,
@@ -31,7 +67,7 @@ def distill(
     module: nn.Module | None = None,
     encoder: nn.Module | Mapping[str, Any] | None = None,
     **options: Any,
-) -> DistillResult:
+) -> DistillReport:
     """Train a student on what a teacher says of images.
 
     Args:
@@ -41,7 +77,8 @@ def distill(
         out: the run's folder; must be new or empty unless `resume`.
         recipe: name of a recipe for distillation.
         config: a YAML file of options.
-        resume: continue the run in `out`; starts it if there is none yet.
+        resume: continue the run in `out`, or start it if there is none yet. Of one that is done the result is read;
+            with other test data, both are compared on those.
         module: your own module, if the teacher's run was trained with one.
         encoder: the student: options of a named encoder (``{"name": "resnet18"}``), or your own module, which takes
             [n, C, S, S] in [0, 1] and returns features [n, d]; built as its teacher if not given.
@@ -56,16 +93,17 @@ def distill(
         Stopped: if SIGINT or SIGTERM ended it early; `resume=True` continues it.
     """
     out = Path(out)
-    if not resume and (out / "config.yaml").exists():
-        raise UserError(f"--out {out} already holds a run; continue it with --resume, or choose another folder")
+    check_out(out, RunDirectory(out).config_file.exists(), "run", resume)
     test_data = options.pop("test", None)
     student = encoder if isinstance(encoder, nn.Module) else None
     if encoder is not None:
         options["encoder"] = {"name": "custom"} if isinstance(encoder, nn.Module) else encoder
     given = read_layers(recipe, config, options, command="distill")
     test_data = given.pop("test", None) if test_data is None else test_data
-    asked = OptionsParser(DistillConfig).build(given | ({"test": str(test_data)} if test_data is not None else {}))
     where = teacher if isinstance(teacher, nn.Module) else encoder_path(teacher)
+    pixels = Pixels() if isinstance(where, nn.Module) else Pixels.of(read_header(where))
+    tested = {"test": str(test_data)} if test_data is not None else {}
+    asked = OptionsParser(DistillConfig).build(merge(pixels.options(), given, tested))
     train = open_source(data, asked.data, split=asked.data.split)
     test, labelled = _others(data, test_data, train, asked)
     if test_data is not None and test is not None:
@@ -74,10 +112,8 @@ def distill(
         where, train, out, given, test=test, labelled=labelled, module=module, student=student, recipe=recipe
     )
     if not result.complete:
-        raise Stopped(
-            f"stopped at step {result.steps:,}; the same command with --resume goes on", result.stopped_by or 2
-        )
-    return result
+        raise Stopped.at(f"at step {result.steps:,}", result.stopped_by or signal.SIGINT)
+    return DistillReport(out, result)
 
 
 def _others(data: Any, test: Any, train: Source, asked: DistillConfig) -> tuple[Source | None, Source | None]:
@@ -91,3 +127,21 @@ def _others(data: Any, test: Any, train: Source, asked: DistillConfig) -> tuple[
     if train.labels is None and parts and asked.teacher_labels is not None:
         return scored, open_source(data, config, split=parts[0])
     return scored, None
+
+
+def parser() -> ArgumentParser:
+    """Of `twofold distill`."""
+    parser = new_parser("Train a student on what a teacher says of images.")
+    parser.add_argument("teacher", help="a run's folder or an encoder.safetensors; see --teacher_labels")
+    add_data(parser, IMAGES)
+    add_out(parser, "run")
+    parser.add_argument("--recipe", type=str, help="start from a recipe for distillation")
+    parser.add_argument("--config", type=str, help="a YAML file of options, over the recipe's")
+    add_options(parser, DistillConfig)
+    return parser
+
+
+def run(options: dict[str, Any]) -> DistillReport:
+    """`twofold distill`."""
+    require_out(options, "a folder for the student", "runs/student")
+    return distill(options.pop("teacher"), options.pop(PATH), options.pop("out"), **options)

@@ -8,54 +8,59 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from jsonargparse import ArgumentParser
 from numpy.typing import NDArray
 from torch import nn
 
-from twofold.commands.evaluate import with_head
+from twofold.commands.arguments import EITHER, PATH, add_data, new_parser, require_out
 from twofold.data import DataConfig, Source, open_source
 from twofold.devices import choose_device
 from twofold.encoders.load import encoder_path, load
 from twofold.encoders.weights import read_header
 from twofold.errors import UserError
-from twofold.evaluation.features import extract
+from twofold.evaluation.features import Extractor, Pixels
+from twofold.evaluation.protocols.base import BatchOptions, HeadOptions, PreprocessingOptions, with_head
 from twofold.files import write_atomically
-from twofold.options import OptionsParser
+from twofold.options import OptionsParser, add_options, merge, refuse_unused
+from twofold.results import in_json
 
 
 @dataclass(frozen=True)
-class EmbedConfig:
+class EmbedConfig(HeadOptions, PreprocessingOptions, BatchOptions):
     """How features are computed."""
 
-    features: Literal["h", "z"] = "h"
-    """What is written: h, the encoder's output; z, the projection head's."""
-    size: int | None = None
-    """Side of the images in pixels; the side that the encoder was trained on when not given."""
-    preprocessing: Literal["auto", "none", "resize", "crop"] = "auto"
-    """What is done to images first, as `twofold evaluate` has it."""
-    resample: Literal["tf2", "tf1", "antialias"] | None = None
-    """How images are resized; as in the encoder's training when not given."""
-    batch: int = 256
-    """Images or recordings at a time."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to compute; auto takes a GPU where there is one."""
     data: DataConfig = field(default_factory=DataConfig)
-    """Data"""
-
-    def __post_init__(self) -> None:
-        if self.batch < 1:
-            raise UserError(f"--batch {self.batch}: give 1 or more")
+    """Data: images are read as in the encoder's training, unless told otherwise"""
 
 
 @dataclass(frozen=True)
-class Embedded:
+class EmbedResult:
     """The file, the shape of its features, and what was done in words."""
 
     file: Path
     shape: tuple[int, int]
-    text: str
+    note: str
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Nothing is measured."""
+        return {}
+
+    def text(self) -> str:
+        """For people."""
+        return self.note
+
+    def to_dict(self) -> dict[str, Any]:
+        """In JSON's types."""
+        document: dict[str, Any] = in_json(self)
+        return document
 
 
-def embed(run: str | Path, data: Any, out: str | Path, *, encoder: nn.Module | None = None, **options: Any) -> Embedded:
+def embed(
+    run: str | Path, data: Any, /, out: str | Path, *, encoder: nn.Module | None = None, **options: Any
+) -> EmbedResult:
     """Write features [n, d] float32, names [n] and, where there are any, labels (and their classes' names) to an .npz.
 
     Args:
@@ -70,26 +75,23 @@ def embed(run: str | Path, data: Any, out: str | Path, *, encoder: nn.Module | N
     Raises:
         UserError: `out` exists, an option that recordings have no use for, nothing readable, ...
     """
-    config, out = OptionsParser(EmbedConfig).build(options), Path(out)
+    path, out = encoder_path(run), Path(out)
+    config = OptionsParser(EmbedConfig).build(merge(Pixels.of(read_header(path)).options(), options))
     if out.suffix != ".npz":
         raise UserError(f"--out {out}: the file holds several arrays: give a name that ends in .npz")
     if out.exists():
         raise UserError(f"--out {out} exists already; choose another name")
-    path, device = encoder_path(run), choose_device(config.device, "--device")
+    device = choose_device(config.device, "--device")
     model = load(path, encoder, device)
-    given = [name for name in ("size", "preprocessing", "resample") if getattr(config, name) not in (None, "auto")]
-    if given and model.input.kind == "audio":
-        raise UserError(
-            f"--{given[0]} {getattr(config, given[0])} is for images, and {run} takes recordings: leave it out"
-        )
+    refuse_unused(config, kind=model.input.kind)
+    extractor = Extractor.of(
+        path, size=config.size, preprocessing=config.preprocessing, resample=config.resample, batch=config.batch,
+        device=device, workers=config.data.workers,
+    )  # fmt: skip
     if config.features == "z":
         model = with_head(model, path)
-    views = read_header(path)["extra"].get("options", {}).get("views", {})
     source = open_source(data, dataclasses.replace(config.data, channels=config.data.channels or model.input.channels))
-    result = extract(
-        model, source, config.size or views.get("size"), config.batch, device, config.preprocessing,
-        config.resample or views.get("resample", "antialias"), config.data.workers,
-    )  # fmt: skip
+    result = extractor.extract(model, source)
     arrays: dict[str, Any] = {"features": result.h, "names": _names(source, result.index, data)}
     if result.labels is not None:
         arrays["labels"] = result.labels
@@ -100,7 +102,7 @@ def embed(run: str | Path, data: Any, out: str | Path, *, encoder: nn.Module | N
     text += "" if result.labels is None else " and labels"
     if source.skipped:
         text += f"; {len(source.skipped):,} file(s) left out:\n{source.skipped.summary(10)}"
-    return Embedded(out, (len(result.h), result.h.shape[1]), text)
+    return EmbedResult(out, (len(result.h), result.h.shape[1]), text)
 
 
 def _names(source: Source, index: NDArray[np.int64], data: Any) -> NDArray[np.str_]:
@@ -112,3 +114,19 @@ def _names(source: Source, index: NDArray[np.int64], data: Any) -> NDArray[np.st
     base = base.parent if base.is_file() else base
     names = [Path(path(int(i))) for i in index]
     return np.array([(name.relative_to(base) if name.is_relative_to(base) else name).as_posix() for name in names])
+
+
+def parser() -> ArgumentParser:
+    """Of `twofold embed`."""
+    parser = new_parser("Write features, names and labels of all that the data hold to an .npz file.")
+    parser.add_argument("run", help="a run's folder, or an encoder.safetensors")
+    add_data(parser, EITHER)
+    parser.add_argument("--out", type=str, help="a new .npz file")
+    add_options(parser, EmbedConfig)
+    return parser
+
+
+def run(options: dict[str, Any]) -> EmbedResult:
+    """`twofold embed`."""
+    require_out(options, "a new file", "features.npz")
+    return embed(options.pop("run"), options.pop(PATH), options.pop("out"), **options)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
+from jsonargparse import ArgumentParser
 
+from twofold.commands.arguments import new_parser, require_out
 from twofold.encoders import Encoder, UtteranceEncoder, load_head
 from twofold.encoders.load import encoder_path, load
 from twofold.errors import UserError
@@ -24,14 +26,32 @@ Format = Literal["torchvision", "moco", "detectron2", "torch_export"]
 
 
 @dataclass(frozen=True)
-class Exported:
-    """The file, and what its reader has to know."""
+class ExportResult:
+    """An encoder in another library's layout.
+
+    Attributes:
+        file: that was written.
+        note: what its reader has to know.
+    """
 
     file: Path
-    text: str
+    note: str
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Nothing is measured."""
+        return {}
+
+    def text(self) -> str:
+        """For people."""
+        return f"{self.file}: {self.note}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """In JSON's types."""
+        return {"file": str(self.file), "note": self.note}
 
 
-def export(run: str | Path, out: str | Path, *, format: Format = "torchvision") -> Exported:  # noqa: A002
+def export(run: str | Path, out: str | Path, *, format: Format = "torchvision") -> ExportResult:  # noqa: A002
     """Write an encoder in another library's layout.
 
     Args:
@@ -59,7 +79,7 @@ def export(run: str | Path, out: str | Path, *, format: Format = "torchvision") 
         epoch, keys = _key_side(run)
         write_moco(out, encoder, head, epoch, keys)
         has = "query and key encoder and queue" if keys else "query encoder and head; no key encoder, no queue"
-        return Exported(out, f"MoCo's layout with {has}; no optimizer: it is for evaluation and fine-tuning")
+        return ExportResult(out, f"MoCo's layout with {has}; no optimizer: it is for evaluation and fine-tuning")
     weights = torchvision_weights(encoder)
     if format == "detectron2":
         model = detectron2_model(weights)
@@ -72,14 +92,14 @@ def export(run: str | Path, out: str | Path, *, format: Format = "torchvision") 
             f"torchvision {weights.name} without its classifier; images in [0, 1], minus {list(weights.mean)}, "
             f"divided by {list(weights.std)}"
         )
-    return Exported(out, f"{message}; {weights.remark}" if weights.remark else message)
+    return ExportResult(out, f"{message}; {weights.notice}" if weights.notice else message)
 
 
-def _program(encoder: Encoder, out: Path) -> Exported:
+def _program(encoder: Encoder, out: Path) -> ExportResult:
     program = speech_program(encoder)
     write_atomically(out, lambda file: torch.export.save(program, file))
     assert isinstance(encoder, UtteranceEncoder)  # or speech_program would have said so
-    return Exported(
+    return ExportResult(
         out,
         f"torch.export.load(...).module() takes waveforms [n, samples] at {encoder.input.sample_rate:,} Hz, padded "
         f"with zeros to {least_samples(encoder):,} samples or more, and lengths [n]; gives [n, {encoder.feature_dim}]",
@@ -93,7 +113,7 @@ def _key_side(run: str | Path) -> tuple[int, KeySide | None]:
         return 0, None
     config, _ = folder.read(RunConfig)
     newest = folder.latest()
-    rows = folder.metrics()
+    rows = folder.rows()
     epoch = int(rows[-1]["epoch"]) if rows else 0
     if config.method.name != "moco" or newest is None:
         return epoch, None
@@ -104,3 +124,25 @@ def _key_side(run: str | Path) -> tuple[int, KeySide | None]:
 
     queue = part("queue.")
     return epoch, KeySide(part("momentum_encoder.module."), part("momentum_head."), queue["keys"], queue["pointer"])
+
+
+def parser() -> ArgumentParser:
+    """Of `twofold export`."""
+    parser = new_parser("Write an encoder in the layout of another library.")
+    parser.add_argument("run", help="a run's folder, or an encoder.safetensors")
+    parser.add_argument(
+        "--format",
+        type=Format,
+        default="torchvision",
+        help="torchvision: a state dict without classifier; moco: MoCo's .pth.tar; detectron2: the pickle that MoCo's "
+        "detection experiments start from; torch_export: a speech encoder as a program of torch.export (default: "
+        "torchvision)",
+    )
+    parser.add_argument("--out", type=str, help="a new file")
+    return parser
+
+
+def run(options: dict[str, Any]) -> ExportResult:
+    """`twofold export`."""
+    require_out(options, "a new file", "encoder.pth")
+    return export(options.pop("run"), options.pop("out"), **options)

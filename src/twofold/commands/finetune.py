@@ -9,35 +9,48 @@ from pathlib import Path
 from typing import Any
 
 from accelerate.state import AcceleratorState
+from jsonargparse import ArgumentParser
 from torch import nn
 
+from twofold.commands.arguments import LABELLED, PATH, add_data, add_out, new_parser, require_out
 from twofold.console import duration
 from twofold.distributed import world_size
 from twofold.encoders import read_header
 from twofold.encoders.load import encoder_path
 from twofold.errors import Stopped
+from twofold.evaluation.features import Pixels
 from twofold.evaluation.parts import evaluation_parts, labelled_parts
 from twofold.evaluation.scores import Scores
-from twofold.options import OptionsParser
-from twofold.recipes import read_layers
+from twofold.files import check_out
+from twofold.options import OptionsParser, add_options, merge
+from twofold.recipe import read_layers
+from twofold.results import in_json, measured
 from twofold.runs.config import FinetuneConfig
 from twofold.runs.finetune import FinetuneResult
 from twofold.runs.finetune import finetune as fit
+from twofold.training.rundir import RunDirectory
 
 
 @dataclass(frozen=True)
 class FinetuneReport:
-    """A fine-tuning run: its folder and what it reached."""
+    """A fine-tuning run.
+
+    Attributes:
+        path: the run's folder.
+        result: what it reached.
+    """
 
     path: Path
     result: FinetuneResult
 
     @property
-    def top1(self) -> float:
-        """Test accuracy in [0, 1]."""
-        if not isinstance(self.result.scores, Scores):
-            raise ValueError("top-1 accuracy needs one label an image")
-        return self.result.scores.top1
+    def metrics(self) -> dict[str, float]:
+        """The scores on the test data: `top1`, `mean_per_class`, ...; `map11` where an image can have many labels."""
+        return measured(self.result.scores)
+
+    def to_dict(self) -> dict[str, Any]:
+        """In JSON's types."""
+        return {"path": str(self.path), "metrics": self.metrics, **in_json(self.result)}
 
     def text(self) -> str:
         """For people."""
@@ -59,11 +72,13 @@ class FinetuneReport:
 def finetune(
     run: str | Path,
     data: Any,
+    /,
     out: str | Path,
     *,
     test: Any = None,
     recipe: str | None = None,
     config: str | Path | None = None,
+    resume: bool = False,
     encoder: nn.Module | None = None,
     **options: Any,
 ) -> FinetuneReport:
@@ -72,10 +87,12 @@ def finetune(
     Args:
         run: a run's folder, or an `encoder.safetensors`. It stays as it is.
         data: labelled images: whatever `twofold.pretrain` takes.
-        out: the new run's folder. The same call again goes on where one was stopped.
+        out: the new run's folder; must be new or empty unless `resume`.
         test: data for the score; without it the data's own test split, or else a fifth of each class, held out.
         recipe: name of a recipe for `finetune` (`twofold recipes` lists them).
         config: a YAML file of options.
+        resume: continue the run in `out`, or start it if there is none yet. Of one that is done the result is read;
+            with other test data, its net is scored on those.
         encoder: your own module, if the run was trained with one.
         options: fields of `FinetuneConfig`, nested or dotted; they win over `config`, which wins over `recipe`.
 
@@ -85,20 +102,38 @@ def finetune(
 
     Raises:
         UserError: for anything wrong in the options, the encoder or the data.
-        Stopped: if SIGINT or SIGTERM ended it early; the same call continues it.
+        Stopped: if SIGINT or SIGTERM ended it early; `resume=True` continues it.
     """
     path = encoder_path(run)
+    check_out(Path(out), RunDirectory(out).config_file.exists(), "run", resume)
     given = read_layers(recipe, config, options, command="finetune")
-    checked = OptionsParser(FinetuneConfig).build(given)
-    channels = read_header(path)["spec"].get("channels")
+    header = read_header(path)
+    checked = OptionsParser(FinetuneConfig).build(merge(Pixels.of(header).options(), given))
+    channels = header["spec"].get("channels")
     reading = dataclasses.replace(checked.data, channels=checked.data.channels or channels)
     train, scored = labelled_parts(*evaluation_parts(data, test, reading), seed=checked.seed, labels=checked.labels)
     result = fit(path, train, scored, out, given, module=encoder, recipe=recipe)
     if world_size() > 1:
         AcceleratorState().destroy_process_group()
     if not result.complete:
-        raise Stopped(
-            f"stopped at step {result.steps:,}; nothing is lost: the same command goes on",
-            result.stopped_by or signal.SIGINT,
-        )
+        raise Stopped.at(f"at step {result.steps:,}", result.stopped_by or signal.SIGINT)
     return FinetuneReport(Path(out), result)
+
+
+def parser() -> ArgumentParser:
+    """Of `twofold finetune`."""
+    parser = new_parser("Train a classifier on a pretrained encoder, and the encoder with it, on a few labels.")
+    parser.add_argument("run", help="a pretrained run's folder, or an encoder.safetensors")
+    add_data(parser, LABELLED)
+    add_out(parser, "run")
+    parser.add_argument("--test", type=str, help="data for the score; by default the data's own test split")
+    parser.add_argument("--recipe", type=str, help="start from a recipe; `twofold recipes` lists them")
+    parser.add_argument("--config", type=str, help="a YAML file of options, over the recipe's")
+    add_options(parser, FinetuneConfig)
+    return parser
+
+
+def run(options: dict[str, Any]) -> FinetuneReport:
+    """`twofold finetune`."""
+    require_out(options, "a folder for the new run", "runs/finetuned")
+    return finetune(options.pop("run"), options.pop(PATH), options.pop("out"), **options)

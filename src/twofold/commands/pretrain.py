@@ -4,34 +4,79 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from jsonargparse import ArgumentParser
 from torch import nn
 
-from twofold.console import console, duration, print_rank0
-from twofold.data import Source, open_source
+from twofold.commands.arguments import EITHER, PATH, add_data, add_out, new_parser, require_out
+from twofold.console import console, duration
+from twofold.data import open_source
 from twofold.devices import choose_device
-from twofold.distributed import rank
-from twofold.encoders.weights import save_encoder
 from twofold.errors import Stopped
-from twofold.heads import ProjectionHead
-from twofold.kinds import EXAMPLE
-from twofold.options import plain
-from twofold.recipes import read_layers
+from twofold.kinds import EXAMPLE, Kind
+from twofold.options import add_options
+from twofold.recipe import read_layers
 from twofold.report.run import write_run_report
+from twofold.runs import pretrain as runs
 from twofold.runs.config import RunConfig, build, to_yaml
 from twofold.runs.defaults import choose
-from twofold.runs.pretrain import assemble
-from twofold.runs.starting import check_same_data, start_accelerator, start_run
 from twofold.training.clock import describe_time
-from twofold.training.loop import Training
-from twofold.training.micro_batch import train_or_advise
 from twofold.training.rundir import RunDirectory
+
+
+@dataclass(frozen=True)
+class PretrainResult(RunDirectory):
+    """A pretrained run: its folder, with all that `RunDirectory` reads from it, and what it took.
+
+    Attributes:
+        path: the run's folder.
+        steps: taken in all.
+        examples: seen in all, each as often as it was.
+        kind: of examples, "image" or "audio".
+        seconds: of training, over all resumes.
+        clock: what this call's time went into, seconds by part; all 0 where the run was done already.
+        page: `report.html`, if it was written.
+    """
+
+    path: Path
+    steps: int
+    examples: int
+    kind: Kind
+    seconds: float
+    clock: Mapping[str, float]
+    page: Path | None
+
+    @cached_property
+    def metrics(self) -> dict[str, float]:
+        """The last row of `metrics.jsonl`: loss, monitors and what the method tells, by name."""
+        rows = self.rows()
+        return {name: value for name, value in rows[-1].items() if name not in _COUNTED} if rows else {}
+
+    def text(self) -> str:
+        """For people."""
+        seen = f"{self.examples:,} {EXAMPLE[self.kind]}s in {duration(self.seconds)}; encoder: {self.encoder_file}"
+        time = [describe_time(self.clock)] if any(self.clock.values()) else []
+        return "\n".join([seen, *time, *([f"report: {self.page}"] if self.page else [])])
+
+    def to_dict(self) -> dict[str, Any]:
+        """In JSON's types."""
+        return {
+            "path": str(self.path), "steps": self.steps, "examples": self.examples, "kind": self.kind,
+            "seconds": self.seconds, "page": None if self.page is None else str(self.page), "metrics": self.metrics,
+        }  # fmt: skip
+
+
+_COUNTED = ("step", "epoch", "seconds")
+"""What a row of metrics.jsonl says of its place; all else in it was measured."""
 
 
 def pretrain(
     data: Any,
+    /,
     out: str | Path,
     *,
     recipe: str | None = None,
@@ -40,7 +85,7 @@ def pretrain(
     encoder: nn.Module | Mapping[str, Any] | None = None,
     report: bool = True,
     **options: Any,
-) -> RunDirectory:
+) -> PretrainResult:
     """Pretrain an encoder on unlabelled data.
 
     Args:
@@ -57,79 +102,63 @@ def pretrain(
             They win over `config`, which wins over `recipe`.
 
     Returns:
-        The run's directory: configuration, metrics, checkpoints, `encoder.safetensors`, `report.html`.
+        What came of it, with the run's folder: configuration, metrics, checkpoints, `encoder.safetensors`,
+        `report.html`.
 
     Raises:
         UserError: for anything wrong in the options or the data.
         Stopped: if SIGINT, SIGTERM or SIGUSR1 ended it early; `resume=True` continues it.
     """
-    run = RunDirectory(out)
     module = encoder if isinstance(encoder, nn.Module) else None
     if encoder is not None:
         options["encoder"] = {"name": "custom"} if isinstance(encoder, nn.Module) else encoder
     given = read_layers(recipe, config, options)
-    resuming = resume and run.config_file.exists()
-    resolved = run.check_resumable(RunConfig, given) if resuming else build(given)
-    accelerator = start_accelerator(resolved.training, run)
-    source = open_source(data, resolved.data, split=resolved.data.split)
-    if resuming:
-        check_same_data(run, source)
-    else:
-        resolved, message = choose(resolved, source.facts(), accelerator.device)
-        print_rank0(message)
-    training = assemble(resolved, source, run, accelerator, module)
-    if training.method.notice():
-        print_rank0(training.method.notice())
-    if not resuming:
-        start_run(run, resolved, source, data, recipe)
-    if resume:
-        training.resume()
-        print_rank0(
-            f"resumed {run.path} at step {training.step:,} of {training.steps:,}"
-            if training.step
-            else f"starting {run.path}"
-        )
-    return finish(training, source, train_or_advise(training, resolved.micro_batch), report, module)
+    return _leave(runs.pretrain(data, out, given, recipe=recipe, resume=resume, module=module), report, module)
 
 
-def describe_config(data: Any, *, recipe: str | None = None, config: str | Path | None = None, **options: Any) -> str:
+def describe_config(
+    data: Any, /, *, recipe: str | None = None, config: str | Path | None = None, **options: Any
+) -> str:
     """Every option of `pretrain` as it would be used on `data`, as YAML that `config` reads back."""
     resolved = build(read_layers(recipe, config, options))
     source = open_source(data, resolved.data, split=resolved.data.split)
     return to_yaml(choose(resolved, source.facts(), choose_device(resolved.training.device))[0])
 
 
-def finish(training: Training, source: Source, complete: bool, report: bool, module: nn.Module | None) -> RunDirectory:
-    """Leave the encoder and the report in the run's folder, and say where they are."""
-    run, first = training.run, rank() == 0  # asked now: ending the training dissolves the group of processes
-    if first:
-        facts = {
-            "steps": training.step,
-            "of": training.steps,
-            "seconds": round(training.seconds, 3),
-            "options": plain(run.read(RunConfig)[0]),
-        }
-        head = training.method.head if isinstance(training.method.head, ProjectionHead) else None
-        save_encoder(run.encoder_file, training.method.encoder, head, extra=facts)
-        skipped = list(source.skipped)
-        for path, reason in skipped[:10]:
+def _leave(done: runs.PretrainOutcome, report: bool, module: nn.Module | None) -> PretrainResult:
+    """Say what was skipped, write the report, and give the result; raises `Stopped` where steps are left."""
+    if done.first:
+        for path, reason in list(done.source.skipped)[:10]:
             console.print(f"skipped {path}: {reason}")
-        if skipped:
-            lines = "".join(f"{path}\t{reason}\n" for path, reason in skipped)
-            (run.path / "skipped.tsv").write_text(lines)
-            console.print(f"{len(skipped)} file(s) skipped in all; listed in {run.path / 'skipped.tsv'}")
-    training.accelerator.end_training()
-    if not complete:
-        raise Stopped(
-            f"stopped at step {training.step:,} of {training.steps:,}; nothing is lost: the same command "
-            "with --resume goes on",
-            training.stopped_by or signal.SIGINT,
-        )
-    if first:
-        seen = f"{training.step * training.batch:,} {EXAMPLE[training.method.encoder.input.kind]}s"
-        console.print(f"{seen} in {duration(training.seconds)}; encoder: {run.encoder_file}")
-        if any(training.clock.seconds.values()):  # a run that was done already has spent none
-            console.print(describe_time(training.clock.seconds))
-        if report:
-            console.print(f"report: {write_run_report(run, source, module=module)}")
-    return run
+        if done.source.skipped:
+            console.print(
+                f"{len(done.source.skipped)} file(s) skipped in all; listed in {done.run.path / 'skipped.tsv'}"
+            )
+    if not done.complete:
+        raise Stopped.at(f"at step {done.step:,} of {done.steps:,}", done.stopped_by or signal.SIGINT)
+    page = write_run_report(done.run, done.source, module=module) if done.first and report else None
+    return PretrainResult(done.run.path, done.step, done.seen, done.kind, round(done.seconds, 3), dict(done.time), page)
+
+
+def parser() -> ArgumentParser:
+    """Of `twofold pretrain`."""
+    parser = new_parser("Learn a representation from unlabelled images or speech.")
+    add_data(parser, EITHER)
+    add_out(parser, "run")
+    parser.add_argument("--recipe", type=str, help="start from a recipe; `twofold recipes` lists them")
+    parser.add_argument(
+        "--config", type=str, help="a YAML file of options, over the recipe's; a run's config.yaml will do"
+    )
+    parser.add_argument("--print-config", action="store_true", help="print every option as it would be used, and end")
+    add_options(parser, RunConfig)
+    return parser
+
+
+def run(options: dict[str, Any]) -> PretrainResult | None:
+    """`twofold pretrain`."""
+    if options.pop("print_config", False):
+        given = {name: value for name, value in options.items() if name not in ("resume", "out", PATH)}
+        print(describe_config(options[PATH], **given), end="")
+        return None
+    require_out(options, "a folder for the run", "runs/first")
+    return pretrain(options.pop(PATH), options.pop("out"), **options)

@@ -2,26 +2,68 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import yaml
+from jsonargparse import ArgumentParser
 
-from twofold.recipes import load, names
+from twofold.commands.arguments import new_parser
+from twofold.recipe import Recipe, load, names
+from twofold.results import in_json
 
 
-def recipes(name: str | None = None) -> str:
-    """The list of recipes, or one recipe's result, source and options, as text.
+@dataclass(frozen=True)
+class RecipesResult:
+    """Recipes that were asked for: one in full, or all in a line each."""
+
+    recipes: tuple[Recipe, ...]
+    in_full: bool
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Nothing is measured."""
+        return {}
+
+    def text(self) -> str:
+        """For people."""
+        if self.in_full:
+            return "\n\n".join(_in_full(recipe) for recipe in self.recipes)
+        width = max(len(recipe.name) for recipe in self.recipes)
+        return "\n".join(f"{recipe.name:<{width}}  {recipe.result}" for recipe in self.recipes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """In JSON's types: each recipe by its name."""
+        return {recipe.name: in_json(recipe) for recipe in self.recipes}
+
+
+def recipes(name: str | None = None) -> RecipesResult:
+    """The recipes, or the one of a name with its source and options.
 
     Raises:
         UserError: if there is no recipe of that name.
     """
-    if name is None:
-        results = [load(each) for each in names()]
-        width = max(len(recipe.name) for recipe in results)
-        return "\n".join(f"{recipe.name:<{width}}  {recipe.result}" for recipe in results)
-    recipe = load(name)
+    wanted = names() if name is None else [name]
+    return RecipesResult(tuple(load(each) for each in wanted), in_full=name is not None)
+
+
+def _in_full(recipe: Recipe) -> str:
     options = yaml.safe_dump(recipe.options, sort_keys=False)
-    given = recipe.data if recipe.command == "pretrain" else f"runs/mine {recipe.data}"
+    words = recipe.data if recipe.command == "pretrain" else f"runs/mine {recipe.data}"
     return (
         f"{recipe.name}\n  data:   {recipe.data}\n  result: {recipe.result}\n  source: {recipe.source}\n"
         f"  run:    {recipe.run}\n\n"
-        f"twofold {recipe.command} {given} --recipe {recipe.name} --out runs/{recipe.name}\n\n{options}"
+        f"twofold {recipe.command} {words} --recipe {recipe.name} --out runs/{recipe.name}\n\n{options}"
     )
+
+
+def parser() -> ArgumentParser:
+    """Of `twofold recipes`."""
+    parser = new_parser("List the recipes, or show one.")
+    parser.add_argument("name", nargs="?", default=None, help="show this one's options, too")
+    return parser
+
+
+def run(options: dict[str, Any]) -> RecipesResult:
+    """`twofold recipes`."""
+    return recipes(options.get("name"))

@@ -16,24 +16,23 @@ from twofold.runs.config import RunConfig
 from twofold.studies.methods import Outcome, RunSpec
 
 
-def run_cell(place: Path, what: dict[str, Any]) -> None:
+def run_cell(place: Path, work: dict[str, Any]) -> None:
     """Train and score a cell in this process, and write its `cell.json`."""
-    cell = RunSpec(**what["cell"])
-    options = {name: value for name, value in cell.options.items() if name != "data"}
-    reading = {f"data.{name}": value for name, value in cell.options.get("data", {}).items()}
-    run = pretrain(what["data"], place, resume=True, report=False, **options, **reading)
+    cell = RunSpec(**work["cell"])
+    run = pretrain(work["data"], place, resume=True, report=False, **cell.options)
     config, _ = run.read(RunConfig)
     device = choose_device(config.training.device).type
-    memory, last = peak_memory(device), run.metrics()[-1]
-    message = {"test": what["test"]} if what["test"] is not None else {}
-    scores = {
-        protocol: evaluate(place, what["data"], protocol=protocol, **extra, **reading, **message).top1
-        for protocol, extra in (("linear", {}), ("knn", {"k": what["k"]}))
-    }
+    memory, last = peak_memory(device), run.rows()[-1]
+    shared: dict[str, Any] = {"data": cell.options.get("data", {})}
+    if work["test"] is not None:
+        shared["test"] = work["test"]
+    linear, knn = (
+        evaluate(place, work["data"], protocol=protocol, **own, **shared).metrics["top1"]
+        for protocol, own in (("linear", {}), ("knn", {"k": work["k"]}))
+    )
     outcome = Outcome(
-        cell.method, cell.batch, cell.seed, scores["linear"], scores["knn"], last["seconds"],
-        last["step"] * cell.batch, memory, device,
-    )  # fmt: skip
+        cell.method, cell.batch, cell.seed, linear, knn, last["seconds"], last["step"] * cell.batch, memory, device
+    )
     run.write_json("cell.json", asdict(outcome))
 
 

@@ -1,17 +1,19 @@
 """Images from anywhere, in an order that can be resumed at any step."""
 
-from twofold.data.base import DataFacts, SkipList, Source
+from twofold.data.base import DataFacts, Format, SkipList, Source, Splits
 from twofold.data.batches.audio import AudioLoader, LengthOrder
-from twofold.data.batches.loader import Batch, Loader
+from twofold.data.batches.base import Batch, BatchLoader, BatchOrder
+from twofold.data.batches.loader import Loader
 from twofold.data.batches.order import Order
 from twofold.data.config import DataConfig
 from twofold.data.decoding.opening import BadImage
 from twofold.data.sources.arrays import ArraySource
 from twofold.data.sources.audio import AudioSource, BadRecording
 from twofold.data.sources.datasets import DatasetSource
+from twofold.data.sources.encoded import EncodedSource
 from twofold.data.sources.files import FileSource
 from twofold.data.sources.hub import HubSource
-from twofold.data.sources.open import Splits, open_source, splits_of
+from twofold.data.sources.open import FORMATS, open_source, splits_of
 from twofold.data.sources.shards import ShardSource
 from twofold.data.sources.torchvision_sets import NAMED_SETS
 
@@ -20,10 +22,15 @@ __all__ = [
     "BadImage",
     "BadRecording",
     "Batch",
+    "BatchLoader",
+    "BatchOrder",
     "DataConfig",
     "DataFacts",
     "DatasetSource",
+    "EncodedSource",
+    "FORMATS",
     "FileSource",
+    "Format",
     "HubSource",
     "LengthOrder",
     "Loader",

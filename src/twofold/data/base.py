@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from twofold.errors import UserError
+from twofold.data.config import DataConfig
+from twofold.errors import Option, UserError
 from twofold.kinds import Kind
 
 SAMPLE = 256
@@ -39,6 +40,10 @@ class DataFacts:
     """What the examples are. Of recordings the height is 1 and the width a number of samples."""
     sample_rate: int | None = None
     """Of most of the recordings, in Hz."""
+    pixels: str = ""
+    """How pixels of more than 8 bits are read, in words; empty where there are none."""
+    pixel_range: tuple[float, float] | None = None
+    """The values of black and white among pixels of more than 8 bits, where there are such."""
 
 
 class Source(Protocol):
@@ -48,14 +53,16 @@ class Source(Protocol):
     """For people: the folder, file or data set."""
     channels: int
     """Of what `read` returns."""
-    classes: list[str] | None
-    """Names of the classes, by label."""
     skipped: SkipList
     """Files left out so far and why."""
 
     @property
+    def classes(self) -> list[str] | None:
+        """Names of the classes, by label."""
+
+    @property
     def labels(self) -> NDArray[np.int64] | None:
-        """[n] class indices, or [n, K] of 0 and 1 where an image can have many; None without labels."""
+        """[n] class indices, below 0 where unlabelled, or [n, K] of 0 and 1 where an image can have many; or None."""
 
     def __len__(self) -> int: ...
 
@@ -74,6 +81,42 @@ class Source(Protocol):
         """A hash that changes with the data: of names and file sizes, or of the pixels of arrays."""
 
 
+@dataclass(frozen=True)
+class Splits:
+    """What parts some data have."""
+
+    names: tuple[str, ...] = ()
+    """What `--data.split` can be; empty where the data are one whole."""
+    evaluation: tuple[str, str] | None = None
+    """The parts that classifiers are trained and tested on; None where there are no two."""
+    validation: tuple[str, str] | None = None
+    """The parts to fit on and to choose settings on, where the data have both beside a test part."""
+
+    @classmethod
+    def named(cls, names: Iterable[str]) -> Splits:
+        """Parts whose usual names say what they are for."""
+        names = tuple(names)
+        test = next((name for name in ("test", "val", "validation") if name in names), None)
+        if test is None or "train" not in names:
+            return cls(names)
+        choice = next((name for name in ("val", "validation") if name in names and name != test), None)
+        return cls(names, ("train", test), ("train", choice) if choice else None)
+
+
+@dataclass(frozen=True)
+class Format:
+    """One form in which data are given in words: a path, or a name. `sources.open.FORMATS` lists them all."""
+
+    example: str
+    """What to give, for messages: "a folder of images", "hf:NAME"."""
+    takes: Callable[[str], bool]
+    """Whether what was given has this form: by its name and, of a folder, by the names in it; no image is read."""
+    open: Callable[[str, str | None, DataConfig], Source]
+    """(what was given, split, how to read it) -> source; by default the split made for training. Raises UserError."""
+    splits: Callable[[str], Splits]
+    """The parts of what was given, without reading images."""
+
+
 class SkipList(Sequence[tuple[str, str]]):
     """(path, reason) of every file left out, each once; too many of them are an error."""
 
@@ -87,8 +130,9 @@ class SkipList(Sequence[tuple[str, str]]):
         self._reasons.setdefault(path, reason)
         if len(self._reasons) > self._limit:
             raise UserError(
-                f"{len(self._reasons)} of {self._total} {self._kind} cannot be read and --data.max_skipped allows "
-                f"{self._limit}; mend or remove them, or raise the limit:\n{self.summary(5)}"
+                f"{len(self._reasons)} of {self._total} {self._kind} cannot be read and ",
+                Option("data.max_skipped"),
+                f" allows {self._limit}; mend or remove them, or raise the limit:\n{self.summary(5)}",
             )
 
     def summary(self, most: int = 5) -> str:
@@ -104,9 +148,9 @@ class SkipList(Sequence[tuple[str, str]]):
         return len(self._reasons)
 
 
-def sample_indices(count: int) -> NDArray[np.int64]:
-    """At most SAMPLE indices spread evenly over 0..count-1, always the same ones."""
-    return np.unique(np.linspace(0, count - 1, min(count, SAMPLE)).astype(np.int64))
+def sample_indices(count: int, most: int = SAMPLE) -> NDArray[np.int64]:
+    """At most `most` indices spread evenly over 0..count-1, always the same ones."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).astype(np.int64))
 
 
 def class_count(labels: NDArray[np.int64] | None, classes: list[str] | None) -> int | None:

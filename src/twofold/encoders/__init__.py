@@ -1,6 +1,6 @@
 """Encoders: the published ResNets, any timm or torchvision model, speech encoders, or a module of your own."""
 
-from twofold.encoders.adapters import adapt
+from twofold.encoders.adapters import CustomEncoder, TimmEncoder, TorchvisionEncoder, adapt
 from twofold.encoders.audio.encoder import FilterbankEncoder, SpeechEncoder, UtteranceEncoder
 from twofold.encoders.base import Encoder, InputSpec, build_encoder_from_spec
 from twofold.encoders.build import EncoderConfig, build_encoder
@@ -9,12 +9,15 @@ from twofold.encoders.weights import load_classifier, load_encoder, load_head, r
 from twofold.waves import Waves
 
 __all__ = [
+    "CustomEncoder",
     "Encoder",
     "EncoderConfig",
     "FilterbankEncoder",
     "InputSpec",
     "ResNet",
     "SpeechEncoder",
+    "TimmEncoder",
+    "TorchvisionEncoder",
     "UtteranceEncoder",
     "Waves",
     "adapt",

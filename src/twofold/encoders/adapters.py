@@ -10,15 +10,18 @@ import difflib
 import importlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from types import MethodType
-from typing import Any
+from dataclasses import dataclass
+from types import MappingProxyType, MethodType
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from twofold.distributed import batch_norm
 from twofold.encoders.base import Encoder, InputSpec
+from twofold.encoders.build import EncoderConfig, ImageEncoderConfig
 from twofold.errors import UserError
+from twofold.options import option
 
 _BUILD_ERRORS = (RuntimeError, OSError, ValueError, TypeError, KeyError, AssertionError)
 _IMAGENET_SIZE = 224
@@ -102,8 +105,37 @@ class Adapted(Encoder):
         return {"channels": self.input.channels, "size": self.input.size, "mean": mean, "std": std}
 
 
+@dataclass(frozen=True)
+class LibraryConfig(ImageEncoderConfig):
+    """Options of other libraries' models."""
+
+    pretrained: bool = False
+    """Start from the library's pretrained weights (they are downloaded)."""
+    mean: tuple[float, ...] | None = option(None, when={"pretrained": (False,)})
+    """One value a channel that is subtracted inside from images in [0, 1]; none = 0."""
+    std: tuple[float, ...] | None = option(None, when={"pretrained": (False,)})
+    """One value a channel that the encoder then divides by; none = 1."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.name is not None and not self.model():
+            raise self.unknown(self.name)
+
+
 class CustomEncoder(Adapted, kind="custom"):
     """A module of the user's own; see `adapt`."""
+
+    @dataclass(frozen=True)
+    class Config(EncoderConfig, variant="custom"):
+        """A module of your own, given as `encoder` from Python."""
+
+        kind = "image"
+
+        name: str | None = "custom"
+
+        def build(self, image_size: int | None = None) -> Encoder:  # noqa: ARG002
+            """Options cannot hold a module: always a UserError."""
+            raise UserError("encoder.name custom is a module of your own: give it as `encoder` from Python")
 
     def arguments(self) -> dict[str, Any]:
         """The specification names the module's class; the module itself must be given again."""
@@ -131,6 +163,18 @@ class TimmEncoder(Adapted, kind="timm"):
         mean, std: see Adapted.
         pretrained: load timm's weights (a download), and normalise inside as they expect.
     """
+
+    @dataclass(frozen=True)
+    class Config(LibraryConfig, variant="timm"):
+        """Any model of timm."""
+
+        forms = ("timm:NAME",)
+        neutral = MappingProxyType({"stem": ("auto",)})
+
+        def build(self, image_size: int | None = None) -> TimmEncoder:
+            """The model; its side is `image_size` where it takes only one."""
+            channels = self.channels_or_rgb()
+            return TimmEncoder(self.model(), channels, image_size, self.mean, self.std, self.pretrained)
 
     def __init__(
         self,
@@ -175,6 +219,26 @@ class TorchvisionEncoder(Adapted, kind="torchvision"):
         stem: "cifar" puts a 3x3 convolution of stride 1 in the place of a ResNet's 7x7/2 and pooling, for images of
             about 32 px (MoCo's CIFAR-10 demo).
     """
+
+    @dataclass(frozen=True)
+    class Config(LibraryConfig, variant="torchvision"):
+        """Any classification model of torchvision."""
+
+        forms = ("torchvision:NAME",)
+
+        stem: Literal["auto", "imagenet", "cifar", "small"] | None = None
+        """ResNets of torchvision: imagenet, and cifar if asked."""
+
+        @classmethod
+        def names(cls) -> Iterable[str]:
+            """All that torchvision lists."""
+            return [f"torchvision:{name}" for name in torchvision_names()]
+
+        def build(self, image_size: int | None = None) -> TorchvisionEncoder:
+            """The model; auto is its own stem."""
+            stem = "imagenet" if self.stem in (None, "auto") else str(self.stem)
+            channels = self.channels_or_rgb()
+            return TorchvisionEncoder(self.model(), channels, image_size, self.mean, self.std, self.pretrained, stem)
 
     def __init__(
         self,

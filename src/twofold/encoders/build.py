@@ -1,95 +1,109 @@
-"""From configuration to encoder."""
+"""The options of encoders: each encoder's class has its own beside it, and is built by them."""
 
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
-from twofold.encoders.adapters import TimmEncoder, TorchvisionEncoder, torchvision_names
-from twofold.encoders.audio.encoder import SpeechEncoderConfig, speech_encoder
 from twofold.encoders.base import Encoder
-from twofold.encoders.resnet import BLOCKS, ResNet, Stem
 from twofold.errors import UserError
+from twofold.options import Variant
 
 
 @dataclass(frozen=True)
-class EncoderConfig:
-    """The encoder."""
+class EncoderConfig(Variant):
+    """The encoder.
+
+    An encoder's class has its options as ``class Config(EncoderConfig, variant="word")``; a name means it that is the
+    word, the word and a number, or ``word:model``.
+    """
+
+    prefix = "encoder."
+    unnamed = ("resnet", "speech")
 
     name: str | None = None
-    """resnet10|18|34|50|101|152|200, timm:NAME or torchvision:NAME; for recordings speech:corrected, speech:small or
-    speech:released; none = chosen from the data."""
-    width: float = 1.0
-    """Multiplies the numbers of filters of a resnet: 1 to 4 were published, 0.25 and 0.5 are for CPUs."""
-    stem: Literal["auto", "imagenet", "cifar", "small"] | None = None
-    """First layers of a resnet: imagenet (7x7/2 and pooling), cifar (3x3), small (3x3/2); auto = cifar up to 32 px,
-    imagenet above; none = chosen from the data. ResNets of torchvision: have imagenet, and cifar if asked."""
+    """The encoder; chosen from the data when not given."""
+
+    @classmethod
+    def variant_of(cls, value: Any) -> Any:
+        """The class that a name means; UserError if it means none."""
+        word = str(value).partition(":")[0].rstrip("0123456789")
+        if word not in cls.variants:
+            raise cls.unknown(str(value))
+        return cls.variants[word]
+
+    @classmethod
+    def names(cls) -> Iterable[str]:
+        """Names that this class can be chosen by, to find those that are near a mistyped one."""
+        return cls.forms
+
+    @classmethod
+    def unknown(cls, name: str) -> UserError:
+        """The error for a name that means nothing, with those that are near."""
+        classes = cls.classes().values()
+        known = {full.rpartition(":")[2]: full for each in classes for full in each.names()}
+        close = [known[match] for match in difflib.get_close_matches(name.rpartition(":")[2], known, n=2)]
+        guess = f"did you mean {' or '.join(close)}? " if close else ""
+        forms = ", ".join(form for each in classes for form in each.forms)
+        return UserError(f"unknown --encoder.name {name}; {guess}Known are {forms}")
+
+    def model(self) -> str:
+        """What the name says after its colon."""
+        return str(self.name).partition(":")[2]
+
+    def title(self) -> str:
+        """The encoder in a few words."""
+        return str(self.name)
+
+    def chosen(
+        self, count: int, channels: int, sample_rate: int | None, size: int | None, gpu: bool  # noqa: ARG002
+    ) -> tuple[Self, list[str]]:  # fmt: skip
+        """What is left open filled in, and what was chosen and why, for people.
+
+        Args:
+            count: of the images or recordings.
+            channels: of the images.
+            sample_rate: of the recordings in Hz.
+            size: of the views in pixels.
+            gpu: whether the run has one.
+        """
+        return self, []
+
+    def build(self, image_size: int | None = None) -> Encoder:
+        """The encoder with fresh weights, or a library's.
+
+        Args:
+            image_size: side of the images in pixels; None = large.
+
+        Raises:
+            UserError: the name is not set or means no encoder, or an option does not suit it.
+        """
+        size = "" if image_size is None else f" for {image_size} px"
+        raise UserError(f"encoder.name is not set{size}; name one, e.g. resnet18 or timm:convnext_tiny")
+
+
+@dataclass(frozen=True)
+class ImageEncoderConfig(EncoderConfig):
+    """Options that all named encoders of images have."""
+
+    kind = "image"
+
     channels: int | None = None
     """Channels of the images; none = chosen from the data."""
-    zero_init_residual: bool = True
-    """Start the last scale of each residual branch of a resnet at 0."""
-    pretrained: bool = False
-    """Start from the library's pretrained weights (timm: and torchvision: only; they are downloaded)."""
-    sk_ratio: float = 0.0
-    """Above 0, selective kernels and ResNet-D of SimCLR v2 in a resnet (published: 0.0625)."""
-    mean: tuple[float, ...] | None = None
-    """timm: and torchvision: only: one value a channel that is subtracted inside from images in [0, 1]; none = 0."""
-    std: tuple[float, ...] | None = None
-    """timm: and torchvision: only: one value a channel that the encoder then divides by; none = 1."""
-    speech: SpeechEncoderConfig = field(default_factory=SpeechEncoderConfig)
-    """Speech encoder"""
+
+    def chosen(
+        self, count: int, channels: int, sample_rate: int | None, size: int | None, gpu: bool  # noqa: ARG002
+    ) -> tuple[Self, list[str]]:  # fmt: skip
+        """The data's channels."""
+        return (self if self.channels is not None else replace(self, channels=channels)), []
+
+    def channels_or_rgb(self) -> int:
+        """The channels, 3 where nothing is said."""
+        return 3 if self.channels is None else self.channels
 
 
 def build_encoder(config: EncoderConfig, image_size: int | None = None) -> Encoder:
-    """Build the encoder that `config` names.
-
-    Args:
-        config: `name` must be set; channels default to 3.
-        image_size: side of the images in pixels, which decides stem "auto" (cifar up to 32) and the input size of
-            timm models that take only one; None = large.
-
-    Raises:
-        UserError: unknown name, or an option that this encoder does not have.
-    """
-    if config.name is None:
-        raise UserError("encoder.name is not set; name one, e.g. resnet18 or timm:convnext_tiny")
-    channels = 3 if config.channels is None else config.channels
-    library, _, model = config.name.partition(":")
-    if library == "speech":
-        _refuse(config, {"width": 1.0, "sk_ratio": 0.0, "zero_init_residual": True, "pretrained": False})
-        _refuse(config, {"stem": None, "channels": (None, 1), "mean": None, "std": None})
-        return speech_encoder(model, config.speech)
-    _refuse(config, {"speech": SpeechEncoderConfig()})
-    if library in ("timm", "torchvision") and model:
-        _refuse(config, {"width": 1.0, "sk_ratio": 0.0, "zero_init_residual": True})
-        if config.pretrained:  # which come with their own
-            _refuse(config, {"mean": None, "std": None})
-        if library == "timm":
-            _refuse(config, {"stem": (None, "auto")})
-            return TimmEncoder(model, channels, image_size, config.mean, config.std, config.pretrained)
-        stem = "imagenet" if config.stem in (None, "auto") else str(config.stem)
-        return TorchvisionEncoder(model, channels, image_size, config.mean, config.std, config.pretrained, stem)
-    names = {f"resnet{depth}": depth for depth in BLOCKS}
-    if config.name not in names:
-        close = difflib.get_close_matches(config.name, [*names, *torchvision_names()], n=2)
-        meant = [match if match in names else f"torchvision:{match}" for match in close]
-        guess = f"did you mean {' or '.join(meant)}? " if meant else ""
-        raise UserError(
-            f"unknown encoder.name '{config.name}'; {guess}Known are {', '.join(names)}, timm:NAME and torchvision:NAME"
-        )
-    _refuse(config, {"pretrained": False, "mean": None, "std": None})
-    own: Stem
-    if config.stem is None or config.stem == "auto":
-        own = "cifar" if image_size is not None and image_size <= 32 else "imagenet"
-    else:
-        own = config.stem
-    return ResNet(names[config.name], config.width, own, channels, config.sk_ratio, config.zero_init_residual)
-
-
-def _refuse(config: EncoderConfig, neutral: dict[str, object]) -> None:
-    """Raise where an option is set that the named encoder does not have."""
-    for option, value in neutral.items():
-        given = getattr(config, option)
-        if given not in (value if isinstance(value, tuple) else (value,)):
-            raise UserError(f"encoder '{config.name}' has no encoder.{option} (got {given!r}); leave the option out")
+    """Build the encoder that options name; see `EncoderConfig.build`."""
+    return config.build(image_size) if config.name is not None else EncoderConfig().build(image_size)

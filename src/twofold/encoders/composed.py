@@ -104,4 +104,5 @@ class EncoderWithClassifier(Encoder):
         h = self.encoder.features(x)
         for part in self.below:
             h = part(h)
-        return self.classifier(h)
+        logits: Tensor = self.classifier(h)
+        return logits

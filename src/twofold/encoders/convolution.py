@@ -24,7 +24,7 @@ class Conv2d(nn.Conv2d):
             return super().forward(x)
         x, weight = x.to(torch.bfloat16), self.weight.to(torch.bfloat16)
         taps = _taps(x.shape[2:], self.kernel_size, self.stride, self.padding)
-        y = _AsMatrix.apply(x.permute(0, 2, 3, 1).flatten(1), weight, taps)
+        y: Tensor = _AsMatrix.apply(x.permute(0, 2, 3, 1).flatten(1), weight, taps)
         sides = [(side + 2 * p - k) // s + 1 for side, p, k, s in self._sides(x)]
         return y.view(len(x), *sides, self.out_channels).permute(0, 3, 1, 2)  # channels last, as x should be
 

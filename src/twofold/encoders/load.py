@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
-from twofold.encoders import Encoder
+from twofold.encoders import Encoder, UtteranceEncoder
 from twofold.encoders.weights import load_encoder
 from twofold.errors import UserError
+from twofold.kinds import Kind
 
 
 def load(run: str | Path, encoder: nn.Module | None = None, device: str | torch.device = "cpu") -> Encoder:
@@ -43,3 +46,8 @@ def encoder_path(run: str | Path) -> Path:
     if (path / "config.yaml").exists():
         hint = "the run has not finished; let it, or stop it with Ctrl-C, which leaves the encoder as it is then"
     raise UserError(f"{path} holds no encoder.safetensors: {hint}")
+
+
+def kind_of(spec: Mapping[str, Any]) -> Kind:
+    """What examples an encoder takes, by its specification."""
+    return "audio" if issubclass(Encoder.kinds.get(spec.get("kind", ""), Encoder), UtteranceEncoder) else "image"

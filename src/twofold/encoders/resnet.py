@@ -9,13 +9,16 @@ Modules carry torchvision's names (conv1, bn1, layer1 ... layer4, downsample).
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, get_args
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Self, get_args
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from twofold.distributed import BatchNorm
 from twofold.encoders.base import Encoder, InputSpec
+from twofold.encoders.build import ImageEncoderConfig
 from twofold.encoders.convolution import Conv2d
 from twofold.encoders.selective_kernel import DeepStem, SelectiveKernel, ShortcutPool
 from twofold.errors import UserError
@@ -34,7 +37,7 @@ def conv(n_in: int, n_out: int, kernel: int, stride: int = 1) -> nn.Conv2d:
 
 def filters(width: float, stage: int) -> int:
     """Filters of a stage (0..3): 64 * width * 2**stage, to the nearest multiple of 8 (exact for whole widths)."""
-    return max(8, round(64 * width * 2**stage / 8) * 8)
+    return max(8, round(64 * width * float(2**stage) / 8) * 8)
 
 
 def fan_in_normal_(weight: Tensor) -> None:
@@ -102,6 +105,65 @@ class ResNet(Encoder, kind="resnet"):
         sk_ratio: above 0, the selective kernels and ResNet-D of SimCLR v2 (published: 0.0625).
         zero_init_residual: start the last scale of each residual branch at 0.
     """
+
+    @dataclass(frozen=True)
+    class Config(ImageEncoderConfig, variant="resnet"):
+        """A published ResNet."""
+
+        forms = ("resnet10|18|34|50|101|152|200",)
+
+        width: float = 1.0
+        """Multiplies the numbers of filters: 1 to 4 were published, 0.25 and 0.5 are for CPUs."""
+        stem: Literal["auto", "imagenet", "cifar", "small"] | None = None
+        """First layers: imagenet (7x7/2 and pooling), cifar (3x3), small (3x3/2); auto = cifar up to 32 px, imagenet
+        above; none = chosen from the data."""
+        zero_init_residual: bool = True
+        """Start the last scale of each residual branch at 0."""
+        sk_ratio: float = 0.0
+        """Above 0, selective kernels and ResNet-D of SimCLR v2 (published: 0.0625)."""
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            if self.name is not None and self.name not in self.names():
+                raise self.unknown(self.name)
+
+        @classmethod
+        def names(cls) -> Iterable[str]:
+            """One for each depth."""
+            return [f"resnet{depth}" for depth in BLOCKS]
+
+        def title(self) -> str:
+            """Name, width and stem."""
+            return f"{self.name} at width {self.width:g}" + (f", stem {self.stem}" if self.stem else "")
+
+        def chosen(
+            self, count: int, channels: int, sample_rate: int | None, size: int | None, gpu: bool
+        ) -> tuple[Self, list[str]]:
+            """A net that the device trains in a time that people wait for, and a stem for the size."""
+            config, reasons = super().chosen(count, channels, sample_rate, size, gpu)
+            side = size or 224
+            if config.name is None:
+                if gpu:
+                    name, width = ("resnet50", 1.0) if side > 64 and count >= 20_000 else ("resnet18", 1.0)
+                else:
+                    name, width = ("resnet18", 0.5) if count >= 20_000 else ("resnet10", 0.5)
+                config = replace(config, name=name, width=width if config.width == 1.0 else config.width)
+                device = "GPU" if gpu else "CPU"
+                reasons.append(f"encoder {name} at width {config.width:g} ({device}, {count:,} images)")
+            if config.stem is None:
+                config = replace(config, stem="imagenet" if side > 64 else "cifar" if side <= 32 and gpu else "small")
+                reasons.append(f"stem {config.stem} ({side} px)")
+            return config, reasons
+
+        def build(self, image_size: int | None = None) -> ResNet:
+            """The net with fresh weights."""
+            stem: Stem
+            if self.stem is None or self.stem == "auto":
+                stem = "cifar" if image_size is not None and image_size <= 32 else "imagenet"
+            else:
+                stem = self.stem
+            depth = int(str(self.name).removeprefix("resnet"))
+            return ResNet(depth, self.width, stem, self.channels_or_rgb(), self.sk_ratio, self.zero_init_residual)
 
     def __init__(
         self,

@@ -78,5 +78,6 @@ class SelectiveKernel(nn.Module):
         first, second = F.relu(self.bn(self.conv(x)), inplace=True).chunk(2, dim=1)  # [n, f, H, W] each
         summary = (first + second).mean((2, 3), keepdim=True)  # [n, f, 1, 1]
         logits = self.expand(F.relu(self.squeeze_bn(self.squeeze(summary)), inplace=True))  # [n, 2f, 1, 1]
-        mix = logits.unflatten(1, (2, -1)).softmax(1).to(first.dtype)  # [n, 2, f, 1, 1]: the two weights add to 1
+        # [n, 2, f, 1, 1]: the two weights add to 1
+        mix: Tensor = logits.unflatten(1, (2, -1)).softmax(1).to(first.dtype)
         return first * mix[:, 0] + second * mix[:, 1]

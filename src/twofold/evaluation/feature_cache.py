@@ -5,18 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from twofold.console import print_rank0
 from twofold.data import Source
 from twofold.data.batches.cache import CachedSource
-from twofold.data.for_encoder import source_for
 from twofold.data.sources.arrays import ArraySource
 from twofold.data.sources.audio import AudioSource
 from twofold.data.sources.encoded import EncodedSource
@@ -25,17 +25,36 @@ from twofold.data.sources.shards import ShardSource
 from twofold.data.sources.subset import SubsetSource
 from twofold.encoders import Encoder
 from twofold.errors import UserError
-from twofold.evaluation.features import Features, Preprocessing, extract
 from twofold.evaluation.frozen import digest
 from twofold.files import write_atomically
-from twofold.views.resample import Resample
 
 FORMAT = 1
 
 
 @dataclass(frozen=True)
+class Features:
+    """Features of the images of a source that could be read.
+
+    Attributes:
+        h: [N, d] float32.
+        labels: [N] or [N, K] labels of these images; None without labels.
+        index: [N] their indices in the source, ascending.
+        skipped: (path, reason) of each image left out.
+        text: the preprocessing in words.
+        kept: they were read from a file that an earlier evaluation left (see `FeatureCache`).
+    """
+
+    h: NDArray[np.float32]
+    labels: NDArray[np.int64] | None
+    index: NDArray[np.int64]
+    skipped: tuple[tuple[str, str], ...]
+    text: str
+    kept: bool = False
+
+
+@dataclass(frozen=True)
 class FeatureCache:
-    """`extract` with a memory: a file for each data, preprocessing and kind of encoder.
+    """A memory of extracted features: a file for each data, preprocessing and kind of encoder.
 
     A file is used if it was made by an encoder of the same digest, under the same torch, from files that have not
     changed since; else, and where it is damaged, the features are computed anew, and that is said. Data sets and
@@ -55,38 +74,31 @@ class FeatureCache:
         run = encoder_file.parent
         return cls(run / "features" if (run / "config.yaml").exists() else None)
 
-    def extract(
-        self,
-        encoder: Encoder,
-        source: Source,
-        size: int | None = None,
-        batch: int = 256,
-        device: torch.device | str | None = None,
-        preprocessing: Preprocessing = "auto",
-        resample: Resample = "antialias",
-        workers: int | None = None,
-        progress: Callable[[int, int], None] | None = None,
+    def features(
+        self, encoder: Encoder, source: Source, settings: Mapping[str, Any], compute: Callable[[], Features]
     ) -> Features:
-        """See `extract`; `kept` of the result says whether the features were read."""
-        source = source_for(source, encoder)
+        """The features in the file that is for an encoder and a source, or else what `compute` gives, kept for later.
+
+        Args:
+            encoder: that `compute` runs.
+            source: as the encoder reads it.
+            settings: what else the features depend on, in JSON's types.
+            compute: extracts them.
+        """
         reading = decode_options(source) if self.folder is not None else None
         if self.folder is None or reading is None:
-            return extract(encoder, source, size, batch, device, preprocessing, resample, workers, progress)
-        device = torch.device(device) if device else next((p.device for p in encoder.parameters()), torch.device("cpu"))
+            return compute()
         changed = reading.pop("changed", 0)
         asked = {
             "encoder": type(encoder).__name__, "dim": encoder.feature_dim, "data": source.fingerprint(),
-            "reading": reading, "size": size or encoder.input.size, "preprocessing": preprocessing,
-            "resample": resample, "device": device.type, "format": FORMAT,
+            "reading": reading, "format": FORMAT, **settings,
         }  # fmt: skip
         made = {"the encoder": digest(encoder), "the files": changed, "torch": torch.__version__}
         path = self.folder / f"{hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:24]}.npz"
         result = self._read(path, made, source, encoder.feature_dim)
         if result is None:
-            result = extract(encoder, source, size, batch, device, preprocessing, resample, workers, progress)
+            result = compute()
             self._write(path, result, {"asked": asked, "made": made, "name": source.name})
-        elif progress:
-            progress(len(source), len(source))
         return result
 
     def _read(self, path: Path, made: dict[str, Any], source: Source, dim: int) -> Features | None:
@@ -165,7 +177,8 @@ def decode_options(source: Source) -> dict[str, Any] | None:
     if isinstance(source, EncodedSource):
         options = {name: getattr(source.config, name) for name in _PIXELS}
         paths = source.files() if isinstance(source, FileSource | ShardSource) else ()
-        return {**options, "read_channels": source.channels, "changed": _newest(paths)}
+        read = {"read_channels": source.channels, "changed": _newest(paths)}
+        return {**options, **read, **({"pixel_range": list(source.pixel_range)} if source.pixel_range else {})}
     return None
 
 

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from twofold.data import ArraySource, AudioSource, BadImage, Source
+from twofold.data import ArraySource, AudioSource, BadImage, DataConfig, DatasetSource, Source
+from twofold.data.batches.cache import CachedSource
+from twofold.data.decoding.pixels import DeepPixels
 from twofold.data.for_encoder import source_for
-from twofold.encoders import Encoder, Waves
+from twofold.data.sources.encoded import EncodedSource
+from twofold.data.sources.subset import SubsetSource
+from twofold.encoders import Encoder, Waves, read_header
 from twofold.errors import UserError
+from twofold.evaluation.feature_cache import NOTHING_KEPT, FeatureCache, Features
+from twofold.options import upgraded
 from twofold.views.resample import Resample, center_crop
 
 Preprocessing = Literal["auto", "none", "resize", "crop"]
@@ -28,85 +35,164 @@ _BATCHES_AHEAD = 2
 
 
 @dataclass(frozen=True)
-class Features:
-    """Features of the images of a source that could be read.
+class Pixels:
+    """What decides what a pixel is when image files are read: options of `DataConfig`, None where nobody knows."""
 
-    Attributes:
-        h: [N, d] float32.
-        labels: [N] or [N, K] labels of these images; None without labels.
-        index: [N] their indices in the source, ascending.
-        skipped: (path, reason) of each image left out.
-        text: the preprocessing in words.
-        kept: they were read from a file that an earlier evaluation left (see `FeatureCache`).
-    """
+    background: str | None = None
+    orient: bool | None = None
+    deep_pixels: DeepPixels | None = None
+    pixel_range: tuple[float, float] | None = None
 
-    h: NDArray[np.float32]
-    labels: NDArray[np.int64] | None
-    index: NDArray[np.int64]
-    skipped: tuple[tuple[str, str], ...]
-    text: str
-    kept: bool = False
+    @classmethod
+    def of(cls, header: Mapping[str, Any]) -> Pixels:
+        """How the images were read that an encoder was trained on, from its file's header (see `read_header`)."""
+        options = upgraded(header["extra"].get("options", {})).get("data", {})
+        known = {field.name: options.get(field.name) for field in dataclasses.fields(cls)}
+        black_and_white = known["pixel_range"]
+        return cls(**known | {"pixel_range": None if black_and_white is None else tuple(black_and_white)})
+
+    def known(self) -> dict[str, Any]:
+        """The options whose values are known."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+
+    def options(self) -> dict[str, Any]:
+        """Those that are not the defaults, as the lowest layer of a command's options: what a user gives wins."""
+        plain = DataConfig()
+        return {"data": {name: value for name, value in self.known().items() if value != getattr(plain, name)}}
+
+    def fill(self, config: DataConfig) -> DataConfig:
+        """The same with what is left at its default as it was in training."""
+        plain = DataConfig()
+        left = {name for name in self.known() if getattr(config, name) == getattr(plain, name)}
+        return dataclasses.replace(config, **{name: self.known()[name] for name in left})
+
+    def differences(self, source: Source) -> str:
+        """What is read otherwise in a source of files than in training, in words; else nothing."""
+        config = _decoding(source)
+        if config is None:
+            return ""
+        return ", ".join(
+            f"data.{name} {getattr(config, name)} where the encoder was trained with {value}"
+            for name, value in self.known().items()
+            if getattr(config, name) != value
+        )
 
 
-def extract(
-    encoder: Encoder,
-    source: Source,
-    size: int | None = None,
-    batch: int = 256,
-    device: torch.device | str | None = None,
-    preprocessing: Preprocessing = "auto",
-    resample: Resample = "antialias",
-    workers: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> Features:
-    """Run every image of `source` once through `encoder`, in order, in evaluation mode and without gradients.
+def _decoding(source: Any) -> DataConfig | None:
+    """The options that image files are read with; None where nothing is decoded."""
+    if isinstance(source, SubsetSource | CachedSource):
+        return _decoding(source.whole)
+    return source.config if isinstance(source, EncodedSource | DatasetSource) else None
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """How features are computed: everything but the encoder and the data.
 
     Args:
-        encoder: each module's training flag is restored afterwards, also after an error.
-        source: images of equal or of different sizes.
         size: side S that the encoder was trained on; by default what the encoder states, else the images' own size.
-        batch: images at a time.
-        device: where to compute; the encoder moves there and stays. By default where its parameters are.
         preprocessing: "crop": the central square of 0.875 of the shorter side, resized to S (SimCLR's test-time
             preprocessing); "resize": the whole central square, resized to S; "none": pixels as they are. "auto": none
             for images of S x S, resize where S or the image is at most 32 pixels (as tf2/data_util.py), else crop.
         resample: how "crop" and "resize" interpolate; as in pretraining.
+        pixels: how the images were read in training; what a source reads otherwise is told in the features' text. None
+            compares nothing.
+        batch: images or recordings at a time.
+        device: where to compute; the encoder moves there and stays. By default where its parameters are.
         workers: threads that decode files; by default one a core, at most 8.
-        progress: called with (images done, images in all) after each batch.
+        cache: where features are looked for and kept.
 
     Raises:
-        UserError: channels that the encoder does not take; images of different sizes and no S; no readable image; more
-            unreadable images than the source allows; features that are not finite.
+        UserError: fewer than one image at a time.
     """
-    source = source_for(source, encoder)
-    if source.channels != encoder.input.channels:
-        raise UserError(
-            f"{source.name} gives images of {source.channels} channels, the encoder takes {encoder.input.channels}: "
-            f"set --data.channels {encoder.input.channels}"
-        )
-    prepare = _Preprocessing(preprocessing, size or encoder.input.size, resample)
-    device = torch.device(device) if device else next((p.device for p in encoder.parameters()), torch.device("cpu"))
-    encoder.to(device)
-    parts: list[Tensor] = []
-    index: list[int] = []
-    skipped: list[tuple[str, str]] = []
-    with evaluation_mode(encoder), torch.inference_mode():
-        for begin, images, kept, bad in _batches(source, prepare, batch, workers):  # images or recordings
-            if len(kept):
-                parts.append(encoder(images.to(device, non_blocking=True)).float().cpu())
-            index += kept
-            skipped += bad
-            if progress:
-                progress(min(begin + batch, len(source)), len(source))
-    if not parts:
-        raise UserError(f"{source.name}: none of its {len(source)} images can be read")
-    kept_index = np.array(index, dtype=np.int64)
-    order = np.argsort(kept_index)  # recordings come by length
-    kept_index, h = kept_index[order], torch.cat(parts).numpy()[order]
-    if not np.isfinite(h).all():
-        raise UserError(f"the encoder gives features of {source.name} that are not finite: its weights are spoiled")
-    labels = None if source.labels is None else np.asarray(source.labels)[kept_index]
-    return Features(h, labels, kept_index, tuple(skipped), prepare.text())
+
+    size: int | None = None
+    preprocessing: Preprocessing = "auto"
+    resample: Resample = "antialias"
+    pixels: Pixels | None = None
+    batch: int = 256
+    device: torch.device | str | None = None
+    workers: int | None = None
+    cache: FeatureCache = NOTHING_KEPT
+
+    def __post_init__(self) -> None:
+        if self.batch < 1:
+            raise UserError(f"--batch {self.batch}: give 1 or more")
+
+    @classmethod
+    def of(cls, encoder_file: str | Path, **changes: Any) -> Extractor:
+        """The same preprocessing that an encoder's training had, as its file tells, with some `changes`.
+
+        A change that is None leaves what the file tells.
+        """
+        header = read_header(encoder_file)
+        views = header["extra"].get("options", {}).get("views", {})
+        known = {"size": views.get("size"), "resample": views.get("resample"), "pixels": Pixels.of(header)}
+        return cls(**{name: value for layer in (known, changes) for name, value in layer.items() if value is not None})
+
+    def extract(self, encoder: Encoder, source: Source, progress: Callable[[int, int], None] | None = None) -> Features:
+        """Run every image of `source` once through `encoder`, in order, in evaluation mode and without gradients.
+
+        Args:
+            encoder: each module's training flag is restored afterwards, also after an error.
+            source: images of equal or of different sizes, or recordings.
+            progress: called with (images done, images in all) after each batch.
+
+        Raises:
+            UserError: channels that the encoder does not take; images of different sizes and no S; no readable image;
+                more unreadable images than the source allows; features that are not finite.
+        """
+        source = source_for(source, encoder)
+        device = torch.device(self.device) if self.device else _place(encoder)
+        settings = {
+            "size": self.size or encoder.input.size, "preprocessing": self.preprocessing, "resample": self.resample,
+            "device": device.type,
+        }  # fmt: skip
+        result = self.cache.features(encoder, source, settings, lambda: self._run(encoder, source, device, progress))
+        if result.kept and progress:
+            progress(len(source), len(source))
+        differing = self.pixels.differences(source) if self.pixels else ""
+        return dataclasses.replace(result, text=f"{result.text}, read with {differing}") if differing else result
+
+    def _run(
+        self, encoder: Encoder, source: Source, device: torch.device, progress: Callable[[int, int], None] | None
+    ) -> Features:
+        if source.channels != encoder.input.channels:
+            raise UserError(
+                f"{source.name} gives images of {source.channels} channels, the encoder takes "
+                f"{encoder.input.channels}: set --data.channels {encoder.input.channels}"
+            )
+        prepare = _Preprocessing(self.preprocessing, self.size or encoder.input.size, self.resample)
+        encoder.to(device)
+        parts: list[Tensor] = []
+        index: list[int] = []
+        skipped: list[tuple[str, str]] = []
+        with evaluation_mode(encoder), torch.inference_mode():
+            for begin, images, kept, bad in _batches(source, prepare, self.batch, self.workers):
+                if len(kept):
+                    parts.append(encoder(images.to(device, non_blocking=True)).float().cpu())
+                index += kept
+                skipped += bad
+                if progress:
+                    progress(min(begin + self.batch, len(source)), len(source))
+        if not parts:
+            raise UserError(f"{source.name}: none of its {len(source)} images can be read")
+        kept_index = np.array(index, dtype=np.int64)
+        order = np.argsort(kept_index)  # recordings come by length
+        kept_index, h = kept_index[order], torch.cat(parts).numpy()[order]
+        if not np.isfinite(h).all():
+            raise UserError(f"the encoder gives features of {source.name} that are not finite: its weights are spoiled")
+        labels = None if source.labels is None else np.asarray(source.labels)[kept_index]
+        return Features(h, labels, kept_index, tuple(skipped), prepare.text())
+
+
+AS_IT_COMES = Extractor()
+"""Images at the size that the encoder states, else at their own."""
+
+
+def _place(encoder: Encoder) -> torch.device:
+    """Where an encoder's parameters are."""
+    return next((p.device for p in encoder.parameters()), torch.device("cpu"))
 
 
 @contextmanager

@@ -16,12 +16,15 @@ from twofold.distributed import all_gather
 from twofold.encoders import Encoder
 from twofold.encoders.composed import EncoderWithHead
 from twofold.errors import UserError
-from twofold.evaluation.features import Features, extract
+from twofold.evaluation.feature_cache import Features
+from twofold.evaluation.features import Extractor
 from twofold.evaluation.protocols.knn import knn_accuracy
 from twofold.heads import Classifier
-from twofold.methods import Method, Output
+from twofold.methods import ContrastiveMethod, Method, Output
 from twofold.randomness import permutation
-from twofold.views.resample import Resample
+
+EXTRACTOR = Extractor(batch=512)
+"""How a run's monitors extract features, but for the size and the interpolation of its views."""
 
 
 class LabelMonitor:
@@ -35,9 +38,8 @@ class LabelMonitor:
         bank: labelled images that neighbours are taken from.
         queries: labelled images that are classified; none of them is in the bank.
         probe, knn: which of the two to run.
-        size, resample: how images are brought to the encoder's size, see `extract`.
+        extractor: how images are brought to the encoder's size.
         autocast: gives the context of mixed precision that training uses.
-        batch: images per feature batch.
         lr: of the probe's AdamW.
         k, temperature, features: of the kNN vote, see `knn_votes`; features "z" are the head's output, as MoCo's demo
             has it, "h" the encoder's. The probe is always on h.
@@ -51,19 +53,23 @@ class LabelMonitor:
         queries: Source,
         probe: bool = True,
         knn: bool = True,
-        size: int | None = None,
-        resample: Resample = "antialias",
+        extractor: Extractor = EXTRACTOR,
         autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
-        batch: int = 512,
         lr: float = 2e-3,
-        k: int = 200,
+        k: int | None = None,
         temperature: float | None = 0.1,
         features: Literal["h", "z"] = "h",
         complete: bool = False,
     ) -> None:
         self.method, self.bank, self.queries, self.knn = method, bank, queries, knn
-        self.size, self.resample, self.autocast, self.batch = size, resample, autocast, batch
+        self.extractor, self.autocast = extractor, autocast
         self.k, self.temperature, self.features, self.complete = k, temperature, features, complete
+        self.head = method.head if isinstance(method, ContrastiveMethod) and features == "z" else None
+        if features == "z" and self.head is None:
+            raise UserError(
+                f"--monitor.knn_features z is what a projection head gives, and {type(method).__name__} has none: "
+                "give h"
+            )
         self.classifier: Classifier | None = None
         if probe:
             classes = len(bank.classes or []) or int(np.max(bank.labels)) + 1  # type: ignore[arg-type]
@@ -103,7 +109,7 @@ class LabelMonitor:
             row["probe_top1"] = float((predicted == queries.labels).mean())
         if self.knn:
             if queries is None or self.features == "z":
-                encoder = EncoderWithHead(encoder, self.method.head, self.method.head.out_dim)  # type: ignore[arg-type]
+                encoder = EncoderWithHead(encoder, self.head, self.head.out_dim) if self.head else encoder
                 queries = self._features(encoder, self.queries)
             bank = self._features(encoder, self.bank)
             y, y_bank = np.asarray(queries.labels), np.asarray(bank.labels)
@@ -112,7 +118,7 @@ class LabelMonitor:
 
     def _features(self, encoder: Encoder, source: Source) -> Features:
         with self.autocast():
-            return extract(encoder, source, size=self.size, batch=self.batch, resample=self.resample)
+            return self.extractor.extract(encoder, source)
 
     def state_dict(self) -> dict[str, Any]:
         """The probe's weights and optimiser."""
@@ -149,15 +155,15 @@ class MonitorConfig:
     """Classify held-out images by their nearest neighbours."""
     knn_features: Literal["h", "z"] = "h"
     """What neighbours are compared by: h, the encoder's output; z, the head's, as in MoCo's CIFAR-10 demo."""
-    knn_k: int = 200
-    """Neighbours that vote; a smaller bank votes whole."""
+    knn_k: int | None = None
+    """Neighbours that vote; a smaller bank votes whole. When not given as many as a class has there, 200 at most."""
     knn_temperature: float | None = 0.1
     """A neighbour's vote weighs exp(cosine / temperature); null gives each one vote."""
     samples: int = 5000
     """Most images that a look takes from each of the two sides, bank and queries."""
 
     def __post_init__(self) -> None:
-        if self.knn_k < 1:
+        if self.knn_k is not None and self.knn_k < 1:
             raise UserError(f"--monitor.knn_k must be at least 1, got {self.knn_k}")
         if self.knn_temperature is not None and not self.knn_temperature > 0:
             raise UserError(f"--monitor.knn_temperature must be above 0, got {self.knn_temperature}; null: plain votes")

@@ -1,8 +1,9 @@
-"""Which part of some data a classifier is fitted on, and which it is scored on."""
+"""Which part of some data a classifier is fitted on, which settings are chosen on, and which it is scored on."""
 
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,54 @@ from twofold.data.sources.subset import subset
 from twofold.errors import UserError
 from twofold.evaluation.label_subsets import is_list, label_positions
 from twofold.evaluation.splits import check_cover, stratified_split
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Parts of some data.
+
+    Attributes:
+        train: what is fitted on; all there is where nothing else is given.
+        test: what is scored; None where a share of `train` has to be held out.
+        validation: what settings are chosen on, where the data have a part for that.
+        words: which examples have a label, in words; empty where all have.
+    """
+
+    train: Source
+    test: Source | None = None
+    validation: Source | None = None
+    words: str = ""
+
+
+def open_parts(
+    data: Any,
+    test: Any,
+    validation: Any,
+    config: DataConfig,
+    *,
+    whole: bool = False,
+    same_classes: bool = True,
+    choose: bool = False,
+) -> Parts:
+    """Open the data's own parts where they have them and no others are given.
+
+    Args:
+        data, test, validation: data of any kind, see `open_source`.
+        config: how they are read.
+        whole: the data are not divided.
+        same_classes: see `evaluation_parts`.
+        choose: take the data's own validation part, where they have one beside a test part and nothing else is given.
+            With some of the labels only, it would be labels that nobody counted.
+    """
+    if whole:
+        return Parts(open_source(data, config))
+    own = splits_of(data).validation
+    if choose and own is not None and test is None and validation is None and config.split is None:
+        train, chosen_on, tested = (open_source(data, config, split=name) for name in (*own, "test"))
+        check_cover(train, tested, "--test with the images to score on")
+        return Parts(train, tested, chosen_on)
+    choice = open_source(validation, dataclasses.replace(config, split=None)) if validation is not None else None
+    return Parts(*evaluation_parts(data, test, config, same_classes), choice)
 
 
 def evaluation_parts(

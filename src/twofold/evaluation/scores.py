@@ -27,17 +27,29 @@ class Scores:
     count: int
     macro_f1: float | None = None
 
+    def metrics(self) -> dict[str, float]:
+        """The accuracies by name, but for those that are None."""
+        values = {name: getattr(self, name) for name in ("top1", "top5", "mean_per_class", "macro_f1")}
+        return {name: value for name, value in values.items() if value is not None}
+
+    def words(self) -> str:
+        """For people."""
+        top5 = f", top-5 {self.top5:.2%}" if self.top5 is not None else ""
+        f1 = f", macro F1 {self.macro_f1:.2%}" if self.macro_f1 is not None else ""
+        return f"top-1 {self.top1:.2%}{top5}, mean per class {self.mean_per_class:.2%}{f1}"
+
 
 def score(scores: NDArray[np.floating], classes: NDArray[np.int64], labels: NDArray[np.int64]) -> Scores:
     """Compare class scores with labels.
 
     Args:
-        scores: [N, K], the higher the likelier; of equal scores the earlier column wins.
+        scores: [N, K], the higher the likelier; of equal scores the earlier column wins. A class at -inf is none of
+            the answers.
         classes: [K] label of each column.
         labels: [N] right labels.
     """
     order = np.argsort(-scores, axis=1, kind="stable")[:, :5]
-    hits = classes[order] == labels[:, None]
+    hits = (classes[order] == labels[:, None]) & (np.take_along_axis(scores, order, axis=1) > -np.inf)
     right = hits[:, 0]
     present = np.unique(labels)
     per_class = [right[labels == label].mean() for label in present]

@@ -95,6 +95,14 @@ def match_classes(
         UserError: the test set holds classes of which the training set has no image.
     """
     known = {int(label) for label in np.unique(train_labels)}
+    if (train_classes is None) != (test_classes is None):  # numbers are their own names, where the names are numbers
+        given = train_classes if test_classes is None else test_classes
+        if given is not None and all(name.isdigit() for name in given):
+            most = int(max(train_labels.max(initial=0), test_labels.max(initial=0))) + 1
+            train_classes, test_classes = (
+                [str(number) for number in range(most)] if classes is None else classes
+                for classes in (train_classes, test_classes)
+            )
     if train_classes is not None and test_classes is not None:
         numbers = {name: number for number, name in enumerate(train_classes)}
         mapping = {int(old): numbers.get(test_classes[int(old)], -1) for old in np.unique(test_labels)}
@@ -134,6 +142,22 @@ def check_cover(train: Source, part: Source, option: str) -> None:
             f"{part.name} has no image of {', '.join(missing[:10])}{' ...' if len(missing) > 10 else ''}, of which "
             f"{train.name} has: add images, leave the class out of both, or give {option}"
         )
+
+
+def check_labels(
+    train: Source, test: Source | None, seed: int = 0, held_out: float = 0.2, validation: Source | None = None
+) -> None:
+    """Find what is wrong with the labels before minutes go into features (a UserError)."""
+    y = single_labels(train.labels, train.name)
+    if test is None:
+        stratified_split(y[y >= 0], held_out, seed)
+    else:
+        y_test = single_labels(test.labels, test.name, least=1)
+        match_classes(y[y >= 0], train.classes, y_test[y_test >= 0], test.classes)
+    if validation is not None:
+        y_val = single_labels(validation.labels, validation.name, least=1)
+        match_classes(y[y >= 0], train.classes, y_val[y_val >= 0], validation.classes, "validation")
+        check_cover(train, validation, "--validation")
 
 
 def check_test_labels(train: Source, test: Source) -> NDArray[np.int64]:

@@ -55,8 +55,8 @@ def _fold(words: Words) -> int:
 def _advance(registers: Words, zeros: int) -> Words:
     """Each register after that many zero bytes, a power of two."""
     low, high = _tables(zeros)
-    table_low: Words = low[registers & 0xFFFF]
-    return table_low ^ high[registers >> 16]
+    advanced: Words = low[registers & 0xFFFF] ^ high[registers >> 16]
+    return advanced
 
 
 def _advance_one(register: int, zeros: int) -> int:

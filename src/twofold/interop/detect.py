@@ -94,19 +94,19 @@ def detect(shapes: Shapes, source: str, weights: Weights = "auto") -> Network:
         classifier = _classifier(selection, prefix, source)
     network = Network(encoder, head, classifier, prefix, other)
     what = f"{source} is not a whole ResNet-{encoder.arguments()['depth']} of SimCLR, which it resembles most"
-    compare(network.expected(), selection, what)
+    require_same(network.expected(), selection, what)
     return network
 
 
-def compare(expected: Shapes, found: Shapes, what: str) -> None:
+def require_same(expected: Shapes, shapes: Shapes, what: str) -> None:
     """Raise UserError, beginning with `what` and listing all that differs, unless names and shapes are the same."""
     problems = {
-        "missing": sorted(expected.keys() - found.keys()),
-        "left over": sorted(found.keys() - expected.keys()),
+        "missing": sorted(expected.keys() - shapes.keys()),
+        "left over": sorted(shapes.keys() - expected.keys()),
         "of another shape": [
-            f"{name} {list(found[name])} instead of {list(expected[name])}"
-            for name in sorted(expected.keys() & found.keys())
-            if found[name] != expected[name]
+            f"{name} {list(shapes[name])} instead of {list(expected[name])}"
+            for name in sorted(expected.keys() & shapes.keys())
+            if shapes[name] != expected[name]
         ],
     }
     if any(problems.values()):

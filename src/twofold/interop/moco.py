@@ -21,7 +21,7 @@ from twofold.encoders.adapters import TorchvisionEncoder
 from twofold.errors import UserError
 from twofold.files import write_atomically
 from twofold.heads import HeadConfig, ProjectionHead
-from twofold.interop.detect import Weights, compare, shorten
+from twofold.interop.detect import Weights, require_same, shorten
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """What main_moco.py subtracts from and divides into images in [0, 1]."""
@@ -166,7 +166,7 @@ def _build(path: str | Path, arch: Any, tensors: Mapping[str, Tensor]) -> Torchv
         [arch] if arch in _NETS else [name for name in _NETS if _plan(name).keys() == result.keys()] or ["resnet50"]
     )
     name = next((name for name in likely if _plan(name) == result), likely[0])
-    compare(_plan(name), result, f"{path} is not a whole {name} of torchvision")
+    require_same(_plan(name), result, f"{path} is not a whole {name} of torchvision")
     return TorchvisionEncoder(name, mean=MEAN, std=STD)
 
 
@@ -194,7 +194,7 @@ def _build_head(path: str | Path, tensors: Mapping[str, Tensor], in_dim: int) ->
         ),
     )
     expected = {f"fc.{name}": tuple(head.state_dict()[_head_key(name)].shape) for name in _head_names(head)}
-    compare(expected, result, f"the head in {path} is not that of MoCo")
+    require_same(expected, result, f"the head in {path} is not that of MoCo")
     return head
 
 

@@ -52,9 +52,9 @@ def fields(message: bytes) -> Iterator[tuple[int, Value]]:
         position = end
 
 
-def integer(message: bytes, number: int, default: int = 0) -> int:
-    """The last integer in field `number`."""
-    value = default
+def integer(message: bytes, number: int) -> int:
+    """The last integer in field `number`; 0 where there is none."""
+    value = 0
     for result, content in fields(message):
         if result == number:
             if not isinstance(content, int):

@@ -33,14 +33,14 @@ class TorchvisionWeights:
         name: of the model, as in `torchvision.models.get_model`.
         state: all its tensors but the classifier's.
         mean, std: per channel, to be subtracted from and divided into images in [0, 1] before the model.
-        remark: how its features differ from the encoder's; empty where they do not.
+        notice: how its features differ from the encoder's; empty where they do not.
     """
 
     name: str
     state: dict[str, Tensor]
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    remark: str = ""
+    notice: str = ""
 
 
 def torchvision_weights(encoder: Encoder) -> TorchvisionWeights:

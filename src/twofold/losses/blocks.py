@@ -47,7 +47,8 @@ def block_nt_xent(z: Tensor, temperature: float, block: int | None = None) -> Te
     if block is None:
         on_cpu = CPU_BLOCK if torch.get_num_threads() > 1 else ONE_THREAD_BLOCK
         block = on_cpu if z.device.type == "cpu" else DEVICE_BLOCK
-    return _BlockNTXent.apply(z, temperature, block)
+    loss: Tensor = _BlockNTXent.apply(z, temperature, block)
+    return loss
 
 
 def large_nt_xent(z: Tensor, temperature: float, implementation: str = "auto") -> Tensor:
@@ -58,7 +59,8 @@ def large_nt_xent(z: Tensor, temperature: float, implementation: str = "auto") -
     """
     kernels = gpu.kernels("twofold.losses.kernels", z) if implementation != "blocks" else None
     if kernels is not None and (implementation == "kernel" or kernels.measured_best(z)):
-        return kernels.kernel_nt_xent(z, temperature)
+        loss: Tensor = kernels.kernel_nt_xent(z, temperature)
+        return loss
     if implementation == "kernel":
         raise UserError(f"implementation = kernel needs float32 projections on a GPU, got {z.dtype} on {z.device.type}")
     return block_nt_xent(z, temperature)

@@ -38,14 +38,13 @@ def negatives_per_anchor(images: int) -> int:
     return 2 * (images - 1)
 
 
-def cross_view_logits(z_a: Tensor, z_b: Tensor, temperature: float = 0.1, normalize: bool = True) -> Tensor:
-    """[n, N] similarities of this rank's views a to all ranks' views b, over temperature; row i's partner is column
-    rank*n + i. The reference calls them logits_ab (tf2/objective.py)."""
-    check_views(z_a, z_b)
-    check_temperature(temperature)
-    a, b = _prepare(z_a, normalize), all_gather(_prepare(z_b, normalize))
-    with torch.autocast(a.device.type, enabled=False):
-        return a @ b.T / temperature
+def cross_view_logits(a: Tensor, b: Tensor, temperature: float) -> Tensor:
+    """[n, N] similarities of views a [n, d] to all ranks' views b [N, d], over temperature.
+
+    Both are as they are compared: normalised already, if they are to be. The reference calls the result logits_ab
+    (tf2/objective.py).
+    """
+    return a @ b.T / temperature
 
 
 @torch.no_grad()
@@ -72,7 +71,7 @@ def contrastive_metrics(
     hits, entropies = [], []
     with torch.autocast(a.device.type, enabled=False):
         for rows in _chunks(len(a)):
-            logits = a[rows] @ b.T / temperature  # [r, N]
+            logits = cross_view_logits(a[rows], b, temperature)  # [r, N]
             hits.append(logits.argmax(1) == partner[rows])
             log_p = F.log_softmax(logits, 1)
             entropies.append(-(log_p.exp() * log_p).sum(1))
@@ -126,7 +125,8 @@ def effective_rank(h: Tensor) -> Tensor:
     """
     share = torch.linalg.svdvals(_prepare(h, normalize=False))
     share = share / share.sum().clamp(min=torch.finfo(share.dtype).tiny)
-    return torch.special.entr(share).sum().exp()
+    entropy: Tensor = torch.special.entr(share).sum()
+    return entropy.exp()
 
 
 def describe(

@@ -124,7 +124,8 @@ def kernel_nt_xent(z: Tensor, temperature: float, config: Config | None = None) 
         z, temperature: as for `block_nt_xent`.
         config: how the kernels are cut; by default the one measured best.
     """
-    return _KernelNTXent.apply(z, temperature, config or (LARGE if len(z) >= LARGE_FROM else SMALL))
+    loss: Tensor = _KernelNTXent.apply(z, temperature, config or (LARGE if len(z) >= LARGE_FROM else SMALL))
+    return loss
 
 
 def measured_best(z: Tensor) -> bool:

@@ -6,13 +6,12 @@ import math
 from typing import Literal
 
 import torch
-from torch import Tensor
 
 from twofold.encoders import Encoder
 from twofold.heads import HeadConfig
 from twofold.losses import margin_triplet, nt_logistic
 from twofold.losses.studies import Mining, Reduction
-from twofold.methods.base import Output
+from twofold.methods.base import ContrastiveOutput, Inputs
 from twofold.methods.simclr import SimCLR
 
 
@@ -44,15 +43,15 @@ class SimCLRAblation(SimCLR):
         super().__init__(encoder, head, temperature, normalize)
         self.loss, self.margin, self.mining, self.reduction = loss, margin, mining, negatives
 
-    def forward(self, a: Tensor, b: Tensor) -> Output:
+    def forward(self, inputs: Inputs) -> ContrastiveOutput:
         """As `SimCLR.forward`, with the other loss."""
-        h = self.encoder(torch.cat([a, b]))  # [2n, d], one pass
+        h = self.encoder(torch.cat(inputs.images()))  # [2n, d], one pass
         z_a, z_b = self.head(h).chunk(2)  # [n, k] each
         if self.loss == "nt_logistic":
             loss = nt_logistic(z_a, z_b, self.temperature, self.normalize, self.mining, self.reduction)
         else:
             loss = margin_triplet(z_a, z_b, self.margin, self.normalize, self.mining, self.reduction)
-        return Output(loss, h.detach(), z_a.detach(), z_b.detach())
+        return ContrastiveOutput(loss, h.detach(), z_a.detach(), z_b.detach())
 
     def negatives(self, batch: int) -> int:
         """N - 1: the other images' second views."""

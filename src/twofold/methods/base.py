@@ -1,4 +1,4 @@
-"""What a method is: the modules it trains, what one step computes, and what happens after the step."""
+"""What a method is: what a step is given, the modules it trains, what the step computes, and what happens after it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,46 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from twofold.encoders import Encoder
+from twofold.heads import ProjectionHead
 from twofold.losses import chance_level, describe, negatives_per_anchor
+from twofold.waves import Waves
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What one step is given, on the device; row i of everything is of example i.
+
+    Attributes:
+        a: first views, [n, C, S, S] in [0, 1] of images, or `Waves` of recordings.
+        b: second views of the same examples; None where the method takes one.
+        labels: [n] classes, or [n, K] of 0 and 1 where an example can have many; None where the method needs none.
+        teacher_logits: [n, K] what a teacher says of each example; None without a teacher.
+    """
+
+    a: Tensor | Waves
+    b: Tensor | Waves | None = None
+    labels: Tensor | None = None
+    teacher_logits: Tensor | None = None
+
+    def images(self) -> tuple[Tensor, Tensor]:
+        """Both views, of images.
+
+        Raises:
+            TypeError: there is one view, or they are of recordings.
+        """
+        if not (isinstance(self.a, Tensor) and isinstance(self.b, Tensor)):
+            raise TypeError(f"two views of images are needed, got {type(self.a).__name__} and {type(self.b).__name__}")
+        return self.a, self.b
+
+    def waves(self) -> tuple[Waves, Waves]:
+        """Both views, of recordings.
+
+        Raises:
+            TypeError: there is one view, or they are of images.
+        """
+        if not (isinstance(self.a, Waves) and isinstance(self.b, Waves)):
+            raise TypeError(f"two views of waves are needed, got {type(self.a).__name__} and {type(self.b).__name__}")
+        return self.a, self.b
 
 
 @dataclass(frozen=True)
@@ -18,54 +57,94 @@ class Output:
         loss: scalar to minimise: the mean over this rank's examples.
         h: [2n, d] representations that the encoder gave, detached: of view a, then of view b. [n, d] of view a alone
             where it saw no other.
-        z_a, z_b: [n, k] projections that the loss compares, detached.
     """
 
     loss: Tensor
     h: Tensor
+
+
+@dataclass(frozen=True)
+class ContrastiveOutput(Output):
+    """What a step of a contrastive method gives.
+
+    Attributes:
+        z_a, z_b: [n, k] projections that the loss compares, detached.
+    """
+
     z_a: Tensor
     z_b: Tensor
 
 
+@dataclass(frozen=True)
+class ClassifierOutput(Output):
+    """What a step of a classifier gives.
+
+    Attributes:
+        logits: [n, K], detached.
+        targets: what the loss compares them with: labels, [n] or [n, K], or a teacher's logits [n, K].
+    """
+
+    logits: Tensor
+    targets: Tensor
+
+
 class Method(nn.Module):
-    """A pretraining method: `forward(a, b)` takes two batches of views and returns an `Output`.
+    """What is trained: `forward(inputs)` takes `Inputs` and returns an `Output`.
 
     Attributes:
         encoder: what is kept after training.
-        head: what maps its output to the space of the loss.
-        temperature, normalize: of the contrastive logits, as in `twofold.losses.nt_xent`.
     """
 
     encoder: Encoder
-    head: nn.Module
-    temperature: float
-    normalize: bool
 
-    def forward(self, a: Tensor, b: Tensor) -> Output:
+    def forward(self, inputs: Inputs) -> Output:
+        """One step's loss."""
         raise NotImplementedError(
-            f"{type(self).__name__} does not say what a step of {len(a)} and {len(b)} views computes"
+            f"{type(self).__name__} does not say what a step of {len(inputs.a)} examples computes"
         )
 
     def trained(self) -> list[nn.Module]:
         """The modules whose parameters the optimiser updates."""
-        return [self.encoder, self.head]
+        return [self.encoder]
 
     def after_step(self) -> None:
         """Called when the optimiser has made its update (nothing to do unless a method averages or stores)."""
-
-    def negatives(self, batch: int) -> int:
-        """Negatives for each anchor at a global batch of `batch` images."""
-        return negatives_per_anchor(batch)
 
     def notice(self) -> str:
         """What somebody who watches the loss should know before it starts; empty where there is nothing to say."""
         return ""
 
+    def describe(self, output: Output, batch: int) -> dict[str, float]:  # noqa: ARG002 (for those that have more to say)
+        """What a row of metrics tells of a step beside its loss, at a global batch of `batch` examples."""
+        return {}
+
+
+class ContrastiveMethod(Method):
+    """A method that compares projections of two views with those of other examples.
+
+    Attributes:
+        head: what maps the encoder's output to the space of the loss.
+        temperature, normalize: of the contrastive logits, as in `twofold.losses.nt_xent`.
+    """
+
+    head: ProjectionHead
+    temperature: float
+    normalize: bool = True
+
+    def trained(self) -> list[nn.Module]:
+        """Encoder and head."""
+        return [self.encoder, self.head]
+
+    def negatives(self, batch: int) -> int:
+        """Negatives for each anchor at a global batch of `batch` examples."""
+        return negatives_per_anchor(batch)
+
     def chance(self, batch: int) -> float:
-        """The loss of an embedding that tells nothing apart, at a global batch of `batch` images."""
+        """The loss of an embedding that tells nothing apart, at a global batch of `batch` examples."""
         return chance_level(batch)
 
     def describe(self, output: Output, batch: int) -> dict[str, float]:
-        """What a row of metrics tells of a step beside its loss, at a global batch of `batch` images."""
+        """Negatives, how well the embedding tells views apart and how it lies, and the loss of chance."""
+        assert isinstance(output, ContrastiveOutput)
         embedding = describe(output.z_a, output.z_b, output.h, self.temperature, batch, self.normalize)
         return {"negatives": self.negatives(batch)} | embedding | {"chance": self.chance(batch)}

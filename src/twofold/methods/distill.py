@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from twofold.distributed import all_reduce_mean
 from twofold.encoders import Encoder
 from twofold.heads import Classifier
 from twofold.losses import distillation_loss
-from twofold.methods.base import Method, Output
+from twofold.methods.base import ClassifierOutput, Inputs, Method, Output
 from twofold.optim import classifier_decay
 
 
@@ -19,7 +19,7 @@ class Distill(Method):
     The teacher is no part of it: its logits come with each batch, so neither checkpoints nor the optimiser hold it.
 
     Args:
-        encoder: the student's, [n, C, S, S] in [0, 1] -> h [n, d].
+        encoder: the student's, views of images or recordings -> h [n, d].
         classes: K, as many as the teacher's.
         temperature: tau > 0 of both softmaxes.
         squared_temperature: multiply by tau^2, see `distillation_loss`.
@@ -37,7 +37,7 @@ class Distill(Method):
         decay: float = 0.0,
     ) -> None:
         super().__init__()
-        self.encoder, self.head = encoder, nn.Identity()
+        self.encoder = encoder
         self.classifier = Classifier(encoder.feature_dim, classes)
         self.temperature, self.squared_temperature, self.alpha = temperature, squared_temperature, alpha
         self.decay = decay
@@ -46,27 +46,25 @@ class Distill(Method):
         """Encoder and classifier."""
         return [self.encoder, self.classifier]
 
-    def forward(self, images: Tensor, targets: tuple[Tensor, Tensor | None]) -> Output:  # type: ignore[override]
-        """One step's loss of one view [n, C, S, S] of each image.
+    def forward(self, inputs: Inputs) -> ClassifierOutput:
+        """One step's loss of one view of each example, the teacher's logits, and labels [n], -1 where unknown.
 
-        Args:
-            images: the views.
-            targets: the teacher's logits [n, K], and labels [n], -1 where unknown; None where alpha is None.
-
-        Returns:
-            `z_a` holds the student's logits, `z_b` the teacher's.
+        Without alpha there are no labels (None).
         """
-        teacher, labels = targets
-        h = self.encoder(images)
+        teacher, labels = inputs.teacher_logits, inputs.labels
+        if teacher is None:
+            raise TypeError("a student learns from its teacher's logits, and the inputs have none")
+        h = self.encoder(inputs.a)
         logits = self.classifier(h)
         loss = distillation_loss(logits, teacher, self.temperature, self.squared_temperature, labels, self.alpha)
         if self.decay:
             loss = loss + classifier_decay(self.classifier, self.decay)
-        return Output(loss, h.detach(), logits.detach(), teacher)
+        return ClassifierOutput(loss, h.detach(), logits.detach(), teacher)
 
     def describe(self, output: Output, batch: int) -> dict[str, float]:  # noqa: ARG002 (other methods' depend on it)
         """How often both name the same class, and the teacher's mean entropy: the loss of a perfect student."""
-        student, teacher = output.z_a, output.z_b
+        assert isinstance(output, ClassifierOutput)
+        student, teacher = output.logits, output.targets
         probabilities = torch.softmax(teacher.float() / self.temperature, 1)
         entropy = torch.special.entr(probabilities).sum(1).mean()
         if self.squared_temperature:

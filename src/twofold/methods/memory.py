@@ -20,7 +20,7 @@ from twofold.distributed import all_gather, rank
 from twofold.encoders import Encoder
 from twofold.errors import UserError
 from twofold.heads import HeadConfig, ProjectionHead
-from twofold.methods.base import Output
+from twofold.methods.base import ContrastiveOutput, Inputs
 from twofold.methods.moco import unit
 from twofold.methods.queue import KeyQueue
 from twofold.methods.simclr import SimCLR
@@ -69,11 +69,11 @@ class SimCLRMemory(SimCLR):
         self.queue = KeyQueue(self.head.out_dim, memory, seed)
         self.momentum = momentum
 
-    def forward(self, a: Tensor, b: Tensor) -> Output:
+    def forward(self, inputs: Inputs) -> ContrastiveOutput:
         """One step's loss of two batches of views, [n, C, S, S] each, row i of both from image i."""
         if self.training:
             self.follow()
-        views = torch.cat([a, b])
+        views = torch.cat(inputs.images())
         h = self.encoder(views)
         z_a, z_b = unit(self.head(h)).chunk(2)
         keys_a, keys_b = self.keys(views)
@@ -81,7 +81,8 @@ class SimCLRMemory(SimCLR):
         loss = (self._contrast(z_a, keys_b, keys_a, old) + self._contrast(z_b, keys_a, keys_b, old)) / 2
         if self.training:
             self.queue.push(torch.cat([keys_a, keys_b]))
-        return Output(loss * (2 if self.scale == "simclr_sum2" else 1), h.detach(), z_a.detach(), z_b.detach())
+        loss = loss * (2 if self.scale == "simclr_sum2" else 1)
+        return ContrastiveOutput(loss, h.detach(), z_a.detach(), z_b.detach())
 
     def _contrast(self, z: Tensor, other: Tensor, same: Tensor, old: Tensor) -> Tensor:
         """Mean cross-entropy of this rank's anchors z [n, k] among keys of the other view and of their own [N, k]."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -17,12 +17,16 @@ from twofold.encoders import Encoder
 from twofold.errors import UserError
 from twofold.heads import HeadConfig, ProjectionHead
 from twofold.losses import info_nce
-from twofold.methods.base import Method, Output
-from twofold.methods.queue import KeyQueue
+from twofold.methods.base import ContrastiveMethod, ContrastiveOutput, Inputs
+from twofold.methods.config import ContrastiveConfig, image_temperature
+from twofold.methods.queue import KeyQueue, check_fits
 from twofold.randomness import permutation
 
+if TYPE_CHECKING:
+    from twofold.data import DataFacts
 
-class MoCo(Method):
+
+class MoCo(ContrastiveMethod):
     """A query encoder that learns, a key encoder that follows it slowly, and a queue of the latter's outputs.
 
     One step (moco/builder.py of facebookresearch/moco): the key encoder's parameters move towards the query encoder's;
@@ -50,7 +54,73 @@ class MoCo(Method):
         UserError: an option out of range, or an encoder whose batch norm cannot be split.
     """
 
-    normalize = True
+    @dataclass(frozen=True)
+    class Config(ContrastiveConfig, variant="moco"):
+        """Contrast with a queue of keys, for small batches."""
+
+        kind = "image"
+        head_norm = False
+
+        name: str | None = "moco"
+        queue: int | None = None
+        """Number of keys K, the negatives of each query. Chosen from the data when not given: up to 65,536."""
+        momentum: float | None = None
+        """Share of the key encoder that stays at each step. When not given, 0.999, or 0.99 for small data."""
+        symmetric: bool | None = None
+        """Each view is query and key in turn, and both losses are added; default false, as published."""
+        bn_splits: int | None = None
+        """Equal runs of a device's batch that batch norm takes for devices (the CIFAR-10 demo: 8). When not given, up
+        to 8 of at least 16 images for a ResNet on one device, else 1."""
+        shuffle: bool | None = None
+        """Encode keys in an order that parts them from their queries' batch statistics; default true."""
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            self.check_least(1, "queue", "bn_splits")
+            self.check_shares("momentum")
+
+        def chosen(self, facts: DataFacts, batch: int, encoder: str) -> tuple[Self, list[str]]:
+            """The queue has about an eighth of the images, as in the CIFAR-10 demo."""
+            config, reasons = self, []
+            if config.temperature is None:
+                temperature, reason = image_temperature(batch)
+                reasons.append(reason)
+                config = replace(config, temperature=temperature)
+            if config.queue is None:
+                keys = batch * (2 if config.symmetric else 1)
+                queue = min(65536, max(2 ** int(math.log2(max(facts.count // 8, 1))), 2 * keys))
+                reasons.append(f"method.queue {queue} ({facts.count:,} images)")
+                config = replace(config, queue=queue)
+            if config.momentum is None:
+                config = replace(config, momentum=0.99 if facts.count < 200_000 else 0.999)
+                reasons.append(f"method.momentum {config.momentum} ({facts.count:,} images)")
+            if config.bn_splits is None and world_size() == 1 and "resnet" in encoder and "timm:" not in encoder:
+                splits = max(s for s in (1, 2, 4, 8) if batch % s == 0 and batch // s >= (16 if s > 1 else 1))
+                reasons.append(f"method.bn_splits {splits} (one device)")
+                config = replace(config, bn_splits=splits)
+            return config, reasons
+
+        def check_batch(self, batch: int) -> None:
+            """The queue has to hold the batch's keys, and the splits have to divide a device's batch."""
+            if self.queue is not None:
+                check_fits(batch * (2 if self.symmetric else 1), self.queue)
+            own, splits = batch // world_size(), self.bn_splits or 1
+            if splits > 1 and own % splits:
+                raise UserError(
+                    f"--method.bn_splits {splits} does not divide the {own} images of a device's batch: choose a "
+                    "--batch that it divides"
+                )
+
+        def about_chance(self) -> str:
+            """Where it comes from; a run starts below it."""
+            twice = "2 " if self.symmetric else ""
+            return f" = {twice}ln(K + 1), K = {self.queue:,}; the loss rises first, while the queue fills"
+
+        def build(self, encoder: Encoder, head: HeadConfig, seed: int = 0) -> MoCo:
+            """MoCo; what is left open is as published."""
+            names = ("queue", "momentum", "symmetric", "bn_splits", "shuffle")
+            given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+            return MoCo(encoder, head, self.tau(), **given, seed=seed)
 
     def __init__(
         self,
@@ -80,11 +150,12 @@ class MoCo(Method):
         self.bn_splits, self.shuffle, self.seed = bn_splits, shuffle, seed
         self.steps = 0
 
-    def forward(self, a: Tensor, b: Tensor) -> Output:
+    def forward(self, inputs: Inputs) -> ContrastiveOutput:
         """One step's loss of two batches of views, [n, C, S, S] each, row i of both from image i.
 
         In training mode the key encoder moves first and the queue last; in inference mode both stay.
         """
+        a, b = inputs.images()
         if self.training:
             self.follow()
         negatives = self.queue.keys.clone()  # the queue is overwritten before the backward pass reads it
@@ -99,7 +170,7 @@ class MoCo(Method):
         if self.training:
             self.queue.push(keys)
             self.steps += 1
-        return Output(loss, h.detach(), q.detach(), k)
+        return ContrastiveOutput(loss, h.detach(), q.detach(), k)
 
     @torch.no_grad()
     def follow(self) -> None:

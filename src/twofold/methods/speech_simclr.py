@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from twofold.distributed import all_reduce_mean
-from twofold.encoders import SpeechEncoder, Waves
+from twofold.encoders import Encoder, SpeechEncoder, Waves
+from twofold.errors import UserError
 from twofold.heads import HeadConfig, ProjectionHead
 from twofold.losses import chance_level, masked_reconstruction, nt_xent
-from twofold.methods.base import Method, Output
+from twofold.methods.base import ContrastiveMethod, ContrastiveOutput, Inputs, Output
+from twofold.methods.config import ContrastiveConfig
 from twofold.views.audio.masks import MaskRule, blocks, fill_blocks, hidden_frames
+
+if TYPE_CHECKING:
+    from twofold.data import DataFacts
+
+_CHOSEN = {
+    "temperature": 0.1,
+    "contrastive_weight": 1.0,
+    "reconstruction_weight": 1.0,
+    "mask_share": 0.2,
+    "mask_span": 7,
+}
 
 
 @dataclass(frozen=True)
-class SpeechOutput(Output):
-    """An `Output`, and its two parts. What each tells of all ranks is the mean over ranks.
+class SpeechOutput(ContrastiveOutput):
+    """A `ContrastiveOutput`, and its two parts. What each tells of all ranks is the mean over ranks.
 
     Attributes:
         contrastive: NT-Xent.
@@ -34,7 +47,7 @@ class SpeechOutput(Output):
     mean_loss: Tensor
 
 
-class SpeechSimCLR(Method):
+class SpeechSimCLR(ContrastiveMethod):
     """Transformer over masked spectral features; NT-Xent on pooled, projected utterances; L1 on the hidden frames.
 
     One step (athena/models/simclr.py, branch simclr): features of both views; a block of time and one of frequency of
@@ -54,7 +67,60 @@ class SpeechSimCLR(Method):
         target: what has to be said of hidden frames: features as they were, or (released) masked, with the blocks.
     """
 
-    normalize = True
+    @dataclass(frozen=True)
+    class Config(ContrastiveConfig, variant="speech_simclr"):
+        """Contrast with the batch, and reconstruct what was hidden."""
+
+        kind = "audio"
+        head_norm = False  # as published
+
+        name: str | None = "speech_simclr"
+        contrastive_weight: float | None = None
+        """Weight of the contrast; 0 only reconstructs. Default 1."""
+        reconstruction_weight: float | None = None
+        """Weight of the reconstruction; 0 only contrasts. Default 1, or 0.5 for encoder speech:released."""
+        mask_share: float | None = None
+        """Share of the frames that are hidden and have to be reconstructed; default 0.2."""
+        mask_span: int | None = None
+        """Frames hidden together; default 7, or 1 for encoder speech:released."""
+        time_mask: int | None = None
+        """Most frames of the block of time that is masked in each view; default 100, 0 for none."""
+        frequency_mask: float | None = None
+        """Largest share of the bins of the block of frequency that is masked; default 0.3375, 0 for none."""
+        mask_rule: Literal["own", "released"] | None = None
+        """Blocks inside each utterance's own length (own), or as the released code draws them."""
+        reconstruction_scale: Literal["masked_mean", "released"] | None = None
+        """Mean error of hidden elements, or the released code's value, which depends on the padding."""
+        target: Literal["features", "masked"] | None = None
+        """Reconstruct the view's features as they were, or (released) with their masked blocks."""
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            self.check_least(1, "mask_span")
+            self.check_least(0, "contrastive_weight", "reconstruction_weight", "time_mask")
+            self.check_shares("mask_share", "frequency_mask")
+            if self.contrastive_weight == 0 and self.reconstruction_weight == 0:
+                raise UserError(
+                    "--method.contrastive_weight and --method.reconstruction_weight are both 0: nothing is left"
+                )
+
+        def chosen(self, facts: DataFacts, batch: int, encoder: str) -> tuple[Self, list[str]]:  # noqa: ARG002
+            """Weights and masks; those of speech:released come with its name."""
+            opened: dict[str, Any] = {name: value for name, value in _CHOSEN.items() if getattr(self, name) is None}
+            return replace(self, **opened), []
+
+        def hidden_span(self) -> int:
+            """`mask_span`."""
+            return self.mask_span or 1
+
+        def build(self, encoder: Encoder, head: HeadConfig, seed: int = 0) -> SpeechSimCLR:  # noqa: ARG002 (draws none)
+            """Speech SimCLR; UserError for an encoder of images."""
+            if not isinstance(encoder, SpeechEncoder):
+                raise UserError("--method.name speech_simclr needs a speech encoder, e.g. --encoder.name speech:small")
+            names = [field.name for field in fields(self) if field.name not in ("name", "temperature")]
+            given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+            return SpeechSimCLR(encoder, head, self.tau(), **given)
+
     encoder: SpeechEncoder
 
     def __init__(
@@ -81,9 +147,9 @@ class SpeechSimCLR(Method):
         self.time_mask, self.frequency_mask, self.mask_rule = time_mask, frequency_mask, mask_rule
         self.reconstruction_scale, self.target = reconstruction_scale, target
 
-    def forward(self, a: Waves, b: Waves) -> SpeechOutput:  # type: ignore[override]
+    def forward(self, inputs: Inputs) -> SpeechOutput:
         """One step's loss of two batches of views, row i of both from utterance i."""
-        waves = Waves.cat([a, b])
+        waves = Waves.cat(inputs.waves())
         with torch.no_grad():
             x, frames = self.encoder.features_of(waves)  # [2n, T, F], [2n]
             masked, hidden = self.mask(x, frames, waves.random)

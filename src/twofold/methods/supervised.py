@@ -16,8 +16,9 @@ from twofold.distributed import all_reduce_mean
 from twofold.encoders import Encoder
 from twofold.errors import UserError
 from twofold.heads import Classifier, ProjectionHead
-from twofold.methods.base import Method, Output
+from twofold.methods.base import ClassifierOutput, Inputs, Method, Output
 from twofold.optim import classifier_decay
+from twofold.waves import Waves
 
 Freeze = Literal["nothing", "head", "encoder"]
 
@@ -84,20 +85,20 @@ class Supervised(Method):
         """The modules that the optimiser is given; of them, what needs a gradient is updated."""
         return [self.encoder, *self.below, self.classifier]
 
-    def logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def logits(self, views: Tensor | Waves) -> tuple[Tensor, Tensor]:
         """h [n, d] and logits [n, K]."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.freeze != "encoder"):
-            h = x = self.encoder(images)
+            h = x = self.encoder(views)
             for layer in self.below:
                 x = layer(x)
         return h, self.classifier(x)
 
-    def forward(self, images: Tensor, labels: Tensor) -> Output:
-        """One step's loss of one view [n, C, S, S] of each image and the labels, [n] or [n, K].
-
-        `z_a` of the output holds the logits, `z_b` the labels.
-        """
-        h, logits = self.logits(images)
+    def forward(self, inputs: Inputs) -> ClassifierOutput:
+        """One step's loss of one view of each example and the labels."""
+        labels = inputs.labels
+        if labels is None:
+            raise TypeError("a classifier learns from labels, and the inputs have none")
+        h, logits = self.logits(inputs.a)
         # In float32 or better whatever autocast made of the logits.
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         if self.many:
@@ -106,10 +107,11 @@ class Supervised(Method):
             loss = F.cross_entropy(logits, labels)
         if self.decay:
             loss = loss + classifier_decay(self.classifier, self.decay)
-        return Output(loss, h.detach(), logits.detach(), labels)
+        return ClassifierOutput(loss, h.detach(), logits.detach(), labels)
 
     def describe(self, output: Output, batch: int) -> dict[str, float]:  # noqa: ARG002 (other methods' depend on it)
         """Accuracy on the step's augmented training images (with many labels: of each decision)."""
-        logits, labels = output.z_a, output.z_b
+        assert isinstance(output, ClassifierOutput)
+        logits, labels = output.logits, output.targets
         right = (logits > 0) == (labels > 0) if self.many else logits.argmax(1) == labels
         return {"train_accuracy": float(all_reduce_mean(right.float().mean()))}

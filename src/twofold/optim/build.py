@@ -14,24 +14,11 @@ from twofold.optim.groups import parameter_groups
 from twofold.optim.lars import LARS
 from twofold.optim.other_schedules import Constant, EpochCosine, InverseSqrt, StepDecay
 from twofold.optim.schedules import WarmupCosine, scaled_lr, train_steps, warmup_steps
+from twofold.options import option, refuse_unused
 
 Schedule = Callable[[int], float]
 
-# Which optimisers and schedules an option is for; given for another one, it would be silently ignored.
-_OF_OPTIMIZER = {
-    "momentum": ("lars", "sgd"),
-    "nesterov": ("lars", "sgd"),
-    "eta": ("lars",),
-    "betas": ("adamw", "lamb"),
-    "eps": ("adamw", "lamb"),
-}
-_OF_SCHEDULE = {
-    "warmup_epochs": ("cosine", "constant", "inverse_sqrt"),
-    "warmup_steps": ("cosine", "constant", "inverse_sqrt"),
-    "milestones": ("step",),
-    "factor": ("step",),
-    "first_epoch": ("cosine_epoch",),
-}
+_WARMS_UP = ("cosine", "constant", "inverse_sqrt")
 
 
 @dataclass(frozen=True)
@@ -48,32 +35,31 @@ class OptimConfig:
     """Weight decay; default 1e-6 for lars (SimCLR), 1e-4 for sgd (MoCo) and adamw, 0.01 for lamb."""
     decay: Literal["kernels", "all_but_norms", "all"] = "kernels"
     """What is decayed: kernels alone, biases too (SimCLR without LARS), or everything (MoCo)."""
-    momentum: float | None = None
-    """Momentum of lars and sgd; default 0.9."""
-    nesterov: bool | None = None
-    """Nesterov momentum of lars and sgd; default false."""
-    eta: float | None = None
-    """Trust coefficient of lars; default 0.001."""
-    betas: tuple[float, float] | None = None
-    """Averaging rates of adamw and lamb; default 0.9 and 0.999."""
-    eps: float | None = None
-    """Added to the denominator by adamw (default 1e-8) and lamb (1e-6)."""
+    momentum: float | None = option(None, when={"name": ("lars", "sgd")})
+    """Momentum; default 0.9."""
+    nesterov: bool | None = option(None, when={"name": ("lars", "sgd")})
+    """Nesterov momentum; default false."""
+    eta: float | None = option(None, when={"name": ("lars",)})
+    """Trust coefficient; default 0.001."""
+    betas: tuple[float, float] | None = option(None, when={"name": ("adamw", "lamb")})
+    """Averaging rates; default 0.9 and 0.999."""
+    eps: float | None = option(None, when={"name": ("adamw", "lamb")})
+    """Added to the denominator; default 1e-8 for adamw, 1e-6 for lamb."""
     schedule: Literal["cosine", "cosine_epoch", "step", "constant", "inverse_sqrt"] = "cosine"
     """Learning rate over time: a cosine per step (SimCLR) or epoch (MoCo), steps, none, inverse root (speech)."""
-    warmup_epochs: float | None = None
+    warmup_epochs: float | None = option(None, when={"schedule": _WARMS_UP})
     """Epochs of linear warm-up. Default: for cosine and inverse_sqrt a tenth of the run, at most 10; for constant 0."""
-    warmup_steps: int | None = None
+    warmup_steps: int | None = option(None, when={"schedule": _WARMS_UP})
     """The same in steps."""
-    milestones: tuple[int, ...] | None = None
-    """Epochs at which the step schedule lowers the learning rate."""
-    factor: float | None = None
-    """What the step schedule multiplies by; default 0.1."""
-    first_epoch: int | None = None
-    """Number of the first epoch for cosine_epoch: 0 (default, MoCo) or 1 (its CIFAR-10 demo, which ends at 0)."""
+    milestones: tuple[int, ...] | None = option(None, when={"schedule": ("step",)})
+    """Epochs at which the learning rate is lowered."""
+    factor: float | None = option(None, when={"schedule": ("step",)})
+    """What the learning rate is multiplied by there; default 0.1."""
+    first_epoch: int | None = option(None, when={"schedule": ("cosine_epoch",)})
+    """Number of the first epoch: 0 (default, MoCo) or 1 (its CIFAR-10 demo, which ends at 0)."""
 
     def __post_init__(self) -> None:
-        self._check_applies(_OF_OPTIMIZER, "name")
-        self._check_applies(_OF_SCHEDULE, "schedule")
+        refuse_unused(self, "optim.")
         if self.warmup_epochs is not None and self.warmup_steps is not None:
             raise UserError("--optim.warmup_epochs and --optim.warmup_steps say the same thing: give one of them")
         if (self.schedule == "step") != (self.milestones is not None):
@@ -87,16 +73,6 @@ class OptimConfig:
                 raise UserError(f"--optim.{name} must lie in [0, 1), got {getattr(self, name)}")
         if self.nesterov and self.name == "sgd" and self.momentum == 0:
             raise UserError("--optim.nesterov looks ahead by a momentum step and needs --optim.momentum above 0")
-
-    def _check_applies(self, table: dict[str, tuple[str, ...]], chooser: str) -> None:
-        selection = getattr(self, chooser)
-        for option, owners in table.items():
-            if selection is not None and selection not in owners and getattr(self, option) is not None:
-                raise UserError(
-                    f"--optim.{option} {getattr(self, option)} has no effect with --optim.{chooser} {selection}: "
-                    "leave it "
-                    f"out (or set it to null), or choose {' or '.join(owners)}"
-                )
 
 
 def build_optimizer(config: OptimConfig, modules: nn.Module | Iterable[nn.Module], batch: int) -> torch.optim.Optimizer:

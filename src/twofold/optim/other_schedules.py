@@ -53,7 +53,10 @@ class Constant:
 
 @dataclass(frozen=True)
 class InverseSqrt:
-    """The transformer's: peak * min(t / warmup, sqrt(warmup / t)) with t = step + 1 (arXiv 1706.03762, section 5.3)."""
+    """The transformer's: peak * min(t / warmup, sqrt(warmup / t)) with t = step + 1 (arXiv 1706.03762, section 5.3).
+
+    The published peak is 1 / sqrt(width * warmup), width being the transformer's.
+    """
 
     peak: float
     warmup: int
@@ -61,11 +64,6 @@ class InverseSqrt:
     def __post_init__(self) -> None:
         if self.warmup < 1:
             raise UserError(f"the inverse square root starts from a warm-up of at least one step, got {self.warmup}")
-
-    @classmethod
-    def of_width(cls, width: int, warmup: int, factor: float = 1.0) -> InverseSqrt:
-        """The peak as published: factor / sqrt(width * warmup), width being the transformer's."""
-        return cls(factor / math.sqrt(width * warmup), warmup)
 
     def __call__(self, step: int) -> float:
         t = step + 1

@@ -1,4 +1,4 @@
-"""Sounds for the page: spectrograms of pairs of views, and the views themselves to be played."""
+"""Recordings for the page: spectrograms of pairs of views, and the views themselves to be played."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ def audio_pairs(a: Waves, b: Waves, rate: int) -> tuple[NDArray[np.uint8], list[
     pictures, addresses = [], []
     for row in range(len(a)):
         pair = [view.samples[row, : int(view.lengths[row])].cpu().numpy()[: int(_SECONDS * rate)] for view in (a, b)]
-        pictures.append(np.stack([spectrogram(sound, 64, 128)[..., None] for sound in pair]))
+        pictures.append(np.stack([spectrogram(samples, 64, 128)[..., None] for samples in pair]))
         addresses.append((wav(pair[0], rate), wav(pair[1], rate)))
     return np.stack(pictures), addresses
 
 
-def wav(sound: NDArray[np.float32], rate: int) -> str:
+def wav(samples: NDArray[np.float32], rate: int) -> str:
     """Samples in [-1, 1] as a ``data:audio/wav`` address of 16 bits; louder ones are cut."""
     buffer = io.BytesIO()
     with wave.open(buffer, "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)
         file.setframerate(rate)
-        file.writeframes((np.clip(sound, -1, 1) * 32767).astype("<i2").tobytes())
+        file.writeframes((np.clip(samples, -1, 1) * 32767).astype("<i2").tobytes())
     return "data:audio/wav;base64," + base64.b64encode(buffer.getvalue()).decode()

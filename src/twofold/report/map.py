@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Literal
 
 import numpy as np
@@ -15,7 +14,7 @@ from twofold.errors import UserError
 from twofold.randomness import derive_seed, permutation
 from twofold.report.images import Pixels, thumbnails
 
-Method = Literal["tsne", "umap", "pca"]
+Method = Literal["tsne", "pca"]
 _FEWEST = 10  # below that many points neighbourhoods mean nothing, and the map is a plain projection
 
 
@@ -49,7 +48,7 @@ def embedding_map(
     seed: int = 0,
     side: int = 32,
 ) -> EmbeddingMap:
-    """Project features to two dimensions: rows to unit length, PCA to 50 dimensions, then t-SNE or UMAP.
+    """Project features to two dimensions: rows to unit length, PCA to 50 dimensions, then t-SNE.
 
     Args:
         features: [N, d].
@@ -58,12 +57,12 @@ def embedding_map(
         labels: [N] classes, if known.
         classes: names, by label; by default the source's.
         most: points at most; of more images a random part is drawn.
-        method: "tsne"; "umap", if umap-learn is installed; "pca": the first two principal components.
+        method: "tsne", or "pca": the first two principal components.
         seed: fixes the part and the projection.
         side: of the pictures in pixels, at most.
 
     Raises:
-        UserError: umap-learn is missing; fewer than two images.
+        UserError: fewer than two images.
     """
     if len(features) < 2:
         raise UserError(f"a map needs at least 2 images, got {len(features)}")
@@ -92,8 +91,6 @@ def project(features: NDArray[np.float32], method: Method = "tsne", seed: int = 
     x = PCA(components, random_state=state).fit_transform(unit)
     if method == "pca" or len(x) < _FEWEST:
         xy, words = np.pad(x, ((0, 0), (0, 2)))[:, :2], "projection on the first two principal components"
-    elif method == "umap":
-        xy, words = _umap(x, state), f"PCA to {components} dimensions, then UMAP"
     else:
         perplexity = min(30.0, (len(x) - 1) / 3)
         tsne = TSNE(perplexity=perplexity, init="pca", random_state=state)
@@ -101,12 +98,3 @@ def project(features: NDArray[np.float32], method: Method = "tsne", seed: int = 
     low, high = xy.min(axis=0), xy.max(axis=0)
     span = float((high - low).max()) or 1.0
     return ((xy - low) / span + (1 - (high - low) / span) / 2).astype(np.float32), words
-
-
-def _umap(x: NDArray[np.float32], state: int) -> NDArray[np.float32]:
-    try:
-        umap = import_module("umap")
-    except ImportError as error:
-        raise UserError("a map by UMAP needs umap-learn: pip install umap-learn, or choose tsne") from error
-    positions: NDArray[np.float32] = umap.UMAP(random_state=state).fit_transform(x)
-    return positions

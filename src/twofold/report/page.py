@@ -88,7 +88,8 @@ def _resource(name: str) -> str:
 
 def _pixelated(pixels: NDArray[np.uint8]) -> bool:
     """Whether a picture [H, W, C] is so small that enlarging should show its pixels."""
-    return max(pixels.shape[:2]) <= 64
+    longest: int = max(pixels.shape[:2])
+    return longest <= 64
 
 
 def _map(points: EmbeddingMap) -> dict[str, Any]:

@@ -95,7 +95,7 @@ def training_figures(metrics: Sequence[Row]) -> list[Figure]:
     return [figure for figure in figures if figure is not None]
 
 
-def label_figure(cells: Sequence[LabelEfficiency], title: str = "Accuracy against labels") -> Figure:
+def label_figure(cells: Sequence[LabelEfficiency]) -> Figure:
     """Test accuracy against the number of labels, a curve for each feature set, bars of one standard deviation."""
     counts = sorted({cell.labels for cell in cells})
     by = {(cell.features, cell.labels): cell for cell in cells}
@@ -104,7 +104,7 @@ def label_figure(cells: Sequence[LabelEfficiency], title: str = "Accuracy agains
         result = [by.get((name, count)) for count in counts]
         series.append(Series(name, [c.mean if c else None for c in result], [c.std if c else None for c in result]))
     note = "Bars: one standard deviation over draws of labels."
-    return line_figure(title, "labels", counts, series, note=note, percent=True, log_x=True)
+    return line_figure("Accuracy against labels", "labels", counts, series, note=note, percent=True, log_x=True)
 
 
 def line_figure(

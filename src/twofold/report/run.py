@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,15 +12,17 @@ from numpy.typing import NDArray
 
 from twofold.console import duration
 from twofold.data import AudioSource, Source
+from twofold.data.batches.base import Draw, Examples
 from twofold.data.for_encoder import source_for
 from twofold.data.sources.subset import subset
 from twofold.encoders.load import load
-from twofold.evaluation.features import extract
+from twofold.evaluation.features import Extractor
+from twofold.kinds import EXAMPLE, Kind
 from twofold.randomness import permutation
 from twofold.report import Figure, Report, Table, embedding_map, find_neighbours, write_report
 from twofold.report.audio import audio_pairs
 from twofold.runs.config import RunConfig
-from twofold.runs.inputs import make_loader, make_order, make_views
+from twofold.runs.inputs import Reading, read_audio, read_images
 from twofold.training.rundir import RunDirectory
 
 _PAIRS = 12
@@ -54,12 +55,12 @@ def write_run_report(
     config, facts = run.read(RunConfig)
     part = _some(shown or source, config.seed)
     encoder = load(run.path, module)
-    features = extract(encoder, part, size=config.views.size, resample=config.views.resample)
+    features = Extractor(size=config.views.size, resample=config.views.resample).extract(encoder, part)
     pairs, audio = _pairs(config, source_for(source, encoder))
     report = Report(
         title=f"{run.path.name}: {config.method.name} on {facts['data']}",
-        facts=_facts(run, config, facts),
-        metrics=run.metrics(),
+        facts=_facts(run, config, facts, encoder.input.kind),
+        metrics=run.rows(),
         view_pairs=pairs,
         audio=audio,
         neighbours=find_neighbours(features.h, part, features.index, features.labels, seed=config.seed),
@@ -80,38 +81,33 @@ def _some(source: Source, seed: int) -> Source:
 
 def _pairs(config: RunConfig, source: Source) -> tuple[NDArray[np.uint8], list[tuple[str, str]]]:
     """The views of the first examples of the first step as pictures, [n, 2, H, W, C] uint8, and to be heard."""
-    views, order = make_views(config, source), make_order(config, source)
-    data = replace(config.data, workers=0)
-    with make_loader(replace(config, data=data), source, views, order, 0, 1, False) as loader:
-        batch = next(iter(loader.iterate(0, 1)))
-    a, b = views.apply(batch.images, batch.draws)
+    config = replace(config, data=replace(config.data, workers=0))
     if isinstance(source, AudioSource):
+        a, b = _first_views(read_audio(config, source, config.method.hidden_span()))
         return audio_pairs(a[:_HEARD], b[:_HEARD], source.rate or 0)
-    both = torch.stack([a[:_PAIRS], b[:_PAIRS]], dim=1)
+    first, second = _first_views(read_images(config, source))
+    both = torch.stack([first[:_PAIRS], second[:_PAIRS]], dim=1)
     return (both * 255).round().byte().permute(0, 1, 3, 4, 2).numpy(), []
 
 
-def _facts(run: RunDirectory, config: RunConfig, facts: dict[str, object]) -> dict[str, object]:
+def _first_views(reading: Reading[Examples, Draw]) -> tuple[Examples, Examples]:
+    """Both views of the batch of the first step."""
+    batch = next(iter(reading.loader.iterate(0, 1)))
+    reading.loader.close()
+    return reading.views.apply(batch.examples, batch.draws)
+
+
+def _facts(run: RunDirectory, config: RunConfig, facts: dict[str, object], kind: Kind) -> dict[str, object]:
     """What a reader wants to know of the run before looking at the pictures."""
-    last, speech = run.metrics()[-1], config.method.name == "speech_simclr"
-    seen = f"stem {config.encoder.stem}, views of {config.views.size} px"
-    width = f" {config.encoder.width:g}x" if config.encoder.width != 1 else ""
+    last, seen = run.rows()[-1], f", views of {config.views.size} px" if kind == "image" else ""
     return {
-        "data": f"{facts['data']}, {facts['images']:,} {'recordings' if speech else 'images'}",
-        "encoder": config.encoder.name if speech else f"{config.encoder.name}{width}, {seen}",
+        "data": f"{facts['data']}, {facts['images']:,} {EXAMPLE[kind]}s",
+        "encoder": f"{config.encoder.title()}{seen}",
+        "method": config.method.title(),
         "training": f"{config.epochs:g} epochs of batches of {config.batch} in {duration(last['seconds'])}",
-        "optimiser": f"{config.optim.name}, lr {config.optim.lr:g}, temperature {config.method.temperature:g}",
-        **({"loss of chance": _chance(config, last)} if "chance" in last else {}),
+        "optimiser": f"{config.optim.name}, lr {config.optim.lr:g}",
+        **({"loss of chance": f"{last['chance']:.2f}{config.method.about_chance()}"} if "chance" in last else {}),
         "recipe": facts["recipe"] or "none",
         "seed": config.seed,
         "torch": dict(facts["versions"])["torch"],  # type: ignore[call-overload]
     }
-
-
-def _chance(config: RunConfig, last: dict[str, Any]) -> str:
-    """The loss of an encoder that tells nothing apart; MoCo's starts below it."""
-    level = f"{last['chance']:.2f}"
-    if config.method.name != "moco":
-        return level
-    twice = "2 " if config.method.symmetric else ""
-    return f"{level} = {twice}ln(K + 1), K = {config.method.queue:,}; the loss rises first, while the queue fills"

@@ -77,17 +77,25 @@ def spread(values: Sequence[float]) -> str:
     return mean if len(values) < 2 else f"{mean} ± {100 * np.std(values, ddof=1):.1f}"
 
 
-def curve(name: str, at: Sequence[int], found: Mapping[int, Sequence[float]], dashed: bool = False) -> Series:
+def curve(name: str, at: Sequence[int], values: Mapping[int, Sequence[float]], dashed: bool = False) -> Series:
     """The mean at each position, with bars of one standard deviation; nothing where there are no values."""
-    means = [float(np.mean(found[x])) if found.get(x) else None for x in at]
-    bars = [float(np.std(found[x], ddof=1)) if len(found.get(x, ())) > 1 else None for x in at]
+    means = [float(np.mean(values[x])) if values.get(x) else None for x in at]
+    bars = [float(np.std(values[x], ddof=1)) if len(values.get(x, ())) > 1 else None for x in at]
     return Series(name, means, bars, dashed)
 
 
 def terminal(table: Table) -> str:
-    """A table for a terminal."""
+    """A table for a terminal: names on the left, numbers under one another's ends, the note below."""
     rows = [list(table.columns)]
     rows += [[table.text(r, c) for c in range(len(table.columns))] for r in range(len(table.rows))]
     widths = [max(len(row[c]) for row in rows) for c in range(len(table.columns))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join([*lines, "", table.note])
+    lines = []
+    for name, *cells in rows:
+        padded = [name.ljust(widths[0]), *map(_padded, cells, widths[1:])]
+        lines.append("  ".join(padded).rstrip())
+    return "\n".join([*lines, *(["", table.note] if table.note else [])])
+
+
+def _padded(cell: str, width: int) -> str:
+    """Numbers, and headings that begin with one, end where those below them end."""
+    return cell.rjust(width) if cell[:1].isdigit() or cell[:1] == "-" else cell.ljust(width)

@@ -14,14 +14,18 @@ from twofold.errors import UserError
 from twofold.evaluation.label_subsets import check_draw
 from twofold.evaluation.monitors import MonitorConfig
 from twofold.heads import HeadConfig
+from twofold.kinds import Kind
 from twofold.methods import MethodConfig
 from twofold.methods.supervised import Freeze
 from twofold.optim import OptimConfig
-from twofold.options import OptionsParser, merge, plain
+from twofold.options import OptionsParser, merge, option, plain, refuse_unused
 from twofold.runs.presets import preset_options
 from twofold.training.config import TrainingConfig
 from twofold.views import ViewsConfig
 from twofold.views.audio.views import WavesConfig
+
+_OF_WAVES, _OF_VIEWS = "use those of --waves", "use those of --views"
+_LEARNING = {"freeze": ("nothing", "head")}
 
 
 @dataclass(frozen=True)
@@ -39,15 +43,15 @@ class RunConfig:
     """Seed of every random number of the run."""
     data: DataConfig = field(default_factory=DataConfig)
     """Data"""
-    views: ViewsConfig = field(default_factory=ViewsConfig)
+    views: ViewsConfig = option(factory=ViewsConfig, when={"kind": ("image",)}, instead=_OF_WAVES)
     """Views"""
-    waves: WavesConfig = field(default_factory=WavesConfig)
+    waves: WavesConfig = option(factory=WavesConfig, when={"kind": ("audio",)}, instead=_OF_VIEWS)
     """Views of recordings"""
-    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    encoder: EncoderConfig = field(default_factory=EncoderConfig.of)
     """Encoder"""
     head: HeadConfig = field(default_factory=HeadConfig)
     """Projection head"""
-    method: MethodConfig = field(default_factory=MethodConfig)
+    method: MethodConfig = field(default_factory=MethodConfig.of)
     """Method"""
     optim: OptimConfig = field(default_factory=OptimConfig)
     """Optimiser"""
@@ -63,10 +67,15 @@ class RunConfig:
             raise UserError(
                 f"--batch must be at least 2, got {self.batch}: the loss needs another image to contrast with"
             )
-        if self.micro_batch is not None and self.micro_batch < 1:
-            raise UserError(f"--micro-batch must be at least 1, got {self.micro_batch}")
+        check_micro_batch(self.micro_batch)
         if not 0 <= self.seed < 2**63:
             raise UserError(f"--seed must lie in [0, 2**63), got {self.seed}")
+
+
+def check_micro_batch(micro_batch: int | None) -> None:
+    """Raise a UserError for a micro-batch without an example."""
+    if micro_batch is not None and micro_batch < 1:
+        raise UserError(f"--micro-batch must be at least 1, got {micro_batch}")
 
 
 def build(options: Mapping[str, Any], origin: str = "options") -> RunConfig:
@@ -100,7 +109,7 @@ class FinetuneConfig:
     images unless set, because the 0.05 of a pretrained net would teach it little."""
     init: Literal["zero", "normal"] = "zero"
     """How the classifier starts: at zero (SimCLR) or as N(0, 0.01^2) (MoCo)."""
-    layer_decay: float | None = None
+    layer_decay: float | None = option(None, when=_LEARNING)
     """Learning rate of each layer relative to the one above, in (0, 1]; one rate for all when not given."""
     bn_momentum: float | None = None
     """Share of a batch in the running averages of batch norm; 0.1, or what the encoder has, when not given."""
@@ -108,15 +117,17 @@ class FinetuneConfig:
     """Passes over the labelled images. When not given, as many as make 500 steps, but 30 at least."""
     batch: int | None = None
     """Images per step over all devices. When not given 64, or all labelled images where there are fewer."""
+    micro_batch: int | None = option(None, when=_LEARNING)
+    """Images per device that the encoder takes at once, as in `twofold pretrain`."""
     seed: int = 0
     """Seed of the classifier's start, of order and views, and of the choice of labels."""
     preprocessing: Literal["auto", "none", "resize", "crop"] = "auto"
     """Of the test images, see `twofold evaluate`."""
     data: DataConfig = field(default_factory=DataConfig)
     """Data"""
-    views: ViewsConfig = field(default_factory=ViewsConfig)
+    views: ViewsConfig = option(factory=ViewsConfig, when={"kind": ("image",)}, instead=_OF_WAVES)
     """Views: the run's own crops, flips and turns without colour and blur, unless set"""
-    waves: WavesConfig = field(default_factory=WavesConfig)
+    waves: WavesConfig = option(factory=WavesConfig, when={"kind": ("audio",)}, instead=_OF_VIEWS)
     """Views of recordings: the run's own, unless set"""
     optim: OptimConfig = field(default_factory=OptimConfig)
     """Optimiser"""
@@ -128,14 +139,14 @@ class FinetuneConfig:
             raise UserError(f"--epochs must be above 0, got {self.epochs}")
         if self.batch is not None and self.batch < 1:
             raise UserError(f"--batch must be at least 1, got {self.batch}")
+        check_micro_batch(self.micro_batch)
         for name in ("from_head", "draw", "seed"):
             if getattr(self, name) < 0:
                 raise UserError(f"--{name} must be at least 0, got {getattr(self, name)}")
         check_draw(self.labels, self.draw)
+        refuse_unused(self)
         if self.from_scratch and self.freeze != "nothing":
             raise UserError(f"--from_scratch has nothing to keep: leave --freeze {self.freeze} out")
-        if self.freeze == "encoder" and self.layer_decay is not None:
-            raise UserError("--layer_decay has no effect with --freeze encoder: leave it out")
         if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
             raise UserError(f"--layer_decay must lie in (0, 1], got {self.layer_decay}")
         if self.bn_momentum is not None and not 0 <= self.bn_momentum <= 1:
@@ -150,6 +161,8 @@ class DistillConfig:
     """Passes over the data. Chosen from the number of images when not given."""
     batch: int | None = None
     """Images per step over all devices. Chosen from the data when not given."""
+    micro_batch: int | None = None
+    """Images per device that the student takes at once, as in `twofold pretrain`."""
     seed: int = 0
     """Seed of every random number of the run."""
     temperature: float | None = None
@@ -173,9 +186,11 @@ class DistillConfig:
     """Take no notice of labels in the data: only how often student and teacher agree is reported."""
     data: DataConfig = field(default_factory=DataConfig)
     """Data"""
-    views: ViewsConfig = field(default_factory=ViewsConfig)
+    views: ViewsConfig = option(factory=ViewsConfig, when={"kind": ("image",)})
     """Views: crop and flip unless told otherwise, as published"""
-    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    waves: WavesConfig = option(factory=WavesConfig, when={"kind": ("audio",)})
+    """Views of recordings: the teacher's own, unless set"""
+    encoder: EncoderConfig = field(default_factory=EncoderConfig.of)
     """Student: built as its teacher unless told otherwise"""
     optim: OptimConfig = field(default_factory=OptimConfig)
     """Optimiser"""
@@ -201,10 +216,12 @@ class DistillConfig:
         if self.unlabelled and (self.alpha is not None or self.test is not None):
             raise UserError("--unlabelled leaves the labels out, which --alpha and --test need: give one or the other")
 
-    def as_run(self) -> RunConfig:
-        """What it has in common with a pretraining run, from which defaults are chosen."""
+    def as_run(self, kind: Kind = "image") -> RunConfig:
+        """What it has in common with a pretraining run on examples of a kind, from which defaults are chosen."""
+        method = MethodConfig.of(name=MethodConfig.unnamed[kind == "audio"], temperature=1.0)
         return RunConfig(
-            epochs=self.epochs, batch=self.batch, seed=self.seed, data=self.data, views=self.views,
-            encoder=self.encoder, head=HeadConfig(kind="none"), method=MethodConfig(temperature=1.0), optim=self.optim,
-            training=self.training, monitor=MonitorConfig(every=0),
+            epochs=self.epochs, batch=self.batch, micro_batch=self.micro_batch, seed=self.seed, data=self.data,
+            views=self.views, waves=self.waves, encoder=self.encoder, head=HeadConfig(kind="none"),
+            method=method, optim=self.optim, training=self.training,
+            monitor=MonitorConfig(every=0),
         )  # fmt: skip

@@ -25,7 +25,7 @@ from twofold.data import Source
 from twofold.data.base import class_count
 from twofold.data.for_encoder import source_for
 from twofold.devices import choose_device
-from twofold.distributed import BatchNorm, rank, world_size
+from twofold.distributed import BatchNorm, rank
 from twofold.encoders import (
     Encoder,
     build_encoder_from_spec,
@@ -36,24 +36,24 @@ from twofold.encoders import (
     save_encoder,
 )
 from twofold.encoders.composed import EncoderWithClassifier
+from twofold.encoders.load import kind_of
 from twofold.errors import UserError
-from twofold.evaluation.features import extract
+from twofold.evaluation.features import Extractor, Pixels
 from twofold.evaluation.frozen import assert_frozen, digest, tensor_digests
 from twofold.evaluation.label_subsets import labelled_part
 from twofold.evaluation.scores import ManyScores, Scores, score, score_many
 from twofold.evaluation.splits import check_test_labels, labels_fingerprint
 from twofold.heads import HeadConfig, ProjectionHead
 from twofold.methods.supervised import Supervised
-from twofold.optim import build_optimizer, build_schedule
 from twofold.optim.layer_decay import decay_layers
-from twofold.options import OptionsParser, merge, plain
-from twofold.runs.config import FinetuneConfig, RunConfig
-from twofold.runs.inputs import make_loader, make_order, make_views
+from twofold.options import OptionsParser, merge, plain, refuse_unused
+from twofold.runs.build import build_training
+from twofold.runs.config import FinetuneConfig
 from twofold.runs.starting import check_same_data, start_accelerator, start_run
-from twofold.training.loop import LabelledTraining
+from twofold.training.inputs import LabelledView
+from twofold.training.loop import AnyTraining
+from twofold.training.micro_batch import train_or_advise
 from twofold.training.rundir import RunDirectory
-from twofold.views import ViewsConfig
-from twofold.views.audio.views import WavesConfig
 
 RESULT = "result.json"
 
@@ -106,20 +106,20 @@ class FinetuneResult:
 
 
 def default_options(encoder_file: str | Path) -> dict[str, Any]:
-    """Options that the encoder's own run gives: the geometry of its views, without colour and blur.
+    """Options that the encoder's own run gives: how images are read, and its views without colour and blur.
 
     That is crop and flip, as the papers fine-tune (arXiv 2002.05709, appendix B.5), for their recipes. Of recordings it
     is all that was done to them.
     """
     header = read_header(encoder_file)
-    if header["spec"]["kind"] == "speech":
+    if kind_of(header["spec"]) == "audio":
         return {"waves": header["extra"].get("options", {}).get("waves", {})}
     seen = header["extra"].get("options", {}).get("views", {})
     size = seen.get("size") or header["spec"].get("size")
     views = {"size": size} if size else {}
     geometry = ("crop_area", "crop_aspect", "crop_rule", "resample", "flip", "rotation")
     views |= {name: seen[name] for name in geometry if name in seen}
-    return {"views": views | {"color_strength": 0.0, "grayscale": 0.0, "blur": 0.0}}
+    return Pixels.of(header).options() | {"views": views | {"color_strength": 0.0, "grayscale": 0.0, "blur": 0.0}}
 
 
 def _rate(config: FinetuneConfig) -> float:
@@ -185,6 +185,8 @@ def finetune(
     resuming = run.config_file.exists()
     config = run.check_resumable(FinetuneConfig, given) if resuming else OptionsParser(FinetuneConfig).build(given)
     part, words = labelled_part(train, config.labels, config.seed, config.draw)
+    if differing := Pixels.of(read_header(encoder_file)).differences(part):
+        words += f"; images read with {differing}"
     targets = check_test_labels(part, test)
     config = resolve(config, len(part))
     accelerator, file_hash = start_accelerator(config.training, run), _fingerprint(encoder_file)
@@ -204,7 +206,7 @@ def finetune(
     training.resume()
     if training.step and not quiet:
         print_rank0(f"resumed {run.path} at step {training.step:,} of {training.steps:,}")
-    training.fit()
+    train_or_advise(training, config.micro_batch)
     return _finish(training, config, part, test, targets, words, before)
 
 
@@ -215,7 +217,7 @@ def assemble(
     run: RunDirectory,
     accelerator: Accelerator,
     module: nn.Module | None = None,
-) -> LabelledTraining:
+) -> AnyTraining:
     """Build every part of the run; `config` must be resolved (see `resolve`)."""
     torch.manual_seed(config.seed)  # a fresh net's and the classifier's start
     encoder, head = _networks(encoder_file, config.from_scratch, module)
@@ -224,12 +226,9 @@ def assemble(
             f"the encoder takes {encoder.input.channels} channels and the images have {part.channels}; "
             f"set --data.channels {encoder.input.channels}"
         )
-    speech = encoder.input.kind == "audio"
-    if speech and config.views != ViewsConfig():
-        raise UserError("the options of --views are for images, and the data are recordings: use those of --waves")
-    if not speech and config.waves != WavesConfig():
-        raise UserError("the options of --waves are for recordings, and the data are images: use those of --views")
-    if config.views.size is None and not speech:
+    kind = encoder.input.kind
+    refuse_unused(config, kind=kind)
+    if config.views.size is None and kind == "image":
         raise UserError(f"{encoder_file} does not say which side its images had: give --views.size")
     part = source_for(part, encoder, config.seed, fit=config.from_scratch)
     assert part.labels is not None  # labelled_part has seen them
@@ -238,32 +237,14 @@ def assemble(
         encoder, head, class_count(part.labels, part.classes) or 0, config.from_head, config.freeze, config.init,
         (config.optim.weight_decay or 0.0) if lars else 0.0, many=part.labels.ndim == 2,
     )  # fmt: skip
-    method.to(accelerator.device)
-    memory_format = torch.channels_last if config.training.channels_last else torch.contiguous_format
-    method.to(memory_format=memory_format)
     if config.bn_momentum is not None:
         for layer in method.modules():
             if isinstance(layer, BatchNorm | nn.modules.batchnorm._BatchNorm):
                 layer.momentum = config.bn_momentum
-    batch, epochs = config.batch or 1, config.epochs or 1.0
-    optimizer = build_optimizer(config.optim, method.trained(), batch)
+    training = build_training(config, method, part, LabelledView, run, accelerator, short_epochs=True)
     if config.layer_decay is not None:
-        decay_layers(optimizer, method.encoder, config.layer_decay)
-    reading = RunConfig(
-        batch=batch, seed=config.seed, data=config.data, views=config.views, waves=config.waves
-    )  # as in pretraining
-    order = make_order(reading, part)
-    steps = order.steps(epochs) + (config.data.last_batch == "straddle")  # as the reference counts them
-    schedule = build_schedule(config.optim, len(part), batch, epochs, steps)
-    views, pin = make_views(reading, part), accelerator.device.type == "cuda"
-    loader = make_loader(reading, part, views, order, rank(), world_size(), pin)
-    per_epoch = order.steps_per_epoch
-    return LabelledTraining(
-        method, views, loader, optimizer, schedule, accelerator, run, config.seed, batch, steps, per_epoch,
-        log_every=config.training.log_every or max(1, steps // 20), monitor_every=0,
-        checkpoint_every=config.training.checkpoint_every or max(1, round(per_epoch), steps // 10),
-        keep=config.training.keep, memory_format=memory_format,
-    )  # fmt: skip
+        decay_layers(training.optimizer, encoder, config.layer_decay)
+    return training
 
 
 def _networks(
@@ -286,7 +267,7 @@ def _fingerprint(encoder_file: str | Path) -> str:
 
 
 def _finish(
-    training: LabelledTraining, config: FinetuneConfig, part: Source, test: Source, targets: NDArray[np.int64],
+    training: AnyTraining, config: FinetuneConfig, part: Source, test: Source, targets: NDArray[np.int64],
     words: str, before: dict[str, str],
 ) -> FinetuneResult:  # fmt: skip
     """Check what had to stay, save the net, and score it if the last step is done."""
@@ -336,7 +317,7 @@ def _score(
     net: EncoderWithClassifier, config: FinetuneConfig, test: Source, targets: NDArray[np.int64]
 ) -> Scores | ManyScores:
     views = config.views
-    result = extract(net, test, views.size, preprocessing=config.preprocessing, resample=views.resample)
+    result = Extractor(views.size, config.preprocessing, views.resample).extract(net, test)
     targets = targets[result.index]
     if targets.ndim == 2:
         return score_many(result.h, targets)

@@ -2,26 +2,105 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Generic, Protocol
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from twofold.data import AudioSource, Order, Source
-from twofold.data.batches.audio import AudioLoader, LengthOrder, text_groups
-from twofold.data.batches.loader import Loader
+from twofold.data import (
+    AudioLoader,
+    AudioSource,
+    BatchLoader,
+    BatchOrder,
+    DataConfig,
+    LengthOrder,
+    Loader,
+    Order,
+    Source,
+)
+from twofold.data.batches.audio import text_groups
+from twofold.data.batches.base import Draw, Examples
 from twofold.data.sources.audio import read_folder
+from twofold.distributed import rank, world_size
 from twofold.errors import UserError
-from twofold.runs.config import RunConfig
-from twofold.views import build_views
-from twofold.views.audio.views import WaveViews
+from twofold.training.inputs import Views
+from twofold.views import ImageDraw, ViewsConfig, build_views
+from twofold.views.audio.views import NOISE_SAMPLES, WaveDraw, WavesConfig, WaveViews
+from twofold.waves import Waves
 
 
-def make_order(config: RunConfig, source: Any) -> Any:
-    """Which examples make a step's batch."""
-    batch = config.batch or 0
-    if not isinstance(source, AudioSource):
-        return Order(len(source), batch, config.seed, config.data.last_batch)
+class ReadingOptions(Protocol):
+    """What every kind of run is told of reading."""
+
+    @property
+    def batch(self) -> int | None: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def data(self) -> DataConfig: ...
+    @property
+    def views(self) -> ViewsConfig: ...
+    @property
+    def waves(self) -> WavesConfig: ...
+
+
+@dataclass(frozen=True)
+class Reading(Generic[Examples, Draw]):
+    """How one rank of a run reads its examples.
+
+    Attributes:
+        order: which examples make a step's batch.
+        views: how an example becomes two views.
+        loader: what reads this rank's part of each batch.
+    """
+
+    order: BatchOrder
+    views: Views[Examples, Draw]
+    loader: BatchLoader[Examples, Draw]
+
+
+def read_images(config: ReadingOptions, source: Source, pin: bool = False) -> Reading[Tensor, ImageDraw]:
+    """How images are read; `pin` puts them into page-locked memory."""
+    order = Order(len(source), config.batch or 0, config.seed, config.data.last_batch or "straddle")
+    views = build_views(config.views)
+    loader = Loader(source, views, order, config.seed, rank(), world_size(), config=config.data, pin_memory=pin)
+    return Reading(order, views, loader)
+
+
+def read_audio(
+    config: ReadingOptions, source: AudioSource, span: int = 1, pin: bool = False
+) -> Reading[Waves, WaveDraw]:
+    """How recordings are read.
+
+    Args:
+        config: the run's.
+        source: the recordings, at the encoder's sample rate.
+        span: frames that the method hides together, which decides how many numbers that takes.
+        pin: put them into page-locked memory.
+
+    Raises:
+        UserError: the data lack what the order goes by.
+    """
+    if config.data.last_batch == "straddle":
+        raise UserError(
+            "--data.last_batch straddle is for images: batches of recordings end with an epoch; leave it out"
+        )
+    order, rate, waves = _audio_order(config, source), source.rate or 0, config.waves
+    noises, responses = (
+        [torch.from_numpy(wave) for wave in read_folder(folder, rate, option, most)] if folder else []
+        for option, folder, most in (
+            ("--waves.noises", waves.noises, NOISE_SAMPLES),
+            ("--waves.responses", waves.responses, None),
+        )
+    )
+    views = WaveViews(waves, rate, noises, responses, span)
+    loader = AudioLoader(source, views, order, config.seed, rank(), world_size(), config.data.workers, pin)
+    return Reading(order, views, loader)
+
+
+def _audio_order(config: ReadingOptions, source: AudioSource) -> LengthOrder:
     audio = config.data.audio
     groups = None
     if audio.distinct == "text":
@@ -34,23 +113,4 @@ def make_order(config: RunConfig, source: Any) -> Any:
     speakers = text_groups(source.speakers) if audio.one_speaker else None
     if speakers is not None and (speakers < 0).all():
         raise UserError(f"--data.audio.one_speaker: {source.name} does not say who speaks; leave it out")
-    return LengthOrder(lengths, batch, config.seed, groups, speakers)
-
-
-def make_views(config: RunConfig, source: Any) -> Any:
-    """How an example becomes two views."""
-    if not isinstance(source, AudioSource):
-        return build_views(config.views)
-    rate, waves = source.rate or 0, config.waves
-    noises, responses = (
-        [torch.from_numpy(wave) for wave in read_folder(folder, rate, option)] if folder else []
-        for option, folder in (("--waves.noises", waves.noises), ("--waves.responses", waves.responses))
-    )
-    return WaveViews(waves, rate, noises, responses, config.method.mask_span or 1)
-
-
-def make_loader(config: RunConfig, source: Source, views: Any, order: Any, rank: int, world: int, pin: bool) -> Any:
-    """What reads each step's batch."""
-    if isinstance(source, AudioSource):
-        return AudioLoader(source, views, order, config.seed, rank, world, config.data.workers, pin)
-    return Loader(source, views, order, config.seed, rank, world, config=config.data, pin_memory=pin)
+    return LengthOrder(lengths, config.batch or 0, config.seed, groups, speakers)

@@ -38,4 +38,8 @@ def preset_options(given: Mapping[str, Any]) -> dict[str, Any]:
         own = {name: value for name, value in own.items() if not name.startswith("lr")}
     if {"schedule", "warmup_epochs"} & {name for name, value in optim.items() if value is not None}:
         own.pop("warmup_steps")
-    return _RELEASED | {"optim": own}
+    brought = _RELEASED | {"optim": own}
+    method = given.get("method")
+    if isinstance(method, Mapping) and method.get("name") not in (None, "speech_simclr"):
+        brought.pop("method")  # its options are that method's
+    return brought

@@ -1,34 +1,122 @@
-"""A pretraining run, built from its resolved configuration."""
+"""Pretraining as a run: resumable, leaves an encoder; labels, where there are any, are watched and never learned."""
 
 from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import nn
 
-from twofold.data import Source
+from twofold.console import print_rank0
+from twofold.data import Source, open_source
 from twofold.data.for_encoder import source_for
 from twofold.data.sources.subset import subset
-from twofold.distributed import rank, world_size
-from twofold.encoders import adapt, build_encoder
+from twofold.distributed import rank
+from twofold.encoders import adapt, build_encoder, save_encoder
 from twofold.errors import UserError
-from twofold.evaluation.monitors import LabelMonitor, hold_out
-from twofold.methods import Method, build_method
-from twofold.optim import build_optimizer, build_schedule
-from twofold.runs.config import RunConfig
-from twofold.runs.inputs import make_loader, make_order, make_views
-from twofold.training.loop import Training
-from twofold.training.micro_batch import run_in_chunks
+from twofold.evaluation.monitors import EXTRACTOR, LabelMonitor, hold_out
+from twofold.heads import ProjectionHead
+from twofold.kinds import Kind
+from twofold.methods import ContrastiveMethod
+from twofold.options import plain
+from twofold.runs.build import build_training
+from twofold.runs.config import RunConfig, build
+from twofold.runs.defaults import choose
+from twofold.runs.starting import check_same_data, start_accelerator, start_run
+from twofold.training.inputs import TwoViews
+from twofold.training.loop import AnyTraining
+from twofold.training.micro_batch import train_or_advise
 from twofold.training.rundir import RunDirectory
+
+
+@dataclass(frozen=True)
+class PretrainOutcome:
+    """What came of a pretraining run.
+
+    Attributes:
+        run: its folder.
+        source: the data.
+        kind: of the examples.
+        complete: whether the last step was done.
+        step, steps: taken, and in all.
+        seen: examples that went through the encoder, repetitions included.
+        seconds: of training, earlier parts of the run included.
+        time: seconds of this call by part of a step.
+        stopped_by: number of the signal that ended it early.
+        first: this process is the one that writes and prints.
+    """
+
+    run: RunDirectory
+    source: Source
+    kind: Kind
+    complete: bool
+    step: int
+    steps: int
+    seen: int
+    seconds: float
+    time: Mapping[str, float]
+    stopped_by: int | None
+    first: bool
+
+
+def pretrain(
+    data: Any,
+    out: str | Path,
+    options: Mapping[str, Any],
+    *,
+    recipe: str | None = None,
+    resume: bool = False,
+    module: nn.Module | None = None,
+) -> PretrainOutcome:
+    """Train an encoder without labels, or go on with a run.
+
+    Args:
+        data: whatever `open_source` takes.
+        out: the run's folder, new or empty unless `resume`.
+        options: fields of `RunConfig`, nested or dotted.
+        recipe: whose options they are, for the record.
+        resume: go on with the run in `out`; starts it if there is none yet.
+        module: your own module as the encoder.
+
+    Raises:
+        UserError: for anything wrong in the options or the data.
+    """
+    run = RunDirectory(out)
+    resuming = resume and run.config_file.exists()
+    config = run.check_resumable(RunConfig, dict(options)) if resuming else build(options)
+    accelerator = start_accelerator(config.training, run)
+    source = open_source(data, config.data, split=config.data.split)
+    if resuming:
+        check_same_data(run, source)
+    else:
+        config, message = choose(config, source.facts(), accelerator.device)
+        print_rank0(message)
+    training = assemble(config, source, run, accelerator, module)
+    if training.method.notice():
+        print_rank0(training.method.notice())
+    if not resuming:
+        start_run(run, config, source, data, recipe)
+    if resume:
+        training.resume()
+        print_rank0(
+            f"resumed {run.path} at step {training.step:,} of {training.steps:,}"
+            if training.step
+            else f"starting {run.path}"
+        )
+    return _finish(training, source, train_or_advise(training, config.micro_batch))
 
 
 def assemble(
     config: RunConfig, source: Source, run: RunDirectory, accelerator: Accelerator, module: nn.Module | None
-) -> Training:
+) -> AnyTraining:
     """Build every part of the run from its resolved configuration."""
     if config.encoder.name == "custom" and module is None:
         raise UserError("the run trains a module of your own (encoder.name custom): give it as `encoder` from Python")
-    batch, epochs = config.batch or 0, config.epochs or 0.0
     torch.manual_seed(config.seed)  # initial weights
     encoder = build_encoder(config.encoder, config.views.size) if module is None else adapt(module, source.channels)
     if encoder.input.channels != source.channels:
@@ -37,35 +125,13 @@ def assemble(
             "set --data.channels and --encoder.channels to the same number"
         )
     source = source_for(source, encoder, config.seed, fit=True)
-    method = build_method(config.method, encoder, config.head, config.seed).to(accelerator.device)
-    memory_format = torch.channels_last if config.training.channels_last else torch.contiguous_format
-    method.to(memory_format=memory_format)
-    if config.micro_batch:
-        run_in_chunks(method, batch, config.micro_batch, config.training.compile)
-    elif config.training.compile:
-        method.encoder.body().compile()
-    optimizer = build_optimizer(config.optim, method.trained(), batch=batch)
-    order = make_order(config, source)
-    steps = order.steps(epochs) + (
-        config.data.last_batch == "straddle"
-    )  # the reference trains one step more (its first has lr 0)
-    schedule = build_schedule(config.optim, images=len(source), batch=batch, epochs=epochs, steps=steps)
-    views = make_views(config, source)
-    loader = make_loader(config, source, views, order, rank(), world_size(), accelerator.device.type == "cuda")
-    per_epoch = order.steps_per_epoch
-    monitors, monitor_every = watch(config, method, source, accelerator, steps, per_epoch)
-    return Training(
-        method, views, loader, optimizer, schedule, accelerator, run, config.seed, batch, steps, per_epoch,
-        log_every=config.training.log_every or max(1, min(round(per_epoch), steps // 20 or 1)),
-        monitor_every=monitor_every,
-        checkpoint_every=config.training.checkpoint_every or max(1, round(per_epoch)),
-        keep=config.training.keep, memory_format=memory_format, monitors=monitors,
-    )  # fmt: skip
+    method = config.method.build(encoder, config.head, config.seed)
+    training = build_training(config, method, source, TwoViews, run, accelerator, span=config.method.hidden_span())
+    training.monitors, training.monitor_every = watch(config, training, source)
+    return training
 
 
-def watch(
-    config: RunConfig, method: Method, source: Source, accelerator: Accelerator, steps: int, per_epoch: float
-) -> tuple[list[LabelMonitor], int]:
+def watch(config: RunConfig, training: AnyTraining, source: Source) -> tuple[list[LabelMonitor], int]:
     """The monitors that the data's labels allow, and the steps between two looks."""
     wanted, labels = config.monitor, source.labels
     if wanted.every == 0 or not (wanted.probe or wanted.knn) or labels is None or labels.ndim != 1 or len(source) < 20:
@@ -74,18 +140,37 @@ def watch(
     if len(bank) == 0 or len(queries) == 0:
         return [], 0
     monitor = LabelMonitor(
-        method,
+        training.method,
         subset(source, bank),
         subset(source, queries),
         wanted.probe,
         wanted.knn,
-        config.views.size,
-        config.views.resample,
-        accelerator.autocast,
+        dataclasses.replace(EXTRACTOR, size=config.views.size, resample=config.views.resample),
+        training.accelerator.autocast,
         k=wanted.knn_k,
         temperature=wanted.knn_temperature,
         features=wanted.knn_features,
         complete=bool((labels >= 0).all()),
     )
-    epochs = wanted.every or max(1, round(steps / per_epoch / 20))
-    return [monitor], max(1, round(epochs * per_epoch))
+    epochs = wanted.every or max(1, round(training.steps / training.steps_per_epoch / 20))
+    return [monitor], max(1, round(epochs * training.steps_per_epoch))
+
+
+def _finish(training: AnyTraining, source: Source, complete: bool) -> PretrainOutcome:
+    """Leave the encoder in the run's folder, and a list of what could not be read."""
+    run, method, first = training.run, training.method, rank() == 0  # asked now: the group of processes ends below
+    if first:
+        facts = {
+            "steps": training.step, "of": training.steps, "seconds": round(training.seconds, 3),
+            "options": plain(run.read(RunConfig)[0]),
+        }  # fmt: skip
+        head = method.head if isinstance(method, ContrastiveMethod) else None
+        save_encoder(run.encoder_file, method.encoder, head if isinstance(head, ProjectionHead) else None, extra=facts)
+        if source.skipped:
+            lines = "".join(f"{path}\t{reason}\n" for path, reason in source.skipped)
+            (run.path / "skipped.tsv").write_text(lines)
+    training.accelerator.end_training()
+    return PretrainOutcome(
+        run, source, method.encoder.input.kind, complete, training.step, training.steps,
+        training.step * training.batch, training.seconds, training.clock.seconds, training.stopped_by, first,
+    )  # fmt: skip

@@ -11,19 +11,22 @@ import torch
 from torch import nn
 
 from twofold.console import print_rank0
-from twofold.data import Source
-from twofold.encoders import Encoder, adapt, load_classifier, load_encoder, load_head, read_header
+from twofold.data import AudioSource, Source
+from twofold.data.base import class_count
+from twofold.encoders import Encoder, SpeechEncoder, adapt, load_classifier, load_encoder, load_head, read_header
 from twofold.encoders.adapters import CustomEncoder
+from twofold.encoders.audio.encoder import speech_options
 from twofold.encoders.composed import EncoderWithClassifier
+from twofold.encoders.load import kind_of
 from twofold.errors import UserError
-from twofold.evaluation.features import extract
+from twofold.evaluation.features import Extractor, Pixels
 from twofold.evaluation.few_labels import SUBSET_GRID, fit_few
 from twofold.evaluation.label_subsets import labelled_part
 from twofold.evaluation.logistic import LinearModel
-from twofold.evaluation.splits import single_labels
+from twofold.evaluation.splits import match_classes, single_labels
 from twofold.heads import Classifier
+from twofold.kinds import EXAMPLE, Kind
 from twofold.runs.config import DistillConfig
-from twofold.views.resample import Resample
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ class Comparison:
     student_parameters: int
 
 
-def classifier_of(model: LinearModel, classes: int) -> Classifier:
+def classifier_of(model: LinearModel, classes: int, kind: Kind = "image") -> Classifier:
     """A logistic regression as a linear layer on the raw features: its centring and scale go into the weights.
 
     Raises:
@@ -56,8 +59,8 @@ def classifier_of(model: LinearModel, classes: int) -> Classifier:
     if model.classes.tolist() != list(range(classes)):
         missing = sorted(set(range(classes)) - set(model.classes.tolist()))
         raise UserError(
-            f"no labelled image of class {', '.join(map(str, missing[:10]))}: a teacher has to know every class; "
-            "give labels of each"
+            f"no labelled {EXAMPLE[kind]} of class {', '.join(map(str, missing[:10]))}: a teacher has to know every "
+            "class; give labels of each"
         )
     layer = Classifier(model.weight.shape[1], classes)
     weight = model.weight.astype(np.float64) / model.scale
@@ -67,51 +70,66 @@ def classifier_of(model: LinearModel, classes: int) -> Classifier:
     return layer
 
 
-def fit_classifier(
-    encoder: Encoder,
-    labelled: Source,
-    size: int | None = None,
-    resample: Resample = "antialias",
-    seed: int = 0,
-    batch: int = 256,
-) -> Classifier:
+def fit_classifier(encoder: Encoder, labelled: Source, extractor: Extractor, seed: int = 0) -> Classifier:
     """Fit a linear classifier on frozen features of labelled images (L-BFGS; the penalty chosen among them alone).
 
     Raises:
-        UserError: see `extract`; no labels, several labels an image, or a class without an image.
+        UserError: see `Extractor.extract`; no labels, several labels an image, or a class without an image.
     """
-    result = extract(encoder, labelled, size, batch, resample=resample)
+    result = extractor.extract(encoder, labelled)
     y = single_labels(result.labels, labelled.name)
     x, y = result.h[y >= 0], y[y >= 0]
     model, _ = fit_few(x, y, seed, 0, SUBSET_GRID)
-    return classifier_of(model, len(labelled.classes) if labelled.classes else int(y.max()) + 1)
+    return classifier_of(model, len(labelled.classes) if labelled.classes else int(y.max()) + 1, encoder.input.kind)
 
 
 def compare(
-    teacher: Encoder,
-    student: Encoder,
-    source: Source,
-    size: int | None = None,
-    resample: Resample = "antialias",
-    use_labels: bool = True,
-    batch: int = 256,
-    teacher_size: int | None = None,
+    teacher: tuple[Encoder, Extractor], student: tuple[Encoder, Extractor], source: Source, use_labels: bool = True
 ) -> Comparison:
-    """Run both classifiers, whose features are logits, over the images of `source`, preprocessed as at test time.
+    """Run both classifiers, whose features are logits, over the images of `source`, each as it takes them at test time.
 
     Raises:
-        UserError: see `extract`.
+        UserError: see `Extractor.extract`.
     """
-    theirs = extract(teacher, source, teacher_size or size, batch, resample=resample)
-    ours = extract(student, source, size, batch, resample=resample)
+    theirs, ours = (extractor.extract(net, source) for net, extractor in (teacher, student))
     predicted, saw = ours.h.argmax(1), theirs.h.argmax(1)
     right: list[float | None] = [None, None]
     if use_labels and ours.labels is not None and ours.labels.ndim == 1 and (ours.labels >= 0).any():
         known = ours.labels >= 0
         right = [float((answer[known] == ours.labels[known]).mean()) for answer in (saw, predicted)]
     kept = right[1] / right[0] if right[0] and right[1] is not None else None
-    sizes = [sum(p.numel() for p in net.parameters()) for net in (teacher, student)]
+    sizes = [sum(p.numel() for p in net.parameters()) for net, _ in (teacher, student)]
     return Comparison(right[0], right[1], float((predicted == saw).mean()), kept, len(predicted), *sizes)
+
+
+def check_classes(
+    net: Encoder, names: list[str] | None, config: DistillConfig, train: Source, test: Source | None
+) -> None:
+    """Refuse labels of other classes than the teacher's before anything is trained."""
+    if config.unlabelled:
+        return
+    kind = EXAMPLE[net.input.kind]
+    labelled = [source for source in (train, test) if source is not None and source.labels is not None]
+    for source in labelled:
+        labels = single_labels(source.labels, source.name, least=1)
+        count = class_count(labels, source.classes)
+        if count != net.feature_dim:
+            raise UserError(
+                f"the teacher knows {net.feature_dim} classes, {source.name} has {count}: give a teacher of the same "
+                f"classes, or --unlabelled to take the {kind}s without their labels"
+            )
+        if names and source.classes and list(names) != list(source.classes):
+            theirs, ours = (", ".join(map(str, part[:5])) for part in (names, source.classes))
+            raise UserError(
+                f"the teacher's classes are {theirs}{' ...' if len(names) > 5 else ''}, those of {source.name} in "
+                f"their order {ours}{' ...' if len(source.classes) > 5 else ''}: give a teacher of the same classes, "
+                f"name them alike, or --unlabelled to take the {kind}s without their labels"
+            )
+    if len(labelled) == 2:
+        first, second = (single_labels(source.labels, source.name, least=1) for source in labelled)
+        moved = match_classes(first[first >= 0], train.classes, second[second >= 0], labelled[1].classes)
+        if not np.array_equal(moved, second[second >= 0]):
+            raise UserError(f"{train.name} and {labelled[1].name} number their classes differently; name them alike")
 
 
 def load_teacher(
@@ -185,9 +203,60 @@ class TeacherSource:
             return read_header(file)
         return {"spec": self.where.spec() if isinstance(self.where, Encoder) else {}, "extra": {}}
 
+    def kind(self) -> Kind:
+        """What examples it takes."""
+        if isinstance(self.where, Encoder):
+            return self.where.input.kind
+        return kind_of(self.header()["spec"])
+
+    def check_kind(self, source: Source) -> None:
+        """Raise a UserError where the examples of `source` are not what it takes."""
+        kind: Kind = "audio" if isinstance(source, AudioSource) else "image"
+        if kind != self.kind():
+            raise UserError(
+                f"the teacher {self.name} takes {EXAMPLE[self.kind()]}s, and {source.name} holds {EXAMPLE[kind]}s: "
+                f"give a teacher of {EXAMPLE[kind]}s"
+            )
+
+    def default_options(self) -> dict[str, Any]:
+        """How its images were read and its geometry of views, without colour and blur; all that was done to recordings.
+
+        That is crop and flip, as published.
+        """
+        if self.kind() == "audio":
+            return {"waves": self.header()["extra"].get("options", {}).get("waves", {})}
+        seen = self.views()
+        size = seen.get("size") or self.header()["spec"].get("size")
+        geometry = ("crop_area", "crop_aspect", "crop_rule", "resample", "flip", "rotation")
+        views = ({"size": size} if size else {}) | {name: seen[name] for name in geometry if name in seen}
+        return Pixels.of(self.header()).options() | {
+            "views": views | {"color_strength": 0.0, "grayscale": 0.0, "blur": 0.0}
+        }
+
+    def student_options(self) -> dict[str, Any]:
+        """Options of an encoder like its own; UserError for a module of the user's own."""
+        spec = dict(self.header()["spec"])
+        kind = spec.pop("kind", None)
+        if kind == "resnet":
+            depth = spec.pop("depth")
+            return {"name": f"resnet{depth}", **spec}
+        if kind in ("timm", "torchvision"):
+            name = f"{kind}:{spec.pop('name')}"
+            spec.pop("size", None)
+            return {"name": name} | {key: value for key, value in spec.items() if value is not None}
+        if kind == SpeechEncoder.kind:
+            return speech_options(spec)
+        raise UserError("the teacher is a module of your own, which no student can be built like: give --encoder.name")
+
     def views(self) -> dict[str, Any]:
         """Options of the views that it was trained on."""
         return dict(self.header()["extra"].get("options", {}).get("views", {}))
+
+    def extractor(self, config: DistillConfig) -> Extractor:
+        """How its test images are made: as in its own training, and as the student's where that is not known."""
+        views = self.views()
+        size, resample = views.get("size") or config.views.size, views.get("resample", config.views.resample)
+        return Extractor(size=size, resample=resample, pixels=Pixels.of(self.header()))
 
     def class_names(self, config: DistillConfig) -> list[str] | None:
         """Names of the classes of its classifier: of the labels that it is fitted on, or as the file has them."""
@@ -218,8 +287,6 @@ class TeacherSource:
         if self.labelled is None:
             raise UserError(f"--teacher_labels {config.teacher_labels}: the data have no labels to fit a classifier on")
         part, words = labelled_part(self.labelled, config.teacher_labels, config.seed)
-        views = self.views()
         print_rank0(f"fitting the teacher's classifier on {words}")
-        size, resample = views.get("size") or config.views.size, views.get("resample", config.views.resample)
-        classifier = fit_classifier(encoder.to(device), part, size, resample, config.seed)
+        classifier = fit_classifier(encoder.to(device), part, self.extractor(config), config.seed)
         return EncoderWithClassifier(encoder, classifier.to(device)).eval()

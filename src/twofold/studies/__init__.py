@@ -1,1 +1,28 @@
-"""The papers' questions asked of your own data: each study is many runs or fits, a table, a plot and a report."""
+"""The papers' questions asked of your own data: each study is many runs or fits, a table, a plot and a report.
+
+A new study is a file with a subclass of `twofold.studies.base.Study`, and a line in `STUDIES`.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Line(NamedTuple):
+    """A study as `twofold --help` lists it: the module and class that hold it, and its question."""
+
+    place: str
+    summary: str
+
+
+STUDIES: dict[str, Line] = {
+    "methods": Line("twofold.studies.methods:MethodsStudy", "SimCLR and MoCo v2 at several batch sizes on your data"),
+    "finetune": Line(
+        "twofold.studies.finetuning:FinetuneStudy", "fine-tuning against labels and head layer, and from scratch"
+    ),
+    "distillation": Line(
+        "twofold.studies.distilling:DistillStudy", "students of teachers of their own and another kind"
+    ),
+    "classes": Line("twofold.studies.classes:ClassesStudy", "transfer against the number of classes, chance-corrected"),
+}
+"""The studies of `twofold study`; here, where listing them loads nothing else."""

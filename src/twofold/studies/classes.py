@@ -7,8 +7,9 @@ class and, separately, at a fixed total. The protocol is ours; the paper's own w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -19,23 +20,23 @@ from twofold.devices import choose_device
 from twofold.encoders import read_header
 from twofold.encoders.load import encoder_path, load
 from twofold.errors import UserError
-from twofold.evaluation.feature_cache import FeatureCache
+from twofold.evaluation.feature_cache import FeatureCache, Features
+from twofold.evaluation.features import Extractor, Pixels
 from twofold.evaluation.few_labels import fit_few
 from twofold.evaluation.label_subsets import balanced_subset
 from twofold.evaluation.scores import score
 from twofold.evaluation.splits import check_test_labels, single_labels
 from twofold.randomness import permutation
 from twofold.report import Report, Table, line_figure
-from twofold.report.tables import curve, spread, terminal
-from twofold.studies import classes
-from twofold.studies.folder import StudyFolder, _parts
+from twofold.report.tables import curve, spread
+from twofold.studies.base import Folder, Study, train_and_test
 
 Rule = Literal["per_class", "total"]
 RULES: dict[Rule, str] = {"per_class": "images a class fixed", "total": "total fixed"}
 
 
 @dataclass(frozen=True)
-class ClassesStudy:
+class ClassesConfig:
     """What is compared."""
 
     run: str | None = None
@@ -83,20 +84,28 @@ def chance_corrected(top1: float, classes: int) -> float:
     return (top1 - 1 / classes) / (1 - 1 / classes)
 
 
-def class_counts(study: ClassesStudy, there: int) -> list[int]:
+def class_counts(study: ClassesConfig, available: int) -> list[int]:
     """The numbers of classes, ascending; UserError for more than there are."""
     if study.classes is None:
-        return sorted({count for count in (2, 5, 10, 20, 50, 100) if count <= there} | {min(there, 100)})
-    if max(study.classes) > there:
-        raise UserError(f"--classes {max(study.classes)}: the data have {there} classes")
+        return sorted({count for count in (2, 5, 10, 20, 50, 100) if count <= available} | {min(available, 100)})
+    if max(study.classes) > available:
+        raise UserError(f"--classes {max(study.classes)}: the data have {available} classes")
     return sorted(set(study.classes))
 
 
 def measure(
-    study: ClassesStudy, x: NDArray[np.float32], y: NDArray[np.int64], x_test: NDArray[np.float32],
+    study: ClassesConfig, x: NDArray[np.float32], y: NDArray[np.int64], x_test: NDArray[np.float32],
     y_test: NDArray[np.int64],
 ) -> list[Point]:  # fmt: skip
-    """Fit a logistic regression for each number of classes, rule and draw, on features [N, d].
+    """Fit a logistic regression for each number of classes, rule and draw (see `measure_draw`)."""
+    return [point for draw in range(study.draws) for point in measure_draw(study, draw, x, y, x_test, y_test)]
+
+
+def measure_draw(
+    study: ClassesConfig, draw: int, x: NDArray[np.float32], y: NDArray[np.int64], x_test: NDArray[np.float32],
+    y_test: NDArray[np.int64],
+) -> list[Point]:  # fmt: skip
+    """Fit a logistic regression for each number of classes and rule, on features [N, d].
 
     A draw's fewer classes are among its more classes. Test images are all those of the chosen classes.
 
@@ -109,24 +118,23 @@ def measure(
     if total < counts[-1]:
         raise UserError(f"--total {total}: {counts[-1]} classes need at least one image each")
     points = []
-    for draw in range(study.draws):
-        order = known[permutation(study.seed, "classes", draw, len(known))]
-        for count in counts:
-            selection = order[:count]
-            own = np.where(np.isin(y, selection), y, -1)
-            tested = np.isin(y_test, selection)
-            budgets: dict[Rule, int] = {"per_class": study.per_class * count, "total": total}
-            for rule, images in budgets.items():
-                least = int(np.bincount(own[own >= 0])[selection].min())
-                if -(-images // count) > least:
-                    raise UserError(
-                        f"{-(-images // count)} images of each of {count} classes are needed, one class has {least}: "
-                        f"lower --{rule}"
-                    )
-                part = balanced_subset(own, total=images, seed=study.seed, draw=draw)
-                model, _ = fit_few(x[part], y[part], study.seed, draw)
-                top1 = score(model.logits(x_test[tested]), model.classes, y_test[tested]).top1
-                points.append(Point(count, rule, draw, images, top1, chance_corrected(top1, count)))
+    order = known[permutation(study.seed, "classes", draw, len(known))]
+    for count in counts:
+        selection = order[:count]
+        own = np.where(np.isin(y, selection), y, -1)
+        tested = np.isin(y_test, selection)
+        budgets: dict[Rule, int] = {"per_class": study.per_class * count, "total": total}
+        for rule, images in budgets.items():
+            least = int(np.bincount(own[own >= 0])[selection].min())
+            if -(-images // count) > least:
+                raise UserError(
+                    f"{-(-images // count)} images of each of {count} classes are needed, one class has {least}: "
+                    f"lower --{rule}"
+                )
+            part = balanced_subset(own, total=images, seed=study.seed, draw=draw)
+            model, _ = fit_few(x[part], y[part], study.seed, draw)
+            top1 = score(model.logits(x_test[tested]), model.classes, y_test[tested]).top1
+            points.append(Point(count, rule, draw, images, top1, chance_corrected(top1, count)))
     return points
 
 
@@ -148,7 +156,7 @@ def table(points: Sequence[Point]) -> Table:
     return Table("Number of classes", ["", *heads], rows, note)
 
 
-def reading(points: Sequence[Point]) -> str:
+def interpretation(points: Sequence[Point]) -> str:
     """What came of it, in plain words."""
     counts = sorted({p.classes for p in points})
     parts = []
@@ -166,7 +174,7 @@ def reading(points: Sequence[Point]) -> str:
     return "Chance-corrected accuracy in %: " + "; ".join(parts) + "."
 
 
-def report(points: Sequence[Point], data: str) -> Report:
+def page(points: Sequence[Point], data: str) -> Report:
     """The page."""
     counts = sorted({p.classes for p in points})
 
@@ -181,23 +189,50 @@ def report(points: Sequence[Point], data: str) -> Report:
         line_figure("Accuracy", "classes", counts, curves("top1"), percent=True, log_x=True),
         line_figure("Chance-corrected accuracy", "classes", counts, curves("corrected"), percent=True, log_x=True),
     ]
-    return Report("Number of classes", {"data": data}, tables=[table(points)], figures=figures, lead=reading(points))
-
-
-def study_classes(data: str, folder: StudyFolder, study: ClassesStudy) -> str:
-    """Transfer of one encoder against the number of classes."""
-    file = encoder_path(str(study.run))
-    model, views = (
-        load(file, device=choose_device(study.device, "--device")),
-        read_header(file)["extra"].get("options", {}).get("views", {}),
+    return Report(
+        "Number of classes", {"data": data}, tables=[table(points)], figures=figures, lead=interpretation(points)
     )
-    train, test = _parts(data, study.test, study.data, model.input.channels)
-    y_test = check_test_labels(train, test)
-    single_labels(train.labels, train.name)
-    folder.start()
-    size, resample = views.get("size"), views.get("resample", "antialias")
-    cache = FeatureCache.beside(file)
-    bank, queries = (cache.extract(model, source, size, resample=resample) for source in (train, test))
-    points = classes.measure(study, bank.h, np.asarray(bank.labels), queries.h, y_test[queries.index])
-    page = folder.finish([asdict(point) for point in points], classes.report(points, data))
-    return f"{terminal(classes.table(points))}\n{classes.reading(points)}\n{folder.file}\n{page}"
+
+
+class ClassesStudy(Study[int, Point]):
+    """Transfer of one encoder against the number of classes; a part is a draw of classes and images."""
+
+    name = "classes"
+    Config = ClassesConfig
+    table = staticmethod(table)
+    interpretation = staticmethod(interpretation)
+
+    def __init__(self, data: str, config: ClassesConfig, folder: Folder) -> None:
+        self.data, self.config, self.folder = data, config, folder
+
+    def plan(self) -> Sequence[int]:
+        """One part a draw."""
+        file = encoder_path(str(self.config.run))
+        device = choose_device(self.config.device, "--device")
+        self.file, self.model = file, load(file, device=device)
+        reading = Pixels.of(read_header(file)).fill(self.config.data)
+        self.train, self.test = train_and_test(self.data, self.config.test, reading, self.model.input.channels)
+        self.targets = check_test_labels(self.train, self.test)
+        single_labels(self.train.labels, self.train.name)
+        return range(self.config.draws)
+
+    def run(self, part: int) -> Sequence[Point]:
+        """The fits of a draw."""
+        bank, queries = self._features
+        return measure_draw(self.config, part, bank.h, np.asarray(bank.labels), queries.h, self.targets[queries.index])
+
+    @cached_property
+    def _features(self) -> tuple[Features, Features]:
+        """Of all training and test images."""
+        extractor = Extractor.of(self.file, cache=FeatureCache.beside(self.file))
+        bank, queries = (extractor.extract(self.model, part) for part in (self.train, self.test))
+        return bank, queries
+
+    def measured(self, cell: Point) -> Mapping[str, float]:
+        """Accuracy and what is left of it above chance, by number of classes and rule."""
+        name = f"{cell.classes} classes, {RULES[cell.rule]}"
+        return {f"{name}: top1": cell.top1, f"{name}: corrected": cell.corrected}
+
+    def page(self, cells: Sequence[Point]) -> Report:
+        """Both accuracies against the number of classes."""
+        return page(cells, self.data)

@@ -7,26 +7,25 @@ protocol is ours; the paper's own was not available.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any
+import signal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from twofold.console import console
-from twofold.data import DataConfig, Source
+from twofold.data import DataConfig
 from twofold.encoders import build_encoder, read_header
 from twofold.encoders.load import encoder_path
 from twofold.errors import Stopped, UserError
+from twofold.evaluation.features import Pixels
 from twofold.options import OptionsParser, merge
 from twofold.report import Report, Series, Table, line_figure
-from twofold.report.tables import spread, terminal
+from twofold.report.tables import spread
 from twofold.runs import distill as distillation
 from twofold.runs.config import DistillConfig
 from twofold.runs.teacher import TeacherSource
-from twofold.studies import distilling
-from twofold.studies.folder import StudyFolder, _one_label_each, _parts, _shared
+from twofold.studies.base import Folder, Study, check_one_label, shared_options, train_and_test
 
 SET_BY_THE_STUDY = {
     "encoder": "and name the students by --students",
@@ -40,7 +39,7 @@ SET_BY_THE_STUDY = {
 
 
 @dataclass(frozen=True)
-class DistillStudy:
+class DistillStudyConfig:
     """What is compared."""
 
     teachers: tuple[str, ...] = ()
@@ -104,21 +103,24 @@ def student_options(name: str, stem: str | None) -> dict[str, Any]:
     return options | ({"stem": stem} if stem and model.startswith("resnet") else {})
 
 
+_MEASURED = ("teacher_top1", "student_top1", "gap", "agreement")
+
+
 def table(pairs: Sequence[Pair]) -> Table:
     """A row for each pair and temperature."""
     rows = []
     for key in dict.fromkeys((p.teacher, p.student, p.temperature) for p in pairs):
         group = [p for p in pairs if (p.teacher, p.student, p.temperature) == key]
-        message = "same" if group[0].same_base else "other"
-        names = ("teacher_top1", "student_top1", "gap", "agreement")
-        rows.append([key[0], key[1], message, f"{key[2]:g}", *(spread([getattr(p, n) for p in group]) for n in names)])
+        base = "same" if group[0].same_base else "other"
+        values = (spread([getattr(p, name) for p in group]) for name in _MEASURED)
+        rows.append([key[0], key[1], base, f"{key[2]:g}", *values])
     columns = ["teacher", "student", "base", "temperature", "teacher", "student", "gap", "agreement"]
     seeds = len({p.seed for p in pairs})
     note = f"Test accuracy and agreement in %, mean ± standard deviation over {seeds} seeds of the student."
     return Table("Same base or another?", columns, rows, note)
 
 
-def reading(pairs: Sequence[Pair]) -> str:
+def interpretation(pairs: Sequence[Pair]) -> str:
     """What came of it: each student from the teacher of its own kind against the others, in plain words."""
     parts = []
     for student in dict.fromkeys(p.student for p in pairs):
@@ -139,7 +141,7 @@ def reading(pairs: Sequence[Pair]) -> str:
     return "Own kind less another kind. " + "; ".join(parts) + "." if parts else "No student met both kinds of teacher."
 
 
-def report(pairs: Sequence[Pair], data: str) -> Report:
+def page(pairs: Sequence[Pair], data: str) -> Report:
     """The page."""
     students = list(dict.fromkeys(p.student for p in pairs))
     at = list(range(len(students)))
@@ -153,54 +155,91 @@ def report(pairs: Sequence[Pair], data: str) -> Report:
         lines.append(Series(name, means, bars))
     note = ", ".join(f"{i}: {name}" for i, name in enumerate(students))
     figure = line_figure("Student less teacher", "student", at, lines, percent=True, note=note)
-    return Report("Same base or another?", {"data": data}, tables=[table(pairs)], figures=[figure], lead=reading(pairs))
+    return Report(
+        "Same base or another?", {"data": data}, tables=[table(pairs)], figures=[figure], lead=interpretation(pairs)
+    )
 
 
-def study_distillation(data: str, folder: StudyFolder, study: DistillStudy) -> str:
-    """Every student from every teacher, with teachers of the same and of another architecture."""
-    files = [encoder_path(teacher) for teacher in study.teachers]
-    headers = [read_header(file) for file in files]
-    channels = {header["spec"].get("channels") for header in headers}
-    train, test = _parts(data, study.test, study.data, next(iter(channels)))
-    _one_label_each(train, test)
-    shared = _shared(study.config, study.data, distilling.SET_BY_THE_STUDY)
-    stem = next((header["spec"].get("stem") for header in headers if header["spec"].get("stem")), None)
-    own = [distillation.student_as_teacher(TeacherSource(file)) for file in files]
-    students = {_title(options): options for options in own}
-    if study.students is not None:
-        students = {s: student_options(s, stem) | {"channels": train.channels} for s in study.students}
-    names = ("epochs", "batch", "alpha", "teacher_labels")
-    shared |= {name: getattr(study, name) for name in names if getattr(study, name) is not None}
-    for options in students.values():  # whatever is wrong with one is said before the first is trained
-        parser, origin = OptionsParser(DistillConfig), study.config or "options"
-        build_encoder(parser.build(merge(shared, {"encoder": options}), origin).encoder)
-    folder.start()
-    pairs = []
-    for t, file in enumerate(files):
-        for s, (name, encoder) in enumerate(students.items()):
-            for k, temperature in enumerate(study.temperatures):
-                for seed in range(study.seeds):
-                    options = {"encoder": encoder, "temperature": temperature, "seed": seed}
-                    place = folder.path / f"teacher{t}-student{s}-temperature{k}-seed{seed}"
-                    pairs.append(_pair(file, own[t], name, train, test, place, merge(shared, options)))
-    page = folder.finish([asdict(pair) | {"gap": pair.gap} for pair in pairs], distilling.report(pairs, data))
-    return f"{terminal(distilling.table(pairs))}\n{distilling.reading(pairs)}\n{folder.file}\n{page}"
+class DistillPart(NamedTuple):
+    """A run to be made: its folder's name, the teacher's number, the student's name, and its options."""
+
+    name: str
+    teacher: int
+    student: str
+    options: dict[str, Any]
 
 
-def _pair(
-    file: Path, teacher: dict[str, Any], student: str, train: Source, test: Source, place: Path, options: dict[str, Any]
-) -> Pair:
-    """One student from one teacher."""
-    console.print(f"{place.name}: {student} from {_title(teacher)}", markup=False)
-    result = distillation.distill(file, train, place, options, test=test, labelled=train)
-    if result.comparison is None:
-        raise Stopped("stopped; the same command with --resume goes on", result.stopped_by or 2)
-    c = result.comparison
-    if c.teacher_top1 is None or c.student_top1 is None:
-        raise UserError(f"{test.name} has no labels to score both on")
-    same = read_header(place / "encoder.safetensors")["spec"] == read_header(file)["spec"]
-    return Pair(_title(teacher), student, same, options["temperature"], options["seed"], c.teacher_top1, c.student_top1,
-                c.agreement)  # fmt: skip
+class DistillStudy(Study[DistillPart, Pair]):
+    """Every student from every teacher, with teachers of the same and of another architecture; a part is a run."""
+
+    name = "distillation"
+    Config = DistillStudyConfig
+    table = staticmethod(table)
+    interpretation = staticmethod(interpretation)
+
+    def __init__(self, data: str, config: DistillStudyConfig, folder: Folder) -> None:
+        self.data, self.config, self.folder = data, config, folder
+
+    def plan(self) -> Sequence[DistillPart]:
+        """One part a run: teachers by students by temperatures by seeds."""
+        config = self.config
+        self.files = [encoder_path(teacher) for teacher in config.teachers]
+        headers = [read_header(file) for file in self.files]
+        channels = {header["spec"].get("channels") for header in headers}
+        reading = Pixels.of(headers[0]).fill(config.data)
+        self.train, self.test = train_and_test(self.data, config.test, reading, next(iter(channels)))
+        check_one_label(self.train, self.test)
+        shared = shared_options(config.config, reading, SET_BY_THE_STUDY)
+        stem = next((header["spec"].get("stem") for header in headers if header["spec"].get("stem")), None)
+        self.teachers = [TeacherSource(file).student_options() for file in self.files]
+        students = {_title(options): options for options in self.teachers}
+        if config.students is not None:
+            students = {s: student_options(s, stem) | {"channels": self.train.channels} for s in config.students}
+        names = ("epochs", "batch", "alpha", "teacher_labels")
+        shared |= {name: getattr(config, name) for name in names if getattr(config, name) is not None}
+        for options in students.values():
+            parser, origin = OptionsParser(DistillConfig), config.config or "options"
+            build_encoder(parser.build(merge(shared, {"encoder": options}), origin).encoder)
+        return [
+            DistillPart(
+                f"teacher{t}-student{s}-temperature{k}-seed{seed}", t, student,
+                merge(shared, {"encoder": encoder, "temperature": temperature, "seed": seed}),
+            )
+            for t in range(len(self.files))
+            for s, (student, encoder) in enumerate(students.items())
+            for k, temperature in enumerate(config.temperatures)
+            for seed in range(config.seeds)
+        ]  # fmt: skip
+
+    def describe(self, part: DistillPart) -> str:
+        """Who learns from whom."""
+        return f"{part.name}: {part.student} from {_title(self.teachers[part.teacher])}"
+
+    def run(self, part: DistillPart) -> Sequence[Pair]:
+        """One student from one teacher, or the result of a run that is done."""
+        file, place, options = self.files[part.teacher], self.folder.path / part.name, part.options
+        result = distillation.distill(file, self.train, place, options, test=self.test, labelled=self.train)
+        if result.comparison is None:
+            raise Stopped.at(f"in {place}", result.stopped_by or signal.SIGINT)
+        c = result.comparison
+        if c.teacher_top1 is None or c.student_top1 is None:
+            raise UserError(f"{self.test.name} has no labels to score both on")
+        same = read_header(place / "encoder.safetensors")["spec"] == read_header(file)["spec"]
+        teacher, temperature, seed = _title(self.teachers[part.teacher]), options["temperature"], options["seed"]
+        return [Pair(teacher, part.student, same, temperature, seed, c.teacher_top1, c.student_top1, c.agreement)]
+
+    def measured(self, cell: Pair) -> Mapping[str, float]:
+        """Accuracies, gap and agreement by teacher, student and temperature."""
+        name = f"{cell.student} from {cell.teacher}, temperature {cell.temperature:g}"
+        return {f"{name}: {what}": getattr(cell, what) for what in _MEASURED}
+
+    def as_dict(self, cell: Pair) -> dict[str, Any]:
+        """With the gap."""
+        return super().as_dict(cell) | {"gap": cell.gap}
+
+    def page(self, cells: Sequence[Pair]) -> Report:
+        """The gap of each student, by kind of teacher."""
+        return page(cells, self.data)
 
 
 def _title(encoder: dict[str, Any]) -> str:

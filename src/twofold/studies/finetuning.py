@@ -7,26 +7,26 @@ available.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+import signal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from twofold.console import console
 from twofold.data import DataConfig
-from twofold.encoders import load_head
+from twofold.encoders import load_head, read_header
 from twofold.encoders.load import encoder_path, load
 from twofold.errors import Stopped, UserError
+from twofold.evaluation.features import Pixels
 from twofold.evaluation.label_subsets import is_list, label_positions
 from twofold.evaluation.scores import Scores
 from twofold.options import OptionsParser, merge
 from twofold.report import Report, Series, Table, line_figure
-from twofold.report.tables import curve, spread, terminal
+from twofold.report.tables import curve, spread
 from twofold.runs.config import FinetuneConfig
 from twofold.runs.finetune import finetune
-from twofold.studies import finetuning
-from twofold.studies.folder import StudyFolder, _one_label_each, _parts, _shared
+from twofold.studies.base import Folder, Study, check_one_label, shared_options, train_and_test
 
 SCRATCH = -1
 SET_BY_THE_STUDY = {
@@ -41,7 +41,7 @@ SET_BY_THE_STUDY = {
 
 
 @dataclass(frozen=True)
-class FinetuneStudy:
+class FinetuneStudyConfig:
     """What is compared."""
 
     run: str | None = None
@@ -81,13 +81,23 @@ class Trial:
     top1: float
 
 
-def plan(study: FinetuneStudy, layers: int) -> list[tuple[str, str, int, int, dict[str, Any]]]:
-    """(name, labels, layer, draw, options of fine-tuning) of each run, for a head of so many layers."""
+class FinetunePart(NamedTuple):
+    """A run to be made: its folder's name, labels, layer of the head (-1: from scratch), draw, and its options."""
+
+    name: str
+    labels: str
+    from_head: int
+    draw: int
+    options: dict[str, Any]
+
+
+def plan(study: FinetuneStudyConfig, layers: int) -> list[FinetunePart]:
+    """The runs, for a head of so many layers."""
     entries = tuple(range(max(1, layers))) if study.from_head is None else study.from_head
     if not entries or min(entries) < 0 or max(entries) > layers:
         raise UserError(f"--from_head {list(entries)}: the run's head has {layers} layers; give 0..{layers}")
     budget = {k: v for k, v in (("epochs", study.epochs), ("batch", study.batch)) if v is not None}
-    cells = []
+    parts = []
     for place, labels in enumerate(study.labels):
         for draw in range(study.draws):
             for entry in (*entries, SCRATCH):
@@ -95,8 +105,8 @@ def plan(study: FinetuneStudy, layers: int) -> list[tuple[str, str, int, int, di
                 drawn = {} if labels == "all" or is_list(labels) else {"draw": draw}
                 options = {"labels": labels, "seed": draw} | drawn | budget | own
                 name = f"labels{place}-{'scratch' if entry == SCRATCH else f'head{entry}'}-draw{draw}"
-                cells.append((name, labels, entry, draw, options))
-    return cells
+                parts.append(FinetunePart(name, labels, entry, draw, options))
+    return parts
 
 
 def title(entry: int) -> str:
@@ -119,7 +129,7 @@ def table(trials: Sequence[Trial]) -> Table:
     return Table("Fine-tuning", ["", *(f"{c:,} labels" for c in counts)], rows, note)
 
 
-def reading(trials: Sequence[Trial]) -> str:
+def interpretation(trials: Sequence[Trial]) -> str:
     """What came of it, in plain words: each start against the control, and the head's layers against the features.
 
     All starts of a draw have the same labels and seed, so it is their differences that are averaged; one counts where
@@ -146,39 +156,63 @@ def _against(trials: Sequence[Trial], first: int, second: int) -> str:
     return f"{name[0].upper()}{name[1:]} less {title(second)}: {'; '.join(parts)}."
 
 
-def report(trials: Sequence[Trial], data: str) -> Report:
+def page(trials: Sequence[Trial], data: str) -> Report:
     """The page."""
     counts = sorted({t.count for t in trials})
     lines: list[Series] = []
     for entry in dict.fromkeys(t.from_head for t in trials):
-        result = {c: [t.top1 for t in trials if t.from_head == entry and t.count == c] for c in counts}
-        lines.append(curve(title(entry), counts, result, dashed=entry == SCRATCH))
+        values = {c: [t.top1 for t in trials if t.from_head == entry and t.count == c] for c in counts}
+        lines.append(curve(title(entry), counts, values, dashed=entry == SCRATCH))
     figure = line_figure("Accuracy", "labels", counts, lines[:5], percent=True, log_x=True)
     return Report(
-        "Fine-tuning against labels", {"data": data}, tables=[table(trials)], figures=[figure], lead=reading(trials)
+        "Fine-tuning against labels",
+        {"data": data},
+        tables=[table(trials)],
+        figures=[figure],
+        lead=interpretation(trials),
     )
 
 
-def study_finetune(data: str, folder: StudyFolder, study: FinetuneStudy) -> str:
-    """Fine-tuning against labels and head layer, with training from scratch as the control."""
-    file = encoder_path(str(study.run))
-    head = load_head(file)
-    cells = finetuning.plan(study, len(head.layers) if head else 0)
-    train, test = _parts(data, study.test, study.data, load(file).input.channels)
-    _one_label_each(train, test)
-    shared = _shared(study.config, study.data, finetuning.SET_BY_THE_STUDY)
-    for *_, options in (cells[0], cells[-1]):  # whatever is wrong with one is said before the first is trained
-        OptionsParser(FinetuneConfig).build(merge(shared, options), study.config or "options")
-    for labels in study.labels:
-        label_positions(train, labels)
-    folder.start()
-    trials = []
-    for number, (name, labels, entry, draw, options) in enumerate(cells, 1):
-        console.print(f"run {number} of {len(cells)}: {name}", markup=False)
-        result = finetune(file, train, test, folder.path / name, merge(shared, options), quiet=True)
+class FinetuneStudy(Study[FinetunePart, Trial]):
+    """Fine-tuning against labels and head layer, with training from scratch as the control; a part is a run."""
+
+    name = "finetune"
+    Config = FinetuneStudyConfig
+    table = staticmethod(table)
+    interpretation = staticmethod(interpretation)
+
+    def __init__(self, data: str, config: FinetuneStudyConfig, folder: Folder) -> None:
+        self.data, self.config, self.folder = data, config, folder
+
+    def plan(self) -> Sequence[FinetunePart]:
+        """One part a run."""
+        config = self.config
+        self.file = encoder_path(str(config.run))
+        head = load_head(self.file)
+        parts = plan(config, len(head.layers) if head else 0)
+        reading = Pixels.of(read_header(self.file)).fill(config.data)
+        self.train, self.test = train_and_test(self.data, config.test, reading, load(self.file).input.channels)
+        check_one_label(self.train, self.test)
+        self.shared = shared_options(config.config, reading, SET_BY_THE_STUDY)
+        for part in (parts[0], parts[-1]):
+            OptionsParser(FinetuneConfig).build(merge(self.shared, part.options), config.config or "options")
+        for labels in config.labels:
+            label_positions(self.train, labels)
+        return parts
+
+    def run(self, part: FinetunePart) -> Sequence[Trial]:
+        """Fine-tune, or read the result of a run that is done."""
+        options, place = merge(self.shared, part.options), self.folder.path / part.name
+        result = finetune(self.file, self.train, self.test, place, options, quiet=True)
         if not result.complete:
-            raise Stopped("stopped; the same command with --resume goes on", result.stopped_by or 2)
+            raise Stopped.at(f"in {place}", result.stopped_by or signal.SIGINT)
         assert isinstance(result.scores, Scores)  # of one label an image
-        trials.append(Trial(labels, result.labels, entry, draw, result.scores.top1))
-    page = folder.finish([asdict(trial) for trial in trials], finetuning.report(trials, data))
-    return f"{terminal(finetuning.table(trials))}\n{finetuning.reading(trials)}\n{folder.file}\n{page}"
+        return [Trial(part.labels, result.labels, part.from_head, part.draw, result.scores.top1)]
+
+    def measured(self, cell: Trial) -> Mapping[str, float]:
+        """Accuracy by start and number of labels."""
+        return {f"{title(cell.from_head)}, {cell.count:,} labels: top1": cell.top1}
+
+    def page(self, cells: Sequence[Trial]) -> Report:
+        """Accuracy against the number of labels."""
+        return page(cells, self.data)

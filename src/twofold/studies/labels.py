@@ -1,10 +1,9 @@
-"""`twofold labels`: how many labels do I need? Accuracy against their number, for three ways to use them."""
+"""How many labels do I need? Accuracy against their number, for three ways to use them."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-import importlib.util
 import json
 import math
 import signal
@@ -12,27 +11,28 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from twofold.console import console
-from twofold.data import DataConfig, Source
+from twofold.console import print_rank0
+from twofold.data import DataConfig
 from twofold.devices import choose_device
 from twofold.encoders import read_header
-from twofold.encoders.load import encoder_path, load
-from twofold.errors import Stopped, UserError, named
+from twofold.encoders.load import load
+from twofold.errors import Stopped, UserError
 from twofold.evaluation.feature_cache import FeatureCache
+from twofold.evaluation.features import Extractor
 from twofold.evaluation.few_labels import LabelEfficiency, label_efficiency
 from twofold.evaluation.label_subsets import label_positions
 from twofold.evaluation.parts import evaluation_parts, labelled_parts
 from twofold.evaluation.splits import check_test_labels
-from twofold.options import OptionsParser, merge
+from twofold.files import check_out, write_atomically
 from twofold.report import Report, label_figure, label_table, write_report
 from twofold.runs.finetune import finetune
-from twofold.training.rundir import RunDirectory
+from twofold.studies.base import Study, check_one_label
 
 Way = Literal["linear", "finetuned", "scratch"]
 NAMES: dict[Way, str] = {
@@ -76,83 +76,179 @@ class LabelsConfig:
             raise UserError("--ways and --counts need one entry at least")
 
 
-@dataclass(frozen=True)
-class LabelsReport:
-    """Cells by way and number of labels, what they say, and the files in the run."""
+class LabelsPart(NamedTuple):
+    """One way to use the labels, with each of some numbers of them."""
 
-    cells: tuple[LabelEfficiency, ...]
-    reading: str
-    file: Path
-    page: Path | None
-
-    def text(self) -> str:
-        """For people."""
-        table = label_table(self.cells)
-        widths = [
-            max(len(str(table.columns[j])), *(len(table.text(i, j)) for i in range(len(table.rows))))
-            for j in range(len(table.columns))
-        ]
-        rows = [list(table.columns), *([table.text(i, j) for j in range(len(widths))] for i in range(len(table.rows)))]
-        lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
-        where = f"{self.file}" + (f", {self.page}" if self.page else "")
-        return "\n".join(["Test accuracy in %, mean ± standard deviation over draws", *lines, self.reading, where])
+    way: Way
+    counts: tuple[int, ...]
 
 
-@named("training.device")
-def labels(
-    run: str | Path, data: Any, *, test: Any = None, encoder: nn.Module | None = None, **options: Any
-) -> LabelsReport:
-    """Measure what few labels buy with a pretrained encoder, and without it.
-
-    Each training is a run in the folder `out`, so that the same call goes on where one was stopped.
+class LabelsFolder:
+    """`labels.json`, `labels.html` and a run for each training: of one encoder and one data set.
 
     Args:
-        run: a run's folder.
-        data: labelled images: whatever `twofold.pretrain` takes.
-        test: data for the score; without it the data's own test split, or else a fifth of each class, held out.
-        encoder: your own module, if the run was trained with one.
-        options: fields of `LabelsConfig`, nested or dotted.
-
-    Returns:
-        The accuracies; `labels.json` and `labels.html` in the folder `out` hold them.
-
-    Raises:
-        UserError: for anything wrong in the options, the encoder or the data; results of another encoder or other data
-            in `out`.
-        Stopped: if SIGINT or SIGTERM ended it early.
+        path: of the folder.
+        subject: hashes of what is compared, and on what.
+        facts: what else `labels.json` says.
+        resume: go on with what is in the folder.
     """
-    config, path = OptionsParser(LabelsConfig).build(options), encoder_path(run)
-    _refuse_unused(config, options)
-    channels = read_header(path)["spec"].get("channels")
-    reading = dataclasses.replace(config.data, channels=config.data.channels or channels)
-    train, scored = labelled_parts(*evaluation_parts(data, test, reading), seed=config.seed)
-    targets = check_test_labels(train, scored)
-    y = cast(NDArray[np.int64], train.labels)
-    if y.ndim != 1:
-        raise UserError(
-            f"{train.name} has several labels an image, and `twofold labels` counts one right class: give single labels"
+
+    def __init__(self, path: Path, subject: Mapping[str, str], facts: Mapping[str, Any], resume: bool) -> None:
+        self._path, self.subject, self.facts, self.resume = path, subject, facts, resume
+
+    @property
+    def path(self) -> Path:
+        return self._path
+
+    @property
+    def file(self) -> Path:
+        return self._path / "labels.json"
+
+    def start(self) -> None:
+        """Raise a UserError if the folder holds the result of another encoder or of other data."""
+        trained = next(self._path.glob("*-draw*/config.yaml"), None) is not None
+        check_out(self._path, self.file.exists() or trained, "study", self.resume)
+        if not self.file.exists():
+            return
+        try:
+            subject = dict(json.loads(self.file.read_text())["subject"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{self.file} is damaged: {error!r}; remove it, or choose another --out") from error
+        differing = [name for name, value in self.subject.items() if subject.get(name) != value]
+        if differing:
+            message = f"{self.file} is the result with another {' and '.join(differing)}"
+            raise UserError(f"{message}; choose another --out, or remove it")
+
+    def finish(self, results: Sequence[dict[str, Any]], interpretation: str, report: Report | None) -> Path | None:
+        """Write `labels.json` and `labels.html`."""
+        document = {"cells": results, "interpretation": interpretation, "subject": dict(self.subject), **self.facts}
+        text = json.dumps(document, indent=2) + "\n"
+        write_atomically(self.file, lambda file: file.write(text.encode()))
+        return None if report is None else write_report(self._path / "labels.html", report)
+
+
+class LabelsStudy(Study[LabelsPart, LabelEfficiency]):
+    """What few labels buy: a part is a way with a number of labels, every draw of them a run of its own."""
+
+    name = "labels"
+    Config = LabelsConfig
+    table = staticmethod(label_table)
+
+    def __init__(
+        self, file: Path, data: Any, test: Any, config: LabelsConfig, given: Mapping[str, Any],
+        module: nn.Module | None, resume: bool,
+    ) -> None:  # fmt: skip
+        """`given` are the options that the user set, nested."""
+        self.encoder, self.data, self.scored, self.config = file, data, test, config
+        self.given, self.module, self.resume = given, module, resume
+
+    def plan(self) -> Sequence[LabelsPart]:
+        """A part for the linear classifier, which needs features but once, and one for each number of labels."""
+        config, path = self.config, self.encoder
+        _refuse_unused(config, self.given)
+        self.device = choose_device(config.device, "--device")
+        channels = read_header(path)["spec"].get("channels")
+        reading = dataclasses.replace(config.data, channels=config.data.channels or channels)
+        self.train, self.test = labelled_parts(*evaluation_parts(self.data, self.scored, reading), seed=config.seed)
+        self.targets = check_test_labels(self.train, self.test)
+        check_one_label(self.train, self.test, "`twofold labels`")
+        counts = _counts(config.counts, self.labels)
+        for count in counts:
+            label_positions(self.train, count, config.seed)  # refuse before hours go into the smaller ones
+        self.folder = LabelsFolder(
+            Path(config.out) if config.out else path.parent / "labels", self.subject, self._facts(), self.resume
         )
-    counts = _counts(config.counts, y)
-    for count in counts:
-        label_positions(train, count, config.seed)  # refuse before hours go into the smaller ones
-    folder = Path(config.out) if config.out else path.parent / "labels"
-    task = _Task(config, path, encoder, train, scored, folder, merge(options).get("data", {}))
-    task.check_folder()
-    cells: list[LabelEfficiency] = []
-    for way in config.ways:
-        if way == "linear":
-            cells += task.linear(y, targets, counts)
-        else:
-            cells += [task.trained(count, way) for count in counts]
-    return task.write(cells)
+        parts = []
+        for way in config.ways:
+            groups = [tuple(counts)] if way == "linear" else [(count,) for count in counts]
+            parts += [LabelsPart(way, group) for group in groups]
+        return parts
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """[N] of the training data, -1 where there is none."""
+        return cast(NDArray[np.int64], self.train.labels)
+
+    @cached_property
+    def subject(self) -> dict[str, str]:
+        """Hashes of what is compared, and on what."""
+        with self.encoder.open("rb") as file:
+            encoder = hashlib.file_digest(file, "sha256").hexdigest()
+        return {"encoder": encoder, "training data": self.train.fingerprint(), "test data": self.test.fingerprint()}
+
+    def _facts(self) -> dict[str, Any]:
+        train, test = self.train, self.test
+        return {
+            "draws": self.config.draws, "seed": self.config.seed,
+            "train": {"name": train.name, "images": len(train)}, "test": {"name": test.name, "images": len(test)},
+        }  # fmt: skip
+
+    def run(self, part: LabelsPart) -> Sequence[LabelEfficiency]:
+        """A classifier on frozen features, or a net trained in a run for each draw."""
+        if part.way == "linear":
+            return self._linear(list(part.counts))
+        return [self._trained(count, part.way) for count in part.counts]
+
+    def _linear(self, counts: list[int]) -> list[LabelEfficiency]:
+        """A linear classifier with each number of labels."""
+        model = load(self.encoder, self.module, self.device)
+        cache = FeatureCache.beside(self.encoder)
+        extractor = Extractor.of(self.encoder, workers=self.config.data.workers, cache=cache)
+        bank, queries = (extractor.extract(model, part) for part in (self.train, self.test))
+        known = self.targets[queries.index] >= 0
+        return label_efficiency(
+            {NAMES["linear"]: (bank.h, queries.h[known])}, self.labels[bank.index], self.targets[queries.index][known],
+            counts, self.config.draws, self.config.seed,
+        )  # fmt: skip
+
+    def _trained(self, count: int, way: Way) -> LabelEfficiency:
+        """One way with one number of labels."""
+        config, accuracies = self.config, []
+        # Another encoder and other data get folders of their own, though the first was stopped before its result.
+        key = hashlib.sha256(json.dumps(self.subject).encode()).hexdigest()[:8]
+        setting = f"{config.from_head}-{config.epochs or 'auto'}-{config.batch or 'auto'}-{config.seed}-{key}"
+        budget = {name: getattr(config, name) for name in ("epochs", "batch") if getattr(config, name) is not None}
+        for draw in range(config.draws if count < int((self.labels >= 0).sum()) else 1):
+            options: dict[str, Any] = {"labels": str(count), "draw": draw, "seed": config.seed}
+            options |= {"from_head": config.from_head, "from_scratch": way == "scratch"} | budget
+            options |= {"training": {"device": config.device}, "data": self.given.get("data", {})}
+            print_rank0(f"{NAMES[way]}, {count:,} labels, draw {draw + 1}")
+            run = self.folder.path / f"{way}-{count}-{setting}-draw{draw}"
+            result = finetune(self.encoder, self.train, self.test, run, options, module=self.module)
+            if not result.complete:
+                raise Stopped.at(f"in {run}", result.stopped_by or signal.SIGINT)
+            accuracies.append(result.metric)
+        return LabelEfficiency(NAMES[way], count, tuple(accuracies), ())
+
+    def interpretation(self, cells: Sequence[LabelEfficiency]) -> str:
+        """What the ways are worth, and what more labels buy."""
+        return interpret(cells, control=NAMES["scratch"])
+
+    def measured(self, cell: LabelEfficiency) -> Mapping[str, float]:
+        """Mean accuracy by way and number of labels."""
+        return {f"{cell.features}, {cell.labels:,} labels: top1": cell.mean}
+
+    def as_dict(self, cell: LabelEfficiency) -> dict[str, Any]:
+        """With the mean and the deviation."""
+        return super().as_dict(cell) | {"mean": cell.mean, "std": cell.std}
+
+    def page(self, cells: Sequence[LabelEfficiency]) -> Report:
+        """Accuracy against the number of labels."""
+        train, test = self.train, self.test
+        note = f"Test accuracy in %, mean ± standard deviation over {self.config.draws} draws of labels."
+        facts = {"data": train.name, "training images": len(train), "test images": len(test)}
+        return Report(
+            title=f"{self.encoder.parent.name}: how many labels do I need?", facts=facts,
+            lead=self.interpretation(cells), tables=[label_table(cells, note=note)], figures=[label_figure(cells)],
+        )  # fmt: skip
 
 
-def _refuse_unused(config: LabelsConfig, options: Mapping[str, Any]) -> None:
+def _refuse_unused(config: LabelsConfig, given: Mapping[str, Any]) -> None:
     """Raise a UserError for an option of the trainings where nothing is trained."""
     for name in ("epochs", "batch", "from_head"):
-        if config.ways == ("linear",) and options.get(name) is not None:
+        if config.ways == ("linear",) and given.get(name) is not None:
             raise UserError(
-                f"--{name} {options[name]} has no effect with --ways [linear], which trains no net: leave it out, or "
+                f"--{name} {given[name]} has no effect with --ways [linear], which trains no net: leave it out, or "
                 "add finetuned or scratch to --ways"
             )
 
@@ -163,97 +259,6 @@ def _counts(wanted: Sequence[int] | None, y: NDArray[np.int64]) -> list[int]:
     if wanted is not None:
         return sorted(set(wanted))
     return [n * len(classes) for n in (1, 4, 16, 64) if n <= each.min()]
-
-
-@dataclass(frozen=True)
-class _Task:
-    """What the cells of one call share; `given` are the options of the data that the user set."""
-
-    config: LabelsConfig
-    file: Path
-    module: nn.Module | None
-    train: Source
-    test: Source
-    folder: Path
-    given: Mapping[str, Any]
-
-    @cached_property
-    def subject(self) -> dict[str, str]:
-        """Hashes of what is compared, and on what."""
-        with self.file.open("rb") as file:
-            encoder = hashlib.file_digest(file, "sha256").hexdigest()
-        return {"encoder": encoder, "training data": self.train.fingerprint(), "test data": self.test.fingerprint()}
-
-    def check_folder(self) -> None:
-        """Raise a UserError if the folder holds the result of another encoder or of other data."""
-        path = self.folder / "labels.json"
-        if not path.exists():
-            return
-        try:
-            subject = dict(json.loads(path.read_text())["subject"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path} is damaged: {error!r}; remove it, or choose another --out") from error
-        differing = [name for name, value in self.subject.items() if subject.get(name) != value]
-        if differing:
-            message = f"{path} is the result with another {' and '.join(differing)}"
-            raise UserError(f"{message}; choose another --out, or remove it")
-
-    def linear(self, y: NDArray[np.int64], targets: NDArray[np.int64], counts: list[int]) -> list[LabelEfficiency]:
-        """A linear classifier with each number of labels."""
-        views = read_header(self.file)["extra"].get("options", {}).get("views", {})
-        size, resample = views.get("size"), views.get("resample", "antialias")
-        model = load(self.file, self.module, choose_device(self.config.device))
-        cache, workers = FeatureCache.beside(self.file), self.config.data.workers
-        bank, queries = (
-            cache.extract(model, part, size, resample=resample, workers=workers) for part in (self.train, self.test)
-        )
-        known = targets[queries.index] >= 0
-        return label_efficiency(
-            {NAMES["linear"]: (bank.h, queries.h[known])}, y[bank.index], targets[queries.index][known],
-            counts, self.config.draws, self.config.seed,
-        )  # fmt: skip
-
-    def trained(self, count: int, way: Way) -> LabelEfficiency:
-        """One way with one number of labels, every draw of them a run of its own."""
-        config, accuracies = self.config, []
-        assert self.train.labels is not None
-        # Another encoder and other data get folders of their own, though the first was stopped before its result.
-        key = hashlib.sha256(json.dumps(self.subject).encode()).hexdigest()[:8]
-        message = f"{config.from_head}-{config.epochs or 'auto'}-{config.batch or 'auto'}-{config.seed}-{key}"
-        for draw in range(config.draws if count < int((self.train.labels >= 0).sum()) else 1):
-            options: dict[str, Any] = {"labels": str(count), "draw": draw, "seed": config.seed}
-            options |= {"from_head": config.from_head, "from_scratch": way == "scratch"}
-            options |= {
-                name: getattr(config, name) for name in ("epochs", "batch") if getattr(config, name) is not None
-            }
-            options |= {"training": {"device": config.device}, "data": self.given}
-            console.print(f"{NAMES[way]}, {count:,} labels, draw {draw + 1}")
-            run = self.folder / f"{way}-{count}-{message}-draw{draw}"
-            result = finetune(self.file, self.train, self.test, run, options, module=self.module)
-            if not result.complete:
-                raise Stopped("stopped; nothing is lost: the same command goes on", result.stopped_by or signal.SIGINT)
-            accuracies.append(result.metric)
-        return LabelEfficiency(NAMES[way], count, tuple(accuracies), ())
-
-    def write(self, cells: list[LabelEfficiency]) -> LabelsReport:
-        """Leave JSON and, where the extra is installed, a page in the folder."""
-        config, train, test = self.config, self.train, self.test
-        reading = interpret(cells, control=NAMES["scratch"])
-        result = {
-            "cells": [dataclasses.asdict(cell) | {"mean": cell.mean, "std": cell.std} for cell in cells],
-            "reading": reading, "draws": config.draws, "seed": config.seed, "subject": self.subject,
-            "train": {"name": train.name, "images": len(train)}, "test": {"name": test.name, "images": len(test)},
-        }  # fmt: skip
-        file, page = RunDirectory(self.folder).write_json("labels.json", result), None
-        if importlib.util.find_spec("matplotlib") and importlib.util.find_spec("jinja2"):
-            note = f"Test accuracy in %, mean ± standard deviation over {config.draws} draws of labels."
-            facts = {"data": train.name, "training images": len(train), "test images": len(test)}
-            report = Report(
-                title=f"{self.file.parent.name}: how many labels do I need?", facts=facts, lead=reading,
-                tables=[label_table(cells, note=note)], figures=[label_figure(cells)],
-            )  # fmt: skip
-            page = write_report(self.folder / "labels.html", report)
-        return LabelsReport(tuple(cells), reading, file, page)
 
 
 LITTLE = 0.01

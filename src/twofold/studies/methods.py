@@ -6,32 +6,33 @@ backward; one of MoCo sends one view forward and backward and the other only for
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from twofold.console import console, duration
+from twofold.console import duration
 from twofold.data import DataConfig, Order, Source, open_source
 from twofold.devices import choose_device
 from twofold.errors import Stopped, UserError
 from twofold.evaluation.parts import evaluation_parts
-from twofold.evaluation.protocols.evaluate import check_labels
-from twofold.methods import own_options
+from twofold.evaluation.splits import check_labels
+from twofold.methods import MethodConfig
 from twofold.options import merge, plain
-from twofold.recipes import read_layers
+from twofold.recipe import read_layers
 from twofold.report import Report, Series, Table, line_figure
+from twofold.report.tables import spread
 from twofold.runs.config import build
 from twofold.runs.defaults import choose
-from twofold.studies import methods
-from twofold.studies.folder import StudyFolder
+from twofold.studies.base import Folder, Study
 from twofold.training.interrupts import StopRequest
 
 TITLES = {"simclr": "SimCLR", "moco": "MoCo v2"}
@@ -39,7 +40,7 @@ EQUAL = "Every cell saw {images:,} images (up to a batch): equal images, not equ
 
 
 @dataclass(frozen=True)
-class MethodsStudy:
+class MethodsConfig:
     """What is compared."""
 
     batches: tuple[int, ...] = (32, 128)
@@ -111,7 +112,7 @@ class Outcome:
     device: str
 
 
-def plan(study: MethodsStudy, shared: dict[str, Any], epochs: float) -> list[RunSpec]:
+def plan(study: MethodsConfig, shared: dict[str, Any], epochs: float) -> list[RunSpec]:
     """The cells, smallest batch first.
 
     Args:
@@ -123,7 +124,8 @@ def plan(study: MethodsStudy, shared: dict[str, Any], epochs: float) -> list[Run
     for batch in sorted(study.batches):
         for seed in range(study.seeds):
             for method in study.methods:
-                own = {"method": own_options(method, shared.get("method", {})) | {"name": method}}
+                options = MethodConfig.variant_of(method).select(shared.get("method", {}))
+                own = {"method": options | {"name": method}}
                 fixed = {"batch": batch, "epochs": epochs, "seed": seed}
                 rest = {name: value for name, value in shared.items() if name != "method"}
                 cells.append(RunSpec(method, batch, seed, merge(rest, own, fixed)))
@@ -141,17 +143,12 @@ def read_outcome(folder: Path) -> Outcome | None:
         raise UserError(f"{file} is damaged: {error}; remove it to have the cell measured again") from error
 
 
-def results(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
-    """The outcomes as JSON's types."""
-    return [asdict(outcome) for outcome in outcomes]
-
-
 def table(outcomes: Sequence[Outcome]) -> Table:
     """A row for each batch and method; means, and the sample standard deviation where there are several seeds."""
     groups = _groups(outcomes)
     rows, best = [], set()
     for (batch, method), cells in groups.items():
-        percent = [_spread([100 * getattr(o, name) for o in cells], 1) for name in ("linear_top1", "knn_top1")]
+        percent = [spread([getattr(o, name) for o in cells]) for name in ("linear_top1", "knn_top1")]
         seconds = float(np.mean([o.seconds for o in cells]))
         memory = max(o.memory for o in cells) / 2**20
         rows.append([f"{TITLES[method]}, batch {batch}", *percent, duration(seconds), f"{memory:,.0f} MiB"])
@@ -159,16 +156,16 @@ def table(outcomes: Sequence[Outcome]) -> Table:
         means = [float(np.mean([getattr(o, name) for o in cells])) for cells in groups.values()]
         best |= {(row, column) for row, mean in enumerate(means) if mean == max(means)}
     count = len({o.seed for o in outcomes})
-    spread = f"mean ± standard deviation over {count} seeds" if count > 1 else "one seed: no spread is known"
+    over = f"mean ± standard deviation over {count} seeds" if count > 1 else "one seed: no spread is known"
     what = "of the process, libraries included" if outcomes[0].device == "cpu" else "of tensors"
     note = (
-        f"Test accuracy in %, {spread}. {EQUAL.format(images=max(o.images for o in outcomes))} Time is of training on "
+        f"Test accuracy in %, {over}. {EQUAL.format(images=max(o.images for o in outcomes))} Time is of training on "
         f"{outcomes[0].device}; memory is the peak {what}."
     )
     return Table("SimCLR and MoCo v2", ["", "linear", "kNN", "time", "peak memory"], rows, note, frozenset(best))
 
 
-def report(outcomes: Sequence[Outcome], data: str) -> Report:
+def page(outcomes: Sequence[Outcome], data: str) -> Report:
     """The page: the table, and accuracy and time against the batch size."""
     batches = sorted({o.batch for o in outcomes})
     methods = list(dict.fromkeys(o.method for o in outcomes))
@@ -190,18 +187,6 @@ def report(outcomes: Sequence[Outcome], data: str) -> Report:
     return Report(f"Which method for {Path(data).name}?", {"data": data}, tables=[table(outcomes)], figures=figures)
 
 
-def text(outcomes: Sequence[Outcome]) -> str:
-    """The table for a terminal."""
-    shown = table(outcomes)
-    rows = [
-        list(shown.columns),
-        *([shown.text(r, c) for c in range(len(shown.columns))] for r in range(len(shown.rows))),
-    ]
-    widths = [max(len(row[c]) for row in rows) for c in range(len(shown.columns))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join([*lines, "", shown.note])
-
-
 def _groups(outcomes: Sequence[Outcome]) -> dict[tuple[int, str], list[Outcome]]:
     groups: dict[tuple[int, str], list[Outcome]] = {}
     for outcome in outcomes:
@@ -209,42 +194,56 @@ def _groups(outcomes: Sequence[Outcome]) -> dict[tuple[int, str], list[Outcome]]
     return groups
 
 
-def _spread(values: list[float], digits: int) -> str:
-    mean = f"{np.mean(values):.{digits}f}"
-    return mean if len(values) < 2 else f"{mean} ± {np.std(values, ddof=1):.{digits}f}"
+class MethodsStudy(Study[RunSpec, Outcome]):
+    """SimCLR and MoCo v2 at several batch sizes, equal images each; a part is a run in a process of its own."""
+
+    name = "methods"
+    Config = MethodsConfig
+    table = staticmethod(table)
+
+    def __init__(self, data: str, config: MethodsConfig, folder: Folder) -> None:
+        self.data, self.config, self.folder = data, config, folder
+
+    def plan(self) -> Sequence[RunSpec]:
+        """One part a run."""
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise UserError("a study is one process that starts others: run it without torchrun")
+        config = self.config
+        shared = merge({"data": plain(config.data)}, read_layers(config.recipe, config.config, {}))
+        source = open_source(self.data, config.data)
+        train, test = evaluation_parts(self.data, config.test, config.data)
+        check_labels(train, test)
+        cells = plan(config, shared, _epochs(config, shared, source))
+        for cell in cells:
+            choose(build(cell.options, origin=cell.name), source.facts(), choose_device("auto"))
+            Order(len(source), cell.batch, cell.seed)
+        return cells
+
+    def run(self, part: RunSpec) -> Sequence[Outcome]:
+        """Train and score in a process of its own, or read what that left."""
+        place = self.folder.path / part.name
+        if read_outcome(place) is None:
+            work = {"data": self.data, "test": self.config.test, "k": self.config.k, "cell": dataclasses.asdict(part)}
+            _run_cell(place, work)
+        outcome = read_outcome(place)
+        if outcome is None:
+            raise UserError(f"{place} came to nothing: it has no cell.json")
+        return [outcome]
+
+    def measured(self, cell: Outcome) -> Mapping[str, float]:
+        """Accuracies and seconds by method and batch."""
+        name = f"{TITLES[cell.method]}, batch {cell.batch}"
+        return {f"{name}: {what}": getattr(cell, what) for what in ("linear_top1", "knn_top1", "seconds")}
+
+    def page(self, cells: Sequence[Outcome]) -> Report:
+        """Accuracies and time against the batch size."""
+        return page(cells, self.data)
 
 
 _POLL = 0.1  # seconds between two looks at a cell's process
 
 
-def compare_methods(data: str, folder: StudyFolder, study: MethodsStudy) -> str:
-    """Train and score every cell that is not done yet; returns the table for the terminal."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError("a study is one process that starts others: run it without torchrun")
-    shared = merge({"data": plain(study.data)}, read_layers(study.recipe, study.config, {}))
-    source = open_source(data, study.data)
-    train, test = evaluation_parts(data, study.test, study.data)
-    check_labels(train, test)
-    cells = methods.plan(study, shared, _epochs(study, shared, source))
-    for cell in cells:  # whatever is wrong with one of them is said before the first is trained
-        choose(build(cell.options, origin=cell.name), source.facts(), choose_device("auto"))
-        Order(len(source), cell.batch, cell.seed)
-    folder.start()
-    outcomes = []
-    for number, cell in enumerate(cells, 1):
-        place = folder.path / cell.name
-        if methods.read_outcome(place) is None:
-            console.print(f"cell {number} of {len(cells)}: {cell.name}")
-            _run_cell(place, {"data": data, "test": study.test, "k": study.k, "cell": asdict(cell)})
-        outcome = methods.read_outcome(place)
-        if outcome is None:
-            raise UserError(f"{place} came to nothing: it has no cell.json")
-        outcomes.append(outcome)
-    report = folder.finish(methods.results(outcomes), methods.report(outcomes, data))
-    return f"{methods.text(outcomes)}\n{folder.file}\n{report}"
-
-
-def _epochs(study: MethodsStudy, shared: dict[str, Any], source: Source) -> float:
+def _epochs(study: MethodsConfig, shared: dict[str, Any], source: Source) -> float:
     """Those given, or those that pretraining would choose."""
     if study.epochs is not None:
         return study.epochs
@@ -253,9 +252,9 @@ def _epochs(study: MethodsStudy, shared: dict[str, Any], source: Source) -> floa
     return selection.epochs or 1.0
 
 
-def _run_cell(place: Path, what: dict[str, Any]) -> None:
+def _run_cell(place: Path, work: dict[str, Any]) -> None:
     """Train and score a cell in a process of its own; a signal is passed on to it."""
-    words = [sys.executable, "-m", "twofold.commands.study_cell", str(place), json.dumps(what)]
+    words = [sys.executable, "-m", "twofold.commands.study_cell", str(place), json.dumps(work)]
     with StopRequest() as stop:
         process = subprocess.Popen(words, start_new_session=True)  # Ctrl-C is to reach it once
         try:
@@ -269,6 +268,6 @@ def _run_cell(place: Path, what: dict[str, Any]) -> None:
                 process.kill()
                 process.wait()
     if stop.signal is not None:
-        raise Stopped(f"stopped in {place}; the same command with --resume goes on", stop.signal)
+        raise Stopped.at(f"in {place}", stop.signal)
     if process.returncode != 0:
         raise UserError(f"the cell {place.name} failed (status {process.returncode}); its own message is above")

@@ -6,14 +6,14 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, cast
+from typing import Any, Generic, Protocol
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
 from twofold.console import console
-from twofold.data.batches.loader import Batch, Loader
+from twofold.data.batches.base import Batch, BatchLoader, Draw, Examples
 from twofold.distributed import all_reduce_mean, rank, world_size
 from twofold.kinds import EXAMPLE
 from twofold.methods import Method, Output
@@ -21,10 +21,12 @@ from twofold.randomness import derive_seed
 from twofold.training.checkpoint import load_checkpoint, save_checkpoint
 from twofold.training.clock import StepClock
 from twofold.training.health import Health, check_finite
+from twofold.training.inputs import MakeInputs
 from twofold.training.interrupts import StopRequest
 from twofold.training.progress import ProgressReport
 from twofold.training.rundir import RunDirectory
-from twofold.views import ImageViews
+from twofold.views import ImageDraw
+from twofold.views.audio.views import WaveDraw
 from twofold.waves import Waves
 
 
@@ -38,12 +40,15 @@ class Monitor(Protocol):
 
 
 @dataclass
-class RunState:
-    """A run in progress. `step`, `seconds` and the open means are its state, with the modules' and the optimiser's."""
+class Training(Generic[Examples, Draw]):
+    """A run in progress. `step`, `seconds` and the open means are its state, with the modules' and the optimiser's.
+
+    What differs between kinds of run is the method, and `make_inputs`: what of a batch the method is given.
+    """
 
     method: Method
-    views: ImageViews
-    loader: Loader
+    make_inputs: MakeInputs[Examples, Draw]
+    loader: BatchLoader[Examples, Draw]
     optimizer: torch.optim.Optimizer
     schedule: Callable[[int], float]
     accelerator: Accelerator
@@ -53,11 +58,12 @@ class RunState:
     steps: int
     steps_per_epoch: float
     log_every: int
-    monitor_every: int
     checkpoint_every: int
     keep: int
-    memory_format: torch.memory_format
+    size: int | None = None
+    """Side of a view of images, in pixels."""
     monitors: Sequence[Monitor] = ()
+    monitor_every: int = 0
     step: int = 0
     seconds: float = 0.0
     sums: dict[str, Tensor] = field(default_factory=dict)
@@ -67,10 +73,60 @@ class RunState:
     def __post_init__(self) -> None:
         self.clock = StepClock(self.method, self.accelerator.device)
 
-    def make_inputs(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The two views of a batch, [n, C, S, S] float on the device."""
-        a, b = self.views.apply(batch.images.to(self.accelerator.device, non_blocking=True), batch.draws)
-        return a.contiguous(memory_format=self.memory_format), b.contiguous(memory_format=self.memory_format)
+    def fit(self) -> bool:
+        """Train to the last step; returns whether it was reached (a signal ends a run early, with a checkpoint)."""
+        model, optimizer = self.accelerator.prepare(self.method, self.optimizer)
+        health, before, begun = Health(self.steps, self.batch), self.seconds, time.monotonic()
+        unit = f"{EXAMPLE[self.method.encoder.input.kind]}s"
+        with StopRequest() as stop, ProgressReport(self.steps, self.step, self.batch, unit, rank() > 0) as progress:
+            for batch in self.loader.iterate(self.step, self.steps):
+                self.clock.mark("data")
+                output = self.update(model, optimizer, batch)
+                self.step += 1
+                self.seconds = before + time.monotonic() - begun
+                last, stopping = self.step == self.steps, self.agree(stop.requested)
+                if self.step % self.log_every == 0 or last:
+                    row = self.measure(output)
+                    if last or self.monitor_due():
+                        row |= self.run_monitors()
+                    self.record(row)
+                    progress.status = f"loss {row['loss']:.3f}"
+                    if rank() == 0:
+                        for advice in health.advice(self.step, row):
+                            console.print(f"warning: {advice}")
+                    self.clock.mark("logging")
+                if self.step % self.checkpoint_every == 0 or last or stopping:
+                    self.save()
+                    self.clock.mark("saving")
+                progress.advance()
+                if stopping:
+                    self.stopped_by = stop.signal
+                    break
+        return self.step == self.steps
+
+    def update(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer, batch: Batch[Examples, Draw]) -> Output:
+        """One step: views, loss, gradient, update."""
+        for group in optimizer.param_groups:
+            group["lr"] = self.schedule(self.step) * group.get("lr_scale", 1.0)
+        torch.manual_seed(derive_seed(self.seed, "step", self.step, rank()))  # dropout and the like, by address too
+        inputs = self.make_inputs(batch)
+        self.clock.mark("views")
+        with self.accelerator.autocast():
+            output: Output = model(inputs)
+        self.clock.backward()
+        self.accelerator.backward(output.loss)
+        self.clock.mark("encoder")
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        self.method.after_step()
+        self.clock.mark("optimiser")
+        loss = output.loss.detach()
+        for name, value in (("loss", loss), ("steps", torch.ones_like(loss))):  # both where collectives find them
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
+        for monitor in self.monitors:
+            monitor.after_step(output, batch.labels)
+        self.clock.mark("monitors")
+        return output
 
     def monitor_due(self) -> bool:
         """Whether a multiple of `monitor_every` came since the last logged step, or is this one."""
@@ -141,74 +197,5 @@ class RunState:
             self.run.keep_metrics_until(self.step)
 
 
-class Training(RunState):
-    """A run: the parts and the state are `RunState`'s; here they are put to work."""
-
-    def fit(self) -> bool:
-        """Train to the last step; returns whether it was reached (a signal ends a run early, with a checkpoint)."""
-        model, optimizer = self.accelerator.prepare(self.method, self.optimizer)
-        health, before, begun = Health(self.steps, self.batch), self.seconds, time.monotonic()
-        unit = f"{EXAMPLE[self.method.encoder.input.kind]}s"
-        with StopRequest() as stop, ProgressReport(self.steps, self.step, self.batch, unit, rank() > 0) as progress:
-            for batch in self.loader.iterate(self.step, self.steps):
-                self.clock.mark("data")
-                output = self.update(model, optimizer, batch)
-                self.step += 1
-                self.seconds = before + time.monotonic() - begun
-                last, stopping = self.step == self.steps, self.agree(stop.requested)
-                if self.step % self.log_every == 0 or last:
-                    row = self.measure(output)
-                    if last or self.monitor_due():
-                        row |= self.run_monitors()
-                    self.record(row)
-                    progress.status = f"loss {row['loss']:.3f}"
-                    if rank() == 0:
-                        for advice in health.advice(self.step, row):
-                            console.print(f"warning: {advice}")
-                    self.clock.mark("logging")
-                if self.step % self.checkpoint_every == 0 or last or stopping:
-                    self.save()
-                    self.clock.mark("saving")
-                progress.advance()
-                if stopping:
-                    self.stopped_by = stop.signal
-                    break
-        return self.step == self.steps
-
-    def update(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer, batch: Batch) -> Output:
-        """One step: views, loss, gradient, update."""
-        for group in optimizer.param_groups:
-            group["lr"] = self.schedule(self.step) * group.get("lr_scale", 1.0)
-        torch.manual_seed(derive_seed(self.seed, "step", self.step, rank()))  # dropout and the like, by address too
-        a, b = self.make_inputs(batch)
-        self.clock.mark("views")
-        with self.accelerator.autocast():
-            output: Output = model(a, b)
-        self.clock.backward()
-        self.accelerator.backward(output.loss)
-        self.clock.mark("encoder")
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        self.method.after_step()
-        self.clock.mark("optimiser")
-        loss = output.loss.detach()
-        for name, value in (("loss", loss), ("steps", torch.ones_like(loss))):  # both where collectives find them
-            self.sums[name] = self.sums[name] + value if name in self.sums else value
-        for monitor in self.monitors:
-            monitor.after_step(output, batch.labels)
-        self.clock.mark("monitors")
-        return output
-
-
-class LabelledTraining(Training):
-    """A run whose method takes a view and labels instead of two views."""
-
-    def make_inputs(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The first view of a batch, [n, C, S, S] float or recordings, and its labels, [n] or [n, K], on the device."""
-        device, draw = self.accelerator.device, batch.draws[0]
-        if isinstance(batch.images, Waves):
-            return self.views.one(batch.images.to(device), draw), cast(Tensor, batch.labels).to(device)
-        images = (batch.images[0] if batch.cropped else batch.images).to(device, non_blocking=True)
-        view = self.views.photometric(images if batch.cropped else self.views.crop(images, draw), draw)
-        labels = cast(Tensor, batch.labels).to(device, non_blocking=True)
-        return view.contiguous(memory_format=self.memory_format), labels
+AnyTraining = Training[Tensor, ImageDraw] | Training[Waves, WaveDraw]
+"""A run on images, or on recordings."""

@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from twofold.distributed import batch_norm_alone, keep_batch_norm_local, world_size
 from twofold.errors import UserError
 from twofold.methods import Method, MoCo
-from twofold.training.loop import Training
+from twofold.training.loop import AnyTraining
 
 
 def run_in_chunks(method: Method, batch: int, micro_batch: int, compiled: bool = False) -> None:
@@ -58,7 +58,7 @@ def run_in_chunks(method: Method, batch: int, micro_batch: int, compiled: bool =
         body.forward = _in_chunks(body, forward, rows, chunks)
 
 
-def train_or_advise(training: Training, micro_batch: int | None) -> bool:
+def train_or_advise(training: AnyTraining, micro_batch: int | None) -> bool:
     """`training.fit`; when a device's memory runs out, the error names a --micro-batch that was seen to fit."""
     try:
         return training.fit()
@@ -68,26 +68,35 @@ def train_or_advise(training: Training, micro_batch: int | None) -> bool:
     spent.__traceback__ = None
     training.optimizer.zero_grad(set_to_none=True)
     gc.collect()
-    if training.method.encoder.input.kind == "audio":
+    encoder, cause = training.method.encoder, str(spent).splitlines()[0]
+    tried = f"--micro-batch {micro_batch}" if micro_batch else f"--batch {training.batch}"
+    if encoder.input.kind == "audio":
+        remedy = "a smaller --micro-batch" if _learns(encoder) else "a smaller --batch"
         raise UserError(
-            f"the device's memory ran out with --batch {training.batch}: give a smaller --micro-batch, or fewer "
-            f"--data.audio.max_seconds ({str(spent).splitlines()[0]})"
+            f"the device's memory ran out with {tried}: give {remedy}, or fewer --data.audio.max_seconds ({cause})"
         )
-    size, channels = training.views.size, training.method.encoder.input.channels
+    if not _learns(encoder) or training.size is None:
+        raise UserError(f"the device's memory ran out with {tried}: choose a smaller --batch or --views.size ({cause})")
+    size, channels, each = training.size, encoder.input.channels, training.make_inputs.each
     rows = training.batch // world_size()
     view, weights = channels * size**2, sum(p.numel() for part in training.method.trained() for p in part.parameters())
-    # What a step holds beside a chunk: both views and their copy in one tensor, gradients, the optimiser's averages.
-    beside = 4 * (4 * rows * view + 3 * weights)
+    # What a step holds beside a chunk: the views and their copy in one tensor, gradients, the optimiser's averages.
+    beside = 4 * (2 * each * rows * view + 3 * weights)
     fits = fitting_micro_batch(
-        training.method, (channels, size, size), micro_batch or rows, training.accelerator.autocast, beside
+        training.method, (channels, size, size), micro_batch or rows, training.accelerator.autocast, beside, each
     )
-    tried = f"--micro-batch {micro_batch}" if micro_batch else f"--batch {training.batch}"
     remedy = (
-        f"--micro-batch {fits} fits: the encoder then runs in chunks, with the same batch and negatives"
+        f"--micro-batch {fits} fits: the encoder then runs in chunks, with the same batch and "
+        f"{'negatives' if each == 2 else 'gradients'}"
         if fits
         else "not even one image at a time fits: choose a smaller --batch, --encoder.width or --views.size"
     )
-    raise UserError(f"the device's memory ran out with {tried}; {remedy} ({str(spent).splitlines()[0]})")
+    raise UserError(f"the device's memory ran out with {tried}; {remedy} ({cause})")
+
+
+def _learns(encoder: nn.Module) -> bool:
+    """Whether a gradient reaches any of the encoder's weights."""
+    return any(parameter.requires_grad for parameter in encoder.parameters())
 
 
 def _in_chunks(module: nn.Module, forward: Callable[..., Tensor], rows: int, chunks: int) -> Callable[..., Tensor]:
@@ -165,9 +174,10 @@ def _write(buffers: list[Tensor], values: list[Tensor]) -> None:
 
 
 def fitting_micro_batch(
-    method: Method, shape: tuple[int, ...], most: int, autocast: Callable[[], Any], beside: int = 0
-) -> int | None:
-    """The largest power of two below `most` whose chunk of both views goes through forward and backward in memory.
+    method: Method, shape: tuple[int, ...], most: int, autocast: Callable[[], Any], beside: int = 0,
+    each: int = 2,
+) -> int | None:  # fmt: skip
+    """The largest power of two below `most` whose chunk of all views goes through forward and backward in memory.
 
     Args:
         method: in training mode, its encoder not in chunks yet or in larger ones.
@@ -175,13 +185,14 @@ def fitting_micro_batch(
         most: images of the chunk that did not fit.
         autocast: gives the context of mixed precision.
         beside: bytes that a GPU has to hold at the same time.
+        each: views of an image.
 
     Returns:
         Images of a chunk, or None if not even one fits.
     """
     size = 1 << max(most - 1, 1).bit_length() - 1
     while size >= 1:
-        if _fits(method, (2 * size, *shape), autocast, beside):
+        if _fits(method, (each * size, *shape), autocast, beside):
             return size
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import yaml
 
 from twofold.errors import UserError
-from twofold.files import write_atomically
+from twofold.files import check_out, write_atomically
 from twofold.options import OptionsParser, flatten, plain, upgraded
 from twofold.training.checkpoint import latest_checkpoint
 from twofold.versions import environment
@@ -52,14 +52,7 @@ class RunDirectory:
         Raises:
             UserError: if the folder holds another run or other files.
         """
-        if self.config_file.exists():
-            raise UserError(
-                f"--out {self.path} already holds a run; continue it with --resume, or choose another folder"
-            )
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
-            raise UserError(
-                f"--out {self.path} exists and is no empty folder; choose another one, so that nothing is overwritten"
-            )
+        check_out(self.path, self.config_file.exists(), "run", resume=False)
         document = {"run": facts | environment(), "options": plain(config)}
         text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
         write_atomically(self.config_file, lambda file: file.write(text.encode()))
@@ -100,14 +93,18 @@ class RunDirectory:
                     f"--{name} is {value!r}, but the run in {self.path} was started with {before[name]!r}; "
                     "resume without the option, or start another run in another folder"
                 )
-        renewed = {name: value for name, value in flatten(plain(options)).items() if OPERATIONAL.fullmatch(name)}
+        renewed = {  # what the run's classes do not have is refused where it says anything
+            name: value
+            for name, value in flatten(plain(options)).items()
+            if name not in before or OPERATIONAL.fullmatch(name)
+        }
         return OptionsParser(kind).build(before | renewed, str(self.config_file))
 
     def latest(self) -> Path | None:
         """The newest checkpoint."""
         return latest_checkpoint(self.path)
 
-    def metrics(self) -> list[dict[str, Any]]:
+    def rows(self) -> list[dict[str, Any]]:
         """The rows of metrics.jsonl."""
         if not self.metrics_file.exists():
             return []

@@ -51,7 +51,8 @@ def hue(x: Tensor, turns: Tensor) -> Tensor:
     distance = angle + (turns[:, None] - centres)[:, :, None, None]
     distance.sub_(distance.round()).abs_()
     # A channel is largest up to a sixth of a turn from its centre, smallest from a third on, and linear between.
-    return distance.clamp_(1 / 6, 1 / 3).mul_(spread.neg()).add_(spread.mul_(1 / 3).add_(low))
+    shifted: Tensor = distance.clamp_(1 / 6, 1 / 3).mul_(spread.neg()).add_(spread.mul_(1 / 3).add_(low))
+    return shifted
 
 
 def luma(x: Tensor) -> Tensor:
@@ -59,7 +60,8 @@ def luma(x: Tensor) -> Tensor:
     if x.shape[1] != 3:
         return x
     red, green, blue = x.split(1, 1)
-    return (red * LUMA[0]).add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2])
+    grey: Tensor = (red * LUMA[0]).add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2])
+    return grey
 
 
 def jitter(

@@ -127,6 +127,11 @@ class ImageViews:
         first, second = views.chunk(2)
         return first, second
 
+    @torch.no_grad()
+    def one(self, images: Tensor, draw: ImageDraw) -> Tensor:
+        """The view that was drawn, [n, C, S, S], of uint8 images [n, C, H, W] or of its crops [1, n, C, S, S]."""
+        return self.photometric(images[0] if images.dim() == 5 else self.crop(images, draw), draw)
+
     def _finish(self, x: Tensor, draw: ImageDraw) -> Tensor:
         """`photometric` in place, each operator on the images that it was drawn for."""
         c, draw = self.config, draw.to("cpu")

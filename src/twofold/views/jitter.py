@@ -25,7 +25,7 @@ def jitter_rows(
     kernels = gpu.kernels("twofold.views.kernels", x) if x.shape[1] == 3 and x.is_contiguous() else None
     if kernels is not None and len(rows):
         selection = (to_device(t, x.device) for t in (rows, order[rows], factors[rows]))
-        kernels.jitter_rows(x, *selection, brightness_rule == "additive", color_rule == "tf")
+        kernels.kernel_jitter(x, *selection, brightness_rule == "additive", color_rule == "tf")
         return
     for operators, group in operator_groups(x, rows, order):
         operate = functools.partial(jitter, order=operators, brightness_rule=brightness_rule, color_rule=color_rule)

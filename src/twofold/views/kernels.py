@@ -94,7 +94,7 @@ def _jitter(
         tl.store(at + 2 * size, b, inside)
 
 
-def jitter_rows(x: Tensor, rows: Tensor, order: Tensor, factors: Tensor, additive: bool, tf: bool) -> None:
+def kernel_jitter(x: Tensor, rows: Tensor, order: Tensor, factors: Tensor, additive: bool, tf: bool) -> None:
     """Apply the four operators to some images, each in its own order.
 
     Args:
@@ -117,6 +117,6 @@ def jitter_rows(x: Tensor, rows: Tensor, order: Tensor, factors: Tensor, additiv
 def probe(device: torch.device) -> None:
     """Run the kernels on two pixels."""
     order = torch.arange(4, device=device)[None]
-    jitter_rows(
+    kernel_jitter(
         torch.rand(1, 3, 1, 2, device=device), order[0, :1], order, torch.ones(1, 4, device=device), False, True
     )

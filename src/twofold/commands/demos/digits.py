@@ -9,15 +9,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from jsonargparse import ArgumentParser
 from numpy.typing import NDArray
-from rich.table import Table
 
+from twofold.commands.arguments import add_out, new_parser
+from twofold.commands.demos import DemoResult
 from twofold.commands.pretrain import pretrain
 from twofold.console import console, duration
 from twofold.data import ArraySource, DataConfig, open_source
 from twofold.encoders import build_encoder
 from twofold.encoders.load import load
-from twofold.evaluation.features import extract
+from twofold.evaluation.features import Extractor
 from twofold.evaluation.few_labels import LabelEfficiency, label_efficiency
 from twofold.report import label_figure, label_table
 from twofold.report.run import write_run_report
@@ -28,7 +30,7 @@ COUNTS = (50, 500, 4000)
 DRAWS = 3
 
 
-def demo(out: str | Path = "runs/demo", epochs: float | None = None, resume: bool = False) -> dict[str, Any]:
+def demo(out: str | Path = "runs/demo", epochs: float | None = None, resume: bool = False) -> DemoResult:
     """Pretrain without labels on 4,000 digits, then measure what a few labels buy.
 
     Three kinds of features get the same labelled images: raw pixels, the encoder before training, and the encoder
@@ -38,10 +40,10 @@ def demo(out: str | Path = "runs/demo", epochs: float | None = None, resume: boo
     Args:
         out: the run's folder.
         epochs: passes over the training digits; the recipe's when not given.
-        resume: continue a demo that was stopped.
+        resume: continue the demo in `out`, or start it if there is none yet.
 
     Returns:
-        What was written to `demo.json` in the run: accuracies by features and number of labels, seconds, machine.
+        Accuracies by features and number of labels, seconds, machine; `demo.json` in the run holds them.
 
     Raises:
         UserError: if the digits' package is missing or `out` is in use.
@@ -55,55 +57,27 @@ def demo(out: str | Path = "runs/demo", epochs: float | None = None, resume: boo
     torch.manual_seed(config.seed)  # the very weights that training started from
     untrained = build_encoder(config.encoder, config.views.size).eval()
     features = {"raw pixels": (_pixels(train), _pixels(test))}
+    extractor = Extractor(size=config.views.size)
     for name, encoder in (("untrained encoder", untrained), ("pretrained encoder", load(run.path))):
-        side = config.views.size
-        features[name] = extract(encoder, train, size=side).h, extract(encoder, test, size=side).h
+        features[name] = extractor.extract(encoder, train).h, extractor.extract(encoder, test).h
     console.print("fitting logistic regressions on 50, 500 and 4,000 labels")
     cells = label_efficiency(features, np.asarray(train.labels), np.asarray(test.labels), COUNTS, DRAWS, config.seed)
-    seconds = run.metrics()[-1]["seconds"]
+    seconds = run.rows()[-1]["seconds"]
     result = {
         "test_top1": [dataclasses.asdict(cell) | {"mean": cell.mean, "std": cell.std} for cell in cells],
         "train_images": len(train), "test_images": len(test), "pretraining_seconds": round(seconds, 1),
         "threads": torch.get_num_threads(), "processor": platform.processor() or platform.machine(),
     }  # fmt: skip
-    run.write_json("demo.json", result)
-    report = write_run_report(
-        run, train, shown=test, lead=_lead(cells), tables=[label_table(cells)], figures=[label_figure(cells)]
-    )
-    console.print(_for_terminal(cells, list(features)))
-    console.print(f"pretrained on {len(train):,} unlabelled digits in {duration(seconds)}; report: {report}")
-    return result
+    file, table = run.write_json("demo.json", result), label_table(cells)
+    page = write_run_report(run, train, shown=test, lead=_lead(cells), tables=[table], figures=[label_figure(cells)])
+    note = f"pretrained on {len(train):,} unlabelled digits in {duration(seconds)}"
+    metrics = {f"{cell.features}, {cell.labels:,} labels: top1": cell.mean for cell in cells}
+    return DemoResult(run.path, file, page, table, note, result, metrics)
 
 
 def _pixels(source: ArraySource) -> NDArray[np.float32]:
     """[n, pixels] in [0, 1]."""
     return source.images.flatten(1).float().div(255).numpy()
-
-
-def _words(cell: LabelEfficiency) -> str:
-    spread = f" ± {cell.std:.3f}" if cell.std is not None else ""
-    return f"{cell.mean:.3f}{spread}"
-
-
-def _rows(cells: list[LabelEfficiency], names: list[str]) -> list[list[str]]:
-    by_key = {(cell.features, cell.labels): cell for cell in cells}
-    return [[name, *(_words(by_key[name, count]) for count in COUNTS)] for name in names]
-
-
-HEADINGS = ["logistic regression on", *(f"{count:,} labels" for count in COUNTS)]
-CAPTION = (
-    f"How many labels do I need? Accuracy on 1,000 test digits, mean ± standard deviation over {DRAWS} draws of labels "
-    "(4,000 are all there are: one draw)"
-)
-
-
-def _for_terminal(cells: list[LabelEfficiency], names: list[str]) -> Table:
-    table = Table(title=CAPTION, title_justify="left")
-    for i, heading in enumerate(HEADINGS):
-        table.add_column(heading, justify="right" if i else "left")
-    for row in _rows(cells, names):
-        table.add_row(*row, style="bold" if row[0].startswith("pretrained") else "")
-    return table
 
 
 def _lead(cells: list[LabelEfficiency]) -> str:
@@ -118,3 +92,20 @@ def _lead(cells: list[LabelEfficiency]) -> str:
         else f"raw pixels with all {COUNTS[-1]:,} stay below it"
     )
     return f"With {COUNTS[0]} labels the pretrained encoder reads {ours:.1%} of 1,000 unseen digits right; {against}."
+
+
+def parser() -> ArgumentParser:
+    """Of `twofold demo`."""
+    parser = new_parser(
+        "SimCLR on 5,000 real digits: how many labels do I need? Takes about four minutes on two cores."
+    )
+    add_out(parser, "demo", default="runs/demo")
+    parser.add_argument(
+        "--epochs", type=float, help="passes over the 4,000 training digits; the recipe's when not given"
+    )
+    return parser
+
+
+def run(options: dict[str, Any]) -> DemoResult:
+    """`twofold demo`."""
+    return demo(**options)

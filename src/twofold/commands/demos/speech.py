@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from jsonargparse import ArgumentParser
 from numpy.typing import NDArray
-from rich.table import Table
 from torch import Tensor
 
-from twofold.commands.demos import keywords
+from twofold.commands.arguments import PATH, add_data, add_out, new_parser
+from twofold.commands.demos import DemoResult, keywords
 from twofold.commands.pretrain import pretrain
 from twofold.console import console, duration
 from twofold.data import AudioSource, DataConfig
@@ -33,7 +34,9 @@ from twofold.encoders.load import load
 from twofold.errors import UserError
 from twofold.evaluation.logistic import fit_linear
 from twofold.evaluation.scores import score
+from twofold.files import check_out
 from twofold.randomness import permutation
+from twofold.report.tables import Table, spread
 
 SOUNDS = Path("/usr/share/asterisk/sounds")
 PACKAGES = "asterisk-core-sounds-{en,es,fr,it,ru}-wav"
@@ -41,6 +44,8 @@ RATE, SNR, PENALTY = 8000, 5.0, 0.1
 TAUGHT, DRAWS = 3, 10
 """Keywords: voices whose words are labelled, and how often these are drawn."""
 BASELINE = "filterbank"
+_CLIPS, _WORDS = "clips.csv", "words"
+"""In the demo's folder: what pretraining hears, and synthetic clips of it; one of them is there first."""
 WAYS: dict[str, dict[str, Any]] = {
     "contrastive only": {"method": {"reconstruction_weight": 0.0}},
     "reconstruction only": {"method": {"contrastive_weight": 0.0}},
@@ -67,7 +72,8 @@ def demo_speech(
     seeds: int = 3,
     epochs: float | None = None,
     ablation: bool = False,
-) -> dict[str, Any]:
+    resume: bool = False,
+) -> DemoResult:
     """Pretrain the small encoder three ways and compare it with itself untrained and with a plain filterbank.
 
     Letters and numbers are told from clips of voices (languages) of which no labelled clip was seen: with all other
@@ -80,23 +86,25 @@ def demo_speech(
 
     Args:
         data: a folder that holds the recordings of the Debian packages; by default where these put them.
-        out: folder for the runs; the same call goes on with those that are there.
+        out: folder for the runs; must be new or empty unless `resume`.
         seeds: of pretraining and of the untrained encoder; each trains three times.
         epochs: passes over the clips; those of the recipe when not given.
         ablation: pretrain each way without changing the waveforms, too.
+        resume: go on with the runs in `out`, or start if there are none yet.
 
     Returns:
-        What was written to `demo-speech.json` in `out`: accuracies of each way and task, [seeds][held-out voices].
+        Accuracies of each way and task, [seeds][held-out voices]; `demo-speech.json` in `out` holds them.
 
     Raises:
         UserError: the recordings are not there.
     """
     if seeds < 1:
         raise UserError(f"--seeds {seeds}: give at least 1")
+    check_out(Path(out), any((Path(out) / name).exists() for name in (_CLIPS, _WORDS)), "demo", resume)
     corpus, tasks = recordings(Path(data) if data else SOUNDS)
     heard = list(corpus.recordings)
     if keywords.available():
-        spoken, task = synthetic(Path(out) / "words")
+        spoken, task = synthetic(Path(out) / _WORDS)
         tasks.append(task)
         heard += spoken
     else:
@@ -125,23 +133,26 @@ def demo_speech(
                 manifest, Path(out) / f"{way.replace(',', '').replace(' ', '-')}-{seed}", report=False, seed=seed,
                 recipe="demo-speech", resume=True, **options, **given,
             )  # fmt: skip
-            seconds.append(run.metrics()[-1]["seconds"])
+            seconds.append(run.rows()[-1]["seconds"])
             pretrained = load(run.path)
             assert isinstance(pretrained, UtteranceEncoder)
             judge(way, pretrained)
-    message = {
+    document = {
         "accuracy": result,
         "clips": len(heard),
         "pretraining_seconds": seconds,
         "threads": torch.get_num_threads(),
     }
-    _write_json(Path(out) / "demo-speech.json", message)
-    console.print(table(result, seeds))
-    console.print(
+    file = Path(out) / "demo-speech.json"
+    _write_json(file, document)
+    note = (
         f"{len(heard):,} clips; {len(seconds)} pretrainings took {duration(sum(seconds))}, "
         f"about {duration(float(np.median(seconds)))} each"
     )
-    return message
+    metrics = {
+        f"{way}, {name}: top1": float(np.mean(values)) for way, each in result.items() for name, values in each.items()
+    }
+    return DemoResult(Path(out), file, None, table(result, seeds), note, document, metrics)
 
 
 def recordings(root: Path) -> tuple[AudioSource, list[Task]]:
@@ -263,32 +274,26 @@ def _accuracy(
     return score(model.logits(test[held] / scale), model.classes, labels[held]).top1
 
 
-def table(found: Mapping[str, Mapping[str, Sequence[Sequence[float]]]], seeds: int) -> Table:
+def table(accuracies: Mapping[str, Mapping[str, Sequence[Sequence[float]]]], seeds: int) -> Table:
     """Accuracies in per cent: mean, and deviation over seeds of the mean over voices (over voices with one seed).
 
     A block of rows for each task, so that it fits a terminal of 80 columns.
     """
-    tasks = dict.fromkeys(name.partition(", ")[0] for name in next(iter(found.values())))
-    shown = Table(
-        title=f"Voices never heard with labels: accuracy in %, mean ± deviation; {seeds} pretraining(s) a row"
-    )
-    shown.add_column("task, features")
-    for column in ("more labels", "1 voice", "noise"):
-        shown.add_column(column, justify="right")
+    tasks = dict.fromkeys(name.partition(", ")[0] for name in next(iter(accuracies.values())))
+    rows: list[list[str | None]] = []
     for task in tasks:
-        shown.add_row(f"[bold]{task}[/bold]")
-        for way, accuracies in found.items():
-            rows = [100 * np.asarray(accuracies[name]) for name in (task, f"{task}, 1 label", f"{task}, noise")]
-            each = [values.mean(axis=1) if len(values) > 1 else values[0] for values in rows]
-            shown.add_row(f"  {way}", *(f"{values.mean():.1f} ± {values.std(ddof=1):.1f}" for values in each))
-        shown.add_section()
-    return shown
+        rows.append([task, None, None, None])
+        for way, values in accuracies.items():
+            each = [np.asarray(values[name]) for name in (task, f"{task}, 1 label", f"{task}, noise")]
+            rows.append([f"  {way}", *(spread(v.mean(axis=1) if len(v) > 1 else v[0]) for v in each)])
+    title = f"Voices never heard with labels: accuracy in %, mean ± deviation; {seeds} pretraining(s) a row"
+    return Table(title, ["task, features", "more labels", "1 voice", "noise"], rows)
 
 
 def _write_manifest(clips: Sequence[Recording], out: Path) -> Path:
     """The clips as a manifest that `twofold pretrain` reads, without labels, in an order of its own."""
     out.mkdir(parents=True, exist_ok=True)
-    path = out / "clips.csv"
+    path = out / _CLIPS
     order = permutation(0, "demo", 0, len(clips))
     lines = "".join(f'"{Path(clips[i].path).resolve()}",{clips[i].speaker}\n' for i in order)
     path.write_text("path,speaker\n" + lines)
@@ -358,3 +363,19 @@ def with_babble(wave: NDArray[np.float32], corpus: AudioSource, index: int, snr:
         babble += np.resize(corpus.read(i), len(wave))
     gain = np.sqrt(np.mean(wave**2) / max(float(np.mean(babble**2)), 1e-20)) * 10 ** (-snr / 20)
     return (wave + gain * babble).astype(np.float32)
+
+
+def parser() -> ArgumentParser:
+    """Of `twofold demo-speech`."""
+    parser = new_parser("Speech SimCLR on two hours of real telephone prompts, five ways, on voices without labels.")
+    add_data(parser, "folder of the Debian packages' recordings", nargs="?", default=None)
+    add_out(parser, "demo", default="runs/demo-speech")
+    parser.add_argument("--seeds", type=int, default=3, help="pretrainings of each way (default: 3)")
+    parser.add_argument("--epochs", type=float, help="passes over the clips; the recipe's when not given")
+    parser.add_argument("--ablation", type=bool, default=False, help="also with waveforms as they are (default: false)")
+    return parser
+
+
+def run(options: dict[str, Any]) -> DemoResult:
+    """`twofold demo-speech`."""
+    return demo_speech(options.pop(PATH, None), **options)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from types import TracebackType
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from twofold.data.batches.base import Batch
 from twofold.data.batches.workers import Substitution
 from twofold.data.decoding.opening import BadImage
 from twofold.data.sources.audio import AudioSource
@@ -131,18 +131,7 @@ class LengthOrder:
         return np.array(batches, dtype=np.int64)
 
 
-@dataclass
-class AudioBatch:
-    """One rank's part of one step's batch of recordings: what `Batch` is for images."""
-
-    step: int
-    rows: torch.Tensor
-    index: torch.Tensor
-    images: Waves
-    """The recordings; the name is the one that the training loop knows."""
-    labels: torch.Tensor | None
-    draws: tuple[WaveDraw, WaveDraw]
-    skipped: list[tuple[str, str]]
+AudioBatch = Batch[Waves, WaveDraw]
 
 
 class AudioLoader:
@@ -220,7 +209,7 @@ class AudioLoader:
         waves = _padded([wave for wave in result if isinstance(wave, np.ndarray)])
         draws = self.views.draw(key, self.rows, waves.lengths.numpy())
         labels = None if self.source.labels is None else torch.from_numpy(self.source.labels[index])
-        return AudioBatch(
+        return Batch(
             step, torch.from_numpy(self.rows), torch.from_numpy(index), waves.pin_memory() if self._pin else waves,
             labels, draws, skipped,
         )  # fmt: skip

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from types import TracebackType
 
 import numpy as np
@@ -11,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from twofold.data.base import Source
+from twofold.data.batches.base import Batch
 from twofold.data.batches.cache import CachedSource, with_cache
 from twofold.data.batches.order import Order
 from twofold.data.batches.workers import Part, Pipe, Substitution, Task, join_draws
@@ -23,29 +23,7 @@ from twofold.errors import UserError
 from twofold.randomness import Key
 from twofold.views.images import ImageDraw, ImageViews
 
-
-@dataclass
-class Batch:
-    """One rank's part of one step's batch, on the CPU."""
-
-    step: int
-    rows: torch.Tensor
-    """int64 [n] positions in the global batch: this rank's block of it."""
-    index: torch.Tensor
-    """int64 [n] images, after substitution of unreadable ones."""
-    images: torch.Tensor
-    """uint8 [n, C, H, W], whole images for `views.apply`; or [2, n, C, S, S], crops for `views.photometric`."""
-    labels: torch.Tensor | None
-    """int64 [n] or [n, K]."""
-    draws: tuple[ImageDraw, ImageDraw]
-    """Each view's random numbers."""
-    skipped: list[tuple[str, str]]
-    """(path, reason) of the files that could not be read and were substituted."""
-
-    @property
-    def cropped(self) -> bool:
-        """`images` holds crops."""
-        return self.images.ndim == 5
+ImageBatch = Batch[torch.Tensor, ImageDraw]
 
 
 class Loader:
@@ -112,7 +90,7 @@ class Loader:
             self._reader = reader
         return self._reader
 
-    def iterate(self, start: int, stop: int) -> Iterator[Batch]:
+    def iterate(self, start: int, stop: int) -> Iterator[ImageBatch]:
         """The batches of the steps start <= step < stop. A new iteration ends the one before.
 
         Raises:
@@ -137,7 +115,7 @@ class Loader:
     ) -> None:
         self.close()
 
-    def _from_memory(self, reader: ArraySource | CachedSource, start: int, stop: int) -> Iterator[Batch]:
+    def _from_memory(self, reader: ArraySource | CachedSource, start: int, stop: int) -> Iterator[ImageBatch]:
         cached = isinstance(reader, CachedSource)
         images = reader.stacked() if isinstance(reader, CachedSource) else reader.images
         substitution = Substitution(len(reader), reader.bad if isinstance(reader, CachedSource) else None)
@@ -150,7 +128,7 @@ class Loader:
             draws = self.views.draw(Key(self.seed, step), self.rows, height, width)
             yield self._batch(step, index, selection.pin_memory() if self._pin else selection, draws, skipped)
 
-    def _from_workers(self, reader: Source, start: int, stop: int) -> Iterator[Batch]:
+    def _from_workers(self, reader: Source, start: int, stop: int) -> Iterator[ImageBatch]:
         shape = _whole_shape(reader, self.views)
         if self._pipe is None:
             draft = self._config.jpeg_draft
@@ -175,7 +153,7 @@ class Loader:
             for begin in range(0, len(self.rows), chunk):
                 yield Task(step, self.rows[begin : begin + chunk], index[begin : begin + chunk])
 
-    def _assembled(self, parts: list[Part], out: torch.Tensor, shape: tuple[int, int] | None) -> Batch:
+    def _assembled(self, parts: list[Part], out: torch.Tensor, shape: tuple[int, int] | None) -> ImageBatch:
         step = parts[0].task.step
         if shape is None:
             drawn = [part.draws for part in parts if part.draws is not None]
@@ -193,7 +171,7 @@ class Loader:
         images: torch.Tensor,
         draws: tuple[ImageDraw, ImageDraw],
         skipped: list[tuple[str, str]],
-    ) -> Batch:
+    ) -> ImageBatch:
         for path, reason in skipped:
             self.source.skipped.add(path, reason)
         labels = self.source.labels

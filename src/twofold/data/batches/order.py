@@ -62,12 +62,11 @@ class Order:
         return self._permutation(epoch)[start:stop]
 
     def steps(self, epochs: float) -> int:
-        """Whole steps in so many epochs: floor(n * epochs / batch), or floor(epochs * (n // batch)) with drop."""
-        return int(self.n // self.batch * epochs) if self.rule == "drop" else int(self.n * epochs // self.batch)
+        """Whole steps in so many epochs: floor(n * epochs / batch), or floor(epochs * (n // batch)) with drop.
 
-    def reference_steps(self, epochs: int) -> int:
-        """What the SimCLR code trains: n * epochs // batch + 1 (tf2/model.py, get_train_steps), whatever the rule."""
-        return self.n * epochs // self.batch + 1
+        The SimCLR code trains n * epochs // batch + 1 (tf2/model.py, get_train_steps).
+        """
+        return int(self.n // self.batch * epochs) if self.rule == "drop" else int(self.n * epochs // self.batch)
 
     def epoch(self, step: int) -> float:
         """Epochs seen before this step; its whole part is the epoch of the step's first image."""

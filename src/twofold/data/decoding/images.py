@@ -11,7 +11,7 @@ from PIL import Image
 
 from twofold.data.config import DataConfig
 from twofold.data.decoding.opening import TURNS, opened, orientation
-from twofold.data.decoding.pixels import to_uint8
+from twofold.data.decoding.pixels import PixelRange, to_uint8
 
 _NOT_RASTER = {"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"}
 """Formats that Pillow knows by name and cannot decode by itself, or at all."""
@@ -35,8 +35,9 @@ def find_images(folder: Path) -> list[str]:
 
 
 def decode_image(
-    path: str, channels: int, config: DataConfig, shrink: int = 1, contents: bytes | None = None
-) -> NDArray[np.uint8]:
+    path: str, channels: int, config: DataConfig, shrink: int = 1, contents: bytes | None = None,
+    pixels: PixelRange | None = None,
+) -> NDArray[np.uint8]:  # fmt: skip
     """Decode one file: the first frame, upright, transparency over the background.
 
     Args:
@@ -45,6 +46,7 @@ def decode_image(
         config: `background`, `orient`, `deep_pixels` and `max_pixels` apply.
         shrink: 1, 2, 4 or 8: JPEG files are decoded at this fraction of their size (Pillow's draft mode).
         contents: the encoded image, where it is no file of its own; `path` then only tells people where it is.
+        pixels: black and white of pixels of more than 8 bits; `config.pixel_range` when not given.
 
     Returns:
         [H, W, channels].
@@ -57,7 +59,7 @@ def decode_image(
         if shrink > 1:
             image.draft(image.mode, (max(1, image.width // shrink), max(1, image.height // shrink)))
         upright = image.transpose(TURNS[turn]) if turn in TURNS else image
-        return to_uint8(upright, channels, config.background, config.deep_pixels)
+        return to_uint8(upright, channels, config.background, config.deep_pixels, pixels or config.pixel_range)
 
 
 def image_extensions() -> frozenset[str]:

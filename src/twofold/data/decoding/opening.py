@@ -6,12 +6,14 @@ import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from twofold.data.config import DataConfig
-from twofold.data.decoding.pixels import GREY_MODES
+from twofold.data.decoding.pixels import DEEP_MODES, GREY_MODES
 
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -37,20 +39,22 @@ class BadImage(Exception):
 
 
 class Header(NamedTuple):
-    """What a file says before its pixels are decoded; height and width after orientation."""
+    """What a file says before its pixels are decoded; height and width after orientation; `deep` pixels
+    have more than 8 bits."""
 
     height: int
     width: int
     grey: bool
+    deep: bool = False
 
 
-def read_header(path: str, config: DataConfig, contents: bytes | None = None) -> Header:
+def image_header(path: str, config: DataConfig, contents: bytes | None = None) -> Header:
     """Size and colour of one file, or of its `contents`, without decoding it; raises BadImage."""
     with opened(path, config, contents) as image:
         width, height = image.size
         if orientation(image, config) >= 5:
             width, height = height, width
-        return Header(height, width, image.mode in GREY_MODES)
+        return Header(height, width, image.mode in GREY_MODES, image.mode in DEEP_MODES)
 
 
 def orientation(image: Image.Image, config: DataConfig) -> int:
@@ -84,3 +88,9 @@ def opened(path: str, config: DataConfig, contents: bytes | None = None) -> Iter
         raise BadImage(path, "empty file" if empty else "not an image of a format that Pillow reads") from error
     except Exception as error:  # malformed bytes make Pillow's decoders raise nearly every kind of exception
         raise BadImage(path, str(error) or type(error).__name__) from error
+
+
+def deep_pixels(path: str, config: DataConfig, contents: bytes | None = None) -> NDArray[Any]:
+    """The values of an image whose pixels have more than 8 bits, as they are stored; raises BadImage."""
+    with opened(path, config, contents) as image:
+        return np.array(image)

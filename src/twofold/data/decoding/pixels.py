@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -13,11 +14,72 @@ from twofold.errors import UserError
 
 GREY_MODES = frozenset({"1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N", "F"})
 """The modes of Pillow that hold no colour."""
+DEEP_MODES = frozenset({"I", "I;16", "I;16L", "I;16B", "I;16N", "F"})
+"""Those of them whose pixels have more than 8 bits."""
 
 DeepPixels = Literal["full", "stretch"]
 
 
-def to_uint8(image: Image.Image, channels: int, background: str, deep: DeepPixels) -> NDArray[np.uint8]:
+PixelRange = tuple[float, float]
+"""The values of black and of white among pixels of more than 8 bits."""
+
+_KNOWN = (1.0, 255.0, 65535.0)
+"""What white is among floats, in the order in which it is tried."""
+_LITTLE = 0.05
+"""A source whose brightest pixel lies below this share of its range is warned of."""
+
+
+def range_of(samples: Sequence[NDArray[Any]]) -> PixelRange:
+    """Black and white of images of more than 8 bits: one range for all, from the type and from what samples hold.
+
+    16-bit integers range from 0 to 65535, whatever is in them. Floats, and integers of more bits, range from 0 to the
+    first of 1 (floats alone), 255 and 65535 that no sample exceeds; where none does, or where there are values below
+    0, from the smallest value of the samples to their largest.
+
+    Raises:
+        ValueError: a value is not a finite number.
+    """
+    if not all(np.isfinite(values).all() for values in samples):
+        raise ValueError("it has pixels that are not finite numbers")
+    if all(values.dtype == np.bool_ for values in samples):
+        return 0.0, 1.0
+    if all(values.dtype == np.uint16 or values.dtype == np.dtype(">u2") for values in samples):
+        return 0.0, 65535.0
+    low = min((float(values.min()) for values in samples if values.size), default=0.0)
+    high = max((float(values.max()) for values in samples if values.size), default=1.0)
+    known = _KNOWN if any(values.dtype.kind == "f" for values in samples) else _KNOWN[1:]
+    top = next((white for white in known if low >= 0 and high <= white), None)
+    return (low, high) if top is None else (0.0, top)
+
+
+def range_of_arrays(samples: Sequence[NDArray[Any]]) -> PixelRange | None:
+    """Black and white of arrays and tensors, which only their type can tell; None where it does not.
+
+    Nobody knows what white is among floats beyond 0..1 (normalised ones, say) or integers beyond 0..255.
+    """
+    if any(values.dtype.kind not in "biuf" for values in samples):
+        return None
+    low, high = range_of(samples)
+    floats = any(values.dtype.kind == "f" for values in samples)
+    wide = all(values.dtype in (np.uint16, np.bool_) for values in samples)
+    return (low, high) if wide or (low, high) == ((0.0, 1.0) if floats else (0.0, 255.0)) else None
+
+
+def describe_range(pixels: PixelRange, dtype: np.dtype[Any], samples: Sequence[NDArray[Any]]) -> str:
+    """How pixels of more than 8 bits are read, in words, with a warning where they use little of their range."""
+    text = f"{dtype} pixels, of which {pixels[0]:g} is black and {pixels[1]:g} white"
+    brightest = max((float(values.max()) for values in samples if values.size), default=pixels[1])
+    if dtype != np.bool_ and brightest - pixels[0] < _LITTLE * (pixels[1] - pixels[0]):
+        text += (
+            f" (warning: the brightest that was looked at is {brightest:g}, so that all is nearly black: say what "
+            f"white is with --data.pixel_range '[{pixels[0]:g}, {brightest:g}]')"
+        )
+    return text
+
+
+def to_uint8(
+    image: Image.Image, channels: int, background: str, deep: DeepPixels, pixels: PixelRange | None = None
+) -> NDArray[np.uint8]:
     """Pixels [H, W, channels] of an image of any mode.
 
     Transparency (alpha, a transparent palette entry or a transparent colour) is laid over `background`. Colour becomes
@@ -26,57 +88,66 @@ def to_uint8(image: Image.Image, channels: int, background: str, deep: DeepPixel
     Raises:
         ValueError: Pillow knows no conversion from the image's mode, or a float pixel is not finite.
     """
-    if image.mode.startswith(("I", "F")):
+    if image.mode in DEEP_MODES:
         values = np.array(image)
-        grey = eight_bits(values, deep)
+        grey = eight_bits(values, deep, pixels)
         if isinstance(key := image.info.get("transparency"), int):
             grey[values == key] = np.array(Image.new("RGB", (1, 1), background).convert("L"))[0, 0]
         return np.repeat(grey[..., None], channels, axis=2)
     if image.has_transparency_data:
         canvas = Image.new("RGBA", image.size, ImageColor.getrgb(background)[:3])
         image = Image.alpha_composite(canvas, image.convert("RGBA"))
-    pixels = np.array(image.convert("L" if channels == 1 else "RGB"))
-    return pixels[..., None] if channels == 1 else pixels
+    array = np.array(image.convert("L" if channels == 1 else "RGB"))
+    return array[..., None] if channels == 1 else array
 
 
-def eight_bits(values: NDArray[Any], deep: DeepPixels = "full") -> NDArray[np.uint8]:
-    """Scale one image of 16-bit, 32-bit or float pixels to 0..255, rounding to nearest.
+def eight_bits(values: NDArray[Any], deep: DeepPixels = "full", pixels: PixelRange | None = None) -> NDArray[np.uint8]:
+    """Scale pixels of more than 8 bits to 0..255, rounding to nearest.
 
-    ``"full"`` takes the range that the values' type stands for: 0..65535 for integers, and for floats the first of
-    0..1, 0..255 and 0..65535 that holds them all. ``"stretch"``, and values beyond those ranges, are scaled from the
-    image's own smallest and largest value: right for 12-bit cameras, whose pictures would come out nearly black.
+    Args:
+        values: of one image, or of several.
+        deep: "full" takes black and white from `pixels`, the same for all images of a source; "stretch" from the
+            smallest and largest of these values, each image for itself.
+        pixels: see `range_of`, which is asked about these values alone when not given. What lies beyond is black or
+            white.
 
     Raises:
         ValueError: a value is not finite.
     """
     if not np.isfinite(values).all():
         raise ValueError("it has pixels that are not finite numbers")
-    low, high = float(values.min()), float(values.max())
-    ranges = (1.0, 255.0, 65535.0) if values.dtype.kind == "f" else (65535.0,)
-    top = next((r for r in ranges if low >= 0 and high <= r), None) if deep == "full" else None
-    bottom, top = (low, high) if top is None else (0.0, top)
-    scale = 255.0 / (top - bottom) if top > bottom else 0.0
-    return np.rint((values.astype(np.float64) - bottom) * scale).astype(np.uint8)
+    if deep == "stretch":
+        low, high = float(values.min()), float(values.max())
+    else:
+        low, high = pixels or range_of([values])
+    scale = 255.0 / (high - low) if high > low else 0.0
+    return np.rint((np.clip(values.astype(np.float64), low, high) - low) * scale).astype(np.uint8)
 
 
-def images_to_tensor(images: Any, name: str) -> torch.Tensor:
+def as_array(images: Any) -> NDArray[Any]:
+    """An array or tensor as an array."""
+    return images.detach().cpu().numpy() if isinstance(images, torch.Tensor) else np.asarray(images)
+
+
+def images_to_tensor(images: Any, name: str, pixels: PixelRange | None = None) -> torch.Tensor:
     """Images of any type and layout as a uint8 tensor [N, C, H, W].
 
     Args:
         images: numpy array or tensor, [N, H, W], [N, H, W, C] or [N, C, H, W]. With four dimensions the channels are
             the second or last one of size 1, 3 or 4; if both or neither are, the smaller; if equal, the last of an
-            array and the second of a tensor, as is usual for each. Values: bool; integers in 0..255; uint16 beyond
-            255 (scaled by 255 / 65535); floats in [0, 1] (scaled by 255).
+            array and the second of a tensor, as is usual for each. Values: bool; uint8; uint16, of which 65535 is
+            white; other integers in 0..255; floats in [0, 1]; or any, with `pixels`.
         name: for messages.
+        pixels: the values of black and white, where they are not those above.
 
     Raises:
         UserError: wrong number of dimensions, or values outside these ranges.
     """
     tensor_like = isinstance(images, torch.Tensor)
-    array = images.detach().cpu().numpy() if tensor_like else np.asarray(images)
+    array = as_array(images)
     if array.ndim not in (3, 4) or array.size == 0:
         raise UserError(f"{name}: images must be [N, H, W], [N, H, W, C] or [N, C, H, W], got {list(array.shape)}")
-    array = _as_uint8(array, name)
+    array = _as_uint8(array, name, pixels)
     if array.ndim == 3:
         array = array[:, None]
     elif _channels_last(array.shape, default=not tensor_like):
@@ -99,20 +170,24 @@ def set_channels(images: torch.Tensor, channels: int | None, name: str) -> torch
     raise UserError(f"{name} has {have} channels; --data.channels {channels} would need 1, 3 or {channels} of them")
 
 
-def _as_uint8(array: NDArray[Any], name: str) -> NDArray[np.uint8]:
+def _as_uint8(array: NDArray[Any], name: str, pixels: PixelRange | None) -> NDArray[np.uint8]:
     if array.dtype == np.uint8:
         return array
     if array.dtype == np.bool_:
         return array.astype(np.uint8) * np.uint8(255)
     low, high = (float(array.min()), float(array.max())) if array.dtype.kind in "iuf" else (np.nan, np.nan)
-    if array.dtype.kind == "f" and low >= 0 and high <= 1:
-        return np.rint(array * 255).astype(np.uint8)
-    if array.dtype == np.uint16 and high > 255:
+    if array.dtype == np.uint16 and pixels in (None, (0.0, 65535.0)):
         return np.rint(array / 257).astype(np.uint8)
-    if array.dtype.kind in "iu" and low >= 0 and high <= 255:
+    if array.dtype.kind == "f" and pixels in (None, (0.0, 1.0)) and low >= 0 and high <= 1:
+        scaled: NDArray[np.uint8] = np.rint(array * 255).astype(np.uint8)
+        return scaled
+    if array.dtype.kind in "iu" and pixels in (None, (0.0, 255.0)) and low >= 0 and high <= 255:
         return array.astype(np.uint8)
+    if pixels is not None and np.isfinite((low, high)).all():
+        return eight_bits(array, "full", pixels)
     raise UserError(
-        f"{name}: images must be uint8, or floats in [0, 1]; got {array.dtype} from {low:g} to {high:g}: scale them"
+        f"{name}: images must be uint8, or floats in [0, 1]; got {array.dtype} from {low:g} to {high:g}: scale them, "
+        "or say what black and white are with --data.pixel_range"
     )
 
 

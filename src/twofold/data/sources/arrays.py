@@ -8,11 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from twofold.data.base import DataFacts, SkipList, class_count
-from twofold.data.decoding.pixels import images_to_tensor, set_channels
+from twofold.data.base import DataFacts, Format, SkipList, Splits, class_count
+from twofold.data.decoding.pixels import (
+    PixelRange,
+    as_array,
+    describe_range,
+    images_to_tensor,
+    range_of_arrays,
+    set_channels,
+)
+from twofold.data.labels import Labels, class_labels
 from twofold.errors import UserError
 
 IMAGE_KEYS, LABEL_KEYS = ("images", "x", "data"), ("labels", "y")
@@ -27,9 +34,10 @@ class ArraySource:
 
     Args:
         images: see `pixels.images_to_tensor`.
-        labels: [n] class indices, [n, 1], or [n, K] of 0 and 1; or None.
+        labels: what `labels.class_labels` takes; or None.
         classes: names, by label.
         channels: 1 or 3 to convert to; None keeps what there is.
+        pixel_range: see `DataConfig`.
         name: for messages.
 
     Raises:
@@ -44,12 +52,20 @@ class ArraySource:
         classes: list[str] | None = None,
         channels: int | None = None,
         name: str = "array",
+        pixel_range: PixelRange | None = None,
     ) -> None:
         self.name = name
-        self.images = set_channels(images_to_tensor(images, name), channels, name)
+        array, self.pixels = as_array(images), ""
+        if array.dtype != np.uint8 and array.size:
+            pixel_range = pixel_range or range_of_arrays([array])
+            self.pixels = "" if pixel_range is None else describe_range(pixel_range, array.dtype, [array])
+        self.pixel_range = pixel_range
+        self.images = set_channels(images_to_tensor(images, name, pixel_range), channels, name)
         self.channels = self.images.shape[1]
-        self.labels = None if labels is None else check_labels(labels, len(self.images), name)
+        self.labels: Labels | None = None
         self.classes = classes
+        if labels is not None:
+            self.labels, self.classes = class_labels(labels, len(self.images), name, classes)
         self.skipped = SkipList(len(self.images), 0.0)
 
     def __len__(self) -> int:
@@ -71,7 +87,10 @@ class ArraySource:
         """Exact: nothing has to be sampled."""
         height, width = self.images.shape[2:]
         classes = class_count(self.labels, self.classes)
-        return DataFacts(len(self), height, width, self.channels, True, self.labels is not None, classes)
+        return DataFacts(
+            len(self), height, width, self.channels, True, self.labels is not None, classes,
+            pixels=self.pixels, pixel_range=self.pixel_range,
+        )  # fmt: skip
 
     def fingerprint(self) -> str:
         """sha256 of shape, pixels and labels (of evenly spread images where the array is larger than 256 MiB)."""
@@ -84,25 +103,6 @@ class ArraySource:
         return digest.hexdigest()
 
 
-def check_labels(labels: Any, count: int, name: str) -> NDArray[np.int64]:
-    """Labels as int64 [n] (class indices from 0) or [n, K] (0 and 1); raises UserError for anything else."""
-    array = labels.detach().cpu().numpy() if isinstance(labels, torch.Tensor) else np.asarray(labels)
-    if array.ndim == 2 and array.shape[1] == 1:
-        array = array[:, 0]
-    if array.ndim not in (1, 2) or len(array) != count:
-        raise UserError(
-            f"{name}: labels must be [{count}] or [{count}, K] as there are {count} images, got {array.shape}"
-        )
-    if array.dtype.kind not in "iub" and not (array.dtype.kind == "f" and (array == np.rint(array)).all()):
-        raise UserError(f"{name}: labels must be whole numbers, got {array.dtype}; number the classes from 0")
-    if array.min() < 0 or (array.ndim == 2 and array.max() > 1):
-        raise UserError(
-            f"{name}: labels must be class indices from 0, or 0 and 1 with one column a class; "
-            f"got {array.min()} to {array.max()}"
-        )
-    return array.astype(np.int64)
-
-
 def npz_splits(path: Path) -> tuple[str, ...]:
     """The splits that the arrays' names in an .npz file tell of; none where they are called images, x or data."""
     keys = [key.lower() for key in _open_npz(path).files]
@@ -111,7 +111,9 @@ def npz_splits(path: Path) -> tuple[str, ...]:
     return tuple(s for s in ("train", "val", "test") if any(_split_key(i, s) & set(keys) for i in IMAGE_KEYS))
 
 
-def open_array_file(path: Path, split: str | None, channels: int | None) -> ArraySource:
+def open_array_file(
+    path: Path, split: str | None, channels: int | None, pixel_range: PixelRange | None = None
+) -> ArraySource:
     """Read an .npy file (images alone) or an .npz file (see IMAGE_KEYS, LABEL_KEYS). Nothing is ever unpickled.
 
     Raises:
@@ -124,7 +126,7 @@ def open_array_file(path: Path, split: str | None, channels: int | None) -> Arra
             raise UserError(f"{path}: not a plain .npy file ({error}); write it with numpy.save") from error
         if split is not None:
             raise UserError(f"--data.split {split}: {path} holds one array; splits need an .npz file or a folder")
-        return ArraySource(images, channels=channels, name=str(path))
+        return ArraySource(images, channels=channels, name=str(path), pixel_range=pixel_range)
     file, splits = _open_npz(path), npz_splits(path)
     if split is None and splits:
         split = splits[0]
@@ -137,7 +139,8 @@ def open_array_file(path: Path, split: str | None, channels: int | None) -> Arra
         raise UserError(
             f"{path}: no array called images, x or data (with labels or y), or x_train, ...; has {file.files}"
         )
-    return ArraySource(images, labels, channels=channels, name=f"{path}:{split}" if split else str(path))
+    name = f"{path}:{split}" if split else str(path)
+    return ArraySource(images, labels, channels=channels, name=name, pixel_range=pixel_range)
 
 
 def _open_npz(path: Path) -> Any:
@@ -160,9 +163,28 @@ def _pick(file: Any, names: tuple[str, ...], split: str | None, path: Path) -> N
         for key in file.files:
             if key.lower() in wanted:
                 try:
-                    return file[key]
+                    array: NDArray[Any] = file[key]
+                    return array
                 except (ValueError, OSError, zipfile.BadZipFile) as error:
                     raise UserError(
                         f"{path}: array {key} cannot be read ({error}); plain numbers are needed"
                     ) from error
     return None
+
+
+def _is_array_file(what: str) -> bool:
+    path = Path(what).expanduser()
+    return path.suffix.lower() in (".npy", ".npz") and path.is_file()
+
+
+def _splits(what: str) -> Splits:
+    path = Path(what).expanduser()
+    return Splits.named(npz_splits(path) if path.suffix.lower() == ".npz" else ())
+
+
+ARRAY_FILE = Format(
+    "an .npy or .npz file",
+    _is_array_file,
+    lambda what, split, config: open_array_file(Path(what).expanduser(), split, config.channels, config.pixel_range),
+    _splits,
+)

@@ -21,7 +21,7 @@ from twofold.data.decoding.opening import BadImage
 from twofold.devices import available_memory
 from twofold.errors import UserError
 
-EXTENSIONS = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au")
+EXTENSIONS = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".sph", ".caf", ".w64")
 _SILENT = 1e-4
 """Peak below which a recording holds nothing (-80 dB of full scale)."""
 
@@ -43,6 +43,10 @@ class Recording:
     text: str | None = None
     fold: str | None = None
     speaker: str | None = None
+    start: float = 0.0
+    """Seconds of the file before it begins."""
+    duration: float | None = None
+    """Seconds; to the file's end when not given."""
 
 
 class AudioSource:
@@ -68,18 +72,20 @@ class AudioSource:
         self.skipped = SkipList(len(recordings), config.max_skipped)
         self.rate: int | None = None
         headers = _headers(recordings)
-        kept = []
+        readable = []
         for recording, header in zip(recordings, headers, strict=True):
-            reason = header if isinstance(header, str) else _unfit(*header, config.audio.min_seconds)
+            reason = header if isinstance(header, str) else _unfit(recording, *header, config.audio.min_seconds)
             if reason:
                 self.skipped.add(recording.path, reason)
             else:
-                kept.append((recording, header))
-        if not kept:
+                readable.append((recording, header))
+        if not readable:
             raise UserError(f"{name}: none of {len(recordings)} files can be read:\n{self.skipped.summary()}")
-        self.recordings = [recording for recording, _ in kept]
-        self.samples = np.array([header[0] for _, header in kept], dtype=np.int64)
-        self.rates = np.array([header[1] for _, header in kept], dtype=np.int64)
+        self.recordings = [recording for recording, _ in readable]
+        parts = [_part_of(recording, *header) for recording, header in readable if not isinstance(header, str)]
+        self.starts = np.array([start for start, _ in parts], dtype=np.int64)
+        self.samples = np.array([count for _, count in parts], dtype=np.int64)
+        self.rates = np.array([header[1] for _, header in readable], dtype=np.int64)
         named = sorted({r.label for r in self.recordings if r.label is not None})
         self.classes: list[str] | None = named or None
         number = {label: i for i, label in enumerate(named)}
@@ -122,7 +128,7 @@ class AudioSource:
         """The recordings at `indices`; labels keep their numbers."""
         other = copy.copy(self)
         other.recordings = [self.recordings[i] for i in indices]
-        other.samples, other.rates = self.samples[indices], self.rates[indices]
+        other.samples, other.rates, other.starts = self.samples[indices], self.rates[indices], self.starts[indices]
         other.labels = None if self.labels is None else self.labels[indices]
         other._cache = {i: self._cache[int(j)] for i, j in enumerate(indices) if int(j) in self._cache}
         return other
@@ -161,17 +167,18 @@ class AudioSource:
         """
         rate, own, size = self.rate or int(self.rates[index]), int(self.rates[index]), int(self.samples[index])
         path, spare = self.recordings[index].path, size - int(self.config.audio.max_seconds * own)
+        first = int(self.starts[index])
         if spare <= 0:
-            return self._kept(index, lambda: resampled(_decode(path, 0, size), own, rate))
+            return self._cached(index, lambda: resampled(_decode(path, first, size), own, rate))
         start, count = int(place * (spare + 1)), size - spare
         if self._long_fit:
             # Decoded whole once, and cut at its own rate: what comes out is what reading the part gives.
-            whole = self._kept(index, lambda: _decode(path, 0, size))
+            whole = self._cached(index, lambda: _decode(path, first, size))
             part = whole[start : start + count]
             return resampled(_around_loudest(whole, count) if np.abs(part).max() < _SILENT else part, own, rate)
-        return resampled(_decode_part(path, start, count), own, rate)
+        return resampled(_decode_part(path, first, size, start, count), own, rate)
 
-    def _kept(self, index: int, decode: Callable[[], NDArray[np.float32]]) -> NDArray[np.float32]:
+    def _cached(self, index: int, decode: Callable[[], NDArray[np.float32]]) -> NDArray[np.float32]:
         """What `decode` gives, remembered if there is room for it."""
         if index in self._cache:
             return self._cache[index]
@@ -222,7 +229,8 @@ class AudioSource:
         """sha256 of the names and the files' lengths in samples."""
         digest = hashlib.sha256()
         for recording, samples in zip(self.recordings, self.samples.tolist(), strict=True):
-            digest.update(f"{Path(recording.path).name}\0{samples}\n".encode(errors="surrogateescape"))
+            segment = f"\0{recording.start:g}" if recording.start else ""
+            digest.update(f"{Path(recording.path).name}\0{samples}{segment}\n".encode(errors="surrogateescape"))
         return digest.hexdigest()
 
 
@@ -245,9 +253,11 @@ def spectrogram(wave: NDArray[np.float32], side: int = 64, width: int | None = N
 
 
 def read_folder(
-    folder: str | Path, rate: int, option: str = "--waves.noises or --waves.responses"
+    folder: str | Path, rate: int, option: str = "--waves.noises or --waves.responses", most: int | None = None
 ) -> list[NDArray[np.float32]]:
-    """Every recording in a folder at `rate`: noises, impulse responses.
+    """Every recording in a folder at `rate`: noises, impulse responses; of each the first `most` samples.
+
+    No more than that is decoded (and a second, so that resampling knows how it goes on).
 
     Raises:
         UserError: there is none, or one that cannot be read or is silent; `option` is what named the folder.
@@ -261,7 +271,9 @@ def read_folder(
         try:
             if isinstance(header, str):
                 raise BadRecording(str(path), header)
-            waves.append(resampled(_decode(str(path), 0, header[0]), header[1], rate))
+            samples, own = header
+            needed = samples if most is None else min(samples, -(-most * own // rate) + own)
+            waves.append(resampled(_decode(str(path), 0, needed), own, rate)[:most])
         except BadRecording as error:
             raise UserError(f"{option}: {path} will not do: {error.reason}; mend it or take it out") from error
     return waves
@@ -304,18 +316,28 @@ def _header(path: str) -> tuple[int, int] | str:
         return f"not a recording that libsndfile reads: {error}"
 
 
-def _unfit(samples: int, rate: int, least: float) -> str | None:
+def _part_of(recording: Recording, samples: int, rate: int) -> tuple[int, int]:
+    """(first sample, samples) of a recording in its file."""
+    first = min(round(recording.start * rate), samples)
+    rest = samples - first
+    return first, rest if recording.duration is None else min(round(recording.duration * rate), rest)
+
+
+def _unfit(recording: Recording, samples: int, rate: int, least: float) -> str | None:
+    if recording.start * rate >= samples > 0:
+        return f"it begins at {recording.start:g} s, and the file is {samples / rate:.3f} s long"
+    samples = _part_of(recording, samples, rate)[1]
     if samples / rate < least:
         return f"{samples / rate:.3f} s long, less than data.audio.min_seconds {least:g}"
     return None
 
 
-def _decode_part(path: str, start: int, count: int) -> NDArray[np.float32]:
-    """`_decode`, but a pause in a longer recording is no reason to call it silent."""
+def _decode_part(path: str, first: int, size: int, start: int, count: int) -> NDArray[np.float32]:
+    """`count` samples from `start` of the recording that lies at `first`; a pause in it does not make it silent."""
     try:
-        return _decode(path, start, count)
+        return _decode(path, first + start, count)
     except Silent:
-        return _around_loudest(_decode(path, 0, -1), count)
+        return _around_loudest(_decode(path, first, size), count)
 
 
 def _around_loudest(whole: NDArray[np.float32], count: int) -> NDArray[np.float32]:

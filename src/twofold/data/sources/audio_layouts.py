@@ -1,27 +1,25 @@
-"""How a folder or a manifest becomes a list of recordings: plain folders and the layouts of four public corpora."""
+"""How a folder or a manifest becomes a list of recordings: plain folders, public corpora, toolkits' layouts."""
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import json
+import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from twofold.data.base import Format, Source, Splits
 from twofold.data.config import AudioConfig, DataConfig
-from twofold.data.sources.audio import AudioSource, Recording, find_recordings
+from twofold.data.decoding.images import find_images, image_extensions
+from twofold.data.sources.audio import EXTENSIONS, AudioSource, Recording, find_recordings
 from twofold.data.sources.files import SPLIT_FOLDERS
+from twofold.data.sources.manifests import MANIFESTS, manifest_rows, read_manifest
 from twofold.errors import UserError
 
-MANIFESTS = (".csv", ".tsv", ".jsonl", ".parquet")
-_PATH = ("path", "file", "audio", "audio_filepath", "wav", "filename", "deb_path")
-_TEXT = ("text", "transcript_norm", "transcript", "sentence", "transcription")
-_FOR_IMAGES = ("background", "orient", "deep_pixels", "max_pixels", "jpeg_draft")
 _EMOTIONS = {"neu": "neutral", "hap": "happy", "exc": "happy", "ang": "angry", "sad": "sad"}
 
-Layout = Callable[[Path, str | None], list[Recording]]
+Layout = Callable[[Path, str | None, DataConfig], list[Recording]]
 
 
 def open_audio(path: Path, split: str | None, config: DataConfig) -> AudioSource:
@@ -32,32 +30,34 @@ def open_audio(path: Path, split: str | None, config: DataConfig) -> AudioSource
     Raises:
         UserError: no such split or column, nothing readable, an option that only images have, ...
     """
-    _refuse_image_options(path, config)
+    _refuse_colours(path, config)
     if path.is_file():
-        recordings = read_manifest(path, split, config.audio.label, config.audio.fold)
+        recordings = read_manifest(path, split, config.audio, config.encoding)
     else:
-        recordings = _relabelled(_LAYOUTS[layout_of(path)](path, split), path, config.audio)
+        recordings = _relabelled(_LAYOUTS[layout_of(path)](path, split, config), path, config.audio)
     if not recordings:
         raise UserError(f"{path}: no recordings" + (f" in the split {split}" if split else ""))
     return AudioSource(recordings, config, f"{path}:{split}" if split else str(path))
 
 
-def _refuse_image_options(path: Path, config: DataConfig) -> None:
-    """Raise a UserError where an option that only images have is given for recordings."""
+def _refuse_colours(path: Path, config: DataConfig) -> None:
+    """Raise a UserError where recordings are to have channels as images have them."""
     if config.channels not in (None, 1):  # commands take it from the encoder where it is not given
         raise UserError(
             f"{path} holds recordings, which have one channel, and --data.channels or the encoder asks for "
             f"{config.channels}: leave the option out, or use an encoder of speech"
         )
-    plain = DataConfig()
-    given = [name for name in _FOR_IMAGES if getattr(config, name) != getattr(plain, name)]
-    if given:
-        message = ", ".join(f"--data.{name} {getattr(config, name)}" for name in given)
-        raise UserError(f"{message}: for images, and the data are recordings: leave it out")
 
 
 def _relabelled(recordings: list[Recording], folder: Path, config: AudioConfig) -> list[Recording]:
     """A folder's recordings with speakers as labels or folds, where these are asked for; a folder has no columns."""
+    columns = {option: getattr(config, option) for option in ("path", "text", "speaker")}
+    if any(columns.values()):
+        option = next(option for option, value in columns.items() if value)
+        raise UserError(
+            f"--data.audio.{option} {columns[option]} names a column of a manifest, and {folder} is a folder: "
+            "leave it out"
+        )
     for option, value in (("label", config.label), ("fold", config.fold if config.fold != "fold" else None)):
         if value is None:
             continue
@@ -73,9 +73,16 @@ def _relabelled(recordings: list[Recording], folder: Path, config: AudioConfig) 
 
 
 def layout_of(folder: Path) -> str:
-    """librispeech, speech_commands, voxceleb, iemocap or folder, by what lies where."""
+    """The name of the layout in `_LAYOUTS`, by what lies where."""
     if any((folder / f"Session{i}" / "dialog" / "EmoEvaluation").is_dir() for i in range(1, 6)):
         return "iemocap"
+    if (folder / "wav.scp").is_file():
+        return "kaldi"
+    if (folder / "clips").is_dir() and (folder / "train.tsv").is_file():
+        return "common_voice"
+    if any(re.fullmatch(r"(?i)dr[1-8]", p.name) for base in (folder, *_children(folder, "train", "test"))
+           for p in base.iterdir()):  # fmt: skip
+        return "timit"
     if (folder / "testing_list.txt").is_file() and (folder / "validation_list.txt").is_file():
         return "speech_commands"
     if next(folder.glob("*/*/*/*.trans.txt"), None) or next(folder.glob("*/*/*.trans.txt"), None):
@@ -84,6 +91,10 @@ def layout_of(folder: Path) -> str:
     if any(re.fullmatch(r"id\d{5}", p.name) for base in bases if base.is_dir() for p in base.iterdir()):
         return "voxceleb"
     return "folder"
+
+
+def _children(folder: Path, *names: str) -> list[Path]:
+    return [path for path in folder.iterdir() if path.is_dir() and path.name.lower() in names]
 
 
 def audio_splits(path: Path) -> tuple[str, ...]:
@@ -96,65 +107,15 @@ def audio_splits(path: Path) -> tuple[str, ...]:
         return tuple(sorted(p.name for p in path.iterdir() if next(p.glob("*/*/*.trans.txt"), None)))
     if layout == "speech_commands":
         return ("train", "val", "test")
+    if layout == "timit":
+        return tuple(sorted(path.name.lower() for path in _children(path, "train", "test")))
+    if layout == "common_voice":
+        return tuple(sorted(table.stem for table in path.glob("*.tsv")))
+    if layout == "kaldi":
+        return ()
     if layout == "voxceleb":
         return tuple(name for name in ("dev", "test") if (path / name / "wav").is_dir())
     return tuple(_split_folders(path))
-
-
-def manifest_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a .csv, .tsv, .jsonl or .parquet file; UserError for one that cannot be read."""
-    try:
-        if path.suffix == ".parquet":
-            try:
-                import pyarrow.parquet
-            except ImportError as error:
-                raise UserError(f"{path}: parquet needs pyarrow: pip install pyarrow") from error
-            rows: list[dict[str, Any]] = pyarrow.parquet.read_table(path).to_pylist()
-            return rows
-        text = path.read_text(encoding="utf-8-sig")  # spreadsheets put a byte order mark in front
-        if path.suffix == ".jsonl":
-            return [json.loads(line) for line in text.splitlines() if line.strip()]
-        return list(csv.DictReader(text.splitlines(), delimiter="\t" if path.suffix == ".tsv" else ","))
-    except (OSError, ValueError, csv.Error) as error:
-        raise UserError(f"{path} is no readable manifest: {error}") from error
-
-
-def read_manifest(path: Path, split: str | None, label: str | None, fold: str = "fold") -> list[Recording]:
-    """Recordings of a manifest: paths relative to it, labels from the column `label` ("label" if there is one).
-
-    Without a split those of the split train, where a column says so.
-    """
-    rows = manifest_rows(path)
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    where = _column(columns, _PATH)
-    if where is None:
-        raise UserError(f"{path}: no column of paths ({', '.join(_PATH)}); it has {', '.join(columns)}")
-    if label is not None and label not in columns:
-        raise UserError(f"--data.audio.label {label}: {path} has no such column; it has {', '.join(columns)}")
-    if fold != "fold" and fold not in columns:
-        raise UserError(f"--data.audio.fold {fold}: {path} has no such column; it has {', '.join(columns)}")
-    named, text = label or _column(columns, ("label",)), _column(columns, _TEXT)
-    if split is None and any(row.get("split") == "train" for row in rows):
-        split = "train"
-    if split is not None:
-        rows = [row for row in rows if str(row.get("split")) == split]
-    return [
-        Recording(
-            str(path.parent / str(row[where])), _value(row, named), _value(row, text), _value(row, fold),
-            _value(row, "speaker"),
-        )
-        for row in rows if row.get(where)
-    ]  # fmt: skip
-
-
-def _column(columns: Iterable[str], names: tuple[str, ...]) -> str | None:
-    present = set(columns)
-    return next((name for name in names if name in present), None)
-
-
-def _value(row: Mapping[str, Any], column: str | None) -> str | None:
-    value = row.get(column) if column else None
-    return None if value is None or str(value).strip() == "" else str(value)
 
 
 def _split_folders(folder: Path) -> dict[str, Path]:
@@ -163,7 +124,7 @@ def _split_folders(folder: Path) -> dict[str, Path]:
     return {} if any(p not in splits.values() and find_recordings(p, 1) for p in subfolders) else splits
 
 
-def _folder(folder: Path, split: str | None) -> list[Recording]:
+def _folder(folder: Path, split: str | None, config: DataConfig) -> list[Recording]:
     """Every recording below; where each lies in one of two or more subfolders, these are the classes."""
     splits = _split_folders(folder)
     if split is None and "train" in splits:
@@ -174,16 +135,29 @@ def _folder(folder: Path, split: str | None) -> list[Recording]:
     paths = find_recordings(base)
     tops = [path.relative_to(base).parts[0] if len(path.relative_to(base).parts) > 1 else "" for path in paths]
     labelled = "" not in tops and len(set(tops)) > 1
-    return [Recording(str(p), top if labelled else None, _text_beside(p)) for p, top in zip(paths, tops, strict=True)]
+    return [
+        Recording(str(p), top if labelled else None, _text_beside(p, config.encoding))
+        for p, top in zip(paths, tops, strict=True)
+    ]
 
 
-def _text_beside(path: Path) -> str | None:
+def _text_beside(path: Path, encoding: str) -> str | None:
     """The transcript in a .txt file of the same name."""
-    text = path.with_suffix(".txt")
-    return text.read_text(encoding="utf-8").strip() or None if text.is_file() else None
+    file = next((file for file in (path.with_suffix(".txt"), path.with_suffix(".TXT")) if file.is_file()), None)
+    return None if file is None else _read(file, encoding).strip() or None
 
 
-def _librispeech(folder: Path, split: str | None) -> list[Recording]:
+def _read(file: Path, encoding: str) -> str:
+    """A file of texts; UserError where it is written otherwise."""
+    try:
+        return file.read_text(encoding=encoding)
+    except (UnicodeDecodeError, LookupError) as error:
+        raise UserError(
+            f"{file} is not written in {encoding} ({error}): save it as UTF-8, or say what it is with --data.encoding"
+        ) from error
+
+
+def _librispeech(folder: Path, split: str | None, config: DataConfig) -> list[Recording]:
     """SUBSET/speaker/chapter/speaker-chapter-number.flac, texts in speaker-chapter.trans.txt; labels are speakers.
 
     Without a split all subsets whose names begin with train.
@@ -195,17 +169,19 @@ def _librispeech(folder: Path, split: str | None) -> list[Recording]:
     training = [folder / name for name in audio_splits(folder) if name.startswith("train")]
     bases = [base] if split or not training else training
     for table in sorted(table for base in bases for table in base.rglob("*.trans.txt")):
-        for line in table.read_text(encoding="utf-8").splitlines():
+        for line in _read(table, config.encoding).split("\n"):
+            if not line.strip():
+                continue
             name, _, text = line.partition(" ")
             speaker = name.split("-")[0]
             recordings.append(Recording(str(table.parent / f"{name}.flac"), speaker, text, None, speaker))
     return recordings
 
 
-def _speech_commands(folder: Path, split: str | None) -> list[Recording]:
+def _speech_commands(folder: Path, split: str | None, config: DataConfig) -> list[Recording]:
     """WORD/speaker_nohash_number.wav; validation_list.txt and testing_list.txt name the parts; labels are words."""
     listed = {
-        name: set((folder / f"{file}_list.txt").read_text().split())
+        name: set(_read(folder / f"{file}_list.txt", config.encoding).split())
         for name, file in (("val", "validation"), ("test", "testing"))
     }
     split = split or "train"
@@ -222,7 +198,7 @@ def _speech_commands(folder: Path, split: str | None) -> list[Recording]:
     return recordings
 
 
-def _voxceleb(folder: Path, split: str | None) -> list[Recording]:
+def _voxceleb(folder: Path, split: str | None, config: DataConfig) -> list[Recording]:  # noqa: ARG001 (a layout's)
     """[dev|test/]wav/idNNNNN/VIDEO/NNNNN.wav; labels are speakers. Without a split dev, on which it is trained."""
     if split is None and "dev" in audio_splits(folder):
         split = "dev"
@@ -237,7 +213,7 @@ def _voxceleb(folder: Path, split: str | None) -> list[Recording]:
     return recordings
 
 
-def _iemocap(folder: Path, split: str | None) -> list[Recording]:
+def _iemocap(folder: Path, split: str | None, config: DataConfig) -> list[Recording]:
     """SessionN/sentences/wav/DIALOGUE/UTTERANCE.wav; the four usual classes (excited counts as happy); folds are
     sessions. Utterances of other emotions are left out."""
     if split is not None:
@@ -245,7 +221,7 @@ def _iemocap(folder: Path, split: str | None) -> list[Recording]:
     recordings = []
     for session in sorted(folder.glob("Session?")):
         for table in sorted((session / "dialog" / "EmoEvaluation").glob("*.txt")):
-            for name, code in re.findall(r"^\[[\d. -]+\]\t(\S+)\t(\w+)\t", table.read_text(), re.MULTILINE):
+            for name, code in re.findall(r"^\[[\d. -]+\]\t(\S+)\t(\w+)\t", _read(table, config.encoding), re.MULTILINE):
                 path = session / "sentences" / "wav" / table.stem / f"{name}.wav"
                 if code in _EMOTIONS and path.is_file():
                     speaker = f"{name[:5]}{name.rsplit('_', 1)[1][0]}"
@@ -253,10 +229,96 @@ def _iemocap(folder: Path, split: str | None) -> list[Recording]:
     return recordings
 
 
+def _timit(folder: Path, split: str | None, config: DataConfig) -> list[Recording]:
+    """[TRAIN|TEST/]DRn/SPEAKER/SENTENCE.WAV, texts after two sample numbers in SENTENCE.TXT; labels are speakers."""
+    parts = {path.name.lower(): path for path in folder.iterdir() if path.name.lower() in ("train", "test")}
+    split = split or ("train" if "train" in parts else None)
+    if split is not None and split not in parts:
+        raise UserError(f"--data.split {split}: {folder} has {', '.join(parts)}")
+    recordings = []
+    for path in find_recordings(folder if split is None else parts[split]):
+        text, speaker = _text_beside(path, config.encoding), path.parent.name
+        words = re.sub(r"^\d+ \d+ ", "", text) if text else None
+        recordings.append(Recording(str(path), speaker, words, None, speaker))
+    return recordings
+
+
+def _kaldi(folder: Path, split: str | None, config: DataConfig) -> list[Recording]:
+    """wav.scp, and text, utt2spk and segments where they are there; labels are speakers."""
+    if split is not None:
+        raise UserError(f"--data.split {split}: {folder} is one part in Kaldi's form; give the folder of another part")
+
+    def table(name: str) -> dict[str, str]:
+        file = folder / name
+        lines = _read(file, config.encoding).split("\n") if file.is_file() else []
+        pairs = (line.strip().partition(" ") for line in lines if line.strip())
+        return {key: value.strip() for key, _, value in pairs}
+
+    files, texts, speakers = table("wav.scp"), table("text"), table("utt2spk")
+    piped = next((value for value in files.values() if value.endswith("|")), None)
+    if piped is not None:
+        raise UserError(
+            f"{folder}/wav.scp runs a command ({piped[:60]}): nothing is run here; write the audio to files"
+        )
+    recordings = []
+    for utterance, place in (table("segments") or {key: f"{key} 0" for key in files}).items():
+        source, start, *end = place.split()
+        if source not in files:
+            raise UserError(f"{folder}/segments names {source}, which is not in wav.scp")
+        begin = float(start)
+        duration = float(end[0]) - begin if end else None
+        path = str(folder / files[source])
+        speaker = speakers.get(utterance)
+        recordings.append(Recording(path, speaker, texts.get(utterance), None, speaker, begin, duration))
+    return recordings
+
+
+def _common_voice(folder: Path, split: str | None, config: DataConfig) -> list[Recording]:
+    """clips/, and a table a part: train.tsv, dev.tsv, test.tsv, ..."""
+    names = [path.stem for path in sorted(folder.glob("*.tsv"))]
+    split = split or "train"
+    if split not in names:
+        raise UserError(f"--data.split {split}: {folder} has {', '.join(names)}")
+    return read_manifest(folder / f"{split}.tsv", None, config.audio, config.encoding)
+
+
 _LAYOUTS: dict[str, Layout] = {
     "folder": _folder,
+    "timit": _timit,
+    "kaldi": _kaldi,
+    "common_voice": _common_voice,
     "librispeech": _librispeech,
     "speech_commands": _speech_commands,
     "voxceleb": _voxceleb,
     "iemocap": _iemocap,
 }
+
+
+def _holds_audio(what: str) -> bool:
+    """Whether this is a manifest, or a folder of recordings with no images on top of it."""
+    path = Path(what).expanduser()
+    if path.is_file():
+        return path.suffix.lower() in MANIFESTS
+    if not path.is_dir():
+        return False
+    pictures = image_extensions()
+    for _, folders, names in os.walk(path):  # the first file that is either decides for images: trees can be large
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        kinds = {Path(name).suffix.lower() for name in names if name[0] != "."}
+        if kinds & pictures:
+            return False
+        if kinds & set(EXTENSIONS):
+            return not find_images(path)
+    return False
+
+
+def _open(what: str, split: str | None, config: DataConfig) -> Source:
+    return open_audio(Path(what).expanduser(), split, config)  # type: ignore[return-value]  # it reads recordings
+
+
+AUDIO = Format(
+    "a folder or manifest of recordings",
+    _holds_audio,
+    _open,
+    lambda what: Splits.named(audio_splits(Path(what).expanduser())),
+)

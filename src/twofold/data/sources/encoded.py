@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +14,8 @@ from numpy.typing import NDArray
 from twofold.data.base import DataFacts, SkipList, class_count, sample_indices
 from twofold.data.config import DataConfig
 from twofold.data.decoding.images import decode_image
-from twofold.data.decoding.opening import BadImage, Header, read_header
+from twofold.data.decoding.opening import BadImage, Header, deep_pixels, image_header
+from twofold.data.decoding.pixels import describe_range, range_of
 from twofold.errors import UserError
 
 CHECKED = 50_000
@@ -49,6 +52,7 @@ class EncodedSource:
         self.labels = labels
         self.config = config
         self.skipped = SkipList(count, config.max_skipped)
+        self.pixel_range, self.pixels = config.pixel_range, ""
         self._sizes: NDArray[np.int32] | None = None
 
     def locate(self, index: int) -> tuple[str, bytes | None]:
@@ -77,11 +81,27 @@ class EncodedSource:
         """
         headers = self._check_all() if len(self) <= CHECKED else self._sample()
         self.channels = self.config.channels or (1 if all(header.grey for header in headers) else 3)
+        if any(header.deep for header in headers) and self.config.deep_pixels == "full":
+            self._choose_range()
+
+    def _choose_range(self) -> None:
+        """One range for all pixels of more than 8 bits, from some of the images that have such."""
+        samples: list[NDArray[Any]] = []
+        for index in sample_indices(len(self)).tolist():
+            with contextlib.suppress(BadImage):  # met again, and listed, when all are read
+                if self.header(index).deep:
+                    path, contents = self.locate(index)
+                    values = deep_pixels(path, self.config, contents)
+                    if np.isfinite(values).all():
+                        samples.append(values)
+        if samples:
+            self.pixel_range = self.config.pixel_range or range_of(samples)
+            self.pixels = describe_range(self.pixel_range, samples[0].dtype, samples)
 
     def read(self, index: int, shrink: int = 1) -> NDArray[np.uint8]:
         """Pixels [H, W, C] of one image; `shrink` as in `decode_image`; raises BadImage."""
         path, contents = self.locate(index)
-        return decode_image(path, self.channels, self.config, shrink, contents)
+        return decode_image(path, self.channels, self.config, shrink, contents, self.pixel_range)
 
     def size(self, index: int) -> tuple[int, int]:
         """(height, width) of one image, from its header; raises BadImage."""
@@ -97,7 +117,7 @@ class EncodedSource:
     def header(self, index: int) -> Header:
         """What one image says before it is decoded; raises BadImage."""
         path, contents = self.locate(index)
-        return read_header(path, self.config, contents)
+        return image_header(path, self.config, contents)
 
     def facts(self) -> DataFacts:
         """Median size of all images, or of a sample of many (whose sizes then count as different)."""
@@ -108,7 +128,10 @@ class EncodedSource:
             equal = bool((sizes == sizes[0]).all())
         height, width = (int(side) for side in np.median(sizes, axis=0))
         classes = class_count(self.labels, self.classes)
-        return DataFacts(len(self), height, width, self.channels, equal, self.labels is not None, classes)
+        return DataFacts(
+            len(self), height, width, self.channels, equal, self.labels is not None, classes,
+            pixels=self.pixels, pixel_range=self.pixel_range,
+        )  # fmt: skip
 
     def _check_all(self) -> list[Header]:
         """Read every header; leave out the images where that fails."""
@@ -120,16 +143,16 @@ class EncodedSource:
         if len(good) < len(headers):
             self.keep(good)
             self.labels = None if self.labels is None else self.labels[good]
-        kept = [header for header in headers if isinstance(header, Header)]
-        self._sizes = np.array([(header.height, header.width) for header in kept], dtype=np.int32).reshape(-1, 2)
-        return kept
+        readable = [header for header in headers if isinstance(header, Header)]
+        self._sizes = np.array([(header.height, header.width) for header in readable], dtype=np.int32).reshape(-1, 2)
+        return readable
 
     def _sample(self) -> list[Header]:
         headers = self._headers([int(index) for index in sample_indices(len(self))])
-        kept = [header for header in headers if isinstance(header, Header)]
-        if not kept:
+        readable = [header for header in headers if isinstance(header, Header)]
+        if not readable:
             raise UserError(f"{self.name}: none of {len(headers)} files looked at can be read; the first: {headers[0]}")
-        return kept
+        return readable
 
     def _headers(self, indices: Sequence[int]) -> list[Header | BadImage]:
         def attempt(index: int) -> Header | BadImage:

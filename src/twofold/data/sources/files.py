@@ -11,8 +11,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from twofold.data.base import Format, Splits
 from twofold.data.config import DataConfig
 from twofold.data.decoding.images import find_images, image_extensions
+from twofold.data.labels import UNLABELLED
 from twofold.data.sources.encoded import EncodedSource
 from twofold.errors import UserError
 
@@ -20,8 +22,16 @@ SPLIT_FOLDERS = {
     "train": ("train", "training"),
     "val": ("val", "valid", "validation", "dev"),
     "test": ("test", "testing"),
+    "unlabeled": ("unlabeled", "unlabelled", "unsup", "unsupervised"),
 }
 """What subfolders that hold a split are called, in any case."""
+_BESIDE_IMAGES = frozenset({
+    "mask", "masks", "annotation", "annotations", "label", "labels", "segmentation", "segmentations", "depth",
+    "ground_truth", "groundtruth", "gt", "thumbnails",
+})  # fmt: skip
+"""Folders beside one called `images` that hold something else about the same pictures."""
+ALL = "all"
+"""The split that is the whole folder, whatever its subfolders are called."""
 
 
 class FileSource(EncodedSource):
@@ -33,7 +43,8 @@ class FileSource(EncodedSource):
         labels: [n] or [n, K]; None without labels.
         classes: names, by label.
         config: `channels` and how to decode.
-        name: for messages.
+        name: for messages; `root` when not given.
+        groups: [n] what belongs together, "" for an image that stands alone; None where nothing does.
 
     Raises:
         UserError: more unreadable files than `max_skipped`, or channels other than 1 and 3.
@@ -48,10 +59,14 @@ class FileSource(EncodedSource):
         labels: NDArray[np.int64] | None = None,
         classes: list[str] | None = None,
         name: str | None = None,
+        groups: Sequence[str] | None = None,
     ) -> None:
         super().__init__(len(names), config, labels=labels, classes=classes, name=name or str(root))
+        self.groups = None if groups is None else list(groups)
         self._root = str(root)
         self._names = PackedStrings(names)
+        self.layout = ""
+        """What was made of the folder that the files were found in, in a line."""
         self.examine()
 
     def __len__(self) -> int:
@@ -59,7 +74,7 @@ class FileSource(EncodedSource):
 
     def path(self, index: int) -> str:
         """The file of one image."""
-        return f"{self._root}/{self._names[index]}"
+        return str(Path(self._root) / self._names[index])
 
     def files(self) -> Iterator[str]:
         """Every file that is read."""
@@ -72,6 +87,7 @@ class FileSource(EncodedSource):
     def keep(self, good: Sequence[int]) -> None:
         """Leave out all files but these."""
         self._names = PackedStrings([self._names[index] for index in good])
+        self.groups = None if self.groups is None else [self.groups[index] for index in good]
 
     def fingerprint(self) -> str:
         """sha256 of the relative paths and the files' lengths in bytes."""
@@ -102,28 +118,37 @@ def open_folder(folder: Path, split: str | None, config: DataConfig) -> FileSour
     """The images of a folder, or of the split that one of its subfolders holds.
 
     Every image file in the folder and below counts. Where each lies in a subfolder, and there are at least two of
-    these, the subfolders are the classes. `split` names a subfolder (see SPLIT_FOLDERS); without it, a folder that
-    consists of split folders gives its training split, any other all of its images.
+    these, the subfolders are the classes. `split` names a subfolder (see SPLIT_FOLDERS), or "all"; without it, a folder
+    with split folders gives its training split, one with a folder `images` beside `masks` or the like gives that
+    folder, and any other all of its images.
 
     Raises:
         UserError: no such split, no images, too many unreadable ones.
     """
-    splits = folder_splits(folder)
+    splits = {} if split == ALL else folder_splits(folder)
     if split is None and "train" in splits:
         split = "train"
-    if split is not None and split not in splits:
+    if split not in (None, ALL) and split not in splits:
         present = f"it has {', '.join(splits)}" if splits else "it has no folders such as train, val or test"
         raise UserError(f"--data.split {split}: no such folder in {folder}; {present}")
-    base = folder if split is None else splits[split]
+    base = splits[split] if split in splits else _images_folder(folder) if split is None else folder
     names = find_images(base)
     if not names:
         raise UserError(_no_images(base))
-    labels, classes = folder_labels(names, [path for path in splits.values() if path != base])
-    return FileSource(base, names, config, labels=labels, classes=classes)
+    labels, classes = folder_labels(
+        names, [path for name, path in splits.items() if path != base and name != "unlabeled"]
+    )
+    source = FileSource(base, names, config, labels=labels, classes=classes)
+    source.layout = describe_layout(folder, base, splits, classes, len(source))
+    return source
 
 
 def folder_splits(folder: Path) -> dict[str, Path]:
-    """Split folders by split name; none if another subfolder holds images too (then ``train`` may be a vehicle)."""
+    """Split folders by split name.
+
+    Two or more folders with such names are splits, whatever lies beside them; a single one is where no other folder
+    holds images (beside `car` and `plane`, `train` is a vehicle).
+    """
     subfolders = _subfolders(folder)
     splits = {
         split: path
@@ -131,23 +156,51 @@ def folder_splits(folder: Path) -> dict[str, Path]:
         for path in reversed(subfolders)
         if path.name.lower() in names
     }
+    if len(splits) > 1:
+        return splits
     others = [path for path in subfolders if path not in splits.values()]
     return {} if splits and any(find_images(path) for path in others) else splits
+
+
+def _images_folder(folder: Path) -> Path:
+    """The folder called images, where all that lies beside it is about its pictures; else the whole."""
+    subfolders = {path.name.lower(): path for path in _subfolders(folder)}
+    beside = subfolders.keys() - {"images"}
+    return subfolders["images"] if "images" in subfolders and beside and beside <= _BESIDE_IMAGES else folder
+
+
+def describe_layout(
+    folder: Path, base: Path, splits: dict[str, Path], classes: Sequence[str] | None, count: int
+) -> str:
+    """What was made of a folder's subfolders, in a line: the part that is read, its classes, the other parts."""
+    part = "" if base == folder else f" in {base.relative_to(folder)}"
+    what = "no classes"
+    if classes is not None:
+        what = f"{len(classes)} classes ({', '.join(classes[:5])}{', ...' if len(classes) > 5 else ''})"
+    line = f"{folder}: {count:,} images{part}, {what}"
+    others = [path for path in splits.values() if path != base]
+    if others:
+        line += f"; other parts: {', '.join(path.name for path in others)}"
+    left = [path for path in _subfolders(folder) if base != folder and path != base and path not in others]
+    left = [path for path in left if find_images(path)]
+    if left:
+        line += f"; left out: {', '.join(path.name for path in left)} (--data.split {ALL} takes everything)"
+    return line
 
 
 def folder_labels(
     names: Sequence[str], siblings: Sequence[Path] = ()
 ) -> tuple[NDArray[np.int64] | None, list[str] | None]:
-    """Labels and class names by first folder; (None, None) where an image lies in none or there is only one.
+    """Labels and class names by first folder; (None, None) where there are no two. What lies in none has no label (-1).
 
     The classes include those of the `siblings` (other splits), so that a label means the same class in each split.
     """
     folders = [name.split("/", 1)[0] if "/" in name else "" for name in names]
     beside = {path.name for sibling in siblings for path in _subfolders(sibling)}
-    if "" in folders or len(set(folders) | beside) < 2:
+    classes = sorted((set(folders) | beside) - {""})
+    if len(classes) < 2 or not set(folders) - {""}:
         return None, None
-    classes = sorted(set(folders) | beside)
-    number = {name: label for label, name in enumerate(classes)}
+    number = {"": UNLABELLED} | {name: label for label, name in enumerate(classes)}
     return np.array([number[name] for name in folders], dtype=np.int64), classes
 
 
@@ -161,3 +214,11 @@ def _no_images(folder: Path) -> str:
     result = ", ".join(f"{count} x {kind}" for kind, count in kinds.most_common(5)) or "no files at all"
     known = ", ".join(sorted(image_extensions() & {".jpg", ".jpeg", ".png", ".webp", ".tif", ".bmp", ".gif"}))
     return f"{folder}: no images found; it holds {result}. Formats that Pillow reads are used: {known} and more"
+
+
+FOLDER = Format(
+    "a folder of images",
+    lambda what: Path(what).expanduser().is_dir(),
+    lambda what, split, config: open_folder(Path(what).expanduser(), split, config),
+    lambda what: Splits.named(folder_splits(Path(what).expanduser())),
+)

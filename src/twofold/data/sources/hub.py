@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from twofold.data.base import sample_indices
+from twofold.data.base import Format, Splits, sample_indices
 from twofold.data.config import DataConfig
 from twofold.data.decoding.opening import BadImage
 from twofold.data.sources.encoded import EncodedSource
@@ -121,6 +121,14 @@ def hub_splits(what: str | Path) -> tuple[str, ...]:
     return tuple(_ask_splits(*_name(str(what))))
 
 
+def _is_hub(what: str) -> bool:
+    folder = Path(what).expanduser()
+    return what.startswith(PREFIX) or (folder.is_dir() and is_saved_dataset(folder))
+
+
+HUB = Format(f"{PREFIX}NAME", _is_hub, open_hub, lambda what: Splits.named(hub_splits(what)))
+
+
 def stream(what: str, split: str | None) -> tuple[Iterator[tuple[bytes, int | None]], list[str] | None]:
     """Every encoded image of ``hf:NAME`` with its label, as they come, and the classes' names; nothing is kept."""
     require_datasets()
@@ -131,7 +139,7 @@ def stream(what: str, split: str | None) -> tuple[Iterator[tuple[bytes, int | No
     try:
         dataset = load_dataset(name, subset, split=split, streaming=True)
     except Exception as error:  # the hub's client raises some dozen kinds
-        raise UserError(f"{what}: cannot be opened ({_told(error)})") from error
+        raise UserError(f"{what}: cannot be opened ({_first_line(error)})") from error
     column, label = image_column(dataset.features or {}, what), label_column(dataset.features or {})
     names = getattr(dataset.features[label], "names", None) if label else None
     return _cells(dataset.cast_column(column, Image(decode=False)), column, label), names and list(names)
@@ -193,7 +201,7 @@ def _load(what: Any, split: str | None) -> tuple[Any, str]:
     try:
         return load_dataset(name, subset, split=split), f"{what}/{split}"
     except Exception as error:  # the hub's client raises some dozen kinds
-        raise UserError(f"{what}: cannot be opened ({_told(error)})") from error
+        raise UserError(f"{what}: cannot be opened ({_first_line(error)})") from error
 
 
 def _load_folder(folder: Path) -> Any:
@@ -203,7 +211,7 @@ def _load_folder(folder: Path) -> Any:
         return load_from_disk(str(folder))
     except Exception as error:  # Arrow, JSON and file errors of many kinds
         raise UserError(
-            f"{folder}: not a data set written by save_to_disk, or a damaged one ({_told(error)})"
+            f"{folder}: not a data set written by save_to_disk, or a damaged one ({_first_line(error)})"
         ) from error
 
 
@@ -230,9 +238,9 @@ def _ask_splits(name: str, subset: str | None) -> list[str]:
     except Exception as error:  # the hub's client raises some dozen kinds
         raise UserError(
             f"{PREFIX}{name}: neither a folder written by save_to_disk nor a data set that the hub gives "
-            f"({_told(error)}); data sets with several configurations are named {PREFIX}NAME:CONFIG"
+            f"({_first_line(error)}); data sets with several configurations are named {PREFIX}NAME:CONFIG"
         ) from error
 
 
-def _told(error: Exception) -> str:
+def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}"

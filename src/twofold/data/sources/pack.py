@@ -111,7 +111,7 @@ def write_shards(packed: Iterable[Item], out: Path, most: int, classes: list[str
 def _read_back(paths: list[Path], counts: list[int], classes: list[str] | None) -> TarIndex:
     parts = []
     for shard, (path, count) in enumerate(zip(paths, counts, strict=True)):
-        records, problems = index_tar(path)
+        records, problems = index_tar(path, checksums=True)
         if problems or len(records) != count:
             raise UserError(f"{path}: {count} images were written and {len(records)} read back; is the disk sound?")
         records["shard"] = shard

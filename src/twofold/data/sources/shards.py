@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 import glob  # (Path.glob takes no absolute patterns)
 import hashlib
 import os
 import re
 import threading
+import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
-from twofold.data.base import SkipList
+from twofold.data.base import Format, SkipList, Splits
 from twofold.data.config import DataConfig
 from twofold.data.decoding.images import find_images
 from twofold.data.decoding.opening import BadImage
 from twofold.data.sources.encoded import EncodedSource
 from twofold.data.sources.files import SPLIT_FOLDERS, PackedStrings
-from twofold.data.sources.tars import RECORD, TarIndex, index_tar, read_index
+from twofold.data.sources.tars import PLACE, RECORD, TarIndex, index_tar, read_index
 from twofold.errors import UserError
 
 PREFIX = "shards:"
@@ -49,6 +51,7 @@ class ShardSource(EncodedSource):
         super().__init__(len(index.records), config, classes=index.classes, name=name)
         self._paths = PackedStrings([str(path) for path in paths])
         self._records = index.records
+        self._checked = "crc" in (index.records.dtype.names or ())  # indices of the first format hold no checksums
         self._local = threading.local()
         for path, reason in index.problems:
             self.skipped.add(path, reason)
@@ -84,6 +87,8 @@ class ShardSource(EncodedSource):
         member = block[:100].split(b"\0")[0].decode(errors="replace")  # the header lies before what it heads
         if len(block) < 512 + int(record["size"]):
             raise BadImage(f"{archive}:{member or record['offset']}", "the archive is cut short here")
+        if self._checked and record["crc"] and zlib.crc32(block[512:]) != record["crc"]:
+            raise BadImage(f"{archive}:{member}", "its bytes are not those that were packed (the checksum differs)")
         return f"{archive}:{member}", block[512:]
 
     def keep(self, good: Sequence[int]) -> None:
@@ -94,7 +99,7 @@ class ShardSource(EncodedSource):
         """sha256 of the archives' names and of every image's place, length and label."""
         digest = hashlib.sha256(repr([Path(self._paths[i]).name for i in range(len(self._paths))]).encode())
         for start in range(0, len(self._records), 2**20):
-            digest.update(self._records[start : start + 2**20].tobytes())
+            digest.update(self._records[start : start + 2**20][list(PLACE.names or ())].astype(PLACE).tobytes())
         return digest.hexdigest()
 
     def _leave_out_unlabelled(self) -> None:
@@ -123,10 +128,14 @@ class ShardSource(EncodedSource):
         return files[archive]
 
 
-def index_tars(paths: Sequence[Path], config: DataConfig) -> TarIndex:
-    """Walk every archive once; more unreadable ones than the share `max_skipped` are an error."""
+def index_tars(paths: Sequence[Path], config: DataConfig, checksums: bool = False) -> TarIndex:
+    """Walk every archive once, reading images for their `checksums` alone.
+
+    Raises:
+        UserError: more unreadable archives than the share `max_skipped`.
+    """
     with ThreadPoolExecutor(min(16, 4 * (os.cpu_count() or 1))) as threads:
-        parts = list(threads.map(index_tar, paths))
+        parts = list(threads.map(functools.partial(index_tar, checksums=checksums), paths))
     bad, problems = SkipList(len(paths), config.max_skipped, "archives"), []
     for shard, (records, result) in enumerate(parts):
         records["shard"] = shard
@@ -209,3 +218,16 @@ def shard_splits(folder: Path) -> dict[str, Path]:
 def is_shard_folder(folder: Path) -> bool:
     """Whether a folder holds tar archives, itself or by split, and no image files."""
     return bool(archives(folder) or shard_splits(folder)) and not find_images(folder)
+
+
+def _is_shards(what: str) -> bool:
+    folder = Path(what).expanduser()
+    return what.startswith(PREFIX) or (folder.is_dir() and is_shard_folder(folder))
+
+
+def _splits(what: str) -> Splits:
+    folder = Path(what.removeprefix(PREFIX)).expanduser()
+    return Splits.named(shard_splits(folder)) if folder.is_dir() else Splits()
+
+
+SHARDS = Format(f"{PREFIX}PATTERN", _is_shards, open_shards, _splits)

@@ -22,8 +22,10 @@ def subset(source: Source, indices: ArrayLike) -> Source:
             f"{source.name} has {len(source)} images; there is none at {selection.min()} or {selection.max()}"
         )
     if isinstance(source, ArraySource):
-        labels = None if source.labels is None else source.labels[selection]
-        return ArraySource(source.images[selection], labels, classes=source.classes, name=source.name)
+        part = ArraySource(source.images[selection], classes=source.classes, name=source.name)
+        part.labels = None if source.labels is None else source.labels[selection]  # numbered as in the whole
+        part.pixels, part.pixel_range = source.pixels, source.pixel_range
+        return part
     if isinstance(source, AudioSource):
         return source.subset(selection)
     return SubsetSource(source, selection)
@@ -76,7 +78,10 @@ class SubsetSource:
         known = self.sizes()
         equal = known is not None and bool((known == known[0]).all())
         classes = class_count(self.labels, self.classes)
-        return DataFacts(len(self), height, width, self.channels, equal, self.labels is not None, classes)
+        return DataFacts(
+            len(self), height, width, self.channels, equal, self.labels is not None, classes,
+            pixels=getattr(self._source, "pixels", ""), pixel_range=getattr(self._source, "pixel_range", None),
+        )  # fmt: skip
 
     def fingerprint(self) -> str:
         """sha256 of the whole source's fingerprint and the indices."""

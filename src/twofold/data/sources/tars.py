@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tarfile
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,13 @@ from numpy.typing import NDArray
 from twofold.data.decoding.images import image_extensions
 from twofold.errors import UserError
 
-RECORD = np.dtype([("offset", "<i8"), ("size", "<i4"), ("shard", "<i4"), ("label", "<i4")])
-"""One image: where its bytes begin in which archive, how many there are, and its label; -1 none, -2 a bad one."""
+_PLACE = [("offset", "<i8"), ("size", "<i4"), ("shard", "<i4"), ("label", "<i4")]
+RECORD = np.dtype([*_PLACE, ("crc", "<u4")])
+"""One image: where its bytes begin in which archive, how many there are, its label (-1 none, -2 a bad one), and the
+CRC-32 of its bytes; 0 where they were not read."""
+PLACE = np.dtype(_PLACE)
+"""What of it tells one image from another, and all that indices of the first format hold."""
+_FORMATS = {"twofold-shards-1": PLACE, "twofold-shards-2": RECORD}
 
 INDEX, RECORDS = "index.json", "index.npy"
 """The files that keep an index beside the archives of a folder."""
@@ -36,14 +42,14 @@ class TarIndex:
     """The archives, relative to the index."""
 
 
-def index_tar(path: Path) -> tuple[NDArray[Any], list[tuple[str, str]]]:
-    """Walk one archive, reading no images.
+def index_tar(path: Path, checksums: bool = False) -> tuple[NDArray[Any], list[tuple[str, str]]]:
+    """Walk one archive, reading no images unless their `checksums` are asked for.
 
     Returns:
         [n] RECORD with shard 0, in the archive's order, and (path, reason) if the archive is damaged: what lies whole
         before the damage counts.
     """
-    images: list[tuple[str, int, int]] = []
+    images: list[tuple[str, int, int, int]] = []
     labels: dict[str, int] = {}
     problems: list[tuple[str, str]] = []
     known = image_extensions()
@@ -58,7 +64,8 @@ def index_tar(path: Path) -> tuple[NDArray[Any], list[tuple[str, str]]]:
                 folder, _, base = member.name.rpartition("/")
                 stem, _, extension = base.partition(".")  # WebDataset's keys end at the first dot
                 if f".{extension.lower()}" in known and not base.startswith("."):
-                    images.append((f"{folder}/{stem}", member.offset_data, member.size))
+                    crc = _checksum(archive, member) if checksums else 0
+                    images.append((f"{folder}/{stem}", member.offset_data, member.size, crc))
                 elif extension in ("cls", "json"):
                     _note_label(archive, member, f"{folder}/{stem}", labels)
             if size < archive.offset + 512 or (not images and size == 0):
@@ -67,9 +74,15 @@ def index_tar(path: Path) -> tuple[NDArray[Any], list[tuple[str, str]]]:
         left = f"; {len(images)} images before that are used" if images else ""
         problems.append((str(path), f"not a whole tar archive ({error}){left}"))
     records = np.zeros(len(images), RECORD)
-    records["offset"], records["size"] = [o for _, o, _ in images], [s for _, _, s in images]
-    records["label"] = [labels.get(key, -1) for key, _, _ in images]
+    records["offset"], records["size"] = [o for _, o, _, _ in images], [s for _, _, s, _ in images]
+    records["label"] = [labels.get(key, -1) for key, *_ in images]
+    records["crc"] = [crc for *_, crc in images]
     return records, problems
+
+
+def _checksum(archive: tarfile.TarFile, member: tarfile.TarInfo) -> int:
+    stream = archive.extractfile(member)
+    return zlib.crc32(stream.read() if stream is not None else b"")
 
 
 def _note_label(archive: tarfile.TarFile, member: tarfile.TarInfo, key: str, labels: dict[str, int]) -> None:
@@ -93,7 +106,7 @@ def write_index(folder: Path, names: list[str], index: TarIndex) -> None:
     np.save(part, index.records)
     part.replace(folder / RECORDS)
     shards = [[name, (folder / name).stat().st_size] for name in names]
-    document = {"format": "twofold-shards-1", "images": len(index.records), "classes": index.classes, "shards": shards}
+    document = {"format": "twofold-shards-2", "images": len(index.records), "classes": index.classes, "shards": shards}
     part = folder / f".{INDEX}.{os.getpid()}"
     part.write_text(json.dumps(document, indent=1) + "\n")
     part.replace(folder / INDEX)
@@ -111,11 +124,11 @@ def read_index(folder: Path) -> TarIndex | None:
     remedy = f"make it again: twofold shard {folder} --index true"
     try:
         document = json.loads(file.read_text())
-        if not isinstance(document, dict) or document.get("format") != "twofold-shards-1":
+        if not isinstance(document, dict) or document.get("format") not in _FORMATS:
             return None
         records = np.load(folder / RECORDS, mmap_mode="r", allow_pickle=False)
         shards: dict[str, int] = dict(document["shards"])
-        if records.dtype != RECORD or len(records) != document["images"]:
+        if records.dtype != _FORMATS[document["format"]] or len(records) != document["images"]:
             raise ValueError(f"{RECORDS} does not belong to it")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file}: damaged ({error}); {remedy}") from error

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from twofold.data.base import Source
+from twofold.data.base import Format, Source, Splits
 from twofold.data.config import DataConfig
 from twofold.data.decoding.images import find_images
 from twofold.data.sources.arrays import ArraySource
 from twofold.data.sources.files import FileSource, folder_labels, open_folder
-from twofold.errors import UserError
+from twofold.errors import Option, UserError
 from twofold.randomness import permutation
 
 VOC_CLASSES = [
@@ -65,13 +65,13 @@ def open_named(name: str, split: str | None, config: DataConfig) -> Source:
     try:
         source = entry.build(root, split, config)
     except (RuntimeError, OSError, KeyError, ValueError) as error:  # torchvision's and urllib's ways to say "not there"
-        remedy = f"{entry.where}" if entry.where else "--data.download true fetches it"
+        remedy: tuple[str, ...] = (entry.where,) if entry.where else (Option("data.download"), " true fetches it")
         if config.download:
-            remedy = "the download failed or is damaged: check the connection and the space on the disk"
+            remedy = ("the download failed or is damaged: check the connection and the space on the disk",)
         raise UserError(
-            f"{name} ({split}) was looked for in {place} and not found whole ({error}); {remedy}; --data.root says "
-            "where it lives"
-        ) from error
+            f"{name} ({split}) was looked for in {place} and not found whole ({error}); ",
+            *remedy, "; ", Option("data.root"), " says where it lives",
+        ) from error  # fmt: skip
     source.name = f"{name}/{split}"
     return source
 
@@ -258,3 +258,17 @@ NAMED_SETS: dict[str, NamedSet] = {
     "mnist5k": NamedSet(_TWO, _TWO, "", _mnist5k),
 }
 """Every data set that can be called by name."""
+
+
+def _splits(name: str) -> Splits:
+    entry = NAMED_SETS[name]
+    divided = entry.evaluation == ("trainval", "test") and {"train", "val"} <= set(entry.splits)
+    return Splits(entry.splits, entry.evaluation, ("train", "val") if divided else None)
+
+
+NAMED = Format(
+    f"one of {', '.join(NAMED_SETS)}",
+    lambda what: what in NAMED_SETS and not Path(what).exists(),
+    open_named,
+    _splits,
+)

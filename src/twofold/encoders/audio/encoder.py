@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from dataclasses import asdict, dataclass, field, replace
+from types import MappingProxyType
+from typing import Any, Literal, Self, get_args
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from twofold.encoders.audio.filterbank import Cmvn, Filterbank
 from twofold.encoders.audio.transformer import SpeechTransformer, mean_over_time, valid_frames
 from twofold.encoders.base import Encoder, InputSpec
+from twofold.encoders.build import EncoderConfig
 from twofold.errors import UserError
 from twofold.waves import Waves, as_waves
 
@@ -90,7 +92,7 @@ class UtteranceEncoder(Encoder):
     def prepare(  # type: ignore[override]  # recordings have lengths
         self, images: Waves | Tensor | Sequence[Tensor], lengths: Tensor | None = None
     ) -> Waves:
-        """Sounds as `Waves`."""
+        """Recordings as `Waves`."""
         return as_waves(images, lengths)
 
     def features(self, x: Waves) -> Tensor:  # type: ignore[override]
@@ -129,6 +131,37 @@ class UtteranceEncoder(Encoder):
 
 class SpeechEncoder(UtteranceEncoder, kind="speech"):
     """The encoder of Speech SimCLR (arXiv 2010.13991) with its front end. Arguments as `SpeechEncoderConfig` says."""
+
+    @dataclass(frozen=True)
+    class Config(EncoderConfig, variant="speech"):
+        """The encoder of Speech SimCLR."""
+
+        forms = tuple(f"speech:{preset}" for preset in ("small", "corrected", "released"))
+        kind = "audio"
+        neutral = MappingProxyType({"channels": (1,)})
+
+        speech: SpeechEncoderConfig = field(default_factory=SpeechEncoderConfig)
+        """Speech encoder"""
+
+        def chosen(
+            self, count: int, channels: int, sample_rate: int | None, size: int | None, gpu: bool  # noqa: ARG002
+        ) -> tuple[Self, list[str]]:  # fmt: skip
+            """The corrected encoder on a GPU, the small one on a CPU or for telephone speech."""
+            config, reasons, rate = self, list[str](), sample_rate or 16000
+            if config.name is None:
+                config = replace(config, name="speech:corrected" if gpu and rate >= 16000 else "speech:small")
+                reasons.append(f"encoder.name {config.name} ({rate:,} Hz, {'GPU' if gpu else 'CPU'})")
+            own_rate = speech_arguments(config.model(), config.speech)["sample_rate"]
+            if own_rate > rate:
+                reasons.append(
+                    f"warning: recordings of {rate:,} Hz are brought to {own_rate:,} Hz and stay empty above: "
+                    "encoder.speech.sample_rate would tell"
+                )
+            return config, reasons
+
+        def build(self, image_size: int | None = None) -> SpeechEncoder:  # noqa: ARG002
+            """The preset with its departures."""
+            return speech_encoder(self.model(), self.speech)
 
     def __init__(
         self,
@@ -173,7 +206,7 @@ class SpeechEncoder(UtteranceEncoder, kind="speech"):
 
 
 class FilterbankEncoder(UtteranceEncoder, kind="filterbank"):
-    """No encoder at all: mean and deviation of the log-mel filterbank over time. The floor beside every number."""
+    """No encoder at all: mean and deviation of the log-mel filterbank over time. The baseline beside every number."""
 
     def __init__(self, sample_rate: int = 16000, mels: int = 80, low_hz: float = 20.0, cmvn: Cmvn = "none") -> None:
         super().__init__(_speech_input(sample_rate), 2 * mels)
@@ -207,6 +240,24 @@ def speech_arguments(preset: str, config: SpeechEncoderConfig | None = None) -> 
         raise UserError(f"unknown encoder.name 'speech:{preset}'; there are speech:{', speech:'.join(PRESETS)}")
     given = {name: value for name, value in asdict(config or SpeechEncoderConfig()).items() if value is not None}
     return PRESETS[preset] | given
+
+
+def speech_options(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Options of an encoder with these arguments: the nearest preset's name and the departures from it.
+
+    Raises:
+        UserError: it has arguments that are no option, other than every preset's.
+    """
+    fields = asdict(SpeechEncoderConfig())
+    departures = {
+        preset: {name: value for name, value in arguments.items() if values[name] != value}
+        for preset, values in PRESETS.items()
+    }
+    possible = {preset: changed for preset, changed in departures.items() if changed.keys() <= fields.keys()}
+    if not possible:
+        raise UserError("no preset's options build this speech encoder: give --encoder.name speech:small or another")
+    preset = min(possible, key=lambda name: len(possible[name]))
+    return {"name": f"speech:{preset}", "speech": possible[preset]}
 
 
 def _speech_input(sample_rate: int) -> InputSpec:

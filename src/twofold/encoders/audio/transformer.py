@@ -58,7 +58,8 @@ class TransformerLayer(nn.Module):
         )  # [n, heads, T, width / heads]
         seen = _attention(q, k, v, attend).transpose(1, 2).flatten(2)
         x = self.norm1(x + self.dropout(self.output(seen)))
-        return self.norm2(x + self.dropout(self.mlp(x)))
+        y: Tensor = self.norm2(x + self.dropout(self.mlp(x)))
+        return y
 
 
 def _attention(q: Tensor, k: Tensor, v: Tensor, attend: Tensor) -> Tensor:
@@ -69,7 +70,7 @@ def _attention(q: Tensor, k: Tensor, v: Tensor, attend: Tensor) -> Tensor:
     """
     if q.device.type != "cpu" or torch.compiler.is_compiling() or q.shape[2] > _SHORT:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=attend)
-    scores = (q * q.shape[3] ** -0.5) @ k.transpose(2, 3)
+    scores: Tensor = (q * float(q.shape[3]) ** -0.5) @ k.transpose(2, 3)
     return scores.masked_fill(~attend, float("-inf")).softmax(3).to(v.dtype) @ v
 
 

@@ -7,11 +7,12 @@ that the numbers speak of the features. Characters come from the training texts.
 from __future__ import annotations
 
 import copy
+import dataclasses
 import itertools
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,13 +21,15 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from twofold.data import AudioSource, Source
+from twofold.data import AudioSource
 from twofold.data.decoding.opening import BadImage
 from twofold.encoders import Encoder, UtteranceEncoder, Waves
-from twofold.encoders.audio.encoder import baseline_of
+from twofold.encoders.audio.encoder import FilterbankEncoder
 from twofold.errors import UserError
-from twofold.evaluation.frozen import frozen
+from twofold.evaluation.features import Extractor
 from twofold.evaluation.label_subsets import label_positions
+from twofold.evaluation.parts import Parts
+from twofold.evaluation.protocols.base import EvaluationConfig, LabelOptions, Progress, Protocol, Result, ScoreOptions
 from twofold.evaluation.protocols.decoding import Symbols, beam_search, best_path
 from twofold.randomness import derive_seed, permutation
 
@@ -62,7 +65,22 @@ class CtcConfig:
 
 
 @dataclass(frozen=True)
-class Recognition:
+class Texts(Parts):
+    """Recordings with texts to train on (`train`) and to score (`test`).
+
+    Attributes:
+        left_out: recordings left out by reason.
+        split: where the test part comes from, in words.
+        late: test texts that have more characters than the evaluated encoder has steps.
+    """
+
+    left_out: dict[str, int] = field(default_factory=dict)
+    split: str = ""
+    late: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recognition(Result):
     """Error rates: edits over the whole test set divided by its words or characters; above 1 is possible.
 
     Attributes:
@@ -72,23 +90,96 @@ class Recognition:
         left_out: utterances left out by reason.
         characters: of the training texts.
         examples: (what was said, what was read) of the first few test utterances.
-        text: the protocol in words.
     """
 
     wer: float
     cer: float
-    baseline_wer: float
-    baseline_cer: float
+    baseline_wer: float | None = None
+    baseline_cer: float | None = None
     train: int
     test: int
     left_out: dict[str, int]
     characters: str
     examples: list[tuple[str, str]]
-    text: str
 
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON's types."""
-        return asdict(self)
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """The error rates."""
+        return {"wer": self.wer, "cer": self.cer}
+
+    def lines(self) -> list[str]:
+        """For people."""
+        count = f"(ctc, {self.train:,} training and {self.test:,} test utterances)"
+        lines = [f"WER {self.wer:.2%}, CER {self.cer:.2%}  {count}"]
+        if self.baseline_wer is not None:
+            lines.append(f"filterbank alone: WER {self.baseline_wer:.2%}, CER {self.baseline_cer:.2%}")
+        lines += [f"  said: {said}\n  read: {read}" for said, read in self.examples[:2]]
+        return lines + [f"left out: {count:,} {reason}" for reason, count in self.left_out.items()]
+
+    def beside(self, baseline: Recognition) -> Recognition:
+        """The same with the filterbank's error rates."""
+        return dataclasses.replace(self, baseline_wer=baseline.wer, baseline_cer=baseline.cer)
+
+
+class Ctc(Protocol):
+    """Trains a recogniser of characters on an encoder's frames and counts its errors."""
+
+    kinds = ("audio",)
+    needs_frames = True
+
+    @dataclass(frozen=True)
+    class Config(LabelOptions, ScoreOptions, EvaluationConfig, variant="ctc"):
+        """word and character error rate of a recogniser trained on the frames, from recordings with texts."""
+
+        ctc: CtcConfig = field(default_factory=CtcConfig)
+        """Recognition (--protocol ctc)"""
+
+    def select(self, encoder: Encoder, parts: Parts) -> Texts:
+        """The recordings with texts that can be learned and scored.
+
+        Raises:
+            UserError: no texts, or nothing left to train on or to score.
+        """
+        config, train, test = self.config, parts.train, parts.test
+        assert isinstance(train, AudioSource)  # both kinds were checked
+        assert isinstance(encoder, UtteranceEncoder)
+        assert test is None or isinstance(test, AudioSource)
+        split = "test set as given"
+        if test is None:
+            train, test = split_by_text(train, config.held_out, config.seed)
+            split = f"{config.held_out:.0%} of the different texts held out (seed {config.seed})"
+        left_out: dict[str, int] = {}
+        train, test = (part.subset(np.array(fitting(part, kind, left_out), dtype=np.int64))
+                       for kind, part in (("training", train), ("test", test)))  # fmt: skip
+        train = _long_enough(train, encoder, left_out)
+        if not len(train) or not len(test):
+            use = "score" if len(train) else "train on"
+            raise UserError(f"--protocol ctc: no utterance is left to {use}: {left_out}")
+        train, selection = _with_texts(train, config.labels, config.seed, config.draw)
+        late = int((~enough_steps(test, encoder)).sum())
+        return Texts(train, test, words=selection, left_out=left_out, split=split, late=late)
+
+    def measure(
+        self, encoder: Encoder, parts: Texts, extractor: Extractor, progress: Progress | None
+    ) -> Recognition:  # fmt: skip
+        """Train and read; with `ctc.tune` a copy of the encoder is trained, but never of the filterbank."""
+        config, train, test = self.config.ctc, parts.train, parts.test
+        assert isinstance(train, AudioSource)
+        assert isinstance(test, AudioSource)
+        assert isinstance(encoder, UtteranceEncoder)
+        tune = config.tune and not isinstance(encoder, FilterbankEncoder)
+        place = str(next((p.device for p in encoder.parameters()), extractor.device or "cpu"))
+        work = _Work(copy.deepcopy(encoder) if tune else encoder, train, config, tune, self.config.seed, place)
+        hypotheses, references = work.train().read(test)
+        if progress:
+            progress("test utterances", len(references), len(references))
+        wer, cer = error_rates(references, hypotheses)
+        words = f"{_words(config)}; {parts.split}; {parts.words}{_limits(test, parts.late, work.characters)}"
+        return Recognition(
+            protocol=self.name, words=words, wer=wer, cer=cer, train=len(train), test=len(references),
+            left_out=parts.left_out, characters=work.characters,
+            examples=list(zip(references[:5], hypotheses[:5], strict=True)),
+        )  # fmt: skip
 
 
 class Recogniser(nn.Module):
@@ -163,62 +254,6 @@ def split_by_text(source: AudioSource, share: float, seed: int) -> tuple[AudioSo
     return source.subset(np.flatnonzero(~test)), source.subset(np.flatnonzero(test))
 
 
-def recognise(
-    encoder: Encoder,
-    train: Source,
-    test: Source | None = None,
-    config: CtcConfig | None = None,
-    *,
-    seed: int = 0,
-    held_out: float = 0.2,
-    labels: str = "all",
-    draw: int = 0,
-    device: str | None = None,
-) -> Recognition:
-    """Train a recogniser of characters on an encoder's frames and count its errors; the same of the filterbank alone.
-
-    Args:
-        encoder: of speech; it stays as it is (with `config.tune` a copy is trained).
-        train: recordings with texts.
-        test: those that are scored; without it a share `held_out` of the different texts of `train`.
-        config: see there.
-        seed: of the split, the start and the order.
-        held_out: see `test`.
-        labels, draw: which of the training recordings have a text: all, 10%, 40, or a list; and which random choice of
-            these (see `twofold.evaluation.label_subsets`).
-        device: where to compute; where the encoder is when not given.
-
-    Raises:
-        UserError: images, no texts, or nothing left to train on or to score.
-    """
-    if not isinstance(train, AudioSource) or not isinstance(encoder, UtteranceEncoder):
-        raise UserError(f"--protocol ctc reads texts from speech: {train.name} or the encoder is not of speech")
-    assert test is None or isinstance(test, AudioSource)
-    config = config or CtcConfig()
-    split = "test set as given"
-    if test is None:
-        train, test = split_by_text(train, held_out, seed)
-        split = f"{held_out:.0%} of the different texts held out (seed {seed})"
-    left_out: dict[str, int] = {}
-    train, test = (part.subset(np.array(fitting(part, kind, left_out), dtype=np.int64))
-                   for kind, part in (("training", train), ("test", test)))  # fmt: skip
-    train = _long_enough(train, encoder, left_out)
-    if not len(train) or not len(test):
-        raise UserError(f"--protocol ctc: no utterance is left to {'score' if len(train) else 'train on'}: {left_out}")
-    train, selection = _with_texts(train, labels, seed, draw)
-    place = device or str(next((p.device for p in encoder.parameters()), "cpu"))
-    rates, read = [], list[str]()
-    for model, tune in ((encoder, config.tune), (baseline_of(encoder), False)):
-        with frozen(model):
-            work = _Work(copy.deepcopy(model) if tune else model, train, config, tune, seed, place)
-            hypotheses, references = work.train().read(test)
-        rates += list(error_rates(references, hypotheses))
-        read = read or [f"{a}\n{b}" for a, b in zip(references[:5], hypotheses[:5], strict=True)]
-    text = f"{_words(config)}; {split}; {selection}{_limits(test, encoder, work.characters)}"
-    pairs = [(a, b) for a, _, b in (line.partition("\n") for line in read)]
-    return Recognition(*rates, len(train), len(references), left_out, work.characters, pairs, text)
-
-
 def _long_enough(train: AudioSource, encoder: UtteranceEncoder, left_out: dict[str, int]) -> AudioSource:
     """What can be learned: of the rest CTC's loss is infinite."""
     enough = enough_steps(train, encoder)
@@ -247,15 +282,14 @@ def _words(config: CtcConfig) -> str:
     )
 
 
-def _limits(test: AudioSource, encoder: UtteranceEncoder, characters: str) -> str:
+def _limits(test: AudioSource, late: int, characters: str) -> str:
     """What no recogniser could read: it counts as wrong, because the test set is the same for all encoders."""
     unknown = set("".join(clean_text(text or "") for text in test.texts)) - set(characters)
     message = f"; {len(characters)} characters from the training texts"
     if unknown:
         message += f", {len(unknown)} of the test texts unknown"
-    short = int((~enough_steps(test, encoder)).sum())
-    return message + (f"; {short} test texts have more characters than the encoder has steps, and count as wrong"
-                   if short else "")  # fmt: skip
+    return message + (f"; {late} test texts have more characters than the encoder has steps, and count as wrong"
+                   if late else "")  # fmt: skip
 
 
 def error_rates(references: Sequence[str], hypotheses: Sequence[str]) -> tuple[float, float]:

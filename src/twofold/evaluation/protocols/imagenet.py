@@ -10,110 +10,136 @@ tf2/colabs/imagenet_results.ipynb.
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
-import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+from torch import nn
 
 from twofold.data import DataConfig, FileSource
 from twofold.data.sources.files import folder_splits, open_folder
+from twofold.encoders import Encoder, load_classifier, load_encoder, load_head, read_header
 from twofold.encoders.composed import EncoderWithClassifier
 from twofold.errors import UserError
-from twofold.evaluation.features import SMALL, extract
-from twofold.evaluation.frozen import assert_frozen, digest, tensor_digests
+from twofold.evaluation.features import SMALL, Extractor
+from twofold.evaluation.parts import Parts
+from twofold.evaluation.protocols.base import BatchOptions, EvaluationConfig, ImageOptions, Progress, Protocol, Result
 from twofold.evaluation.scores import Scores, score
-from twofold.files import write_atomically
-from twofold.views.resample import Resample
+from twofold.options import flatten
 
 IMAGENET_CLASSES = 1000
+AS_PUBLISHED = Extractor(size=224, resample="tf2")
 _WORDNET_ID = re.compile(r"n\d{8}")
 
 
-@dataclass(frozen=True)
-class ImageNetResult:
-    """What a classifier reached; everything in it is plain data.
+@dataclass(frozen=True, kw_only=True)
+class ImageNetResult(Result):
+    """What a classifier reached.
 
     Attributes:
         scores: over the images below; top-5 is None with five classes or fewer.
         images, classes: how many.
         data: the folder, and a hash of its files' names and sizes.
-        text: preprocessing and classifier in words.
-        digest: SHA-256 over every tensor of the net, the same before and after.
-        seconds: how long it took.
     """
 
     scores: Scores
     images: int
     classes: int
     data: tuple[str, str]
-    text: str
-    digest: str
-    seconds: float
 
-    def to_json(self) -> str:
-        """As a JSON document."""
-        return json.dumps({"protocol": "imagenet", **asdict(self)}, indent=2) + "\n"
+    @property
+    def top1(self) -> float:
+        """Accuracy in [0, 1]."""
+        return self.scores.top1
 
-    def write(self, path: str | Path) -> Path:
-        """Write the JSON document to `path`, whole or not at all; UserError if the disk refuses."""
-        path = Path(path)
-        write_atomically(path, lambda file: file.write(self.to_json().encode()))
-        return path
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """The accuracies, in [0, 1]."""
+        return self.scores.metrics()
+
+    def lines(self) -> list[str]:
+        """For people."""
+        top5 = f", top-5 {self.scores.top5:.2%}" if self.scores.top5 is not None else ""
+        count = f"(imagenet, {self.images:,} images of {self.classes:,} classes)"
+        return [f"top-1 {self.scores.top1:.2%}{top5}  {count}"]
+
+    def beside(self, baseline: ImageNetResult) -> ImageNetResult:  # noqa: ARG002  # images have no filterbank
+        """The same."""
+        return self
 
 
-def evaluate_imagenet(
-    model: EncoderWithClassifier,
-    folder: str | Path,
-    *,
-    size: int = 224,
-    resample: Resample = "tf2",
-    config: DataConfig | None = None,
-    batch: int = 256,
-    device: torch.device | str | None = None,
-    workers: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> ImageNetResult:
-    """Score a classifier on a folder of validation images, one subfolder a class.
+class ImageNet(Protocol):
+    """Scores a classifier on a folder of validation images, one subfolder a class.
 
-    Each image becomes floats in [0, 1], its central square of 0.875 of the shorter side is resized to `size` without
+    Each image becomes floats in [0, 1], its central square of 0.875 of the shorter side is resized without
     antialiasing, and clipped; there is no normalisation here (an encoder that needs it normalises inside). Images of
     nets for up to 32 pixels are taken as they are. EXIF orientation is not applied: TensorFlow does not, either.
 
-    Args:
-        model: the net. Class k is the k-th subfolder in the order of names: for ImageNet, of WordNet IDs.
-        folder: ImageNet's validation folder, or a folder with a `val` folder in it.
-        size: side of the net's images.
-        resample: "tf2" is the TF2 code's bicubic interpolation, "tf1" the TF1 code's; "antialias" is Pillow's.
-        config: how files are read; unreadable images are an error unless it allows them.
-        batch, device, workers, progress: as in `extract`.
-
-    Raises:
-        UserError: no class folders, not as many as the classifier knows, names that are no WordNet IDs where it knows
-            1,000 classes, an unreadable image.
+    Class k is the k-th subfolder in the order of names: for ImageNet, of WordNet IDs. "tf2" is the TF2 code's bicubic
+    interpolation, "tf1" the TF1 code's; "antialias" is Pillow's.
     """
-    source = open_validation(Path(folder), model.classifier.out_features, config or DataConfig(max_skipped=0.0))
-    before, begun = tensor_digests(model), time.monotonic()
-    rule: Any = "none" if size <= SMALL else "crop"
-    result = extract(model, source, size, batch, device, rule, resample, workers, progress)
-    assert_frozen(before, tensor_digests(model))
-    classes = np.arange(model.classifier.out_features)
-    assert result.labels is not None  # open_validation has seen them
-    below = f"output {model.layer} of the projection head" if model.layer else "the encoder's features"
-    return ImageNetResult(
-        scores=score(result.h, classes, result.labels),
-        images=len(result.h),
-        classes=len(classes),
-        data=(source.name, source.fingerprint()),
-        text=f"{result.text}; linear classifier on {below}, in inference mode, nothing fitted",
-        digest=digest(before),
-        seconds=round(time.monotonic() - begun, 3),
-    )
+
+    kinds = ("image",)
+    written_beside_any_file = True
+
+    @dataclass(frozen=True)
+    class Config(ImageOptions, BatchOptions, EvaluationConfig, variant="imagenet"):
+        """top-1 and top-5 of the classifier in the encoder's file, on ImageNet's images preprocessed as in SimCLR."""
+
+        classifier_layer: int | None = None
+        """Output of the projection head that the classifier reads, where the file does not say."""
+
+    @classmethod
+    def inherited(cls, header: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ARG003  # how images are read is published
+        """Nothing."""
+        return {}
+
+    def load(self, file: Path, module: nn.Module | None, device: str) -> EncoderWithClassifier:
+        """Encoder, head and classifier as one net; raises UserError for a file without a classifier."""
+        return load_classified(file, self.config.classifier_layer, module).to(device)
+
+    def extractor(self, file: Path) -> Extractor:
+        """With the side of ImageNet's nets and the published code's interpolation, where the file does not tell."""
+        config, views = self.config, read_header(file)["extra"].get("options", {}).get("views", {})
+        return Extractor(
+            size=config.size or views.get("size") or AS_PUBLISHED.size,
+            resample=config.resample or views.get("resample", AS_PUBLISHED.resample), batch=config.batch,
+            workers=config.data.workers,
+        )  # fmt: skip
+
+    def open(self, encoder: Encoder, data: Any, test: Any, validation: Any) -> Parts:  # noqa: ARG002  # refused options
+        """The validation images; raises UserError (see `open_validation`), also for unreadable images later."""
+        given, plain = flatten(dataclasses.asdict(self.config.data)), flatten(dataclasses.asdict(DataConfig()))
+        for name, value in given.items():
+            if name != "workers" and value != plain[name]:
+                raise UserError(
+                    f"--data.{name} {value} has no effect with --protocol imagenet, which reads images as published: "
+                    "leave it out"
+                )
+        if not isinstance(data, str | Path):
+            raise UserError(f"--protocol imagenet scores a folder of ImageNet's validation images, got {type(data)}")
+        return Parts(open_validation(Path(data), encoder.feature_dim, DataConfig(max_skipped=0.0)))
+
+    def measure(
+        self, encoder: Encoder, parts: Parts, extractor: Extractor, progress: Progress | None
+    ) -> ImageNetResult:
+        """One pass over all images."""
+        assert isinstance(encoder, EncoderWithClassifier)
+        source, side = parts.train, extractor.size or AS_PUBLISHED.size or 0
+        published = dataclasses.replace(extractor, size=side, preprocessing="none" if side <= SMALL else "crop")
+        report = (lambda done, total: progress("images", done, total)) if progress else None
+        result = published.extract(encoder, source, report)
+        classes = np.arange(encoder.classifier.out_features)
+        assert result.labels is not None  # open_validation has seen them
+        below = f"output {encoder.layer} of the projection head" if encoder.layer else "the encoder's features"
+        return ImageNetResult(
+            protocol=self.name, words=f"{result.text}; linear classifier on {below}, nothing fitted",
+            scores=score(result.h, classes, result.labels), images=len(result.h), classes=len(classes),
+            data=(source.name, source.fingerprint()),
+        )  # fmt: skip
 
 
 def open_validation(folder: Path, classes: int, config: DataConfig) -> FileSource:
@@ -139,3 +165,24 @@ def open_validation(folder: Path, classes: int, config: DataConfig) -> FileSourc
             f"folders have other names: {', '.join(strange[:5])}{' ...' if len(strange) > 5 else ''}; rename them"
         )
     return source
+
+
+def load_classified(
+    encoder_file: str | Path, classifier_layer: int | None = None, module: nn.Module | None = None
+) -> EncoderWithClassifier:
+    """Encoder, head and classifier of a file as one net in inference mode; raises UserError."""
+    result = load_classifier(encoder_file)
+    if result is None:
+        raise UserError(
+            f"{encoder_file} holds no classifier, which --protocol imagenet scores (`twofold convert` keeps a "
+            "checkpoint's); to fit one on its features, use --protocol linear"
+        )
+    classifier, stored = result
+    layer = stored if classifier_layer is None else classifier_layer
+    if layer is None:
+        raise UserError(
+            f"{encoder_file} does not know which output of the projection head its classifier reads: give "
+            "--classifier_layer 0 (the features: pretrained, all labels, supervised) or 1 (fine-tuned on 1 % or 10 %)"
+        )
+    head = load_head(encoder_file)
+    return EncoderWithClassifier(load_encoder(encoder_file, module), classifier, head, layer).eval()

@@ -5,20 +5,29 @@ All pairs of the utterances, or the trials of a list such as VoxCeleb1's.
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from twofold.data import AudioSource, Source
-from twofold.encoders import Encoder, UtteranceEncoder
-from twofold.encoders.audio.encoder import baseline_of
+from twofold.data import AudioSource
+from twofold.encoders import Encoder
 from twofold.errors import UserError
-from twofold.evaluation.features import Features, extract
-from twofold.evaluation.frozen import frozen
+from twofold.evaluation.feature_cache import Features
+from twofold.evaluation.features import Extractor
+from twofold.evaluation.parts import Parts
+from twofold.evaluation.protocols.base import (
+    EvaluationConfig,
+    FeatureOptions,
+    Progress,
+    Protocol,
+    Result,
+    ScoreOptions,
+)
 from twofold.evaluation.splits import single_labels
 from twofold.randomness import permutation
 
@@ -26,76 +35,107 @@ _MOST = 4000  # utterances, which make eight million pairs
 
 
 @dataclass(frozen=True)
-class Verification:
-    """Error rates in [0, 1] over all pairs of utterances, and the same of the filterbank alone.
+class Trials(Parts):
+    """Utterances that are compared.
+
+    Attributes:
+        pairs: trials of a list [n, 3]: 1 or 0, and two places in `train`; None compares all.
+        said: who counts as one speaker, or where the trials come from.
+    """
+
+    pairs: NDArray[np.int64] | None = None
+    said: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verification(Result):
+    """Error rates in [0, 1] over all pairs of utterances, or those of a list.
 
     Attributes:
         eer: where as many pairs of one speaker are refused as pairs of two are accepted.
         min_dcf: least cost at a prior of 0.01 for one speaker, both errors costing 1; 1 is that of refusing all.
         baseline_eer, baseline_min_dcf: of mean and deviation of the log-mel filterbank.
         utterances, speakers, pairs: how many; of a list of trials the speakers that the data name.
-        text: the protocol in words.
     """
 
     eer: float
     min_dcf: float
-    baseline_eer: float
-    baseline_min_dcf: float
+    baseline_eer: float | None = None
+    baseline_min_dcf: float | None = None
     utterances: int
     speakers: int
     pairs: int
-    text: str
 
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON's types."""
-        return asdict(self)
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """The error rates."""
+        return {"eer": self.eer, "min_dcf": self.min_dcf}
+
+    def lines(self) -> list[str]:
+        """For people."""
+        lines = [f"{_rates(self.eer, self.min_dcf)}  (verification, {self.speakers:,} speakers, {self.pairs:,} pairs)"]
+        if self.baseline_eer is not None and self.baseline_min_dcf is not None:
+            lines.append(f"filterbank alone: {_rates(self.baseline_eer, self.baseline_min_dcf)}")
+        return lines
+
+    def beside(self, baseline: Verification) -> Verification:
+        """The same with the filterbank's error rates."""
+        return dataclasses.replace(self, baseline_eer=baseline.eer, baseline_min_dcf=baseline.min_dcf)
 
 
-def verify(
-    encoder: Encoder, source: Source, seed: int = 0, batch: int = 256, trials: str | Path | None = None
-) -> Verification:
-    """Compare utterances by cosine, after the features' mean is taken away: all pairs of at most 4,000, or `trials`.
+def _rates(eer: float, min_dcf: float) -> str:
+    return f"EER {eer:.2%}, minDCF {min_dcf:.3f}"
 
-    Args:
-        encoder: of speech; it stays as it is.
-        source: utterances whose speakers are known; where they are not, and where `data.audio.label` names another
-            column, the labels count as speakers.
-        seed: which utterances take part where there are more.
-        batch: utterances at a time.
-        trials: a file with a trial a line: 1 for one speaker or 0 for two, and two files' names as in VoxCeleb1's list.
 
-    Raises:
-        UserError: images, no labels, no two utterances of a speaker, or a list that does not fit.
+class SpeakerVerification(Protocol):
+    """Compares utterances by cosine, after the features' mean is taken away: all pairs of at most 4,000, or a list.
+
+    Speakers are what the data name; where they name none, and where `data.audio.label` names another column, the labels
+    count as speakers.
     """
-    if not isinstance(source, AudioSource) or not isinstance(encoder, UtteranceEncoder):
-        raise UserError(f"--protocol verification compares speakers: {source.name} or the encoder is not of speech")
-    pairs, who = None, ""
-    if trials is None:
-        part, who = _all_utterances(source, seed)
-    else:
-        known, pairs = read_trials(trials, source)
-        part = source.subset(known)
-    rates, message = [], ""
-    for model in (encoder, baseline_of(encoder)):
-        with frozen(model):
-            result = extract(model, part, batch=batch)
+
+    kinds = ("audio",)
+
+    @dataclass(frozen=True)
+    class Config(FeatureOptions, ScoreOptions, EvaluationConfig, variant="verification"):
+        """equal error rate of telling whether two recordings are of one speaker, labels being speakers."""
+
+        trials: str | None = None
+        """File with a trial a line, `1 FILE FILE` (one speaker) or `0 FILE FILE` (two), as VoxCeleb1's; all pairs when
+        not given."""
+
+    def select(self, encoder: Encoder, parts: Parts) -> Trials:  # noqa: ARG002  # any encoder of speech will do
+        """The utterances; raises UserError without labels, or where a list of trials does not fit."""
+        source = parts.test or parts.train
+        assert isinstance(source, AudioSource)  # the kind was checked
+        if self.config.trials is None:
+            part, who = _all_utterances(source, self.config.seed)
+            return Trials(part, said=who)
+        known, pairs = read_trials(self.config.trials, source)
+        return Trials(source.subset(known), pairs=pairs, said=Path(self.config.trials).name)
+
+    def measure(self, encoder: Encoder, parts: Trials, extractor: Extractor, progress: Progress | None) -> Verification:
+        """Error rates of one encoder; raises UserError where no two utterances are of one speaker, or all are."""
+        part, pairs = parts.train, parts.pairs
+        assert isinstance(part, AudioSource)
+        report = (lambda done, total: progress("features", done, total)) if progress else None
+        result = extractor.extract(encoder, part, report)
         if pairs is None:
             assert result.labels is not None
             scores, same = all_pairs(result.h, result.labels)
-            message = f"all {len(same):,} pairs of {len(result.h):,} utterances, {who}"
+            message = f"all {len(same):,} pairs of {len(result.h):,} utterances, {parts.said}"
+            speakers = len(np.unique(result.labels))
         else:
             scores, same = _scored(pairs, result)
-            message = (
-                f"{len(same):,} of {len(pairs):,} trials of {Path(str(trials)).name}, {len(result.h):,} utterances"
-            )
+            message = f"{len(same):,} of {len(pairs):,} trials of {parts.said}, {len(result.h):,} utterances"
+            speakers = len({speaker for speaker in part.speakers if speaker is not None})
         if not same.any() or same.all():
-            raise UserError(f"{source.name}: verification needs two speakers, and two utterances of one of them")
-        rates += [equal_error_rate(scores, same), detection_cost(scores, same)]
-    text = f"cosine of features less their mean, {message}; {result.text}; encoder frozen"
-    speakers = len({speaker for speaker in part.speakers if speaker is not None})
-    if pairs is None:
-        speakers = len(np.unique(result.labels))
-    return Verification(*rates, len(result.h), speakers, len(same), text)
+            raise UserError(f"{part.name}: verification needs two speakers, and two utterances of one of them")
+        return Verification(
+            protocol=self.name, words=f"cosine of features less their mean, {message}; {result.text}",
+            eer=equal_error_rate(scores, same), min_dcf=detection_cost(scores, same),
+            utterances=len(result.h), speakers=speakers, pairs=len(same),
+        )  # fmt: skip
 
 
 def _all_utterances(source: AudioSource, seed: int) -> tuple[AudioSource, str]:

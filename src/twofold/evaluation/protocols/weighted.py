@@ -7,18 +7,41 @@ linear layers around a mean over time, which is one linear layer on the mean: so
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from twofold.encoders import Encoder
+from twofold.encoders.composed import all_layers
 from twofold.evaluation.logistic import Array
-from twofold.evaluation.protocols.linear import LinearResult
+from twofold.evaluation.protocols.classifier import ClassifierProtocol, FitInputs, LayersConfig, Outcome
 from twofold.evaluation.scores import score
 from twofold.evaluation.splits import Labels, stratified_split
 
 GRID = tuple(float(v) for v in np.logspace(-4, 1, 6))
+
+
+class Weighted(ClassifierProtocol):
+    """A mixture of layers."""
+
+    kinds = ("audio",)
+    needs_frames = True
+
+    @dataclass(frozen=True)
+    class Config(LayersConfig, variant="weighted"):
+        """a linear classifier on a learned mixture of all layers of a speech encoder."""
+
+    def reads(self, encoder: Encoder) -> Encoder:
+        """All layers, side by side."""
+        return all_layers(encoder)
+
+    def fit(self, inputs: FitInputs) -> Outcome:
+        """See `evaluate_weighted`."""
+        layers = inputs.x.shape[1] // inputs.encoder.feature_dim
+        return evaluate_weighted(inputs.x, inputs.y, inputs.x_test, inputs.y_test, layers, self.config.seed)
 
 
 class Mixture:
@@ -74,7 +97,7 @@ class Mixture:
 def evaluate_weighted(
     train: Array, train_labels: Labels, test: Array, test_labels: Labels, layers: int, seed: int = 0,
     validation: float = 0.2, grid: Sequence[float] = GRID,
-) -> LinearResult:  # fmt: skip
+) -> Outcome:  # fmt: skip
     """Choose l2 on a share `validation` of each class of train [N, L * d], fit on all, score test [M, L * d] once.
 
     Raises:
@@ -95,4 +118,5 @@ def evaluate_weighted(
         f"(seed {seed}), then fitted on all {len(train)} training recordings; {len(test)} test recordings, scored once"
     )
     scores = score(model.logits(test), model.classes, test_labels)
-    return LinearResult(scores, grid[best], accuracies[best], len(train), text)
+    settings = {"l2": grid[best], "validation_top1": accuracies[best], "train": len(train)}
+    return Outcome(scores, settings, text)

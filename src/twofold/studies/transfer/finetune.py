@@ -78,7 +78,7 @@ def finetune_grid(
     def one(place: str, fit: Source, scored: Source, rate: float, decay: float) -> tuple[float, str]:
         options = run_options(budget, rate, decay, len(fit), size, resample, seed, device)
         result = finetune(encoder_file, fit, scored, out / place, options, module=module)
-        value = value_of(result, metric)
+        value = value_of(result, metric, out / place)
         _clear(out / place, encoder=place != "final")
         return value, result.text
 
@@ -122,10 +122,10 @@ def run_options(
     }  # fmt: skip
 
 
-def value_of(result: FinetuneResult, metric: Metric) -> float:
-    """The metric of a finished run; raises Stopped if it was not finished."""
+def value_of(result: FinetuneResult, metric: Metric, place: Path) -> float:
+    """The metric of the finished run in the folder `place`; raises Stopped if it was not finished."""
     if result.scores is None:
-        raise Stopped("stopped; nothing is lost: the same command goes on", result.stopped_by or signal.SIGINT)
+        raise Stopped.at(f"in {place}", result.stopped_by or signal.SIGINT)
     if isinstance(result.scores, ManyScores):
         return result.scores.map11
     return float(getattr(result.scores, metric))

@@ -21,15 +21,14 @@ from twofold.data import DataConfig, Source, open_source
 from twofold.data.sources.subset import subset
 from twofold.encoders import Encoder
 from twofold.errors import UserError
-from twofold.evaluation.feature_cache import NOTHING_KEPT, FeatureCache
-from twofold.evaluation.features import Features
+from twofold.evaluation.feature_cache import Features
+from twofold.evaluation.features import Extractor
 from twofold.evaluation.frozen import assert_frozen, digest, tensor_digests
 from twofold.evaluation.logistic import PAPER_GRID, Array, LinearModel, fit_path
 from twofold.evaluation.scores import score, score_many
 from twofold.evaluation.splits import check_test_labels, stratified_split
 from twofold.files import write_atomically
 from twofold.studies.transfer.sets import SETS, Metric, Protocol
-from twofold.views.resample import Resample
 
 HELD_OUT = 0.2
 
@@ -155,26 +154,22 @@ def linear(
     encoder: Encoder,
     name: str,
     parts: DataSplits,
-    size: int | None,
-    resample: Resample,
+    extractor: Extractor,
     grid: Sequence[float] = PAPER_GRID,
-    batch: int = 256,
-    workers: int | None = None,
-    cache: FeatureCache = NOTHING_KEPT,
 ) -> tuple[float, float, dict[str, float], str]:
-    """L-BFGS on frozen features of whole central squares, the l2 penalty chosen along a path.
+    """L-BFGS on frozen features, the l2 penalty chosen along a path; the paper takes whole central squares.
 
     Returns:
         Test result, validation result, settings, and the protocol in words.
 
     Raises:
-        UserError: see `extract` and `check_test_labels`.
+        UserError: see `Extractor.extract` and `check_test_labels`.
         NotFrozenError: the encoder changed.
     """
     metric, before = SETS[name].metric, tensor_digests(encoder)
 
     def features(source: Source, labels: NDArray[np.int64]) -> tuple[Array, NDArray[np.int64], Features]:
-        result = cache.extract(encoder, source, size, batch, None, "resize", resample, workers)
+        result = extractor.extract(encoder, source)
         _check_cover(source, read=result.index)
         return result.h, labels[result.index], result
 

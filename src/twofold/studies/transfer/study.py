@@ -1,30 +1,32 @@
-"""`twofold transfer`: what an encoder is worth on the 12 data sets of SimCLR's transfer study."""
+"""What an encoder is worth on the 12 data sets of SimCLR's transfer study."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
-from rich.table import Table
 from torch import nn
 
-from twofold.console import console, duration
+from twofold.console import duration, print_rank0
 from twofold.data import DataConfig
 from twofold.devices import choose_device
-from twofold.encoders import Encoder, read_header
-from twofold.encoders.load import encoder_path, load
-from twofold.errors import UserError, named
+from twofold.encoders import read_header
+from twofold.encoders.load import load
+from twofold.errors import UserError
 from twofold.evaluation.feature_cache import FeatureCache
+from twofold.evaluation.features import Extractor, Pixels
 from twofold.evaluation.logistic import PAPER_GRID
-from twofold.files import write_atomically
-from twofold.options import OptionsParser, flatten, merge
+from twofold.files import check_out, write_atomically
+from twofold.options import flatten
+from twofold.report import Report, Table
+from twofold.studies.base import Study
 from twofold.studies.transfer import linear as measuring
 from twofold.studies.transfer.finetune import DECAYED, Budget, finetune_grid
 from twofold.studies.transfer.linear import DataSplits, TransferResult
 from twofold.studies.transfer.sets import METRICS, SETS, Protocol, reported
-from twofold.views.resample import Resample
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class TransferConfig:
     """linear: L-BFGS on frozen features, 45 penalties; finetune: the whole net, a grid of 7 rates x 8 decays."""
     out: str | None = None
     """Folder of the results, one JSON file a data set and protocol; `transfer` in the run's folder when not given.
-    What is there already is not measured again."""
+    With --resume, what is there already is not measured again."""
     seed: int = 0
     """Of the held-out validation parts and of fine-tuning."""
     size: int | None = None
@@ -64,56 +66,151 @@ class TransferConfig:
             raise UserError(f"--batch must be at least 1, got {self.batch}")
 
 
-@named("data.root", "data.download", "data.max_skipped", "data.workers", "training.device")
-def transfer(run: str | Path, *, encoder: nn.Module | None = None, **options: object) -> list[TransferResult]:
-    """Transfer an encoder to data sets of SimCLR's study.
+class TransferPart(NamedTuple):
+    """One data set under one protocol, with its parts."""
 
-    Every data set is opened, and looked through for classes without images, before the first is measured.
-
-    Args:
-        run: a run's folder, or an `encoder.safetensors`.
-        encoder: your own module, if the run was trained with one.
-        options: fields of `TransferConfig`.
-
-    Returns:
-        A cell for each data set and protocol asked for; they are in the folder `out`, with `table.json`, which holds
-        the cells of earlier calls as well.
-
-    Raises:
-        UserError: missing or incomplete data, wrong options, results of another encoder in `out`.
-        Stopped: if SIGINT or SIGTERM ended fine-tuning early; the same call goes on.
-    """
-    config = OptionsParser(TransferConfig).build(options)
-    _refuse_unused(config, options)
-    path = encoder_path(run)
-    model = load(path, encoder, choose_device(config.device))
-    views = read_header(path)["extra"].get("options", {}).get("views", {})
-    size: int | None = config.size or views.get("size") or model.input.size
-    if size is None:
-        raise UserError(f"{path} does not say which side its images had: give --size, 224 for ImageNet's nets")
-    resample: Resample = config.resample or views.get("resample", "antialias")
-    folder = Path(config.out) if config.out else path.parent / "transfer"
-    task = _Task(config, path, model, encoder, size, resample, folder)
-    data = DataConfig(
-        root=config.root, download=config.download, max_skipped=config.max_skipped, channels=model.input.channels,
-        workers=config.workers,
-    )  # fmt: skip
-    parts = {name: measuring.open_parts(name, data, config.seed) for name in _names(config.data)}
-    protocols: tuple[Protocol, ...] = ("linear", "finetune") if config.protocol == "both" else (config.protocol,)
-    cells = []
-    for name, divided in parts.items():
-        for protocol in protocols:
-            cell = task.cell(name, protocol, divided)
-            message = f"{METRICS[cell.metric]} {cell.value:.2%}"
-            console.print(f"{SETS[name].title}, {protocol}: {message} in {duration(cell.seconds)}", markup=False)
-            cells.append(cell)
-            task.write_table(cell.asked["encoder"])
-    return cells
+    name: str
+    protocol: Protocol
+    splits: DataSplits
 
 
-def _refuse_unused(config: TransferConfig, options: dict[str, object]) -> None:
+class TransferFolder:
+    """A JSON file for each data set and protocol, `table.json` with all of them, and the runs of fine-tuning."""
+
+    def __init__(self, path: Path, resume: bool) -> None:
+        self._path, self.resume = path, resume
+
+    @property
+    def path(self) -> Path:
+        return self._path
+
+    @property
+    def file(self) -> Path:
+        return self._path / "table.json"
+
+    def cell(self, name: str, protocol: Protocol) -> Path:
+        """The file of a data set under a protocol."""
+        return self._path / f"{name}-{protocol}.json"
+
+    def start(self) -> None:
+        """Raise a UserError where results are there, and nobody said that they go on."""
+        names = [self.cell(name, protocol) for name in SETS for protocol in get_args(Protocol)]
+        begun = any(path.exists() for path in (self.file, self._path / "runs", *names))
+        check_out(self._path, begun, "study", self.resume)
+
+    def finish(self, results: Sequence[dict[str, Any]], interpretation: str, report: Report | None) -> None:
+        """Nothing is left to write: each result and the table were, as soon as they were measured."""
+
+    def write_table(self, asked: dict[str, Any]) -> None:
+        """`table.json`: each result in the folder that was asked for like this call's, beside the paper's.
+
+        Whatever data sets and protocols the call itself is for: they all belong into one table.
+        """
+        cells = (
+            measuring.cell_like(self.cell(name, protocol), asked) for name in SETS for protocol in get_args(Protocol)
+        )
+        rows = [
+            {"data": cell.name, "protocol": cell.protocol, "metric": cell.metric, "result": round(100 * cell.value, 2)}
+            | {"paper": reported(cell.name, cell.protocol)}
+            for cell in cells
+            if cell is not None
+        ]
+        text = json.dumps(rows, indent=2) + "\n"
+        write_atomically(self.file, lambda file: file.write(text.encode()))
+
+
+class TransferStudy(Study[TransferPart, TransferResult]):
+    """What an encoder is worth on the data sets of SimCLR's study; a part is a data set under a protocol."""
+
+    name = "transfer"
+    Config = TransferConfig
+
+    def __init__(
+        self, file: Path, config: TransferConfig, given: Mapping[str, Any], module: nn.Module | None, resume: bool
+    ) -> None:
+        """`given` are the options that the user set, nested."""
+        self.encoder, self.config, self.given, self.module = file, config, given, module
+        self.folder: TransferFolder = TransferFolder(
+            Path(config.out) if config.out else file.parent / "transfer", resume
+        )
+
+    def plan(self) -> Sequence[TransferPart]:
+        """Opens every data set, and looks through it for classes without images, before the first is measured."""
+        config = self.config
+        _refuse_unused(config, self.given)
+        self.model = load(self.encoder, self.module, choose_device(config.device, "--device"))
+        self.extractor = Extractor.of(
+            self.encoder, size=config.size, preprocessing="resize", resample=config.resample, batch=config.batch,
+            workers=config.workers, cache=FeatureCache.beside(self.encoder),
+        )  # fmt: skip
+        size = self.extractor.size or self.model.input.size
+        if size is None:
+            raise UserError(
+                f"{self.encoder} does not say which side its images had: give --size, 224 for ImageNet's nets"
+            )
+        self.size: int = size
+        data = Pixels.of(read_header(self.encoder)).fill(DataConfig(
+            root=config.root, download=config.download, max_skipped=config.max_skipped,
+            channels=self.model.input.channels, workers=config.workers,
+        ))  # fmt: skip
+        splits = {name: measuring.open_parts(name, data, config.seed) for name in _names(config.data)}
+        protocols: tuple[Protocol, ...] = ("linear", "finetune") if config.protocol == "both" else (config.protocol,)
+        return [TransferPart(name, protocol, parts) for name, parts in splits.items() for protocol in protocols]
+
+    def run(self, part: TransferPart) -> Sequence[TransferResult]:
+        """Measure a data set, or read its result."""
+        cell = self._cell(*part)
+        value = f"{METRICS[cell.metric]} {cell.value:.2%}"
+        print_rank0(f"{SETS[part.name].title}, {part.protocol}: {value} in {duration(cell.seconds)}")
+        self.folder.write_table(self._asked() | {"encoder": cell.asked["encoder"]})
+        return [cell]
+
+    def _cell(self, name: str, protocol: Protocol, parts: DataSplits) -> TransferResult:
+        config, place = self.config, self.folder.cell(name, protocol)
+        if protocol == "linear":
+            question = measuring.question(self.model, parts, self._asked() | {"grid": list(PAPER_GRID)})
+            return measuring.measured(
+                place, question, name, protocol, parts,
+                lambda: measuring.linear(self.model, name, parts, self.extractor, PAPER_GRID),
+            )  # fmt: skip
+        asked = self._asked() | {"budget": asdict(config.budget), "decayed": DECAYED}
+        runs = self.folder.path / "runs" / name
+        return measuring.measured(
+            place, measuring.question(self.model, parts, asked), name, protocol, parts,
+            lambda: finetune_grid(self.encoder, name, parts, runs, config.budget, self.size, self.extractor.resample,
+                                  config.seed, self.module, config.device),
+        )  # fmt: skip
+
+    def _asked(self) -> dict[str, Any]:
+        pixels: dict[str, Any] = (self.extractor.pixels or Pixels()).options()[
+            "data"
+        ]  # of the defaults nothing, as ever
+        return {"size": self.size, "resample": self.extractor.resample, "seed": self.config.seed} | pixels
+
+    def measured(self, cell: TransferResult) -> Mapping[str, float]:
+        """The data set's own metric, by data set and protocol."""
+        return {f"{cell.name}, {cell.protocol}: {cell.metric}": cell.value}
+
+    def table(self, cells: Sequence[TransferResult]) -> Table:
+        """The results beside those that the paper reports for ResNet-50."""
+        tuned = any(cell.protocol == "finetune" for cell in cells)
+        starts = ["SimCLR", "supervised", *(["random start"] if tuned else [])]
+        rows = []
+        for cell in cells:
+            paper = reported(cell.name, cell.protocol)
+            # A linear classifier on random features is not in the paper: nothing stands there.
+            theirs = ["/".join(f"{value:.1f}" for key, value in paper.items() if key.startswith(start))
+                      for start in starts]  # fmt: skip
+            rows.append(
+                [SETS[cell.name].title, cell.protocol, METRICS[cell.metric], f"{100 * cell.value:.1f}", *theirs]
+            )
+        note = "In %; the paper's (arXiv 2002.05709) are of a ResNet-50 at widths 1x/4x, from ImageNet."
+        return Table("Transfer", ["data", "protocol", "metric", "ours", *starts], rows, note)
+
+
+def _refuse_unused(config: TransferConfig, options: Mapping[str, Any]) -> None:
     """Raise a UserError for an option that the protocol has no use for."""
-    given = flatten(merge(options))
+    given = flatten(options)
     unused = {
         "linear": {name: "it is for fine-tuning" for name in given if name.startswith("budget.")},
         "finetune": {"batch": "--budget.batch says how many images a step takes",
@@ -135,74 +232,3 @@ def _names(asked: str) -> list[str]:
     if unknown:
         raise UserError(f"--data {', '.join(unknown)}: the transfer study has {', '.join(SETS)}, or all")
     return [name for name in SETS if name in wanted]
-
-
-@dataclass(frozen=True)
-class _Task:
-    """What the cells of one call share."""
-
-    config: TransferConfig
-    file: Path
-    model: Encoder
-    module: nn.Module | None
-    size: int
-    resample: Resample
-    folder: Path
-
-    def cell(self, name: str, protocol: Protocol, parts: DataSplits) -> TransferResult:
-        """Measure one cell, or read what is there."""
-        config, place = self.config, self.folder / f"{name}-{protocol}.json"
-        if protocol == "linear":
-            question = measuring.question(self.model, parts, self._asked() | {"grid": list(PAPER_GRID)})
-            return measuring.measured(
-                place, question, name, protocol, parts,
-                lambda: measuring.linear(self.model, name, parts, self.size, self.resample, PAPER_GRID, config.batch,
-                                         config.workers, FeatureCache.beside(self.file)),
-            )  # fmt: skip
-        asked = self._asked() | {"budget": asdict(config.budget), "decayed": DECAYED}
-        runs = self.folder / "runs" / name
-        return measuring.measured(
-            place, measuring.question(self.model, parts, asked), name, protocol, parts,
-            lambda: finetune_grid(self.file, name, parts, runs, config.budget, self.size, self.resample, config.seed,
-                                  self.module, config.device),
-        )  # fmt: skip
-
-    def _asked(self) -> dict[str, Any]:
-        return {"size": self.size, "resample": self.resample, "seed": self.config.seed}
-
-    def write_table(self, encoder: str) -> None:
-        """`table.json`: each result in the folder that was asked for like this call's, beside the paper's.
-
-        Whatever data sets and protocols the call itself is for: they all belong into one table.
-        """
-        result = (
-            measuring.cell_like(self.folder / f"{name}-{protocol}.json", self._asked() | {"encoder": encoder})
-            for name in SETS
-            for protocol in get_args(Protocol)
-        )
-        rows = [
-            {"data": cell.name, "protocol": cell.protocol, "metric": cell.metric, "result": round(100 * cell.value, 2)}
-            | {"paper": reported(cell.name, cell.protocol)}
-            for cell in result
-            if cell is not None
-        ]
-        text = json.dumps(rows, indent=2) + "\n"
-        write_atomically(self.folder / "table.json", lambda file: file.write(text.encode()))
-
-
-def table(cells: list[TransferResult]) -> Table:
-    """The results beside those that the paper reports for ResNet-50."""
-    title = "Transfer: ours beside arXiv 2002.05709 (ResNet-50 1x/4x, ImageNet), in %"
-    result = Table(title=title, title_justify="left")
-    for heading in ("data", "protocol", "metric"):
-        result.add_column(heading)
-    starts = ["SimCLR", "supervised", *(["random start"] if any(cell.protocol == "finetune" for cell in cells) else [])]
-    for heading in ("ours", *starts):
-        result.add_column(heading.replace(" ", "\n"), justify="right", no_wrap=True)  # 80 columns hold them
-    for cell in cells:
-        paper = reported(cell.name, cell.protocol)
-        # A linear classifier on random features is not in the paper: nothing stands there.
-        theirs = ["/".join(f"{value:.1f}" for key, value in paper.items() if key.startswith(start))
-                  for start in starts]  # fmt: skip
-        result.add_row(SETS[cell.name].title, cell.protocol, METRICS[cell.metric], f"{100 * cell.value:.1f}", *theirs)
-    return result

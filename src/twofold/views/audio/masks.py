@@ -24,7 +24,7 @@ def blocks(
         frequency: largest share of the bins of a block; 0 for none.
         rule: own: 1 .. min(time, 0.3 of its frames), the start inside its own frames. released
             (athena/models/simclr.py, branch simclr): 1 .. time - 1, one start number for the whole batch (the first
-            row's) over the padded length, nothing where a block's most exceeds T.
+            row's) times what the padded length leaves, rounded down; nothing where a block's most exceeds T.
 
     Returns:
         bool [n, T] and [n, F], true inside the blocks.
@@ -37,29 +37,36 @@ def blocks(
     else:
         most, reach, start = torch.minimum((0.3 * frames).long(), torch.full_like(frames, time)), frames, u[:, [1, 3]]
     widest = torch.full_like(frames, max(0, width - 1 if released else width))
-    in_time = _block(u[:, 0], start[:, 0], most, reach, total)
-    return in_time, _block(u[:, 2], start[:, 1], widest, torch.full_like(frames, bins), bins)
+    last = 0 if released else 1
+    in_time = _block(u[:, 0], start[:, 0], most, reach + last, total)
+    return in_time, _block(u[:, 2], start[:, 1], widest, torch.full_like(frames, bins + last), bins)
 
 
 def _block(u_length: Tensor, u_start: Tensor, most: Tensor, reach: Tensor, size: int) -> Tensor:
-    """bool [n, size]: 1 .. most places, from a start that keeps the block below `reach`; none where most is 0."""
+    """bool [n, size]: 1 .. most places, none where most is 0, from the start u * (reach - length), rounded down."""
     length = torch.where(most > 0, 1 + (u_length * most).long(), 0)
-    start = (u_start * (reach - length + 1)).long()
+    start = (u_start * (reach - length)).long()
     place = torch.arange(size, device=most.device)
     return (place >= start[:, None]) & (place < (start + length)[:, None])
 
 
 def fill_blocks(x: Tensor, frames: Tensor, time: Tensor, frequency: Tensor, rule: MaskRule = "own") -> Tensor:
-    """Replace what lies in a block by the example's mean over its own frames (released: over its padding, too).
+    """Replace what lies in a block by the example's mean over its own frames.
+
+    Released: over its padding, too; and the block of time is filled first, so that it changes the mean that fills the
+    block of frequency.
 
     Args:
         x: [n, T, F], 0 beyond each example's frames.
         frames: [n].
         time, frequency: what `blocks` gave.
     """
-    total = x.shape[1] if rule == "released" else frames.clamp(min=1)
-    mean = (x.sum((1, 2)) / (total * x.shape[2]))[:, None, None]
-    filled = torch.where(time[:, :, None] | frequency[:, None, :], mean, x)
+    if rule == "released":
+        filled = torch.where(time[:, :, None], x.mean((1, 2), keepdim=True), x)
+        filled = torch.where(frequency[:, None, :], filled.mean((1, 2), keepdim=True), filled)
+    else:
+        mean = (x.sum((1, 2)) / (frames.clamp(min=1) * x.shape[2]))[:, None, None]
+        filled = torch.where(time[:, :, None] | frequency[:, None, :], mean, x)
     valid = torch.arange(x.shape[1], device=x.device) < frames[:, None]
     return torch.where(valid[:, :, None], filled, 0.0)
 

@@ -24,7 +24,7 @@ from twofold.waves import Waves
 
 _OPERATORS = ("speed", "pitch", "reverb", "noise", "band_reject", "gain", "clip", "time_dropout", "polarity")
 _NUMBERS = 2 + 3 * len(_OPERATORS)
-_TABLE = 2**18
+NOISE_SAMPLES = 2**18
 """Samples of each colour of generated noise; a row starts anywhere in them."""
 
 
@@ -139,11 +139,11 @@ class WaveViews:
         span: int = 1,
     ) -> None:
         self.config, self.sample_rate, self.span = config, sample_rate, span
-        self._speeds = [Fraction(value).limit_denominator(20) for value in config.speeds]
-        self._pitches = [Fraction(value).limit_denominator(20) for value in config.pitches]
+        self._speeds = [as_fraction(value) for value in config.speeds]
+        self._pitches = [as_fraction(value) for value in config.pitches]
         # A recording is repeated up to the length of the table: any row may start anywhere in it.
         self.noises = (
-            torch.stack([_repeat(wave, _TABLE) for wave in noises]) if noises else generated_noise(sample_rate)
+            torch.stack([_repeat(wave, NOISE_SAMPLES) for wave in noises]) if noises else generated_noise(sample_rate)
         )
         self._tail = torch.from_numpy(_white())
         self.responses = Waves.of([_direct_first(wave) for wave in responses]) if responses else None
@@ -168,8 +168,9 @@ class WaveViews:
         changed = u[:, 0] < (0.0 if c.clean_view and view == "a" else c.chain)
         place = {name: 2 + 3 * i for i, name in enumerate(_OPERATORS)}
 
-        def chosen(name: str) -> NDArray[np.bool_]:
-            return changed & (u[:, place[name]] < getattr(c, name))
+        def applied(name: str) -> NDArray[np.bool_]:
+            share: float = getattr(c, name)
+            return changed & (u[:, place[name]] < share)
 
         def number(name: str, which: int = 1) -> NDArray[np.float64]:
             return u[:, place[name] + which]
@@ -178,25 +179,25 @@ class WaveViews:
             return limits[0] + (limits[1] - limits[0]) * number(name, which)
 
         def pick(name: str, count: int) -> NDArray[np.int64]:
-            return np.where(chosen(name), (number(name) * count).astype(np.int64), -1)
+            return np.where(applied(name), (number(name) * count).astype(np.int64), -1)
 
         clip = 1 - (1 - c.clip_share) * (1 - np.sqrt(number("clip")))  # triangular, its peak at 1
         band = self._band(number("band_reject"), number("band_reject", 2))
-        gain = np.where(chosen("gain"), 10 ** (between("gain", c.gain_db) / 20), 1.0)
+        gain = np.where(applied("gain"), 10 ** (between("gain", c.gain_db) / 20), 1.0)
         tensors = {
             "speed": pick("speed", len(self._speeds)),
             "pitch": pick("pitch", len(self._pitches)),
-            "reverb": chosen("reverb"),
+            "reverb": applied("reverb"),
             "room": np.stack([
                 between("reverb", c.reverb_seconds), between("reverb", c.reverb_wet, 2), u[:, 1],
             ], axis=1),
-            "noise": chosen("noise"),
+            "noise": applied("noise"),
             "mixture": np.stack([between("noise", c.noise_snr), number("noise", 2)], axis=1),
-            "band": np.where(chosen("band_reject")[:, None], band, 0.0),
-            "gain": gain * np.where(chosen("polarity"), -1.0, 1.0),
-            "clip": np.where(chosen("clip"), clip, 1.0),
+            "band": np.where(applied("band_reject")[:, None], band, 0.0),
+            "gain": gain * np.where(applied("polarity"), -1.0, 1.0),
+            "clip": np.where(applied("clip"), clip, 1.0),
             "drop": np.stack([
-                np.where(chosen("time_dropout"), c.time_dropout_ms * number("time_dropout"), 0.0),
+                np.where(applied("time_dropout"), c.time_dropout_ms * number("time_dropout"), 0.0),
                 number("time_dropout", 2),
             ], axis=1),
             "later": uniforms(key, f"{view}/masks", rows, later),
@@ -219,7 +220,7 @@ class WaveViews:
 
     @torch.no_grad()
     def one(self, waves: Waves, draw: WaveDraw) -> Waves:
-        """One view of a batch, on its device."""
+        """The view of a batch that was drawn, on the batch's device."""
         return self._apply(waves, draw)
 
     def _apply(self, waves: Waves, draw: WaveDraw) -> Waves:
@@ -277,17 +278,27 @@ class WaveViews:
         return torch.cat([torch.ones_like(tail[:, :1]), tail], dim=1)
 
 
+def as_fraction(factor: float) -> Fraction:
+    """A factor of speed or pitch as a fraction, which resampling needs, true to one part in 10,000.
+
+    With the smallest denominator up to 20 that will do (0.8333 is 5/6), else up to 200 (0.99 is 99/100), whose
+    resampling costs more.
+    """
+    fractions = (Fraction(factor).limit_denominator(most) for most in (20, 200))
+    return next(fraction for fraction in fractions if abs(fraction - factor) < 1e-4)
+
+
 def generated_noise(sample_rate: int) -> Tensor:
     """White, pink, brown and voice-shaped noise of unit power, [4, 2^18], always the same."""
     spectrum = np.fft.rfft(_white())
-    f = np.maximum(np.fft.rfftfreq(_TABLE, 1 / sample_rate), 20.0)
+    f = np.maximum(np.fft.rfftfreq(NOISE_SAMPLES, 1 / sample_rate), 20.0)
     voice = 1 / (1 + (f / 500) ** 2)  # the long-term spectrum of speech falls by 12 dB an octave above some 500 Hz
-    shaped = [np.fft.irfft(spectrum * shape, _TABLE) for shape in (np.ones_like(f), f**-0.5, f**-1.0, voice)]
+    shaped = [np.fft.irfft(spectrum * shape, NOISE_SAMPLES) for shape in (np.ones_like(f), f**-0.5, f**-1.0, voice)]
     return torch.tensor(np.stack([noise / noise.std() for noise in shaped]), dtype=torch.float32)
 
 
 def _white() -> NDArray[np.float32]:
-    return np.random.Generator(np.random.Philox(key=20101399)).standard_normal(_TABLE, dtype=np.float32)
+    return np.random.Generator(np.random.Philox(key=20101399)).standard_normal(NOISE_SAMPLES, dtype=np.float32)
 
 
 def _tensor(values: NDArray[np.generic]) -> Tensor:

@@ -250,7 +250,7 @@ class Sobel(Operator):
         kernels = torch.stack([across, across.T])[:, None].repeat(channels, 1, 1, 1)
         padded = F.pad(x, (1, 1, 1, 1), mode="replicate")
         gradient = F.conv2d(padded, kernels, groups=channels).unflatten(1, (channels, 2))
-        magnitude = gradient.square().sum(2).sqrt()
+        magnitude: Tensor = gradient.square().sum(2).sqrt()
         return magnitude / magnitude.amax((1, 2, 3), keepdim=True).clamp_min(1e-12)
 
 
@@ -352,17 +352,17 @@ def make_operator(wanted: str | Mapping[str, Any]) -> Operator:
     return kind(**given)
 
 
-def _as_kind(value: Any, kind: Any, said: str) -> Any:
+def _as_kind(value: Any, kind: Any, what: str) -> Any:
     """A value from a file or the command line as the number, range or choice that an operator takes."""
     if get_origin(kind) is Literal:
         if value not in get_args(kind):
-            raise UserError(f"{said}, but it is one of {', '.join(get_args(kind))}")
+            raise UserError(f"{what}, but it is one of {', '.join(get_args(kind))}")
         return value
     numbers = list(value) if isinstance(value, list | tuple) and kind is not float else [value]
     if not all(isinstance(x, int | float) and not isinstance(x, bool) and 0 <= x < math.inf for x in numbers):
-        raise UserError(f"{said}, but it takes numbers of 0 or more")
+        raise UserError(f"{what}, but it takes numbers of 0 or more")
     if kind is float:
         return float(value)
     if len(numbers) != 2 or numbers[0] > numbers[1]:
-        raise UserError(f"{said}, but it is a range: two numbers, least <= most")
+        raise UserError(f"{what}, but it is a range: two numbers, least <= most")
     return float(numbers[0]), float(numbers[1])

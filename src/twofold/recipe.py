@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +39,14 @@ class Recipe:
     command: str = "pretrain"
 
 
+def _files() -> Traversable:
+    """The folder of the recipes."""
+    return resources.files("twofold") / "recipes"
+
+
 def names() -> list[str]:
     """The names of all recipes."""
-    return sorted(
-        path.name.removesuffix(".yaml") for path in resources.files(__name__).iterdir() if path.name.endswith(".yaml")
-    )
+    return sorted(path.name.removesuffix(".yaml") for path in _files().iterdir() if path.name.endswith(".yaml"))
 
 
 def load(name: str) -> Recipe:
@@ -53,7 +57,7 @@ def load(name: str) -> Recipe:
     """
     if name not in names():
         raise UserError(f"--recipe {name}: there is no such recipe{suggest(name, names())}")
-    text = (resources.files(__name__) / f"{name}.yaml").read_text()
+    text = (_files() / f"{name}.yaml").read_text()
     document = yaml.safe_load(text)
     options = document.get("options", {})
     if "base" in document:
@@ -67,13 +71,17 @@ def load(name: str) -> Recipe:
 def read_layers(
     recipe: str | None, config: str | Path | None, options: Mapping[str, Any], command: str = "pretrain"
 ) -> dict[str, Any]:
-    """Merge recipe < file < options into nested options; UserError for a recipe of another command."""
+    """Merge recipe < file < options into nested options; UserError for a recipe of another command.
+
+    What a recipe says of the encoder falls away where that is a module of the user's own.
+    """
     layers: list[Mapping[str, Any]] = []
     if recipe is not None:
         result = load(recipe)
         if result.command != command:
             raise UserError(f"--recipe {recipe} is for `twofold {result.command}`, not for `twofold {command}`")
-        layers.append(result.options)
+        own = isinstance(options.get("encoder"), Mapping) and options["encoder"].get("name") == "custom"
+        layers.append({name: value for name, value in result.options.items() if not (own and name == "encoder")})
     if config is not None:
         try:
             document = yaml.safe_load(Path(config).read_text()) or {}

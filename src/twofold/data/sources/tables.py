@@ -1,0 +1,141 @@
+"""Tables of images: a row an image, with its path, label, split, group and whatever else people note."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from twofold.data.base import Format, Source, Splits
+from twofold.data.config import DataConfig, TableConfig
+from twofold.data.decoding.images import image_extensions
+from twofold.data.labels import class_labels
+from twofold.data.sources.files import FileSource
+from twofold.data.sources.manifests import MANIFESTS, manifest_rows
+from twofold.errors import UserError
+
+LISTS = (".txt", ".lst")
+"""Files with a path a line."""
+_PATH = ("path", "image", "file", "file_name", "filename", "image_path", "filepath", "img")
+_LABEL, _SPLIT = ("label", "class", "target", "category"), ("split", "part", "subset")
+_LOOKED_AT = 20
+"""Rows whose paths tell whether a table is one of images."""
+
+
+def open_table(path: Path, split: str | None, config: DataConfig) -> FileSource:
+    """The images of a table (.csv, .tsv, .jsonl, .json, .parquet) or of a list of files (.txt).
+
+    Paths are relative to the table. Columns are those that `config.table` names, or have one of the usual names: path,
+    image, file_name, ...; label, class, ...; split. Labels are names or numbers; an empty one is unlabelled. Without a
+    split those of the split train, where a column says so.
+
+    Raises:
+        UserError: no such column or split, no rows, too many unreadable images.
+    """
+    rows, columns = _rows(path, config), config.table
+    where, label, part, group = (_chosen(rows, path, columns, name) for name in ("path", "label", "split", "group"))
+    if where is None:
+        raise UserError(
+            f"{path}: no column of paths ({', '.join(_PATH)}); it has {', '.join(_columns(rows))}: name one with "
+            "--data.table.path"
+        )
+    present = _splits(rows, part)
+    if split is None and "train" in present:
+        split = "train"
+    if split is not None and split not in present:
+        raise UserError(f"--data.split {split}: {path} has {', '.join(present) or 'no column of splits'}")
+    values = [row.get(label) for row in rows] if label else None
+    numbers, classes = (None, None) if values is None else class_labels(_known(values), len(rows), str(path))
+    kept = [
+        i for i, row in enumerate(rows) if row.get(where) and (split is None or _text(row.get(part or "")) == split)
+    ]
+    if not kept:
+        raise UserError(f"{path}: no row names an image" + (f" in the split {split}" if split else ""))
+    if numbers is not None and (numbers[kept] < 0).all():
+        numbers, classes = None, None
+    source = FileSource(
+        path.parent, [str(rows[i][where]) for i in kept], config,
+        labels=None if numbers is None else numbers[kept], classes=classes,
+        name=f"{path}:{split}" if split else str(path),
+        groups=[_text(rows[i].get(group)) for i in kept] if group else None,
+    )  # fmt: skip
+    others = [name for name in present if name != split]
+    what = f"{len(classes)} classes" if classes else "no names of classes" if numbers is not None else "no labels"
+    source.layout = f"{path}: {len(source):,} images" + (f" of the split {split}" if split else "") + f", {what}"
+    source.layout += f"; other parts: {', '.join(others)}" if others else ""
+    return source
+
+
+def table_splits(path: Path) -> tuple[str, ...]:
+    """The names that `--data.split` can have for this table."""
+    rows = _rows(path, DataConfig())
+    return _splits(rows, _chosen(rows, path, TableConfig(), "split"))
+
+
+def is_table(path: Path) -> bool:
+    """Whether this is a table or a list whose first rows name image files."""
+    if not path.is_file() or path.suffix.lower() not in (*MANIFESTS, *LISTS):
+        return False
+    try:
+        rows = _rows(path, DataConfig())[:_LOOKED_AT]
+    except UserError:  # told by whoever opens it
+        return False
+    known = image_extensions()
+    texts = [str(value) for row in rows for value in row.values() if isinstance(value, str)]
+    return any(Path(text).suffix.lower() in known for text in texts)
+
+
+def _rows(path: Path, config: DataConfig) -> list[dict[str, Any]]:
+    if path.suffix.lower() not in LISTS:
+        return manifest_rows(path, config.encoding)
+    try:
+        lines = path.read_text(encoding=config.encoding).split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is no readable list: {error}") from error
+    return [{"path": line.strip()} for line in lines if line.strip()]
+
+
+def _chosen(rows: Sequence[Mapping[str, Any]], path: Path, columns: TableConfig, option: str) -> str | None:
+    """The column for one purpose: the one that was named, or one of a usual name."""
+    name: str | None = getattr(columns, option)
+    known = _columns(rows)
+    if name is not None:
+        if name not in known:
+            raise UserError(f"--data.table.{option} {name}: {path} has no such column; it has {', '.join(known)}")
+        return name
+    usual = {"path": _PATH, "label": _LABEL, "split": _SPLIT}.get(option, ())
+    return next((each for each in usual if each in known), None)
+
+
+def _columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(str(name) for row in rows for name in row))
+
+
+def _splits(rows: Sequence[Mapping[str, Any]], column: str | None) -> tuple[str, ...]:
+    return tuple(sorted({_text(row.get(column)) for row in rows} - {""})) if column else ()
+
+
+def _text(value: Any) -> str:
+    return "" if value is None or value != value else str(value).strip()
+
+
+def _known(values: Sequence[Any]) -> Any:
+    """Whole numbers where all that are given are such; else names."""
+    texts = [_text(value) for value in values]
+    if all(text == "" or text.lstrip("-").isdigit() for text in texts):
+        return np.array([-1 if text == "" else int(text) for text in texts])
+    return [text or None for text in texts]
+
+
+def _open(what: str, split: str | None, config: DataConfig) -> Source:
+    return open_table(Path(what).expanduser(), split, config)
+
+
+TABLE = Format(
+    "a table (.csv, .tsv, .jsonl, .parquet) or a list (.txt) of images",
+    lambda what: is_table(Path(what).expanduser()),
+    _open,
+    lambda what: Splits.named(table_splits(Path(what).expanduser())),
+)

@@ -1,0 +1,365 @@
+"""What protocols have in common that fit a classifier on features: parts, labels, held-out shares, folds, scores.
+
+A protocol of this kind has one function, `fit`: from features and labels of training examples to scores of test
+examples.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from twofold.data import Source
+from twofold.encoders import Encoder
+from twofold.errors import UserError
+from twofold.evaluation.feature_cache import Features
+from twofold.evaluation.features import Extractor
+from twofold.evaluation.label_subsets import labelled_part
+from twofold.evaluation.logistic import Array
+from twofold.evaluation.parts import Parts, labelled_parts
+from twofold.evaluation.protocols.base import (
+    DataUsed,
+    EvaluationConfig,
+    FeatureOptions,
+    FoldOptions,
+    HeadOptions,
+    LabelOptions,
+    PreprocessingOptions,
+    Progress,
+    Protocol,
+    Result,
+    ScoreOptions,
+)
+from twofold.evaluation.scores import Scores
+from twofold.evaluation.splits import Labels, check_labels, match_classes, single_labels, stratified_split
+from twofold.files import write_atomically
+from twofold.kinds import EXAMPLE
+
+
+@dataclass(frozen=True)
+class LayersConfig(FeatureOptions, LabelOptions, FoldOptions, ScoreOptions, EvaluationConfig):
+    """Options of every protocol that fits a classifier."""
+
+
+@dataclass(frozen=True)
+class ClassifierConfig(HeadOptions, PreprocessingOptions, LayersConfig):
+    """Options of every protocol that fits a classifier on whatever features an encoder or its head gives."""
+
+
+@dataclass(frozen=True)
+class FitInputs:
+    """What a classifier is fitted on and scored on.
+
+    Attributes:
+        x, y: features [N, d] and labels [N] to fit on.
+        x_test, y_test: to score on, [M, d] and [M]; every class is in `y`.
+        split: positions in `x` to fit on and to choose settings on, where the data have a part for that; in the end all
+            of `x` is for the fit.
+        example: what one example is called: "image" or "recording".
+        encoder: that the features are of.
+    """
+
+    x: Array
+    y: Labels
+    x_test: Array
+    y_test: Labels
+    split: tuple[Labels, Labels] | None
+    example: str
+    encoder: Encoder
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a classifier reached: scores, settings that were chosen or given, and how it was made, in words."""
+
+    scores: Scores
+    settings: Mapping[str, float | int | None]
+    words: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation(Result):
+    """The outcome of one evaluation by a classifier.
+
+    Attributes:
+        scores: of the test examples.
+        settings: what the protocol chose, or was given.
+        train, test: the data.
+        validation: what settings were chosen on, where the data have a part for that.
+        baseline: of recordings: scores of the filterbank alone (mean and deviation over time), by the same protocol.
+        feature_dim: d.
+        seed: of the split and of the validation part.
+    """
+
+    scores: Scores
+    settings: Mapping[str, float | int | None]
+    train: DataUsed
+    test: DataUsed
+    validation: DataUsed | None = None
+    baseline: Scores | None = None
+    feature_dim: int
+    seed: int
+
+    @property
+    def top1(self) -> float:
+        """Test accuracy in [0, 1]."""
+        return self.scores.top1
+
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """The accuracies, in [0, 1]."""
+        return self.scores.metrics()
+
+    @property
+    def kept(self) -> bool:
+        """Whether features of an earlier evaluation were used."""
+        return self.train.kept or self.test.kept
+
+    def lines(self) -> list[str]:
+        """For people."""
+        count = f"({self.protocol}, {self.test.images:,} test {EXAMPLE[self.kind]}s)"
+        lines = [f"{self.scores.words()}  {count}"]
+        return lines if self.baseline is None else [*lines, f"filterbank alone: {self.baseline.words()}"]
+
+    def beside(self, baseline: Evaluation) -> Evaluation:
+        """The same with the filterbank's scores."""
+        return dataclasses.replace(self, baseline=baseline.scores)
+
+    @classmethod
+    def from_json(cls, text: str) -> Evaluation:
+        """Read what `to_json` wrote, of any version; UserError for anything else."""
+        try:
+            values = _upgraded(json.loads(text))
+            parts = {name: DataUsed(**values[name]) for name in ("train", "test", "validation") if values.get(name)}
+            scores = {name: Scores(**values[name]) for name in ("scores", "baseline") if values.get(name)}
+            return cls(**{**values, **parts, **scores})
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"this is not an evaluation's JSON: {error!r}") from error
+
+    def write(self, path: str | Path) -> Path:
+        """Write the JSON document to `path`, whole or not at all; UserError if the disk refuses."""
+        path = Path(path)
+        write_atomically(path, lambda file: file.write(self.to_json().encode()))
+        return path
+
+
+def _upgraded(values: dict[str, Any]) -> dict[str, Any]:
+    """An evaluation's document with the names of today: before, `result` held the scores and `floor` the baseline."""
+    if "result" not in values:
+        return values
+    result = values.pop("result")
+    values["scores"], words = result.pop("scores"), result.pop("text")
+    values["words"], values["settings"] = f"{words}; {values.pop('text')}", result
+    values["digest"] = values.pop("digest_before")
+    del values["digest_after"]
+    baseline = values.pop("floor", values.pop("baseline", None))
+    return values | {"baseline": baseline, "kind": "image" if baseline is None else "audio"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoldsEvaluation(Result):
+    """Scores of each fold, each scored once by a classifier of the others.
+
+    Attributes:
+        folds: their names.
+        scores: one for each fold.
+        baseline: the same of the filterbank alone; empty for images.
+        features_kept: features of an earlier evaluation were used.
+    """
+
+    folds: tuple[str, ...]
+    scores: tuple[Scores, ...]
+    baseline: tuple[Scores, ...] = ()
+    features_kept: bool = False
+
+    @property
+    def name(self) -> str:
+        """What its document is called by."""
+        return f"{self.protocol}-folds"
+
+    @property
+    def top1(self) -> float:
+        """Mean accuracy over folds in [0, 1]."""
+        return float(np.mean([scores.top1 for scores in self.scores]))
+
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """The accuracies' means over folds, in [0, 1]."""
+        return {name: float(np.mean([getattr(scores, name) for scores in self.scores])) for name, _ in _OVER_FOLDS}
+
+    @property
+    def kept(self) -> bool:
+        """Whether features of an earlier evaluation were used."""
+        return self.features_kept
+
+    def lines(self) -> list[str]:
+        """For people."""
+        lines = [f"{_over_folds(self.scores)}  (mean ± deviation over {len(self.folds)} folds)"]
+        if self.baseline:
+            lines.append(f"filterbank alone: {_over_folds(self.baseline)}")
+        each = (f"{name} {s.top1:.2%} of {s.count}" for name, s in zip(self.folds, self.scores, strict=True))
+        return [*lines, f"accuracy of each: {', '.join(each)}"]
+
+    def beside(self, baseline: FoldsEvaluation) -> FoldsEvaluation:
+        """The same with the filterbank's scores."""
+        return dataclasses.replace(self, baseline=baseline.scores)
+
+
+_OVER_FOLDS = (("top1", "accuracy"), ("mean_per_class", "mean per class (UA)"), ("macro_f1", "macro F1"))
+
+
+def _over_folds(folds: Sequence[Scores]) -> str:
+    parts = []
+    for field, name in _OVER_FOLDS:
+        values = [100 * getattr(scores, field) for scores in folds]
+        parts.append(f"{name} {np.mean(values):.2f} ± {np.std(values, ddof=1):.2f} %")
+    return ", ".join(parts)
+
+
+class ClassifierProtocol(Protocol):
+    """A protocol that fits a classifier on features of examples with one label each."""
+
+    same_classes = True
+
+    @abstractmethod
+    def fit(self, inputs: FitInputs) -> Outcome:
+        """Fit a classifier and score it once; settings are chosen without the test examples."""
+
+    def reads(self, encoder: Encoder) -> Encoder:
+        """What gives the features."""
+        return encoder
+
+    def select(self, encoder: Encoder, parts: Parts) -> Parts:  # noqa: ARG002  # one label each is all that counts
+        """The examples that have a label, as `labels` asks for them; raises UserError for labels that do not fit."""
+        config = self.config
+        if config.folds:
+            fold_names(parts.train)
+            return parts
+        if config.labels != "all":
+            train, test = labelled_parts(parts.train, parts.test, config.seed, config.held_out, config.labels)
+            train, words = labelled_part(train, config.labels, config.seed, config.draw)
+            parts = dataclasses.replace(parts, train=train, test=test, words=words)
+        check_labels(parts.train, parts.test, config.seed, config.held_out, parts.validation)
+        return parts
+
+    def measure(
+        self, encoder: Encoder, parts: Parts, extractor: Extractor, progress: Progress | None
+    ) -> Evaluation | FoldsEvaluation:
+        """Features of all parts, a classifier, and its scores."""
+        if self.config.folds:
+            return self._over_folds(encoder, parts.train, extractor, progress)
+        begun, reads = time.monotonic(), self.reads(encoder)
+
+        def features(source: Source, what: str) -> Features:
+            report = (lambda done, total: progress(f"{what} features", done, total)) if progress else None
+            return extractor.extract(reads, source, report)
+
+        bank = features(parts.train, "training")
+        choice = features(parts.validation, "validation") if parts.validation is not None else None
+        queries = features(parts.test, "test") if parts.test is not None else None
+        extracted = time.monotonic()
+        inputs, words = self._inputs(encoder, parts, bank, choice, queries)
+        outcome = self.fit(inputs)
+        source, chosen = parts.test or parts.train, len(inputs.split[1]) if inputs.split else 0
+        return Evaluation(
+            protocol=self.name, scores=outcome.scores, settings=outcome.settings,
+            words="; ".join(each for each in (outcome.words, parts.words, bank.text, words) if each),
+            train=_used(parts.train, bank, len(inputs.y) - chosen),
+            test=_used(source, queries or bank, len(inputs.y_test)),
+            validation=_used(parts.validation, choice, chosen) if parts.validation is not None and choice else None,
+            feature_dim=inputs.x.shape[1], seed=self.config.seed,
+            seconds={"features": round(extracted - begun, 3), "classifier": round(time.monotonic() - extracted, 3)},
+        )  # fmt: skip
+
+    def _inputs(
+        self, encoder: Encoder, parts: Parts, bank: Features, choice: Features | None, queries: Features | None
+    ) -> tuple[FitInputs, str]:
+        """Features and labels in one numbering of classes, and the split in words."""
+        x, y, split = *_labelled(parts.train, bank), None
+        example = EXAMPLE[encoder.input.kind]
+        if parts.test is None or queries is None:
+            first, second = stratified_split(y, self.config.held_out, self.config.seed)
+            share = f"{self.config.held_out:.0%} of each class held out for the score (seed {self.config.seed})"
+            x, y, x_test, y_test = x[first], y[first], x[second], y[second]
+            words = f"no test set given: {share}"
+        else:
+            x_test, y_test = _labelled(parts.test, queries)
+            y_test = match_classes(y, parts.train.classes, y_test, parts.test.classes)
+            present, known = len(np.unique(y_test)), len(np.unique(y))
+            words = "test set as given"
+            words += f", which has {example}s of {present} of the {known} classes" if present < known else ""
+        if parts.validation is not None and choice is not None:
+            x_val, y_val = _labelled(parts.validation, choice)
+            y_val = match_classes(y, parts.train.classes, y_val, parts.validation.classes, "validation")
+            places = np.arange(len(y) + len(y_val))
+            split = places[: len(y)], places[len(y) :]
+            x, y = np.concatenate([x, x_val]), np.concatenate([y, y_val])
+        return FitInputs(x, y, x_test, y_test, split, example, encoder), words
+
+    def _over_folds(
+        self, encoder: Encoder, source: Source, extractor: Extractor, progress: Progress | None
+    ) -> FoldsEvaluation:
+        """Score each fold once, by a classifier of the others; features are made once."""
+        y, folds = single_labels(source.labels, source.name), np.array([str(fold) for fold in folds_of(source)])
+        report = (lambda done, total: progress("features", done, total)) if progress else None
+        h = extractor.extract(self.reads(encoder), source, report)
+        names, part = fold_names(source, h.index)
+        rounds = []
+        for name in names:
+            present = part[h.index]
+            fit, held = present & (folds[h.index] != name), present & (folds[h.index] == name)
+            arrays = h.h[fit], y[h.index[fit]], h.h[held], y[h.index[held]]
+            rounds.append(self.fit(FitInputs(*arrays, None, EXAMPLE[encoder.input.kind], encoder)).scores)
+        words = f"{self.name}, leaving out each of {len(names)} folds in turn, scored once; {h.text}"
+        return FoldsEvaluation(
+            protocol=self.name, words=words, folds=tuple(names), scores=tuple(rounds), features_kept=h.kept
+        )
+
+
+def folds_of(source: Source) -> Sequence[str | None]:
+    """The fold of each example, None for those of none; UserError where there are no two."""
+    folds = getattr(source, "folds", None)
+    if folds is None or len(set(folds) - {None}) < 2:
+        raise UserError(
+            f"--folds: {source.name} has no two folds; give a manifest with a column 'fold', or name another one with "
+            "--data.audio.fold (IEMOCAP's sessions are folds by themselves)"
+        )
+    return cast(Sequence[str | None], folds)
+
+
+def fold_names(source: Source, read: NDArray[np.int64] | None = None) -> tuple[list[str], NDArray[np.bool_]]:
+    """The folds, and which examples take part [n]: all that have a fold and a label, or those of them at `read`.
+
+    Raises:
+        UserError: no folds or only one, no labels, a class of one fold that no other fold has.
+    """
+    folds, y = folds_of(source), single_labels(source.labels, source.name)
+    part = np.array([fold is not None for fold in folds]) & (y >= 0)
+    part &= True if read is None else np.isin(np.arange(len(part)), read)
+    names = sorted({str(fold) for fold, present in zip(folds, part, strict=True) if present})
+    groups = np.array([str(fold) for fold in folds])
+    for name in names:
+        unseen = sorted(set(y[part & (groups == name)]) - set(y[part & (groups != name)]))
+        if unseen:
+            word = source.classes[unseen[0]] if source.classes else unseen[0]
+            raise UserError(f"--folds: the class {word} of the fold {name} is in no other fold: leave it out")
+    return names, part
+
+
+def _labelled(source: Source, features: Features) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    y = single_labels(features.labels, source.name, least=1)
+    return features.h[y >= 0], y[y >= 0]
+
+
+def _used(source: Source, features: Features, images: int) -> DataUsed:
+    unlabelled = int((cast(Any, features.labels) < 0).sum())
+    return DataUsed(source.name, images, len(features.skipped), unlabelled, source.fingerprint(), features.kept)

@@ -1,0 +1,99 @@
+"""From nested values, or words of the shell, to a frozen dataclass of options."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Generic, TypeVar
+
+from jsonargparse import ArgumentParser
+
+from twofold.errors import UserError, suggest
+from twofold.options.declared import Leaf, explanation, is_group
+from twofold.options.nested import merge
+from twofold.options.variants import build, fields_of, leaves, refuse_unused
+
+Options = TypeVar("Options")
+
+
+def add_options(parser: ArgumentParser, cls: type, prefix: str = "", title: str = "") -> None:
+    """Add every option of a dataclass to a parser as `--group.option`, a help section a group."""
+    section = parser.add_argument_group(title or (cls.__doc__ or "").split("\n")[0].rstrip("."))
+    groups = []
+    for name, leaf in fields_of(cls).items():
+        if is_group(leaf.type):
+            groups.append((name, leaf))
+            continue
+        words = explanation(leaf).replace("%", "%%")
+        section.add_argument(f"--{prefix}{name}", type=leaf.type, default=leaf.default, help=words)
+    for name, leaf in groups:
+        add_options(parser, leaf.type, f"{prefix}{name}.", leaf.help)
+
+
+class OptionsParser(Generic[Options]):
+    """Builds a frozen dataclass of options from nested values; a mistake is a UserError that names the option."""
+
+    def __init__(self, cls: type[Options]) -> None:
+        self.cls = cls
+
+    def build(self, options: Mapping[str, Any], origin: str = "options") -> Options:
+        """Check names, types and where options apply, and fill in defaults.
+
+        Args:
+            options: nested or dotted names; lists may stand for tuples.
+            origin: where they come from, for messages.
+        """
+        nested = merge(options)
+        check_names(nested, origin, self.cls)
+        parser = ArgumentParser(exit_on_error=False)
+        known = {leaf.path: leaf for leaf in leaves(self.cls)}
+        given = _leaf_values(nested, known)
+        for path in given:
+            leaf = known[path]
+            parser.add_argument(f"--{path}", type=leaf.type, default=leaf.default)
+        try:
+            parsed = parser.parse_object(merge(given)).as_flat()
+        except Exception as error:  # jsonargparse raises several kinds; each says which key and why
+            raise UserError(f"{origin}: {explain(str(error))}") from error
+        built = build(self.cls, merge({path: getattr(parsed, path) for path in given}))
+        refuse_unused(built)
+        return built
+
+
+def _leaf_values(nested: Mapping[str, Any], known: Mapping[str, Leaf], prefix: str = "") -> dict[str, Any]:
+    """Values by the path of their option; an option's own value may be a mapping."""
+    flat: dict[str, Any] = {}
+    for name, value in nested.items():
+        path = f"{prefix}{name}"
+        if path in known or not isinstance(value, Mapping):
+            flat[path] = value
+        else:
+            flat |= _leaf_values(value, known, f"{path}.")
+    return flat
+
+
+def check_names(nested: Mapping[str, Any], origin: str, cls: type, prefix: str = "") -> None:
+    """Refuse option names that do not exist, with the nearest that do."""
+    known = fields_of(cls)
+    for name, value in nested.items():
+        if name not in known:
+            raise UserError(f"{origin}: there is no option '{prefix}{name}'{suggest(name, known)}")
+        kind = known[name].type
+        if is_group(kind):
+            if not isinstance(value, Mapping):
+                raise UserError(
+                    f"{origin}: '{prefix}{name}' is a group of options, got {value!r}; set '{name}.<option>'"
+                )
+            check_names(value, origin, kind, f"{prefix}{name}.")
+
+
+def explain(message: str) -> str:
+    """Shorten jsonargparse's message to the option, what was expected and what was given."""
+    key = re.search(r'key "([^"]+)"', message)
+    expected = re.findall(r"Expected a (?:<class '([^']+)'>|typing\.Literal\[([^\]]+)\])", message)
+    given = re.findall(r"(?:Given value: |Got value: )(.*)", message)
+    if not (key and expected):
+        return " ".join(message.split())
+    kinds = " or ".join(dict.fromkeys(plain or f"one of {literal}" for plain, literal in expected))
+    got = given[-1] if given else "another kind of value"
+    return f"--{key.group(1)} expects {kinds.replace('NoneType', 'null')}, got {got}"

@@ -1,0 +1,77 @@
+"""Sensible choices where the data are images."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal
+
+from twofold.data import DataFacts
+from twofold.runs.config import RunConfig
+from twofold.views import ViewsConfig
+from twofold.views.blur import blur_radius
+
+
+def describe(facts: DataFacts) -> str:
+    """The data in a few words."""
+    return f"{facts.count:,} images of about {facts.median_width}x{facts.median_height}, {facts.channels} channel(s)"
+
+
+def sizes(config: RunConfig, facts: DataFacts, gpu: bool, reasons: list[str]) -> RunConfig:
+    """The side of the views, and what a small side leaves of them."""
+    given, side = config.views, min(facts.median_height, facts.median_width)
+    size = given.size
+    if size is None:
+        size = side if side <= 32 else min(224 if gpu else 64, max(32, side // 32 * 32))
+        whole = "as large as the images" if side - 32 < size <= side else f"quick on {'a GPU' if gpu else 'a CPU'}"
+        reasons.append(f"views.size {size} ({whole})")
+    views = replace(given, size=size)
+    if size <= 32 and views == ViewsConfig(size=size):  # nothing else was said of the views
+        views = replace(views, blur=0.0, color_strength=0.5)
+        reasons.append("views.blur 0 and views.color_strength 0.5 (the paper's choice at 32 px)")
+    if views.blur and blur_radius(size) == 0:
+        views = replace(views, blur=0.0)
+        reasons.append(f"views.blur 0 (at {size} px its kernel, a tenth of the side, is one pixel)")
+    return replace(config, views=views, data=replace(config.data, last_batch=config.data.last_batch or "straddle"))
+
+
+def lengths(config: RunConfig, facts: DataFacts, gpu: bool, reasons: list[str]) -> RunConfig:
+    """The batch and the passes over the data."""
+    if config.batch is None:
+        most = 512 if gpu else 256
+        batch = most
+        while batch > 2 and batch * 4 > facts.count:  # at least four steps an epoch
+            batch //= 2
+        reasons.append(
+            f"batch {batch} ({'the largest tried on one device' if batch == most else 'a quarter of the data or less'})"
+        )
+        config = replace(config, batch=batch)
+    if config.epochs is None:
+        seen = 40_000_000 if gpu else 400_000
+        epochs = max(1, min(800 if gpu else 200, round(seen / facts.count)))
+        reasons.append(f"epochs {epochs} (about {min(seen, epochs * facts.count):,} images seen)")
+        config = replace(config, epochs=float(epochs))
+    return config
+
+
+# lr, how it scales, weight decay: SimCLR's for lars at any batch, MoCo's for sgd; for the others, what worked on a CPU.
+_RATES: dict[str, tuple[float, Literal["linear", "sqrt", "none"], float]] = {
+    "lars": (0.075, "sqrt", 1e-6),
+    "sgd": (0.03, "linear", 1e-4),
+    "adamw": (2e-3, "none", 1e-4),
+    "lamb": (2e-3, "none", 0.01),
+}
+
+
+def optimiser(config: RunConfig, reasons: list[str]) -> RunConfig:
+    """The optimiser for the batch, with its usual rate."""
+    batch, optim = config.batch or 256, config.optim
+    if optim.name is None:
+        optim = replace(optim, name="lars" if batch >= 1024 else "adamw")
+        reasons.append(f"optim.name {optim.name} (batch {'below 1,024' if batch < 1024 else 'of 1,024 or more'})")
+    lr, rule, weight_decay = _RATES[optim.name or "adamw"]
+    if optim.lr is None:
+        optim = replace(optim, lr=lr, lr_rule=optim.lr_rule or rule)
+        reasons.append(f"optim.lr {optim.lr:g}, lr_rule {optim.lr_rule} (usual for {optim.name})")
+    if optim.weight_decay is None:
+        optim = replace(optim, weight_decay=weight_decay)
+    return replace(config, optim=optim)

@@ -1,0 +1,279 @@
+"""The contract of a study: what is asked is a plan of parts; each part is run once, and its cells make the page.
+
+A study is a subclass of `Study` in a file of its own, with its options as a nested `Config`. The folder, resuming, the
+order of the parts and the files that are written are the same for all of them, and here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
+
+import numpy as np
+
+from twofold.console import print_rank0
+from twofold.data import DataConfig, Source
+from twofold.errors import UserError
+from twofold.evaluation.parts import evaluation_parts
+from twofold.evaluation.splits import check_test_labels
+from twofold.files import check_out, write_atomically
+from twofold.options import flatten, merge
+from twofold.recipe import read_layers
+from twofold.report import Report, Table, write_report
+from twofold.report.tables import terminal
+from twofold.results import in_json
+from twofold.versions import environment
+
+Part = TypeVar("Part")
+Cell = TypeVar("Cell")
+
+
+@dataclass(frozen=True)
+class StudyResult(Generic[Cell]):
+    """What a study came to.
+
+    Attributes:
+        name: of the study.
+        path, file, page: its folder, its JSON, and its page, None where none is made.
+        cells: what was measured, one by one.
+        table: of them.
+        interpretation: what they say, in plain words; empty where the table is left to speak.
+        metrics: the mean of everything measured, by name.
+    """
+
+    name: str
+    path: Path
+    file: Path
+    page: Path | None
+    cells: tuple[Cell, ...]
+    table: Table
+    interpretation: str
+    metrics: Mapping[str, float]
+
+    def text(self) -> str:
+        """For people."""
+        words = [self.interpretation] if self.interpretation else []
+        places = [str(self.file), *([str(self.page)] if self.page else [])]
+        return "\n".join([terminal(self.table), *words, *places])
+
+    def to_dict(self) -> dict[str, Any]:
+        """In JSON's types."""
+        return {
+            "study": self.name,
+            "cells": in_json(self.cells),
+            "interpretation": self.interpretation,
+            "metrics": dict(self.metrics),
+            "file": str(self.file),
+            "page": None if self.page is None else str(self.page),
+        }
+
+
+class Folder(Protocol):
+    """Where a study is done."""
+
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def file(self) -> Path:
+        """Its JSON."""
+
+    def start(self) -> None:
+        """Begin here, or go on with what is here; UserError where that cannot be."""
+
+    def finish(self, results: Sequence[dict[str, Any]], interpretation: str, report: Report | None) -> Path | None:
+        """Write the results, in JSON's types, and the page; returns the page's path."""
+
+
+class StudyFolder:
+    """A study's folder: one JSON file (question, versions, results), a page, and a folder for each part's run.
+
+    Args:
+        path: of the folder.
+        name: of the study.
+        asked: data and options, in JSON's types: what makes it another study if it differs.
+        resume: go on with the study in the folder; starts it if there is none.
+    """
+
+    def __init__(self, path: str | Path, name: str, asked: Mapping[str, Any], resume: bool = False) -> None:
+        self._path, self.name, self.resume = Path(path), name, resume
+        self.asked: dict[str, Any] = json.loads(json.dumps(asked))
+
+    @property
+    def path(self) -> Path:
+        return self._path
+
+    @property
+    def file(self) -> Path:
+        return self._path / "study.json"
+
+    def start(self) -> None:
+        """Begin the study here, or go on with it.
+
+        Raises:
+            UserError: the folder holds other files, a study already (without `resume`), or another study.
+        """
+        if not check_out(self.path, self.file.exists(), "study", self.resume):
+            self._write({"study": self.name, "asked": self.asked, **environment(), "results": None})
+            return
+        before = self.read()
+        if before.get("study") != self.name:
+            raise UserError(f"--out {self.path} holds the study '{before.get('study')}', not '{self.name}'")
+        then, now = flatten(before["asked"]), flatten(self.asked)
+        for option in sorted(then.keys() | now.keys()):
+            if then.get(option) != now.get(option):
+                raise UserError(
+                    f"{option} is {now.get(option)!r}, but the study in {self.path} was started with "
+                    f"{then.get(option)!r}; resume with the same, or start another study in another folder"
+                )
+
+    def read(self) -> dict[str, Any]:
+        """What `study.json` holds; UserError if there is none or it is damaged."""
+        try:
+            document = json.loads(self.file.read_text())
+        except (OSError, ValueError) as error:
+            raise UserError(f"{self.file} cannot be read: {error}") from error
+        if not isinstance(document, dict) or not isinstance(document.get("asked"), dict):
+            raise UserError(f"{self.file} is no study's: it does not say what was asked")
+        return document
+
+    def finish(self, results: Sequence[dict[str, Any]], interpretation: str, report: Report | None) -> Path | None:
+        """Write the results, in JSON's types, and the page; returns the page's path."""
+        self._write(self.read() | {"results": results, "interpretation": interpretation})
+        return None if report is None else write_report(self.path / "report.html", report)
+
+    def _write(self, document: dict[str, Any]) -> None:
+        text = json.dumps(document, indent=2) + "\n"
+        write_atomically(self.file, lambda file: file.write(text.encode()))
+
+
+class Study(ABC, Generic[Part, Cell]):
+    """A question, and how it is answered.
+
+    Attributes:
+        name: as the command line has it.
+        Config: frozen dataclass of its options.
+        folder: where it is done.
+    """
+
+    name: ClassVar[str]
+    Config: ClassVar[type]
+    folder: Folder
+
+    @abstractmethod
+    def plan(self) -> Sequence[Part]:
+        """The parts, in the order in which they are done. Whatever is wrong with one of them is said here, before the
+        first is begun: raises UserError."""
+
+    @abstractmethod
+    def run(self, part: Part) -> Sequence[Cell]:
+        """Do a part and measure it. One that was done already is read; one that was stopped goes on.
+
+        Raises:
+            Stopped: a signal ended it early.
+        """
+
+    def describe(self, part: Part) -> str:
+        """A line that says which part begins; empty to say nothing."""
+        return str(getattr(part, "name", ""))
+
+    @abstractmethod
+    def table(self, cells: Sequence[Cell], /) -> Table:
+        """The cells side by side."""
+
+    def interpretation(self, cells: Sequence[Cell], /) -> str:  # noqa: ARG002  # what most studies say, and some do not
+        """What the cells say, in plain words."""
+        return ""
+
+    def page(self, cells: Sequence[Cell], /) -> Report | None:  # noqa: ARG002
+        """The page; None where none is made. It is asked for only where the extra `report` is installed."""
+        return None
+
+    @abstractmethod
+    def measured(self, cell: Cell) -> Mapping[str, float]:
+        """What was measured in a cell, by names that say of what; equal names are averaged."""
+
+    def as_dict(self, cell: Cell) -> dict[str, Any]:
+        """A cell in JSON's types."""
+        document: dict[str, Any] = in_json(cell)
+        return document
+
+    def perform(self) -> StudyResult[Cell]:
+        """Do the whole study, or what is left of it.
+
+        Raises:
+            UserError: for anything wrong in the options, the data or the folder.
+            Stopped: a signal ended a part early; the same with `resume` goes on.
+        """
+        parts = self.plan()
+        self.folder.start()
+        cells: list[Cell] = []
+        for number, part in enumerate(parts, 1):
+            if words := self.describe(part):
+                print_rank0(f"{number} of {len(parts)}: {words}")
+            cells += self.run(part)
+        return self.finish(cells)
+
+    def finish(self, cells: Sequence[Cell]) -> StudyResult[Cell]:
+        """Write the results and the page."""
+        words = self.interpretation(cells)
+        report = self.page(cells) if _can_draw() else None
+        page = self.folder.finish([self.as_dict(cell) for cell in cells], words, report)
+        return StudyResult(
+            self.name, self.folder.path, self.folder.file, page, tuple(cells), self.table(cells), words,
+            self.means(cells),
+        )  # fmt: skip
+
+    def means(self, cells: Sequence[Cell]) -> dict[str, float]:
+        """Everything that was measured, averaged over the cells that give it one name."""
+        values: dict[str, list[float]] = {}
+        for cell in cells:
+            for name, value in self.measured(cell).items():
+                values.setdefault(name, []).append(value)
+        return {name: float(np.mean(each)) for name, each in values.items()}
+
+
+def _can_draw() -> bool:
+    """Whether the extra `report` is installed: hours of training are not to fail for want of a page."""
+    return all(importlib.util.find_spec(name) is not None for name in ("matplotlib", "jinja2"))
+
+
+def shared_options(config: str | None, data: DataConfig, own: Mapping[str, str]) -> dict[str, Any]:
+    """Options of all runs of a study: those of its file `config`, and those of its data.
+
+    Args:
+        config: a YAML file of options, or None.
+        data: how the study reads its data.
+        own: options that the study sets itself, and what to do in place of setting them.
+
+    Raises:
+        UserError: the file sets one of those.
+    """
+    options = read_layers(None, config, {})
+    for name, remedy in own.items():
+        if options.get(name) is not None and options[name] is not False:
+            raise UserError(f"--config {config} sets {name}, which the study sets itself: leave it out, {remedy}")
+    return merge({name: value for name, value in options.items() if value is not None}, {"data": data})
+
+
+def check_one_label(train: Source, test: Source, whose: str = "this study") -> None:
+    """Raise a UserError for labels that a study cannot count, before anything is trained."""
+    check_test_labels(train, test)
+    if train.labels is not None and train.labels.ndim != 1:
+        raise UserError(
+            f"{train.name} has several labels an image, and {whose} counts one right class: give single labels"
+        )
+
+
+def train_and_test(data: Any, test: Any, config: DataConfig, channels: int | None) -> tuple[Source, Source]:
+    """Labelled images to train on and to score on; UserError where the second is missing."""
+    train, scored = evaluation_parts(data, test, dataclasses.replace(config, channels=config.channels or channels))
+    if scored is None:
+        raise UserError(f"{train.name} has no test part: give --test with labelled images of the same classes")
+    return train, scored

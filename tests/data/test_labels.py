@@ -1,0 +1,129 @@
+"""Labels as people have them: one a row, names, gaps between the numbers, some of them missing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import Dataset, Subset
+
+from twofold.data import open_source
+from twofold.data.base import class_count
+from twofold.data.labels import class_labels
+from twofold.data.sources.subset import subset
+from twofold.errors import UserError
+from twofold.evaluation.splits import match_classes
+
+
+def pictures(n=12, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (n, 8, 8, 3), dtype=np.uint8)
+
+
+class Items(Dataset):
+    """Items as given; more attributes by keyword."""
+
+    def __init__(self, items, **attributes):
+        self.items = items
+        vars(self).update(attributes)
+
+    def __len__(self):
+        return len(self.items)
+
+    def __getitem__(self, index):
+        return self.items[index]
+
+
+def of(labels, /, **attributes):
+    return Items([(Image.fromarray(x), y) for x, y in zip(pictures(len(labels)), labels, strict=True)], **attributes)
+
+
+@pytest.mark.parametrize(
+    "wrap", [lambda y: np.array([y]), lambda y: torch.tensor([y]), lambda y: np.int64(y), lambda y: torch.tensor(y)]
+)
+def test_a_label_of_shape_1_is_one_label(wrap):
+    """MedMNIST's way: ten classes are ten classes, and no yes or no."""
+    source = open_source(of([wrap(i % 3) for i in range(12)]))
+    assert source.labels.tolist() == [i % 3 for i in range(12)]
+    assert class_count(source.labels, source.classes) == 3
+
+
+def test_several_labels_an_item_stay_several():
+    rows = [np.array([i % 2, (i + 1) % 2, 1]) for i in range(12)]
+    np.testing.assert_array_equal(open_source(of(rows)).labels, np.stack(rows))
+
+
+def test_what_items_say_wins_over_attributes():
+    fine = list(range(12))
+    source = open_source(of([i % 2 for i in fine], targets=fine, classes=[f"class {i}" for i in fine]))
+    assert source.labels.tolist() == [i % 2 for i in fine]
+    assert source.classes is None, "the names are of the attribute's classes"
+    agreeing = open_source(of([i % 2 for i in fine], targets=[i % 2 for i in fine], classes=["even", "odd"]))
+    assert agreeing.classes == ["even", "odd"]
+    part = open_source(Subset(of([i % 2 for i in fine], targets=fine), [1, 2, 5]))
+    assert part.labels.tolist() == [1, 0, 1]
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {"targets": [{"boxes": []}] * 12},
+        {"labels": lambda: [0] * 12},
+        {"targets": ["cat"] * 12},
+        {"labels": ["a", "b"]},
+    ],
+)
+def test_attributes_that_are_no_labels_are_passed_over(attributes):
+    assert open_source(of([i % 2 for i in range(12)], **attributes)).labels.tolist() == [i % 2 for i in range(12)]
+
+
+def test_names_are_labels_and_missing_ones_are_unlabelled():
+    source = open_source(of(["dog", "cat", None, "dog", "", "cat"]))
+    assert source.labels.tolist() == [1, 0, -1, 1, -1, 0]
+    assert source.classes == ["cat", "dog"]
+    array = open_source((pictures(4), np.array(["b", "a", "b", "c"])))
+    assert (array.labels.tolist(), array.classes) == ([1, 0, 1, 2], ["a", "b", "c"])
+    assert open_source((pictures(4), [0, None, 1, 1])).labels.tolist() == [0, -1, 1, 1]
+    assert open_source((pictures(4), np.array([0, np.nan, 1, 1]))).labels.tolist() == [0, -1, 1, 1]
+
+
+def test_mappings_are_items():
+    items = [{"image": Image.fromarray(x), "label": i % 2} for i, x in enumerate(pictures())]
+    source = open_source(Items(items))
+    assert source.labels.tolist() == [i % 2 for i in range(12)]
+    np.testing.assert_array_equal(source.read(3), pictures()[3])
+
+
+def test_numbers_with_gaps_become_classes():
+    numbers = np.array([7, 1234, 300_000, 7])
+    values, classes = class_labels(numbers, 4, "x")
+    assert values.tolist() == [0, 1, 2, 0]
+    assert classes == ["7", "1234", "300000"]
+    assert class_count(values, classes) == 3
+    assert class_labels(np.array([2**63, 5, 2**63], dtype=np.uint64), 3, "x")[1] == ["5", str(2**63)]
+    assert class_labels([0, 1, 2, 4], 4, "x") == (pytest.approx([0, 1, 2, 4]), None)
+    # a test set with other gaps is matched by the numbers that people gave
+    test, names = class_labels(np.array([300_000, 7]), 2, "test")
+    assert match_classes(values, classes, test, names).tolist() == [2, 0]
+    assert match_classes(np.arange(10), None, *class_labels(np.array([9, 0, 9]), 3, "t")).tolist() == [9, 0, 9]
+
+
+def test_a_part_is_numbered_as_the_whole():
+    whole = open_source((pictures(6), [0, 1, 2, 3, 4, 4]))
+    assert subset(whole, [0, 4, 5]).labels.tolist() == [0, 4, 4]
+
+
+@pytest.mark.parametrize(
+    ("values", "classes", "words"),
+    [
+        ([0, 1, 2, -2], None, "got -2 to 2"),
+        ([0, 1, 2, 3], ["a", "b", "c"], "the label 3, and names for 3 classes"),
+        ([0.5, 1, 2, 3], None, "whole numbers"),
+        (["a", "b", "c", "z"], ["a", "b", "c"], "the label 'z', which is none of its classes"),
+        (np.full((4, 3), 2), None, "0 and 1 with one column a class"),
+        ([0, 1], None, r"must be \[4\]"),
+    ],
+)
+def test_labels_that_are_none_are_refused(values, classes, words):
+    with pytest.raises(UserError, match=words):
+        class_labels(values, 4, "x", classes)
