@@ -24,7 +24,8 @@ from twofold.errors import UserError
 from twofold.options import option
 
 _BUILD_ERRORS = (RuntimeError, OSError, ValueError, TypeError, KeyError, AssertionError)
-_IMAGENET_SIZE = 224
+_IMAGENET_SIDE = 224
+_USUAL_SIDES = (64, _IMAGENET_SIDE, 32, 28)
 
 
 class Adapted(Encoder):
@@ -98,6 +99,13 @@ class Adapted(Encoder):
             f"{type(self.module).__name__} does not run on images of {self.input.channels} channel(s) "
             f"({'; '.join(failures)}); check the channels, or give the side that it takes as `size`"
         )
+
+    def takes_any_of(self, sides: Iterable[int]) -> bool:
+        """Whether the module gives as many features for images of another side, one of `sides`."""
+        try:
+            return self._dry_run(sides) == self.feature_dim
+        except UserError:
+            return False
 
     def _facts(self) -> dict[str, Any]:
         """What this class adds to the arguments of its subclasses."""
@@ -273,10 +281,10 @@ class TorchvisionEncoder(Adapted, kind="torchvision"):
             transform = weights.transforms()
             mean, std = _spread(transform.mean, channels), _spread(transform.std, channels)
         self.name, self.stem = name, stem
-        only = _IMAGENET_SIZE if name.startswith(("vit_", "maxvit")) else None
+        only = _IMAGENET_SIDE if name.startswith(("vit_", "maxvit")) else None
         if size is not None and only is not None and size != only:
             raise UserError(f"torchvision:{name} takes images of {only} px only, not {size}; use timm's, or resize")
-        super().__init__(model, channels, mean, std, only, (64, _IMAGENET_SIZE, 299))
+        super().__init__(model, channels, mean, std, only, (64, _IMAGENET_SIDE, 299))
 
     def arguments(self) -> dict[str, Any]:
         """Rebuilds without pretrained weights, but normalising as they need."""
@@ -289,6 +297,7 @@ def adapt(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     size: int | None = None,
+    image_size: int | None = None,
 ) -> Encoder:
     """Make an encoder of your own module.
 
@@ -298,6 +307,8 @@ def adapt(
         channels: of the images.
         mean, std: one value a channel; images in [0, 1] become (x - mean) / std first. None: they go in as they are.
         size: the side H = W of images, where the module takes only one.
+        image_size: the side that it will be given, where it is not known whether it takes others: of a module that
+            does not, it becomes `size`.
 
     Returns:
         The encoder; a module that is an encoder already comes back unchanged.
@@ -309,7 +320,13 @@ def adapt(
         if module.input.channels != channels or (mean, std, size) != (None, None, None):
             raise UserError("the module is an encoder already, with its own input; give it alone")
         return module
-    return CustomEncoder(module, channels, mean, std, size, (64, _IMAGENET_SIZE, 32, 28))
+    sides = [side for side in _USUAL_SIDES if side != image_size]
+    if size is None and image_size is not None:
+        encoder = CustomEncoder(module, channels, mean, std, size, [image_size, *sides])
+        if encoder.takes_any_of(sides):
+            return encoder
+        size = image_size
+    return CustomEncoder(module, channels, mean, std, size, sides)
 
 
 def torchvision_names() -> list[str]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from twofold.data import Source
+from twofold.data.base import class_count
 from twofold.distributed import all_gather
 from twofold.encoders import Encoder
 from twofold.encoders.composed import EncoderWithHead
@@ -43,6 +44,7 @@ class LabelMonitor:
         lr: of the probe's AdamW.
         k, temperature, features: of the kNN vote, see `knn_votes`; features "z" are the head's output, as MoCo's demo
             has it, "h" the encoder's. The probe is always on h.
+        classes: how many there are in all data, of which the bank may lack some; counted in the bank when not given.
         complete: every image that is trained on has a label, so that a step need not ask a GPU which ones have.
     """
 
@@ -59,6 +61,7 @@ class LabelMonitor:
         k: int | None = None,
         temperature: float | None = 0.1,
         features: Literal["h", "z"] = "h",
+        classes: int | None = None,
         complete: bool = False,
     ) -> None:
         self.method, self.bank, self.queries, self.knn = method, bank, queries, knn
@@ -72,7 +75,7 @@ class LabelMonitor:
             )
         self.classifier: Classifier | None = None
         if probe:
-            classes = len(bank.classes or []) or int(np.max(bank.labels)) + 1  # type: ignore[arg-type]
+            classes = classes or class_count(bank.labels, bank.classes) or 1
             device = next(method.parameters()).device
             self.norm = nn.BatchNorm1d(method.encoder.feature_dim, affine=False).to(device)
             self.classifier = Classifier(method.encoder.feature_dim, classes).to(device)

@@ -200,7 +200,7 @@ def resolve(
 def _student(config: EncoderConfig, size: int | None, channels: int, module: nn.Module | None) -> Encoder:
     """A student that its options name, or one of the user's own."""
     if module is not None:
-        return adapt(module, channels)
+        return adapt(module, channels, image_size=size)
     if config.name == "custom":
         raise UserError("the student is a module of your own (encoder.name custom): give it as `encoder` from Python")
     return build_encoder(config, size)

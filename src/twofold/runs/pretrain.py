@@ -14,6 +14,7 @@ from torch import nn
 
 from twofold.console import print_rank0
 from twofold.data import Source, open_source
+from twofold.data.base import class_count
 from twofold.data.for_encoder import source_for
 from twofold.data.sources.subset import subset
 from twofold.distributed import rank
@@ -94,7 +95,10 @@ def pretrain(
     if resuming:
         check_same_data(run, source)
     else:
-        config, message = choose(config, source.facts(), accelerator.device)
+        facts = source.facts()
+        if facts.layout:
+            print_rank0(facts.layout)
+        config, message = choose(config, facts, accelerator.device)
         print_rank0(message)
     training = assemble(config, source, run, accelerator, module)
     if training.method.notice():
@@ -118,7 +122,11 @@ def assemble(
     if config.encoder.name == "custom" and module is None:
         raise UserError("the run trains a module of your own (encoder.name custom): give it as `encoder` from Python")
     torch.manual_seed(config.seed)  # initial weights
-    encoder = build_encoder(config.encoder, config.views.size) if module is None else adapt(module, source.channels)
+    encoder = (
+        build_encoder(config.encoder, config.views.size)
+        if module is None
+        else adapt(module, source.channels, image_size=config.views.size)
+    )
     if encoder.input.channels != source.channels:
         raise UserError(
             f"the encoder takes {encoder.input.channels} channels and the images have {source.channels}; "
@@ -150,6 +158,7 @@ def watch(config: RunConfig, training: AnyTraining, source: Source) -> tuple[lis
         k=wanted.knn_k,
         temperature=wanted.knn_temperature,
         features=wanted.knn_features,
+        classes=class_count(labels, source.classes),
         complete=bool((labels >= 0).all()),
     )
     epochs = wanted.every or max(1, round(training.steps / training.steps_per_epoch / 20))

@@ -12,6 +12,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
 
 from twofold.data import Source
+from twofold.data.content import content_digest
 from twofold.devices import choose_device, choose_precision, keep_freed_memory
 from twofold.distributed import rank, world_size
 from twofold.errors import UserError
@@ -52,7 +53,8 @@ def start_run(run: RunDirectory, config: Any, source: Source, data: Any, recipe:
     problem: list[str | None] = [None]
     if rank() == 0:
         facts = {"data": str(data) if isinstance(data, (str, os.PathLike)) else source.name, "images": len(source)}
-        facts |= {"fingerprint": source.fingerprint(), "recipe": recipe, "seed": config.seed} | more
+        facts |= {"fingerprint": source.fingerprint(), "content": content_digest(source)}
+        facts |= {"recipe": recipe, "seed": config.seed} | more
         try:
             run.create(config, facts)
         except UserError as error:
@@ -70,4 +72,9 @@ def check_same_data(run: RunDirectory, source: Source) -> None:
         raise UserError(
             f"the data has changed since the run in {run.path} began ({facts['images']} images "
             f"then, {len(source)} now, or other files); give the same data to resume, or start a new run"
+        )
+    if facts.get("content") not in (None, content_digest(source)):
+        raise UserError(
+            f"the data has changed since the run in {run.path} began: files of {source.name} have the same names and "
+            "lengths, and hold something else; give the same data to resume, or start a new run"
         )

@@ -276,7 +276,11 @@ class TeacherSource:
                 f"--classifier_layer {config.classifier_layer} is for the head of a teacher's file, and a module has "
                 "none: leave it out"
             )
-        encoder = load_encoder(file, self.module) if file else adapt(self.where, channels).eval()  # type: ignore[arg-type]
+        encoder = (
+            load_encoder(file, self.module)
+            if file
+            else adapt(self.where, channels, image_size=config.views.size).eval()  # type: ignore[arg-type]
+        )
         if encoder.input.channels != channels:
             raise UserError(
                 f"the teacher takes images of {encoder.input.channels} channel(s), the data have {channels}: set "

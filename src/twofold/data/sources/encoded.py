@@ -52,7 +52,7 @@ class EncodedSource:
         self.labels = labels
         self.config = config
         self.skipped = SkipList(count, config.max_skipped)
-        self.pixel_range, self.pixels = config.pixel_range, ""
+        self.pixel_range, self.pixels, self.layout = config.pixel_range, "", ""
         self._sizes: NDArray[np.int32] | None = None
 
     def locate(self, index: int) -> tuple[str, bytes | None]:
@@ -130,7 +130,7 @@ class EncodedSource:
         classes = class_count(self.labels, self.classes)
         return DataFacts(
             len(self), height, width, self.channels, equal, self.labels is not None, classes,
-            pixels=self.pixels, pixel_range=self.pixel_range,
+            pixels=self.pixels, pixel_range=self.pixel_range, layout=self.layout,
         )  # fmt: skip
 
     def _check_all(self) -> list[Header]:

@@ -65,8 +65,6 @@ class FileSource(EncodedSource):
         self.groups = None if groups is None else list(groups)
         self._root = str(root)
         self._names = PackedStrings(names)
-        self.layout = ""
-        """What was made of the folder that the files were found in, in a line."""
         self.examine()
 
     def __len__(self) -> int:
