@@ -183,7 +183,7 @@ def test_a_device_that_is_not_there(pretrained, tmp_path, way):
             {"ways": ["linear"], "epochs": 3},
             r"--epochs 3 has no effect with --ways \[linear\].*: leave it out",
         ),
-        (images(), {"ways": ["linear"], "from_head": 1}, r"--from_head 1 has no effect .*add finetuned or scratch"),
+        (images(), {"ways": ["linear"], "from_head": 1}, r"--from_head 1 has no effect .*choose finetuned or scratch"),
         (images(), {"ways": ["linear"], "batch": 4}, "--batch 4 has no effect"),
     ],
 )

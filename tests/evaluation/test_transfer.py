@@ -223,9 +223,15 @@ def test_fine_tuning_takes_the_best_pair_and_scores_once(root, encoder_file, tmp
         ({"data": "cars", "protocol": "knn"}, "protocol"),
         ({"data": "cars", "batch": 0}, "--batch must be at least 1, got 0"),
         ({"data": "cars", "workers": -1}, "--workers -1: give 0 or more"),
-        ({"data": "cars", "budget.steps": 9}, r"--budget\.steps 9 has no effect with --protocol linear.*protocol both"),
-        ({"data": "cars", "protocol": "finetune", "batch": 8}, r"--batch 8 has no effect .* finetune: --budget\.batch"),
-        ({"data": "cars", "protocol": "finetune", "workers": 2}, "--workers 2 has no effect .*; leave it out"),
+        (
+            {"data": "cars", "budget.steps": 9},
+            r"--budget\.steps 9 has no effect with --protocol linear: leave it out, or choose finetune",
+        ),
+        (
+            {"data": "cars", "protocol": "finetune", "batch": 8},
+            r"--batch 8 has no effect .* finetune: use --budget\.batch",
+        ),
+        ({"data": "cars", "protocol": "finetune", "workers": 2}, "--workers 2 has no effect .*: leave it out"),
     ],
 )
 def test_wrong_options(root, encoder_file, tmp_path, options, message):

@@ -158,7 +158,7 @@ def test_the_commands(manifest, tmp_path):
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"ctc": {"epochs": 2}}, r"--ctc\.\* has no effect with --protocol linear: leave it out, or choose ctc"),
+        ({"ctc": {"epochs": 2}}, r"--ctc\.epochs 2 has no effect with --protocol linear: leave it out, or choose ctc"),
         ({"k": 5}, "--k 5 has no effect with --protocol linear: leave it out, or choose knn"),
         (
             {"protocol": "weighted", "grid": "paper"},

@@ -11,7 +11,7 @@ from torch import nn
 from twofold.commands.arguments import add_resume, new_parser
 from twofold.encoders.load import encoder_path
 from twofold.errors import called
-from twofold.options import OptionsParser, add_options, merge
+from twofold.options import OptionsParser, add_options
 from twofold.studies.base import StudyResult
 from twofold.studies.transfer.linear import TransferResult
 from twofold.studies.transfer.study import TransferConfig, TransferStudy
@@ -39,7 +39,7 @@ def transfer(
         Stopped: if SIGINT or SIGTERM ended fine-tuning early; `resume=True` goes on.
     """
     config = OptionsParser(TransferConfig).build(options)
-    return TransferStudy(encoder_path(run), config, merge(options), encoder, resume).perform()
+    return TransferStudy(encoder_path(run), config, encoder, resume).perform()
 
 
 def parser() -> ArgumentParser:

@@ -35,7 +35,8 @@ def option(
 
     Args:
         default, factory: as a dataclass's field has them.
-        when: the values by the name of a field beside it, or of a word that `refuse_unused` is told.
+        when: the values by the name of a field beside it, or of a word that `refuse_unused` is told; of a field of
+            several values one of them has to be among these.
         instead: what an error tells to do where it does not apply.
     """
     given = {"default_factory": factory} if factory is not None else {"default": default}
@@ -111,5 +112,7 @@ def explanation(leaf: Leaf) -> str:
 def as_written(value: Any) -> str:
     """A value as it is written on the command line."""
     if isinstance(value, tuple):
-        return str(list(value))
+        return f"[{', '.join(map(as_written, value))}]"
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        return str(int(value))
     return str(value).lower() if isinstance(value, bool) else str(value)

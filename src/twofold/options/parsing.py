@@ -24,8 +24,7 @@ def add_options(parser: ArgumentParser, cls: type, prefix: str = "", title: str 
         if is_group(leaf.type):
             groups.append((name, leaf))
             continue
-        words = explanation(leaf).replace("%", "%%")
-        section.add_argument(f"--{prefix}{name}", type=leaf.type, default=leaf.default, help=words)
+        section.add_argument(f"--{prefix}{name}", type=leaf.type, default=leaf.default, help=explanation(leaf))
     for name, leaf in groups:
         add_options(parser, leaf.type, f"{prefix}{name}.", leaf.help)
 

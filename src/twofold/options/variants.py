@@ -250,7 +250,8 @@ def refuse_unused(config: Any, prefix: str = "", **context: Any) -> None:
             for key, values in leaf.when.items():
                 beside = key in known
                 word = getattr(config, key) if beside else context.get(key)
-                unmet = (beside and word is None) if GIVEN in values else word is not None and word not in values
+                chosen = word if isinstance(word, tuple) else (word,)  # of several, one suffices
+                unmet = (beside and word is None) if GIVEN in values else word is not None and not {*chosen} & {*values}
                 if unmet:
                     chooser, path = f"{prefix}{key}" if beside else key, f"{prefix}{name}"
                     raise UserError(

@@ -23,7 +23,7 @@ from twofold.errors import UserError
 from twofold.evaluation.parts import evaluation_parts
 from twofold.evaluation.splits import check_test_labels
 from twofold.files import check_out, write_atomically
-from twofold.options import flatten, merge
+from twofold.options import flatten, merge, plain
 from twofold.recipe import read_layers
 from twofold.report import Report, Table, write_report
 from twofold.report.tables import terminal
@@ -259,7 +259,13 @@ def shared_options(config: str | None, data: DataConfig, own: Mapping[str, str])
     for name, remedy in own.items():
         if options.get(name) is not None and options[name] is not False:
             raise UserError(f"--config {config} sets {name}, which the study sets itself: leave it out, {remedy}")
-    return merge({name: value for name, value in options.items() if value is not None}, {"data": data})
+    return merge({name: value for name, value in options.items() if value is not None}, reading_options(data))
+
+
+def reading_options(data: DataConfig) -> dict[str, Any]:
+    """How a study reads its data as options of its runs: what is left open each of them chooses."""
+    defaults = flatten(plain(DataConfig()))
+    return {"data": merge({name: value for name, value in flatten(plain(data)).items() if value != defaults[name]})}
 
 
 def check_one_label(train: Source, test: Source, whose: str = "this study") -> None:

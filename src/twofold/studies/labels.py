@@ -30,6 +30,7 @@ from twofold.evaluation.label_subsets import label_positions
 from twofold.evaluation.parts import evaluation_parts, labelled_parts
 from twofold.evaluation.splits import check_test_labels
 from twofold.files import check_out, write_atomically
+from twofold.options import option
 from twofold.report import Report, label_figure, label_table, write_report
 from twofold.runs.finetune import finetune
 from twofold.studies.base import Study, check_one_label
@@ -40,6 +41,9 @@ NAMES: dict[Way, str] = {
     "finetuned": "fine-tuned",
     "scratch": "from scratch",
 }
+
+
+_TRAINED = {"ways": ("finetuned", "scratch")}
 
 
 @dataclass(frozen=True)
@@ -55,11 +59,11 @@ class LabelsConfig:
     """Repetitions with other labelled images; all ways get the same ones."""
     seed: int = 0
     """Of the choice of labels, and of the nets that are trained."""
-    from_head: int = 0
+    from_head: int = option(0, when=_TRAINED)
     """Output of the projection head that fine-tuning starts from."""
-    epochs: float | None = None
+    epochs: float | None = option(None, when=_TRAINED)
     """Of fine-tuning and training from scratch; see `twofold finetune`."""
-    batch: int | None = None
+    batch: int | None = option(None, when=_TRAINED)
     """Images per step of both."""
     out: str | None = None
     """Folder of the results and of the trainings; `labels` in the run's folder when not given. One folder is for one
@@ -145,7 +149,6 @@ class LabelsStudy(Study[LabelsPart, LabelEfficiency]):
     def plan(self) -> Sequence[LabelsPart]:
         """A part for the linear classifier, which needs features but once, and one for each number of labels."""
         config, path = self.config, self.encoder
-        _refuse_unused(config, self.given)
         self.device = choose_device(config.device, "--device")
         channels = read_header(path)["spec"].get("channels")
         reading = dataclasses.replace(config.data, channels=config.data.channels or channels)
@@ -241,16 +244,6 @@ class LabelsStudy(Study[LabelsPart, LabelEfficiency]):
             title=f"{self.encoder.parent.name}: how many labels do I need?", facts=facts,
             lead=self.interpretation(cells), tables=[label_table(cells, note=note)], figures=[label_figure(cells)],
         )  # fmt: skip
-
-
-def _refuse_unused(config: LabelsConfig, given: Mapping[str, Any]) -> None:
-    """Raise a UserError for an option of the trainings where nothing is trained."""
-    for name in ("epochs", "batch", "from_head"):
-        if config.ways == ("linear",) and given.get(name) is not None:
-            raise UserError(
-                f"--{name} {given[name]} has no effect with --ways [linear], which trains no net: leave it out, or "
-                "add finetuned or scratch to --ways"
-            )
 
 
 def _counts(wanted: Sequence[int] | None, y: NDArray[np.int64]) -> list[int]:

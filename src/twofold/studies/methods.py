@@ -26,13 +26,13 @@ from twofold.errors import Stopped, UserError
 from twofold.evaluation.parts import evaluation_parts
 from twofold.evaluation.splits import check_labels
 from twofold.methods import MethodConfig
-from twofold.options import merge, plain
+from twofold.options import merge
 from twofold.recipe import read_layers
 from twofold.report import Report, Series, Table, line_figure
 from twofold.report.tables import spread
 from twofold.runs.config import build
 from twofold.runs.defaults import choose
-from twofold.studies.base import Folder, Study
+from twofold.studies.base import Folder, Study, reading_options
 from twofold.training.interrupts import StopRequest
 
 TITLES = {"simclr": "SimCLR", "moco": "MoCo v2"}
@@ -209,7 +209,7 @@ class MethodsStudy(Study[RunSpec, Outcome]):
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise UserError("a study is one process that starts others: run it without torchrun")
         config = self.config
-        shared = merge({"data": plain(config.data)}, read_layers(config.recipe, config.config, {}))
+        shared = merge(reading_options(config.data), read_layers(config.recipe, config.config, {}))
         source = open_source(self.data, config.data)
         train, test = evaluation_parts(self.data, config.test, config.data)
         check_labels(train, test)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -20,13 +20,15 @@ from twofold.evaluation.feature_cache import FeatureCache
 from twofold.evaluation.features import Extractor, Pixels
 from twofold.evaluation.logistic import PAPER_GRID
 from twofold.files import check_out, write_atomically
-from twofold.options import flatten
+from twofold.options import option
 from twofold.report import Report, Table
 from twofold.studies.base import Study
 from twofold.studies.transfer import linear as measuring
 from twofold.studies.transfer.finetune import DECAYED, Budget, finetune_grid
 from twofold.studies.transfer.linear import DataSplits, TransferResult
 from twofold.studies.transfer.sets import METRICS, SETS, Protocol, reported
+
+_LINEAR = {"protocol": ("linear", "both")}
 
 
 @dataclass(frozen=True)
@@ -48,17 +50,17 @@ class TransferConfig:
     """Side of the images in pixels; the side that the encoder was trained on when not given."""
     resample: Literal["tf2", "tf1", "antialias"] | None = None
     """How images are resized; as in the encoder's training when not given."""
-    batch: int = 256
-    """Images at a time (linear)."""
+    batch: int = option(256, when=_LINEAR, instead="use --budget.batch")
+    """Images at a time."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to compute; auto takes a GPU where there is one."""
     download: bool = False
     """Fetch missing data sets where that is possible."""
     max_skipped: float = 0.2
     """Share of a part's files that may be unreadable; more is an error."""
-    workers: int | None = None
-    """Threads that decode (linear); chosen from the number of cores when not given."""
-    budget: Budget = field(default_factory=Budget)
+    workers: int | None = option(None, when=_LINEAR)
+    """Threads that decode; chosen from the number of cores when not given."""
+    budget: Budget = option(factory=Budget, when={"protocol": ("finetune", "both")})
     """Fine-tuning: the published budget and grid unless told otherwise"""
 
     def __post_init__(self) -> None:
@@ -125,11 +127,8 @@ class TransferStudy(Study[TransferPart, TransferResult]):
     name = "transfer"
     Config = TransferConfig
 
-    def __init__(
-        self, file: Path, config: TransferConfig, given: Mapping[str, Any], module: nn.Module | None, resume: bool
-    ) -> None:
-        """`given` are the options that the user set, nested."""
-        self.encoder, self.config, self.given, self.module = file, config, given, module
+    def __init__(self, file: Path, config: TransferConfig, module: nn.Module | None, resume: bool) -> None:
+        self.encoder, self.config, self.module = file, config, module
         self.folder: TransferFolder = TransferFolder(
             Path(config.out) if config.out else file.parent / "transfer", resume
         )
@@ -137,7 +136,6 @@ class TransferStudy(Study[TransferPart, TransferResult]):
     def plan(self) -> Sequence[TransferPart]:
         """Opens every data set, and looks through it for classes without images, before the first is measured."""
         config = self.config
-        _refuse_unused(config, self.given)
         self.model = load(self.encoder, self.module, choose_device(config.device, "--device"))
         self.extractor = Extractor.of(
             self.encoder, size=config.size, preprocessing="resize", resample=config.resample, batch=config.batch,
@@ -206,23 +204,6 @@ class TransferStudy(Study[TransferPart, TransferResult]):
             )
         note = "In %; the paper's (arXiv 2002.05709) are of a ResNet-50 at widths 1x/4x, from ImageNet."
         return Table("Transfer", ["data", "protocol", "metric", "ours", *starts], rows, note)
-
-
-def _refuse_unused(config: TransferConfig, options: Mapping[str, Any]) -> None:
-    """Raise a UserError for an option that the protocol has no use for."""
-    given = flatten(options)
-    unused = {
-        "linear": {name: "it is for fine-tuning" for name in given if name.startswith("budget.")},
-        "finetune": {"batch": "--budget.batch says how many images a step takes",
-                     "workers": "fine-tuning chooses the number of its processes"},
-        "both": {},
-    }[config.protocol]  # fmt: skip
-    for name, why in unused.items():
-        if name in given:
-            raise UserError(
-                f"--{name} {given[name]} has no effect with --protocol {config.protocol}: {why}; leave it out, or "
-                "take --protocol both"
-            )
 
 
 def _names(asked: str) -> list[str]:
