@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import overload
 
 import torch
 
-from twofold.data import AudioSource
+from twofold.data import AudioSource, Source
 from twofold.data.decoding.opening import BadImage
 from twofold.encoders import Encoder, UtteranceEncoder, Waves
 from twofold.errors import UserError
@@ -18,7 +18,13 @@ _FITTED = 1000
 """Most recordings that the statistics of a front end are taken from."""
 
 
-def source_for(source: Any, encoder: Encoder, seed: int = 0, fit: bool = False) -> Any:
+@overload
+def source_for(source: AudioSource, encoder: Encoder, seed: int = 0, fit: bool = False) -> AudioSource: ...
+@overload
+def source_for(source: Source, encoder: Encoder, seed: int = 0, fit: bool = False) -> Source: ...
+def source_for(
+    source: Source | AudioSource, encoder: Encoder, seed: int = 0, fit: bool = False
+) -> Source | AudioSource:
     """The source as the encoder reads it: recordings at its sample rate.
 
     Args:
@@ -34,7 +40,7 @@ def source_for(source: Any, encoder: Encoder, seed: int = 0, fit: bool = False) 
     if kind != encoder.input.kind:
         raise UserError(
             f"{source.name} holds {EXAMPLE[kind]}s, and the encoder takes {EXAMPLE[encoder.input.kind]}s: "
-            f"use {'--encoder.name speech:small or speech:corrected' if kind == 'audio' else 'another --encoder.name'}"
+            f"give {EXAMPLE[encoder.input.kind]}s, or an encoder of {EXAMPLE[kind]}s"
         )
     if not isinstance(source, AudioSource):
         return source

@@ -406,7 +406,7 @@ def _adapt_first_convolution(model: nn.Module, channels: int) -> None:
     first.in_channels, first.weight = channels, nn.Parameter(weight)
 
 
-def _over_all_ranks(self: Any, x: Tensor) -> Tensor:
+def _over_all_ranks(self: Any, x: Tensor) -> Any:
     """Forward pass of torch's batch norm (and timm's, with activation) whose statistics are those of all ranks."""
     if not self.training:
         return type(self).forward(self, x)

@@ -75,7 +75,8 @@ def fit_path(x: Array, y: Labels, grid: Iterable[float], max_iter: int = ITERATI
 def _few_threads(multiplications: int) -> AbstractContextManager[object]:
     """One BLAS thread for small problems, where the threads of NumPy's and SciPy's BLAS only wait for each other."""
     if multiplications < ONE_THREAD_BELOW:
-        return threadpool_limits(limits=1, user_api="blas")
+        limits: AbstractContextManager[object] = threadpool_limits(limits=1, user_api="blas")
+        return limits
     return nullcontext()
 
 

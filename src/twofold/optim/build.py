@@ -106,7 +106,8 @@ def build_optimizer(config: OptimConfig, modules: nn.Module | Iterable[nn.Module
         return torch.optim.AdamW(groups, lr, fused=fused, **settings)
     for group, adapted in zip(groups, adapt, strict=True):
         group["always_adapt"] = adapted  # timm adapts decayed tensors alone by default; decay 0 must not change that
-    return _lamb()(groups, lr, max_grad_norm=None, **settings)
+    lamb: torch.optim.Optimizer = _lamb()(groups, lr, max_grad_norm=None, **settings)
+    return lamb
 
 
 def build_schedule(config: OptimConfig, images: int, batch: int, epochs: float, steps: int | None = None) -> Schedule:

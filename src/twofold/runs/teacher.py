@@ -262,7 +262,8 @@ class TeacherSource:
         """Names of the classes of its classifier: of the labels that it is fitted on, or as the file has them."""
         if config.teacher_labels is not None:
             return None if self.labelled is None else self.labelled.classes
-        return self.header()["extra"].get("class_names")
+        names: list[str] | None = self.header()["extra"].get("class_names")
+        return names
 
     def load(self, config: DistillConfig, channels: int, device: torch.device) -> Encoder:
         """The teacher as a network whose features are logits; fits its classifier, on `device`, if that is asked for.

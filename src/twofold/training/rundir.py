@@ -72,7 +72,7 @@ class RunDirectory:
                 f"{self.path} holds no run: there is no config.yaml; give a folder that `twofold pretrain --out` made"
             )
         try:
-            document = yaml.safe_load(self.config_file.read_text())
+            document: dict[str, Any] = yaml.safe_load(self.config_file.read_text())
             if not all(isinstance(document[part], dict) for part in ("options", "run")):
                 raise TypeError("its parts are not lists of options")
             return document | {"options": upgraded(document["options"])}

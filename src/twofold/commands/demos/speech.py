@@ -362,7 +362,8 @@ def with_babble(wave: NDArray[np.float32], corpus: AudioSource, index: int, snr:
     for i in permutation(index, "babble", 0, len(corpus))[:6].tolist():
         babble += np.resize(corpus.read(i), len(wave))
     gain = np.sqrt(np.mean(wave**2) / max(float(np.mean(babble**2)), 1e-20)) * 10 ** (-snr / 20)
-    return (wave + gain * babble).astype(np.float32)
+    mixed: NDArray[np.float32] = (wave + gain * babble).astype(np.float32)
+    return mixed
 
 
 def parser() -> ArgumentParser:

@@ -75,7 +75,8 @@ class LengthOrder:
     def indices(self, step: int) -> NDArray[np.int64]:
         """[batch] recordings of one step."""
         epoch, place = divmod(step, self.n // self.batch)
-        return self._batches(epoch)[place]
+        indices: NDArray[np.int64] = self._batches(epoch)[place]
+        return indices
 
     def steps(self, epochs: float) -> int:
         """Whole steps in so many epochs."""

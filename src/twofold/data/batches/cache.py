@@ -28,7 +28,8 @@ def shared_bytes(count: int) -> torch.Tensor:
     """
     if START_METHOD == "fork":
         return torch.frombuffer(mmap.mmap(-1, max(count, 1)), dtype=torch.uint8)[:count]
-    return torch.empty(count, dtype=torch.uint8).share_memory_()
+    shared: torch.Tensor = torch.empty(count, dtype=torch.uint8).share_memory_()
+    return shared
 
 
 def with_cache(source: Source, config: DataConfig) -> Source:
