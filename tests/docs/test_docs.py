@@ -202,6 +202,16 @@ def test_the_reading_list_is_what_a_run_enters():
     assert all((make_reading.PACKAGE / name).exists() for name in make_reading.SKIP)
 
 
+def test_files_that_pages_name_are_there():
+    named = {
+        (page.name, name)
+        for page in PAGES
+        for name in re.findall(r"`((?:src|tests|docs|benchmarks)/[\w/.-]+)", page.read_text())
+    }
+    assert len(named) > 20
+    assert not [(page, name) for page, name in sorted(named) if not (ROOT / name).exists()]
+
+
 def test_scripts_and_manifests_are_well_formed():
     """Blocks that need a cluster cannot run here; that they parse is the least."""
     found = [
