@@ -152,7 +152,7 @@ def test_evaluation_and_fine_tuning(tmp_path: Path) -> None:
     run = twofold.pretrain(images(), tmp_path / "run", report=False, **ON_GPU)
     on_gpu = evaluate(run.path, images(128, seed=1), protocol="knn", k=5, device="cuda", keep_features=False)
     on_cpu = evaluate(run.path, images(128, seed=1), protocol="knn", k=5, device="cpu", keep_features=False)
-    assert on_gpu.top1 == pytest.approx(on_cpu.top1, abs=0.02)
+    assert on_gpu.metrics["top1"] == pytest.approx(on_cpu.metrics["top1"], abs=0.02)
     tuned = finetune(run.path, images(128, seed=1), out=tmp_path / "tuned", epochs=2, training={"device": "cuda"})
     assert tuned.metrics["top1"] > 0
     assert (tmp_path / "tuned" / "encoder.safetensors").exists()
