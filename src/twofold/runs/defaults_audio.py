@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from twofold.data import DataFacts
 from twofold.distributed import world_size
 from twofold.runs.config import RunConfig
+from twofold.runs.inputs import refuse_straddling
 
 
 def describe(facts: DataFacts) -> str:
@@ -18,6 +19,7 @@ def describe(facts: DataFacts) -> str:
 
 def sizes(config: RunConfig, facts: DataFacts, gpu: bool, reasons: list[str]) -> RunConfig:  # noqa: ARG001 (as of images)
     """Batches of like lengths do not reach into the next epoch."""
+    refuse_straddling(config.data)
     return replace(config, data=replace(config.data, last_batch="drop"))
 
 

@@ -49,6 +49,7 @@ from twofold.optim.layer_decay import decay_layers
 from twofold.options import OptionsParser, merge, plain, refuse_unused
 from twofold.runs.build import build_training
 from twofold.runs.config import FinetuneConfig
+from twofold.runs.inputs import refuse_straddling
 from twofold.runs.starting import check_same_data, start_accelerator, start_run
 from twofold.training.inputs import LabelledView
 from twofold.training.loop import AnyTraining
@@ -184,8 +185,11 @@ def finetune(
     given = merge(default_options(encoder_file), options or {})
     resuming = run.config_file.exists()
     config = run.check_resumable(FinetuneConfig, given) if resuming else OptionsParser(FinetuneConfig).build(given)
+    header = read_header(encoder_file)
+    if not resuming and kind_of(header["spec"]) == "audio":  # a run of an earlier version may hold it
+        refuse_straddling(config.data)
     part, words = labelled_part(train, config.labels, config.seed, config.draw)
-    if differing := Pixels.of(read_header(encoder_file)).differences(part):
+    if differing := Pixels.of(header).differences(part):
         words += f"; images read with {differing}"
     targets = check_test_labels(part, test)
     config = resolve(config, len(part))

@@ -83,10 +83,6 @@ def read_audio(
     Raises:
         UserError: the data lack what the order goes by.
     """
-    if config.data.last_batch == "straddle":
-        raise UserError(
-            "--data.last_batch straddle is for images: batches of recordings end with an epoch; leave it out"
-        )
     order, rate, waves = _audio_order(config, source), source.rate or 0, config.waves
     noises, responses = (
         [torch.from_numpy(wave) for wave in read_folder(folder, rate, option, most)] if folder else []
@@ -98,6 +94,14 @@ def read_audio(
     views = WaveViews(waves, rate, noises, responses, span)
     loader = AudioLoader(source, views, order, config.seed, rank(), world_size(), config.data.workers, pin)
     return Reading(order, views, loader)
+
+
+def refuse_straddling(data: DataConfig) -> None:
+    """Raise a UserError where batches of recordings are asked to reach into the next epoch."""
+    if data.last_batch == "straddle":
+        raise UserError(
+            "--data.last_batch straddle is for images: batches of recordings end with an epoch; leave it out"
+        )
 
 
 def _audio_order(config: ReadingOptions, source: AudioSource) -> LengthOrder:
