@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from twofold import __version__
 from twofold.commands import COMMANDS
 from twofold.errors import Stopped, UserError, suggest
+from twofold.text import printable
 
 
 def usage() -> str:
@@ -39,10 +40,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         parsers.run(name, words)
     except UserError as error:
-        print(f"twofold: error: {error}", file=sys.stderr)
+        print(f"twofold: error: {printable(str(error))}", file=sys.stderr)
         return 2
     except Stopped as stop:
-        print(f"twofold: {stop}", file=sys.stderr)
+        print(f"twofold: {printable(str(stop))}", file=sys.stderr)
         return 128 + stop.signal
     except KeyboardInterrupt:
         print("twofold: interrupted", file=sys.stderr)

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from rich.console import Console
 
 from twofold.distributed import rank
+from twofold.text import printable
 
-console = Console(stderr=False, highlight=False, soft_wrap=True)
+
+class _PlainConsole(Console):
+    """Prints text as it is: square brackets in a file's name are no markup, and nothing in it steers the terminal."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """As rich's, of printable text."""
+        super().print(*(printable(each) if isinstance(each, str) else each for each in objects), **options)
+
+
+console = _PlainConsole(stderr=False, highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 
 def duration(seconds: float) -> str:

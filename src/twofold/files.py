@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from twofold.errors import UserError
+from twofold.text import printable
 
 
 def write_atomically(path: Path, write: Any) -> None:
@@ -42,8 +43,11 @@ def check_out(out: Path, begun: bool, what: str, resume: bool) -> bool:
         resume: whether the user gave --resume.
 
     Raises:
-        UserError: something was begun and is not to be resumed; nothing was, and the folder holds other files.
+        UserError: a name that libraries cannot open; something was begun and is not to be resumed; nothing was, and
+            the folder holds other files.
     """
+    if printable(str(out)) != str(out):
+        raise UserError(f"--out {out}: a name that is not UTF-8, or holds control characters; choose another folder")
     if begun and not resume:
         raise UserError(f"--out {out} already holds a {what}; continue it with --resume, or choose another folder")
     if not begun and out.exists() and (not out.is_dir() or any(out.iterdir())):

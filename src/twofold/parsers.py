@@ -26,7 +26,7 @@ def run(name: str, words: Sequence[str]) -> None:
     command = COMMANDS[name]
     result = command.run(parse(command.parser(), name, words))
     if result is not None and started_first():
-        console.print(result.text(), markup=False)
+        console.print(result.text())
 
 
 def parse(parser: ArgumentParser, command: str, arguments: Sequence[str]) -> dict[str, Any]:

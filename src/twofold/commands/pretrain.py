@@ -16,7 +16,7 @@ from twofold.commands.arguments import EITHER, PATH, add_data, add_out, new_pars
 from twofold.console import console, duration
 from twofold.data import open_source
 from twofold.devices import choose_device
-from twofold.errors import Stopped
+from twofold.errors import Stopped, UserError
 from twofold.kinds import EXAMPLE, Kind
 from twofold.options import add_options
 from twofold.recipe import read_layers
@@ -136,8 +136,18 @@ def _leave(done: runs.PretrainOutcome, report: bool, module: nn.Module | None) -
             )
     if not done.complete:
         raise Stopped.at(f"at step {done.step:,} of {done.steps:,}", done.stopped_by or signal.SIGINT)
-    page = write_run_report(done.run, done.source, module=module) if done.first and report else None
+    page = _report(done, module) if done.first and report else None
     return PretrainResult(done.run.path, done.step, done.seen, done.kind, round(done.seconds, 3), dict(done.time), page)
+
+
+def _report(done: runs.PretrainOutcome, module: nn.Module | None) -> Path | None:
+    """The page; of a run that is whole, that there is none is told and no more."""
+    try:
+        return write_run_report(done.run, done.source, module=module)
+    except Exception as error:  # whatever it was: hours of training must not end in it
+        kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+        console.print(f"no report: {kind}{error}; the run itself is whole")
+        return None
 
 
 def parser() -> ArgumentParser:

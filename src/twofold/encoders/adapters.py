@@ -158,7 +158,7 @@ class CustomEncoder(Adapted, kind="custom"):
                 f"this encoder is a module of your own ({name}); give it again, from Python: as `encoder`, or as "
                 "`module` to distill and load_encoder"
             )
-        return adapt(module, **arguments)
+        return adapt(module.module if isinstance(module, CustomEncoder) else module, **arguments)
 
 
 class TimmEncoder(Adapted, kind="timm"):

@@ -84,12 +84,14 @@ def load_encoder(path: str | Path, module: nn.Module | None = None) -> Encoder:
 
     Args:
         path: what `save_encoder` wrote.
-        module: the user's own module where the encoder was made by `adapt`.
+        module: the user's own module where the encoder was made by `adapt`; an encoder of the package is not needed.
 
     Raises:
         UserError: no such file, no encoder file, or one whose tensors are not exactly those of its encoder.
     """
     header, tensors = _read(path)
+    if isinstance(module, Encoder) and header["spec"].get("kind") != "custom":
+        module = None  # an encoder of the package that was trained on: its specification is enough
     try:
         if header["spec"].get("kind") == ResNet.kind:
             with torch.device("meta"):  # the weights are replaced at once: no need to draw them

@@ -140,7 +140,10 @@ def thumbnails(source: Source, indices: NDArray[np.int64], side: int = 48) -> Pi
 
 
 def png(pixels: Pixels) -> str:
-    """uint8 [H, W] or [H, W, C], C 1 or 3, as a ``data:image/png`` address. Large colour pictures get 256 colours."""
+    """uint8 [H, W] or [H, W, C] as a ``data:image/png`` address. Large colour pictures get 256 colours.
+
+    Of two channels the first is shown, in grey, and of more than three the first three, in colour.
+    """
     picture = _picture(pixels)
     if picture.mode == "RGB" and pixels.nbytes > _PALETTE_ABOVE:
         picture = picture.quantize(256, method=Image.Quantize.FASTOCTREE)
@@ -168,6 +171,6 @@ def class_name(label: int, classes: Sequence[str] | None) -> str:
 
 
 def _picture(pixels: Pixels) -> Image.Image:
-    return Image.fromarray(
-        np.ascontiguousarray(pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels)
-    )
+    if pixels.ndim == 3:
+        pixels = pixels[..., 0] if pixels.shape[2] < 3 else pixels[..., :3]
+    return Image.fromarray(np.ascontiguousarray(pixels))

@@ -59,7 +59,7 @@ def write_report(path: str | Path, report: Report) -> Path:
     Raises:
         UserError: matplotlib or jinja2 is missing, or the disk refuses.
     """
-    path, page = Path(path), render(report).encode()
+    path, page = Path(path), render(report).encode(errors="backslashreplace")
     write_atomically(path, lambda file: file.write(page))
     return path
 

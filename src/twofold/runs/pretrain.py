@@ -177,7 +177,7 @@ def _finish(training: AnyTraining, source: Source, complete: bool) -> PretrainOu
         save_encoder(run.encoder_file, method.encoder, head if isinstance(head, ProjectionHead) else None, extra=facts)
         if source.skipped:
             lines = "".join(f"{path}\t{reason}\n" for path, reason in source.skipped)
-            (run.path / "skipped.tsv").write_text(lines)
+            (run.path / "skipped.tsv").write_text(lines, encoding="utf-8", errors="surrogateescape")  # bytes as on disk
     training.accelerator.end_training()
     return PretrainOutcome(
         run, source, method.encoder.input.kind, complete, training.step, training.steps,

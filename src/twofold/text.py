@@ -1,0 +1,21 @@
+"""Text that comes with the data, such as names of files, as it can be shown and written."""
+
+from __future__ import annotations
+
+import unicodedata
+
+
+def printable(text: str) -> str:
+    """The text with what would steer a terminal, or cannot be encoded, written as an escape: ``\\x1b``, ``\\udcff``.
+
+    New lines and tabs stay. Bytes of a name that are no UTF-8 are lone surrogates in Python, which no stream takes.
+    """
+    return "".join(_escape(c) if _unfit(c) else c for c in text)
+
+
+def _unfit(c: str) -> bool:
+    return c not in "\n\t" and unicodedata.category(c) in ("Cc", "Cs")
+
+
+def _escape(c: str) -> str:
+    return c.encode("unicode_escape").decode()
