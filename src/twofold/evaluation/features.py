@@ -19,12 +19,12 @@ from torch import Tensor
 from twofold.data import ArraySource, AudioSource, BadImage, DataConfig, DatasetSource, Source
 from twofold.data.batches.cache import CachedSource
 from twofold.data.decoding.pixels import DeepPixels
-from twofold.data.for_encoder import source_for
 from twofold.data.sources.encoded import EncodedSource
 from twofold.data.sources.subset import SubsetSource
 from twofold.encoders import Encoder, Waves, read_header
 from twofold.errors import UserError
 from twofold.evaluation.feature_cache import NOTHING_KEPT, FeatureCache, Features
+from twofold.evaluation.for_encoder import source_for
 from twofold.options import upgraded
 from twofold.views.resample import Resample, center_crop
 

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from twofold.console import duration
 from twofold.data import AudioSource, Source
 from twofold.data.batches.base import Draw, Examples
-from twofold.data.for_encoder import source_for
 from twofold.data.sources.subset import subset
 from twofold.encoders.load import load
 from twofold.evaluation.features import Extractor
+from twofold.evaluation.for_encoder import source_for
 from twofold.kinds import EXAMPLE, Kind
 from twofold.randomness import permutation
 from twofold.report import Figure, Report, Table, embedding_map, find_neighbours, write_report

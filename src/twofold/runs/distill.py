@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from twofold.console import print_rank0
 from twofold.data import Source
 from twofold.data.batches.base import Draw, Examples
-from twofold.data.for_encoder import source_for
 from twofold.distributed import rank
 from twofold.encoders import Encoder, EncoderConfig, adapt, build_encoder, read_header, save_encoder
 from twofold.encoders.adapters import CustomEncoder
 from twofold.encoders.composed import EncoderWithClassifier
 from twofold.errors import UserError
 from twofold.evaluation.features import Pixels
+from twofold.evaluation.for_encoder import source_for
 from twofold.evaluation.frozen import assert_frozen, digest, tensor_digests
 from twofold.evaluation.label_subsets import label_positions
 from twofold.evaluation.splits import labels_fingerprint, single_labels

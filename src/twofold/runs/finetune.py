@@ -23,7 +23,6 @@ from torch import nn
 from twofold.console import print_rank0
 from twofold.data import Source
 from twofold.data.base import class_count
-from twofold.data.for_encoder import source_for
 from twofold.devices import choose_device
 from twofold.distributed import BatchNorm, rank
 from twofold.encoders import (
@@ -39,6 +38,7 @@ from twofold.encoders.composed import EncoderWithClassifier
 from twofold.encoders.load import kind_of
 from twofold.errors import UserError
 from twofold.evaluation.features import Extractor, Pixels
+from twofold.evaluation.for_encoder import source_for
 from twofold.evaluation.frozen import assert_frozen, digest, tensor_digests
 from twofold.evaluation.label_subsets import labelled_part
 from twofold.evaluation.scores import ManyScores, Scores, score, score_many

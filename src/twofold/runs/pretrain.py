@@ -15,11 +15,11 @@ from torch import nn
 from twofold.console import print_rank0
 from twofold.data import Source, open_source
 from twofold.data.base import class_count
-from twofold.data.for_encoder import source_for
 from twofold.data.sources.subset import subset
 from twofold.distributed import rank
 from twofold.encoders import adapt, build_encoder, save_encoder
 from twofold.errors import UserError
+from twofold.evaluation.for_encoder import source_for
 from twofold.evaluation.monitors import EXTRACTOR, LabelMonitor, hold_out
 from twofold.heads import ProjectionHead
 from twofold.kinds import Kind

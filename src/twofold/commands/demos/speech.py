@@ -26,12 +26,12 @@ from twofold.commands.demos import DemoResult, keywords
 from twofold.commands.pretrain import pretrain
 from twofold.console import console, duration
 from twofold.data import AudioSource, DataConfig
-from twofold.data.for_encoder import source_for
 from twofold.data.sources.audio import Recording
 from twofold.encoders import UtteranceEncoder, Waves
 from twofold.encoders.audio.encoder import baseline_of, speech_encoder
 from twofold.encoders.load import load
 from twofold.errors import UserError
+from twofold.evaluation.for_encoder import source_for
 from twofold.evaluation.logistic import fit_linear
 from twofold.evaluation.scores import score
 from twofold.files import check_out

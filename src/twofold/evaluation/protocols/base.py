@@ -20,7 +20,6 @@ from torch import nn
 
 from twofold.console import duration
 from twofold.data import DataConfig, Source
-from twofold.data.for_encoder import source_for
 from twofold.encoders import Encoder, UtteranceEncoder, load_head
 from twofold.encoders.audio.encoder import baseline_of
 from twofold.encoders.composed import EncoderWithHead
@@ -28,6 +27,7 @@ from twofold.encoders.load import load
 from twofold.errors import UserError
 from twofold.evaluation.feature_cache import FeatureCache
 from twofold.evaluation.features import AS_IT_COMES, Extractor, Pixels
+from twofold.evaluation.for_encoder import source_for
 from twofold.evaluation.frozen import assert_frozen, digest, tensor_digests
 from twofold.evaluation.label_subsets import check_draw
 from twofold.evaluation.parts import Parts, open_parts
