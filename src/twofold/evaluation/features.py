@@ -25,6 +25,7 @@ from twofold.encoders import Encoder, Waves, read_header
 from twofold.errors import UserError
 from twofold.evaluation.feature_cache import NOTHING_KEPT, FeatureCache, Features
 from twofold.evaluation.for_encoder import source_for
+from twofold.kinds import EXAMPLE
 from twofold.options import upgraded
 from twofold.views.resample import Resample, center_crop
 
@@ -99,7 +100,7 @@ class Extractor:
             compares nothing.
         batch: images or recordings at a time.
         device: where to compute; the encoder moves there and stays. By default where its parameters are.
-        workers: threads that decode files; by default one a core, at most 8.
+        workers: threads that read files; by default one a core, at most 8.
         cache: where features are looked for and kept.
 
     Raises:
@@ -176,7 +177,7 @@ class Extractor:
                 if progress:
                     progress(min(begin + self.batch, len(source)), len(source))
         if not parts:
-            raise UserError(f"{source.name}: none of its {len(source)} images can be read")
+            raise UserError(f"{source.name}: none of its {len(source)} {EXAMPLE[encoder.input.kind]}s can be read")
         kept_index = np.array(index, dtype=np.int64)
         order = np.argsort(kept_index)  # recordings come by length
         kept_index, h = kept_index[order], torch.cat(parts).numpy()[order]
@@ -251,7 +252,7 @@ def _batches(source: Source, prepare: _Preprocessing, batch: int, workers: int |
     """(first index, images or recordings, indices read, skipped) of each batch."""
     if isinstance(source, AudioSource):
         prepare.used.add("recordings")
-        yield from audio_batches(source, batch)
+        yield from audio_batches(source, batch, workers)
         return
     if isinstance(source, ArraySource):
         for begin in range(0, len(source), batch):
@@ -263,8 +264,7 @@ def _batches(source: Source, prepare: _Preprocessing, batch: int, workers: int |
             f"{source.name} has images of different sizes: give the size that the encoder was trained on"
             + (", and preprocessing 'auto', 'crop' or 'resize'" if prepare.rule == "none" else "")
         )
-    threads = workers if workers is not None else min(8, os.cpu_count() or 1)
-    with ThreadPoolExecutor(max(1, threads)) as pool:  # decoding releases Python's lock
+    with ThreadPoolExecutor(_threads(workers)) as pool:  # decoding releases Python's lock
         waiting: deque[tuple[int, list[Future[Tensor | BadImage]]]] = deque()
         starts = deque(range(0, len(source), batch))
         while starts or waiting:
@@ -305,10 +305,26 @@ SECONDS_AT_ONCE = 400.0
 Part = tuple[int, Waves, list[int], list[tuple[str, str]]]
 
 
-def audio_batches(source: AudioSource, batch: int) -> Iterator[Part]:
+def _threads(workers: int | None) -> int:
+    return max(1, workers if workers is not None else min(8, os.cpu_count() or 1))
+
+
+def _waves(source: AudioSource, indices: list[int], workers: int | None) -> list[Tensor | BadImage]:
+    def read(index: int) -> Tensor | BadImage:
+        try:
+            return torch.from_numpy(source.read(index))
+        except BadImage as error:
+            return error
+
+    with ThreadPoolExecutor(_threads(workers)) as pool:
+        return list(pool.map(read, indices))
+
+
+def audio_batches(source: AudioSource, batch: int, workers: int | None = None) -> Iterator[Part]:
     """(recordings given before, recordings, their indices, skipped) of batches of like lengths, each recording once.
 
-    Recordings longer than `data.audio.max_seconds` give their beginning. Source: at the encoder's rate.
+    They are read by so many threads, one a core and at most 8 if not given. Recordings longer than
+    `data.audio.max_seconds` give their beginning. Source: at the encoder's rate.
     """
     lengths = source.lengths()
     order = np.argsort(lengths, kind="stable")
@@ -321,12 +337,14 @@ def audio_batches(source: AudioSource, batch: int) -> Iterator[Part]:
         ):  # fmt: skip
             end += 1
         waves, kept, bad = [], [], []
-        for index in order[begin:end].tolist():
-            try:
-                waves.append(torch.from_numpy(source.read(index)))
+        for index, wave in zip(
+            order[begin:end].tolist(), _waves(source, order[begin:end].tolist(), workers), strict=True
+        ):
+            if isinstance(wave, BadImage):
+                source.skipped.add(wave.path, wave.reason)
+                bad.append((wave.path, wave.reason))
+            else:
+                waves.append(wave)
                 kept.append(index)
-            except BadImage as error:
-                source.skipped.add(error.path, error.reason)
-                bad.append((error.path, error.reason))
         yield begin, Waves.of(waves), kept, bad
         begin = end

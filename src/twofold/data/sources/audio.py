@@ -69,7 +69,7 @@ class AudioSource:
 
     def __init__(self, recordings: Sequence[Recording], config: DataConfig, name: str) -> None:
         self.name, self.config = name, config
-        self.skipped = SkipList(len(recordings), config.max_skipped)
+        self.skipped = SkipList(len(recordings), config.max_skipped, "recordings")
         self.rate: int | None = None
         headers = _headers(recordings)
         readable = []
