@@ -10,7 +10,7 @@ from twofold.errors import UserError
 
 PATH = "path_of_the_data"
 """Where a parser keeps the positional DATA: `data` is the group of options that say how to read them."""
-IMAGES = "a folder of images, an .npz or .npy file, or the name of a torchvision data set"
+IMAGES = "a folder, table or list of images, an .npz or .npy file, or the name of a torchvision data set"
 _RECORDINGS = "a folder of recordings or a manifest of them (.csv, .tsv, .jsonl, .parquet)"
 EITHER = f"{IMAGES}; or {_RECORDINGS}"
 LABELLED = (

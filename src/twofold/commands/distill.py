@@ -13,7 +13,7 @@ from typing import Any
 from jsonargparse import ArgumentParser
 from torch import nn
 
-from twofold.commands.arguments import IMAGES, PATH, add_data, add_out, new_parser, require_out
+from twofold.commands.arguments import EITHER, PATH, add_data, add_out, new_parser, require_out
 from twofold.data import Source, open_source, splits_of
 from twofold.encoders import read_header
 from twofold.encoders.load import encoder_path
@@ -68,12 +68,12 @@ def distill(
     encoder: nn.Module | Mapping[str, Any] | None = None,
     **options: Any,
 ) -> DistillReport:
-    """Train a student on what a teacher says of images.
+    """Train a student on what a teacher says of images or recordings.
 
     Args:
         teacher: a run's folder or an `encoder.safetensors` with a classifier (fine-tuned, distilled, or converted);
             one without, with `teacher_labels`; or your own module, [n, C, S, S] in [0, 1] -> logits [n, K].
-        data: images: whatever `twofold.pretrain` takes. Labels are not learned from unless `alpha` is given.
+        data: images or recordings: whatever `twofold.pretrain` takes. Labels are not learned from without `alpha`.
         out: the run's folder; must be new or empty unless `resume`.
         recipe: name of a recipe for distillation.
         config: a YAML file of options.
@@ -131,9 +131,9 @@ def _others(data: Any, test: Any, train: Source, asked: DistillConfig) -> tuple[
 
 def parser() -> ArgumentParser:
     """Of `twofold distill`."""
-    parser = new_parser("Train a student on what a teacher says of images.")
+    parser = new_parser("Train a student on what a teacher says of images or recordings.")
     parser.add_argument("teacher", help="a run's folder or an encoder.safetensors; see --teacher_labels")
-    add_data(parser, IMAGES)
+    add_data(parser, EITHER)
     add_out(parser, "run")
     parser.add_argument("--recipe", type=str, help="start from a recipe for distillation")
     parser.add_argument("--config", type=str, help="a YAML file of options, over the recipe's")

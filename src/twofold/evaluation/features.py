@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -309,15 +310,11 @@ def _threads(workers: int | None) -> int:
     return max(1, workers if workers is not None else min(8, os.cpu_count() or 1))
 
 
-def _waves(source: AudioSource, indices: list[int], workers: int | None) -> list[Tensor | BadImage]:
-    def read(index: int) -> Tensor | BadImage:
-        try:
-            return torch.from_numpy(source.read(index))
-        except BadImage as error:
-            return error
-
-    with ThreadPoolExecutor(_threads(workers)) as pool:
-        return list(pool.map(read, indices))
+def _read_wave(source: AudioSource, index: int) -> Tensor | BadImage:
+    try:
+        return torch.from_numpy(source.read(index))
+    except BadImage as error:
+        return error
 
 
 def audio_batches(source: AudioSource, batch: int, workers: int | None = None) -> Iterator[Part]:
@@ -329,22 +326,22 @@ def audio_batches(source: AudioSource, batch: int, workers: int | None = None) -
     lengths = source.lengths()
     order = np.argsort(lengths, kind="stable")
     rate, begin = float(source.rate or source.rates[0]), 0
-    while begin < len(order):
-        end = begin + 1
-        while (
-            end < min(len(order), begin + batch)
-            and (end + 1 - begin) * lengths[order[end]] / rate <= SECONDS_AT_ONCE
-        ):  # fmt: skip
-            end += 1
-        waves, kept, bad = [], [], []
-        for index, wave in zip(
-            order[begin:end].tolist(), _waves(source, order[begin:end].tolist(), workers), strict=True
-        ):
-            if isinstance(wave, BadImage):
-                source.skipped.add(wave.path, wave.reason)
-                bad.append((wave.path, wave.reason))
-            else:
-                waves.append(wave)
-                kept.append(index)
-        yield begin, Waves.of(waves), kept, bad
-        begin = end
+    with ThreadPoolExecutor(_threads(workers)) as pool:
+        while begin < len(order):
+            end = begin + 1
+            while (
+                end < min(len(order), begin + batch)
+                and (end + 1 - begin) * lengths[order[end]] / rate <= SECONDS_AT_ONCE
+            ):  # fmt: skip
+                end += 1
+            waves, kept, bad = [], [], []
+            indices = order[begin:end].tolist()
+            for index, wave in zip(indices, pool.map(partial(_read_wave, source), indices), strict=True):
+                if isinstance(wave, BadImage):
+                    source.skipped.add(wave.path, wave.reason)
+                    bad.append((wave.path, wave.reason))
+                else:
+                    waves.append(wave)
+                    kept.append(index)
+            yield begin, Waves.of(waves), kept, bad
+            begin = end
