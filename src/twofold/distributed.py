@@ -267,7 +267,7 @@ class BatchNorm(nn.Module):
     ) -> None:
         super().__init__()
         self.channels, self.eps, self.momentum = channels, eps, momentum
-        self.unbiased, self.synchronized, self.splits = unbiased, synchronized, 1
+        self.unbiased, self.synchronized, self.splits, self.averaged = unbiased, synchronized, 1, False
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels)) if bias else None
         self.running_mean: Tensor
@@ -310,20 +310,45 @@ def batch_norm_alone(module: nn.Module) -> Iterator[None]:
             part.synchronized = True  # type: ignore[assignment]
 
 
-def keep_batch_norm_local(module: nn.Module, splits: int = 1) -> None:
+def keep_batch_norm_local(module: nn.Module, splits: int = 1, averaged: bool = False) -> None:
     """Let the batch norm layers of `module` take statistics of this rank's rows alone, and of each split by itself.
 
     Args:
         module: any; its layers are told by what they are: `BatchNorm`, or an adapted library's.
         splits: see `batch_norm`; each rank's rows must divide by it.
+        averaged: `average_running_statistics` takes the mean of the ranks' running averages (SimCLR). False: they are
+            the first rank's, which DistributedDataParallel hands to the others (MoCo).
 
     Raises:
         UserError: splits above 1, and a batch norm layer that cannot split, or none at all.
     """
     ours = [part for part in module.modules() if hasattr(part, "synchronized") and hasattr(part, "splits")]
     for part in ours:
-        part.synchronized, part.splits = False, splits  # type: ignore[assignment]
+        part.synchronized, part.splits, part.averaged = False, splits, averaged  # type: ignore[assignment]
     deaf = [name for name, part in module.named_modules() if isinstance(part, _BatchNorm) and part not in ours]
     if splits > 1 and (deaf or not ours):
         result = f"it cannot be split in {', '.join(deaf[:3])}" if deaf else "this encoder has none"
         raise UserError(f"batch normalisation in {splits} splits: {result}; leave the option out")
+
+
+def batch_norm_layers(module: nn.Module) -> list[nn.Module]:
+    """All batch norm layers of `module`: `BatchNorm`, torch's, and libraries' that extend torch's."""
+    return [part for part in module.modules() if isinstance(part, BatchNorm | _BatchNorm)]
+
+
+@torch.no_grad()
+def average_running_statistics(module: nn.Module) -> None:
+    """Let layers that `keep_batch_norm_local` left `averaged` hold the mean over ranks of their running averages.
+
+    The averages are linear in each step's statistics, so that the mean of where the ranks' own averages led is what
+    the mean of the ranks' statistics leads to: the aggregation of tf2/resnet.py under MirroredStrategy. One message.
+    """
+    if not is_distributed():
+        return
+    layers = [part for part in module.modules() if getattr(part, "averaged", False)]
+    buffers = [buffer for part in layers for buffer in (part.running_mean, part.running_var)]
+    if not buffers:
+        return
+    means = all_reduce_mean(torch.cat([buffer.flatten() for buffer in buffers]))  # type: ignore[operator]
+    for buffer, mean in zip(buffers, means.split([buffer.numel() for buffer in buffers]), strict=True):  # type: ignore[operator]
+        buffer.copy_(mean)  # type: ignore[operator]

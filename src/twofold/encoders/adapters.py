@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from twofold.distributed import batch_norm
 from twofold.encoders.base import Encoder, InputSpec
+from twofold.encoders.blocks import Blocks, blocks_in
 from twofold.encoders.build import EncoderConfig, ImageEncoderConfig
 from twofold.errors import UserError
 from twofold.options import option
@@ -99,6 +100,10 @@ class Adapted(Encoder):
             f"{type(self.module).__name__} does not run on images of {self.input.channels} channel(s) "
             f"({'; '.join(failures)}); check the channels, or give the side that it takes as `size`"
         )
+
+    def blocks(self) -> Blocks | None:
+        """Those of the module, see `blocks_in`."""
+        return blocks_in(self.module)
 
     def takes_any_of(self, sides: Iterable[int]) -> bool:
         """Whether the module gives as many features for images of another side, one of `sides`."""
@@ -431,5 +436,6 @@ def _share_batch_norm(module: nn.Module) -> None:
         kind = type(part)
         known = kind in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d) or kind.__qualname__ == "BatchNormAct2d"
         if known and part.momentum is not None and part.track_running_stats:
-            vars(part).update(synchronized=True, splits=1)  # `distributed.keep_batch_norm_local` changes them
+            # `distributed.keep_batch_norm_local` changes them
+            vars(part).update(synchronized=True, splits=1, averaged=False)
             part.forward = MethodType(_over_all_ranks, part)

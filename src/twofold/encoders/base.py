@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from twofold.encoders.blocks import Blocks
 from twofold.errors import UserError
 from twofold.kinds import Kind
 
@@ -88,6 +89,10 @@ class Encoder(nn.Module):
     def body(self) -> nn.Module:
         """What a training step runs, compiled or in chunks: all of it, unless its method runs a part by itself."""
         return self
+
+    def blocks(self) -> Blocks | None:
+        """Its stem and its blocks, from the input up; None where its structure does not tell them."""
+        return None
 
     def arguments(self) -> dict[str, Any]:
         """What `from_arguments` needs to build it again, in JSON's types."""

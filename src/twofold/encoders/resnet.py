@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from twofold.distributed import BatchNorm
 from twofold.encoders.base import Encoder, InputSpec
+from twofold.encoders.blocks import Blocks
 from twofold.encoders.build import ImageEncoderConfig
 from twofold.encoders.convolution import Conv2d
 from twofold.encoders.selective_kernel import DeepStem, SelectiveKernel, ShortcutPool
@@ -217,6 +218,10 @@ class ResNet(Encoder, kind="resnet"):
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
             x = stage(x)
         return x.mean((2, 3))
+
+    def blocks(self) -> Blocks:
+        """The stem, and the four stages: block groups in tf2/resnet.py."""
+        return Blocks((self.conv1, self.bn1), (self.layer1, self.layer2, self.layer3, self.layer4))
 
     def arguments(self) -> dict[str, Any]:
         """What rebuilds the net; how its weights once started is no part of it."""

@@ -21,18 +21,41 @@ from twofold.evaluation.feature_cache import Features
 from twofold.evaluation.features import Extractor
 from twofold.evaluation.protocols.knn import knn_accuracy
 from twofold.heads import Classifier
-from twofold.methods import ContrastiveMethod, Method, Output
+from twofold.methods import ContrastiveMethod, ContrastiveOutput, Method, Output
+from twofold.optim import OptimConfig, build_optimizer, classifier_decay
+from twofold.options import option, refuse_unused
 from twofold.randomness import permutation
 
 EXTRACTOR = Extractor(batch=512)
 """How a run's monitors extract features, but for the size and the interpolation of its views."""
 
 
+@dataclass(frozen=True)
+class ProbeRule:
+    """How a run trains, for a probe that is trained in the same way: tf2/model.py and tf2/run.py.
+
+    Attributes:
+        optim: of the run, with name and rate set.
+        batch: of the run.
+        rate: gives the learning rate of the step that is being made.
+    """
+
+    optim: OptimConfig
+    batch: int
+    rate: Callable[[], float]
+
+    def decay(self, classifier: Classifier) -> Tensor | float:
+        """What LARS leaves of the weight decay to the loss; other optimisers decay by themselves."""
+        return classifier_decay(classifier, self.optim.weight_decay or 0.0) if self.optim.name == "lars" else 0.0
+
+
 class LabelMonitor:
     """Online linear probe and kNN accuracy on held-out images.
 
     The probe is a linear classifier on the detached representation of both views (section B.6 of the paper finds it as
-    telling as one trained afterwards). It has an optimiser of its own, so that it cannot change the encoder's course.
+    telling as one trained afterwards). It has an optimiser of its own, so that it cannot change the encoder's course:
+    AdamW on features of mean 0 and variance 1, or, as the official code with `lineareval_while_pretraining`, one like
+    the run's on features as they are.
 
     Args:
         method: what is being trained; its encoder is read only.
@@ -43,9 +66,14 @@ class LabelMonitor:
         autocast: gives the context of mixed precision that training uses.
         lr: of the probe's AdamW.
         k, temperature, features: of the kNN vote, see `knn_votes`; features "z" are the head's output, as MoCo's demo
-            has it, "h" the encoder's. The probe is always on h.
+            has it, "h" the encoder's.
         classes: how many there are in all data, of which the bank may lack some; counted in the bank when not given.
         complete: every image that is trained on has a label, so that a step need not ask a GPU which ones have.
+        layer: the output of the projection head that the probe reads; 0 is h (`ft_proj_selector`).
+        rule: how the run trains, for a probe that is trained likewise; None for AdamW.
+
+    Raises:
+        UserError: the method's head has no such output.
     """
 
     def __init__(
@@ -63,6 +91,8 @@ class LabelMonitor:
         features: Literal["h", "z"] = "h",
         classes: int | None = None,
         complete: bool = False,
+        layer: int = 0,
+        rule: ProbeRule | None = None,
     ) -> None:
         self.method, self.bank, self.queries, self.knn = method, bank, queries, knn
         self.extractor, self.autocast = extractor, autocast
@@ -74,12 +104,17 @@ class LabelMonitor:
                 "give h"
             )
         self.classifier: Classifier | None = None
+        self.layer, self.rule = layer, rule
         if probe:
             classes = classes or class_count(bank.labels, bank.classes) or 1
-            device = next(method.parameters()).device
-            self.norm = nn.BatchNorm1d(method.encoder.feature_dim, affine=False).to(device)
-            self.classifier = Classifier(method.encoder.feature_dim, classes).to(device)
-            self.optimizer = torch.optim.AdamW(self.classifier.parameters(), lr=lr, weight_decay=1e-4)
+            device, width = next(method.parameters()).device, _width(method, layer)
+            self.norm = (nn.Identity() if rule else nn.BatchNorm1d(width, affine=False)).to(device)
+            self.classifier = Classifier(width, classes).to(device)
+            self.optimizer: torch.optim.Optimizer = (
+                build_optimizer(rule.optim, self.classifier, rule.batch)
+                if rule
+                else torch.optim.AdamW(self.classifier.parameters(), lr=lr, weight_decay=1e-4)
+            )
 
     def after_step(self, output: Output, labels: Tensor | None) -> None:
         """One step of the probe on the step's representations; images without a label (below 0) do not count."""
@@ -87,14 +122,21 @@ class LabelMonitor:
             return
         both = labels.repeat(len(output.h) // len(labels))  # of one view or two
         both = all_gather(both.to(output.h.device, non_blocking=output.h.is_cuda))
-        h = all_gather(output.h).float()  # every rank trains the same probe on the whole batch
+        own = output.output(self.layer) if isinstance(output, ContrastiveOutput) else output.h
+        h = all_gather(own)  # every rank trains the same probe on the whole batch
+        h = h.to(torch.promote_types(h.dtype, torch.float32))
         if not self.complete:
             known = both >= 0
             if known.sum() < 2:
                 return
             h, both = h[known], both[known]
         with torch.enable_grad():
-            nn.functional.cross_entropy(self.classifier(self.norm(h)), both).backward()
+            loss = nn.functional.cross_entropy(self.classifier(self.norm(h)), both)
+            if self.rule:
+                loss = loss + self.rule.decay(self.classifier)
+                for group in self.optimizer.param_groups:
+                    group["lr"] = self.rule.rate()
+            loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
@@ -103,13 +145,16 @@ class LabelMonitor:
         """Held-out accuracies now: `probe_top1` and `knn_top1`, in [0, 1]."""
         row: dict[str, float] = {}
         encoder = self.method.encoder
-        queries = self._features(encoder, self.queries) if self.classifier or self.features == "h" else None
-        if self.classifier is not None and queries is not None:
-            h = torch.as_tensor(queries.h, device=self.classifier.weight.device)
+        at_h = (self.classifier is not None and self.layer == 0) or (self.knn and self.features == "h")
+        queries = self._features(encoder, self.queries) if at_h else None
+        if self.classifier is not None:
+            probed = self._features(self._below_probe(), self.queries) if self.layer else queries
+            assert probed is not None
+            h = torch.as_tensor(probed.h, device=self.classifier.weight.device)
             self.norm.eval()
             predicted = self.classifier(self.norm(h)).argmax(1).cpu().numpy()
             self.norm.train()
-            row["probe_top1"] = float((predicted == queries.labels).mean())
+            row["probe_top1"] = float((predicted == probed.labels).mean())
         if self.knn:
             if queries is None or self.features == "z":
                 encoder = EncoderWithHead(encoder, self.head, self.head.out_dim) if self.head else encoder
@@ -119,6 +164,12 @@ class LabelMonitor:
             row["knn_top1"] = knn_accuracy(bank.h, y_bank, queries.h, y, self.k, self.temperature)
         return row
 
+    def _below_probe(self) -> Encoder:
+        """Encoder and head up to what the probe reads."""
+        assert isinstance(self.method, ContrastiveMethod)
+        head = self.method.head
+        return EncoderWithHead(self.method.encoder, nn.Sequential(*head.layers[: self.layer]), head.widths[self.layer])
+
     def _features(self, encoder: Encoder, source: Source) -> Features:
         with self.autocast():
             return self.extractor.extract(encoder, source)
@@ -127,7 +178,7 @@ class LabelMonitor:
         """The probe's weights and optimiser."""
         if self.classifier is None:
             return {}
-        probe = {"norm": self.norm.state_dict(), "classifier": self.classifier.state_dict()}
+        probe: dict[str, Any] = {"norm": self.norm.state_dict(), "classifier": self.classifier.state_dict()}
         return probe | {"optimizer": self.optimizer.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -136,6 +187,17 @@ class LabelMonitor:
             self.norm.load_state_dict(state["norm"])
             self.classifier.load_state_dict(state["classifier"])
             self.optimizer.load_state_dict(state["optimizer"])
+
+
+def _width(method: Method, layer: int) -> int:
+    """Length of what a probe of this layer reads; UserError where there is none."""
+    widths = method.head.widths if isinstance(method, ContrastiveMethod) else [method.encoder.feature_dim]
+    if layer >= len(widths):
+        raise UserError(
+            f"--monitor.probe_layer {layer}: the projection head has {len(widths) - 1} layers; give 0 (the encoder's "
+            f"features) to {len(widths) - 1}"
+        )
+    return widths[layer]
 
 
 def hold_out(labels: np.ndarray, seed: int, share: float, most: int) -> tuple[np.ndarray, np.ndarray]:
@@ -154,6 +216,11 @@ class MonitorConfig:
     """Epochs between two looks; chosen from the run's length when not given, 0 switches them off."""
     probe: bool = True
     """Train a linear classifier on the representation beside it; no gradient reaches the encoder."""
+    probe_layer: int = option(0, when={"probe": (True,)})
+    """Output of the projection head that the probe reads, the official `ft_proj_selector`: 0 the encoder's features."""
+    probe_rule: Literal["adamw", "run"] = option("adamw", when={"probe": (True,)})
+    """How the probe is trained: adamw, on features of mean 0 and variance 1; run: by the run's own optimiser, rate and
+    weight decay on features as they are, as the official `lineareval_while_pretraining`."""
     knn: bool = True
     """Classify held-out images by their nearest neighbours."""
     knn_features: Literal["h", "z"] = "h"
@@ -166,6 +233,9 @@ class MonitorConfig:
     """Most images that a look takes from each of the two sides, bank and queries."""
 
     def __post_init__(self) -> None:
+        refuse_unused(self, "monitor.")
+        if self.probe_layer < 0:
+            raise UserError(f"--monitor.probe_layer must be at least 0, got {self.probe_layer}")
         if self.knn_k is not None and self.knn_k < 1:
             raise UserError(f"--monitor.knn_k must be at least 1, got {self.knn_k}")
         if self.knn_temperature is not None and not self.knn_temperature > 0:

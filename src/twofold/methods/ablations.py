@@ -46,12 +46,13 @@ class SimCLRAblation(SimCLR):
     def forward(self, inputs: Inputs) -> ContrastiveOutput:
         """As `SimCLR.forward`, with the other loss."""
         h = self.encoder(torch.cat(inputs.images()))  # [2n, d], one pass
-        z_a, z_b = self.head(h).chunk(2)  # [n, k] each
+        z, layers = self.project(h)
+        z_a, z_b = z.chunk(2)  # [n, k] each
         if self.loss == "nt_logistic":
             loss = nt_logistic(z_a, z_b, self.temperature, self.normalize, self.mining, self.reduction)
         else:
             loss = margin_triplet(z_a, z_b, self.margin, self.normalize, self.mining, self.reduction)
-        return ContrastiveOutput(loss, h.detach(), z_a.detach(), z_b.detach())
+        return ContrastiveOutput(loss, h.detach(), z_a.detach(), z_b.detach(), layers=layers)
 
     def negatives(self, batch: int) -> int:
         """N - 1: the other images' second views."""

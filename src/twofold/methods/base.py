@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -69,10 +70,16 @@ class ContrastiveOutput(Output):
 
     Attributes:
         z_a, z_b: [n, k] projections that the loss compares, detached.
+        layers: what each layer of the head made of h, detached: the last is z before it is normalised.
     """
 
     z_a: Tensor
     z_b: Tensor
+    layers: tuple[Tensor, ...] = field(default=(), kw_only=True)
+
+    def output(self, layer: int) -> Tensor:
+        """h for 0, else the output of the head's layer of this number."""
+        return self.layers[layer - 1] if layer else self.h
 
 
 @dataclass(frozen=True)
@@ -93,9 +100,11 @@ class Method(nn.Module):
 
     Attributes:
         encoder: what is kept after training.
+        local_batch_norm: whether batch norm takes statistics of each rank alone, by what the method is.
     """
 
     encoder: Encoder
+    local_batch_norm: ClassVar[bool] = False
 
     def forward(self, inputs: Inputs) -> Output:
         """One step's loss."""
@@ -134,6 +143,11 @@ class ContrastiveMethod(Method):
     def trained(self) -> list[nn.Module]:
         """Encoder and head."""
         return [self.encoder, self.head]
+
+    def project(self, h: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """z [N, k] of h [N, d], and what each layer of the head gave, detached."""
+        outputs = self.head.outputs(h)
+        return outputs[-1], tuple(output.detach() for output in outputs[1:])
 
     def negatives(self, batch: int) -> int:
         """Negatives for each anchor at a global batch of `batch` examples."""

@@ -75,14 +75,15 @@ class SimCLRMemory(SimCLR):
             self.follow()
         views = torch.cat(inputs.images())
         h = self.encoder(views)
-        z_a, z_b = unit(self.head(h)).chunk(2)
+        z, layers = self.project(h)
+        z_a, z_b = unit(z).chunk(2)
         keys_a, keys_b = self.keys(views)
         old = self.queue.keys.clone()  # the queue is overwritten before the backward pass reads it
         loss = (self._contrast(z_a, keys_b, keys_a, old) + self._contrast(z_b, keys_a, keys_b, old)) / 2
         if self.training:
             self.queue.push(torch.cat([keys_a, keys_b]))
         loss = loss * (2 if self.scale == "simclr_sum2" else 1)
-        return ContrastiveOutput(loss, h.detach(), z_a.detach(), z_b.detach())
+        return ContrastiveOutput(loss, h.detach(), z_a.detach(), z_b.detach(), layers=layers)
 
     def _contrast(self, z: Tensor, other: Tensor, same: Tensor, old: Tensor) -> Tensor:
         """Mean cross-entropy of this rank's anchors z [n, k] among keys of the other view and of their own [N, k]."""

@@ -54,6 +54,8 @@ class MoCo(ContrastiveMethod):
         UserError: an option out of range, or an encoder whose batch norm cannot be split.
     """
 
+    local_batch_norm = True
+
     @dataclass(frozen=True)
     class Config(ContrastiveConfig, variant="moco"):
         """Contrast with a queue of keys, for small batches."""
@@ -159,18 +161,19 @@ class MoCo(ContrastiveMethod):
         if self.training:
             self.follow()
         negatives = self.queue.keys.clone()  # the queue is overwritten before the backward pass reads it
-        h, q = self.queries(a)
+        h, q, layers = self.queries(a)
         k, keys = self.keys(b, "shuffle")
         loss, _ = info_nce(q, k, negatives, self.temperature)
         if self.symmetric:
-            h_b, q_b = self.queries(b)
+            h_b, q_b, layers_b = self.queries(b)
             k_a, keys_a = self.keys(a, "shuffle/swapped")
             loss = loss + info_nce(q_b, k_a, negatives, self.temperature)[0]
             h, keys = torch.cat([h, h_b]), torch.cat([keys, keys_a])
+            layers = tuple(torch.cat(pair) for pair in zip(layers, layers_b, strict=True))
         if self.training:
             self.queue.push(keys)
             self.steps += 1
-        return ContrastiveOutput(loss, h.detach(), q.detach(), k)
+        return ContrastiveOutput(loss, h.detach(), q.detach(), k, layers=layers)
 
     @torch.no_grad()
     def follow(self) -> None:
@@ -182,10 +185,11 @@ class MoCo(ContrastiveMethod):
         """The key encoder's and its head's parameters, in the order of the query encoder's."""
         return [*self.momentum_encoder.parameters(), *self.momentum_head.parameters()]
 
-    def queries(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Representations [n, d] and queries [n, k]."""
+    def queries(self, images: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+        """Representations [n, d], queries [n, k], and what each layer of the head gave."""
         h = self.encoder(images)
-        return h, unit(self.head(h))
+        z, layers = self.project(h)
+        return h, unit(z), layers
 
     @torch.no_grad()
     def keys(self, images: Tensor, stream: str) -> tuple[Tensor, Tensor]:

@@ -113,9 +113,10 @@ class SimCLR(ContrastiveMethod):
         """One step's loss of two batches of views, [n, C, S, S] each, row i of both from image i."""
         # One pass over both views: batch normalisation must see them together, or its statistics tell views apart.
         h = self.encoder(torch.cat(inputs.images()))  # [2n, d]
-        z_a, z_b = self.head(h).chunk(2)  # [n, k] each
+        z, layers = self.project(h)
+        z_a, z_b = z.chunk(2)  # [n, k] each
         loss = nt_xent(z_a, z_b, self.temperature, self.normalize, self.scale)
-        return ContrastiveOutput(loss, h.detach(), z_a.detach(), z_b.detach())
+        return ContrastiveOutput(loss, h.detach(), z_a.detach(), z_b.detach(), layers=layers)
 
     def chance(self, batch: int) -> float:
         """ln(2N - 1), or what `scale` makes of it."""

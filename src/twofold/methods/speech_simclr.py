@@ -155,14 +155,16 @@ class SpeechSimCLR(ContrastiveMethod):
             masked, hidden = self.mask(x, frames, waves.random)
         states = self.encoder.transformer(torch.where(hidden[:, :, None], 0.0, masked), frames)  # [2n, T / stack, d]
         h = self.encoder.pool(states, self.encoder.transformer.steps(frames))  # [2n, d]
-        z_a, z_b = self.head(h).chunk(2)
+        z, layers = self.project(h)
+        z_a, z_b = z.chunk(2)
         contrastive = nt_xent(z_a, z_b, self.temperature)
         target = masked if self.target == "masked" else x
         stacked = self.reconstruction(states).unflatten(2, (self.encoder.stack, -1))
         prediction = stacked.flatten(1, 2)[:, : x.shape[1]]  # [2n, T, F]
         rec = masked_reconstruction(prediction, target, hidden, frames, self.reconstruction_scale)
         loss = self.contrastive_weight * contrastive + self.reconstruction_weight * rec.loss
-        return SpeechOutput(loss, h.detach(), z_a.detach(), z_b.detach(), contrastive.detach(), *rec[1:])
+        parts = contrastive.detach(), *rec[1:]
+        return SpeechOutput(loss, h.detach(), z_a.detach(), z_b.detach(), *parts, layers=layers)
 
     def mask(self, x: Tensor, frames: Tensor, u: Tensor | None) -> tuple[Tensor, Tensor]:
         """Features [2n, T, F] with their blocks filled, and which frames are hidden, bool [2n, T]."""

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from twofold.distributed import all_reduce_mean
+from twofold.distributed import all_reduce_mean, batch_norm_layers
 from twofold.encoders import Encoder
 from twofold.errors import UserError
 from twofold.heads import Classifier, ProjectionHead
@@ -21,6 +21,7 @@ from twofold.optim import classifier_decay
 from twofold.waves import Waves
 
 Freeze = Literal["nothing", "head", "encoder"]
+FrozenMode = Literal["training", "inference"]
 
 
 class Supervised(Method):
@@ -34,13 +35,18 @@ class Supervised(Method):
             1 % and 10 % of the labels.
         freeze: "nothing": all of it is trained, as tf2/model.py does. "head": the head's layers are used and not
             updated but for the averages of their batch norm, as the TF1 code does by its list of variables. "encoder":
-            the classifier alone is trained, all below is in inference mode: linear evaluation.
+            the classifier alone is trained: linear evaluation.
+        after_block: train what follows this block of the encoder; its stem and so many blocks stay as they are, 0 the
+            stem alone. None: all of it is trained. `fine_tune_after_block` of tf2/resnet.py.
+        frozen_mode: of what is frozen in the encoder. "training": batch norm normalises by the batch and moves its
+            averages, as both programs do while any stage is trained, and TF2 always. "inference": as at test time.
+            None: "training" after a block, "inference" where the whole encoder is frozen.
         init: of the classifier: "zero" as the SimCLR recipes, "normal" as MoCo's.
         decay: weight decay of the classifier's kernel where the loss has to carry it (LARS; see `classifier_decay`).
         many: an image can have many labels: [n, K] of 0 and 1, a binary cross-entropy for each class.
 
     Raises:
-        UserError: the head has no such output.
+        UserError: the head has no such output, or the encoder no such block.
     """
 
     def __init__(
@@ -53,6 +59,8 @@ class Supervised(Method):
         init: Literal["zero", "normal"] = "zero",
         decay: float = 0.0,
         many: bool = False,
+        after_block: int | None = None,
+        frozen_mode: FrozenMode | None = None,
     ) -> None:
         super().__init__()
         layers = 0 if head is None else len(head.layers)
@@ -71,14 +79,59 @@ class Supervised(Method):
         for layer in self.below:
             layer.requires_grad_(freeze == "nothing")
         self.encoder.requires_grad_(freeze != "encoder")
+        if after_block is not None:
+            self._keep(after_block)
+        frozen = self._frozen(after_block)
+        mode = frozen_mode or ("inference" if freeze == "encoder" else "training")
+        self._resting = frozen if mode == "inference" else []
+        if frozen_mode is not None and not any(map(_has_modes, frozen)):
+            raise UserError(
+                f"--frozen_mode {frozen_mode} has no effect: what is frozen has neither batch norm nor dropout; leave "
+                "it out"
+            )
         self.train()
 
-    def train(self, mode: bool = True) -> Supervised:
-        """Training mode for what learns; a frozen encoder and its head stay in inference mode."""
-        super().train(mode)
+    def _keep(self, after_block: int) -> None:
+        """Freeze the encoder's stem and this many of its blocks."""
+        blocks, name = self.encoder.blocks(), type(self.encoder).__name__
+        if blocks is None:
+            raise UserError(
+                f"--after_block {after_block}: the structure of this encoder ({name}) tells no blocks; leave it out, "
+                "or give --freeze encoder"
+            )
+        if not 0 <= after_block <= len(blocks.blocks):
+            raise UserError(
+                f"--after_block {after_block}: the encoder has {len(blocks.blocks)} blocks; give 0 (what follows the "
+                f"stem is trained) to {len(blocks.blocks)}"
+            )
+        for parameter in blocks.parameters(after_block):
+            parameter.requires_grad_(False)
+        if not any(p.requires_grad for part in (self.encoder, *self.below) for p in part.parameters()):
+            raise UserError(
+                f"--after_block {after_block} leaves nothing but the classifier to train, which is --freeze encoder: "
+                "give that instead"
+            )
+
+    def _frozen(self, after_block: int | None) -> list[nn.Module]:
+        """The modules that are frozen for the encoder's sake."""
         if self.freeze == "encoder":
-            self.encoder.eval()
-            self.head.eval()
+            return [self.encoder, self.head]
+        blocks = self.encoder.blocks()
+        return [] if after_block is None or blocks is None else list(blocks.up_to(after_block))
+
+    def kept(self) -> set[str]:
+        """The names of the encoder's tensors that training must leave as they are."""
+        tensors = self.encoder.named_parameters, self.encoder.named_buffers
+        named = [pair for each in tensors for pair in each(remove_duplicate=False)]
+        resting = {id(t) for part in self._resting for t in (*part.parameters(), *part.buffers())}
+        fixed = {id(parameter) for parameter in self.encoder.parameters() if not parameter.requires_grad}
+        return {name for name, tensor in named if id(tensor) in resting | fixed}
+
+    def train(self, mode: bool = True) -> Supervised:
+        """Training mode for what learns; what is frozen stays in inference mode unless `frozen_mode` says otherwise."""
+        super().train(mode)
+        for part in self._resting:
+            part.eval()
         return self
 
     def trained(self) -> list[nn.Module]:
@@ -115,3 +168,9 @@ class Supervised(Method):
         logits, labels = output.logits, output.targets
         right = (logits > 0) == (labels > 0) if self.many else logits.argmax(1) == labels
         return {"train_accuracy": float(all_reduce_mean(right.float().mean()))}
+
+
+def _has_modes(module: nn.Module) -> bool:
+    """Whether a module does something else in training than at test time, as far as its layers tell."""
+    rates = (getattr(part, name, None) for part in module.modules() for name in ("p", "drop_prob"))
+    return bool(batch_norm_layers(module)) or any(isinstance(rate, float) and rate > 0 for rate in rates)

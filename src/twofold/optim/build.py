@@ -25,26 +25,31 @@ _WARMS_UP = ("cosine", "constant", "inverse_sqrt")
 class OptimConfig:
     """The optimiser and its learning rate."""
 
-    name: Literal["lars", "sgd", "adamw", "lamb"] | None = None
-    """Optimiser; chosen from the batch size when not given. lamb needs the extra `timm`."""
+    name: Literal["lars", "sgd", "adam", "adamw", "lamb"] | None = None
+    """Optimiser; chosen from the batch size when not given. adam adds the weight decay to the gradient, as SimCLR's
+    code does through its loss; adamw takes it off the weights. lamb needs the extra `timm`."""
     lr: float | None = None
     """Base learning rate, before lr_rule."""
     lr_rule: Literal["linear", "sqrt", "none"] | None = None
     """Peak rate: lr * batch / 256 (linear), lr * sqrt(batch) (sqrt), lr (none). Default: linear for lars, else none."""
     weight_decay: float | None = None
-    """Weight decay; default 1e-6 for lars (SimCLR), 1e-4 for sgd (MoCo) and adamw, 0.01 for lamb."""
+    """Weight decay; default 1e-6 for lars (SimCLR), 1e-4 for sgd (MoCo), adam and adamw, 0.01 for lamb."""
     decay: Literal["kernels", "all_but_norms", "all"] = "kernels"
     """What is decayed: kernels alone, biases too (SimCLR without LARS), or everything (MoCo)."""
     momentum: float | None = option(None, when={"name": ("lars", "sgd")})
     """Momentum; default 0.9."""
     nesterov: bool | None = option(None, when={"name": ("lars", "sgd")})
     """Nesterov momentum; default false."""
+    momentum_rule: Literal["torch", "keras"] | None = option(None, when={"name": ("sgd",)})
+    """torch: the momentum buffer gathers gradients, and the present learning rate scales it whole (default; MoCo, and
+    SimCLR's TF1 code). keras: it gathers steps, each scaled by the rate of its time (SimCLR's TF2 code). They differ
+    while the rate changes."""
     eta: float | None = option(None, when={"name": ("lars",)})
     """Trust coefficient; default 0.001."""
-    betas: tuple[float, float] | None = option(None, when={"name": ("adamw", "lamb")})
+    betas: tuple[float, float] | None = option(None, when={"name": ("adam", "adamw", "lamb")})
     """Averaging rates; default 0.9 and 0.999."""
-    eps: float | None = option(None, when={"name": ("adamw", "lamb")})
-    """Added to the denominator; default 1e-8 for adamw, 1e-6 for lamb."""
+    eps: float | None = option(None, when={"name": ("adam", "adamw", "lamb")})
+    """Added to the denominator; default 1e-8 for adam and adamw, 1e-6 for lamb."""
     schedule: Literal["cosine", "cosine_epoch", "step", "constant", "inverse_sqrt"] = "cosine"
     """Learning rate over time: a cosine per step (SimCLR) or epoch (MoCo), steps, none, inverse root (speech)."""
     warmup_epochs: float | None = option(None, when={"schedule": _WARMS_UP})
@@ -71,8 +76,14 @@ class OptimConfig:
         for name, rates in (("momentum", (self.momentum,)), ("betas", self.betas or ())):
             if any(rate is not None and not 0 <= rate < 1 for rate in rates):
                 raise UserError(f"--optim.{name} must lie in [0, 1), got {getattr(self, name)}")
-        if self.nesterov and self.name == "sgd" and self.momentum == 0:
-            raise UserError("--optim.nesterov looks ahead by a momentum step and needs --optim.momentum above 0")
+        if self.name == "sgd" and self.momentum == 0:
+            if self.nesterov:
+                raise UserError("--optim.nesterov looks ahead by a momentum step and needs --optim.momentum above 0")
+            if self.momentum_rule is not None:
+                raise UserError(
+                    f"--optim.momentum_rule {self.momentum_rule} says what the momentum buffer holds, and "
+                    "--optim.momentum 0 leaves none: leave one of them out"
+                )
 
 
 def build_optimizer(config: OptimConfig, modules: nn.Module | Iterable[nn.Module], batch: int) -> torch.optim.Optimizer:
@@ -87,13 +98,15 @@ def build_optimizer(config: OptimConfig, modules: nn.Module | Iterable[nn.Module
         UserError: name or lr is missing, nothing is trainable, or timm is not installed.
     """
     lr = _peak(config, batch)
-    default_decay = {"lars": 1e-6, "sgd": 1e-4, "adamw": 1e-4, "lamb": 0.01}[config.name or "lars"]
+    default_decay = {"lars": 1e-6, "sgd": 1e-4, "adam": 1e-4, "adamw": 1e-4, "lamb": 0.01}[config.name or "lars"]
     weight_decay = default_decay if config.weight_decay is None else config.weight_decay
     groups = parameter_groups(modules, weight_decay, config.decay, lars=config.name == "lars")
     momentum = 0.9 if config.momentum is None else config.momentum
     if config.name == "lars":
         eta = 0.001 if config.eta is None else config.eta
         return LARS(groups, lr, momentum, eta=eta, nesterov=bool(config.nesterov))
+    if config.momentum_rule == "keras":  # LARS that sizes no tensor: its buffer gathers steps
+        return LARS([group | {"adapt": False} for group in groups], lr, momentum, nesterov=bool(config.nesterov))
     adapt = [group.pop("adapt") for group in groups]
     # Fused kernels update all tensors in one pass; torch has them for float parameters on these devices.
     fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for g in groups for p in g["params"]) or None
@@ -102,8 +115,9 @@ def build_optimizer(config: OptimConfig, modules: nn.Module | Iterable[nn.Module
     settings: dict[str, Any] = {"betas": config.betas or (0.9, 0.999)}
     if config.eps is not None:
         settings["eps"] = config.eps
-    if config.name == "adamw":
-        return torch.optim.AdamW(groups, lr, fused=fused, **settings)
+    if config.name in ("adam", "adamw"):
+        kind = torch.optim.Adam if config.name == "adam" else torch.optim.AdamW
+        return kind(groups, lr, fused=fused, **settings)
     for group, adapted in zip(groups, adapt, strict=True):
         group["always_adapt"] = adapted  # timm adapts decayed tensors alone by default; decay 0 must not change that
     lamb: torch.optim.Optimizer = _lamb()(groups, lr, max_grad_norm=None, **settings)

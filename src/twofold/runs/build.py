@@ -9,8 +9,11 @@ from accelerate import Accelerator
 
 from twofold.data import AudioSource, Source
 from twofold.data.batches.base import Draw, Examples
+from twofold.distributed import batch_norm_layers, keep_batch_norm_local
+from twofold.errors import UserError
 from twofold.methods import Method
 from twofold.optim import OptimConfig, build_optimizer, build_schedule
+from twofold.options import as_written
 from twofold.runs.inputs import Reading, ReadingOptions, read_audio, read_images
 from twofold.training.config import TrainingConfig
 from twofold.training.inputs import MakeInputs, Views
@@ -26,6 +29,10 @@ class RunOptions(ReadingOptions, Protocol):
     def epochs(self) -> float | None: ...
     @property
     def micro_batch(self) -> int | None: ...
+    @property
+    def bn_momentum(self) -> float | None: ...
+    @property
+    def global_bn(self) -> bool | None: ...
     @property
     def optim(self) -> OptimConfig: ...
     @property
@@ -69,6 +76,7 @@ def build_training(
     method.to(accelerator.device)
     memory_format = torch.channels_last if config.training.channels_last else torch.contiguous_format
     method.to(memory_format=memory_format)
+    set_batch_norm(config, method)
     if config.micro_batch:
         run_in_chunks(method, config.batch or 1, config.micro_batch, config.training.compile)
     elif config.training.compile:
@@ -90,6 +98,29 @@ def build_training(
     if isinstance(source, AudioSource):
         return training(read_audio(config, source, span, pin))
     return training(read_images(config, source, pin))
+
+
+def set_batch_norm(config: RunOptions, method: Method) -> None:
+    """Do what the options say of batch norm, in every part of a method.
+
+    Raises:
+        UserError: an option is set, and the method has no batch norm, or one that the option cannot change.
+    """
+    given = {name: getattr(config, name) for name in ("bn_momentum", "global_bn")}
+    given = {f"--{name} {as_written(value)}": value for name, value in given.items() if value is not None}
+    layers = batch_norm_layers(method)
+    if given and not layers:
+        raise UserError(f"{next(iter(given))} has no effect: neither encoder nor head has batch norm; leave it out")
+    if config.bn_momentum is not None:
+        for layer in layers:
+            layer.momentum = config.bn_momentum  # type: ignore[assignment]
+    if config.global_bn is not None:
+        deaf = [type(layer).__name__ for layer in layers if not hasattr(layer, "synchronized")]
+        if method.local_batch_norm or deaf:
+            why = f"{type(method).__name__} keeps it local" if not deaf else f"{deaf[0]} knows no other processes"
+            raise UserError(f"--global_bn {as_written(config.global_bn)} has no effect: {why}; leave it out")
+        if not config.global_bn:
+            keep_batch_norm_local(method, averaged=True)
 
 
 def _intervals(config: TrainingConfig, steps: int, per_epoch: float, short_epochs: bool) -> tuple[int, int]:

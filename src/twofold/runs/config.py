@@ -16,7 +16,7 @@ from twofold.evaluation.monitors import MonitorConfig
 from twofold.heads import HeadConfig
 from twofold.kinds import Kind
 from twofold.methods import MethodConfig
-from twofold.methods.supervised import Freeze
+from twofold.methods.supervised import Freeze, FrozenMode
 from twofold.optim import OptimConfig
 from twofold.options import OptionsParser, merge, option, plain, refuse_unused
 from twofold.runs.presets import preset_options
@@ -39,6 +39,12 @@ class RunConfig:
     micro_batch: int | None = None
     """Images per device that the encoder takes at once: a smaller memory for a third more time. The batch, its
     negatives and gradients stay, but batch norm in the encoder takes statistics of so many images."""
+    bn_momentum: float | None = None
+    """Share of a batch in the running averages of batch norm, 1 - the official `batch_norm_decay`; 0.1, or what the
+    encoder has, when not given."""
+    global_bn: bool | None = None
+    """Batch norm takes statistics over all processes, in encoder and head; false: each process over its own rows, and
+    the running averages are the mean of theirs. When not given as the method has it: true but for MoCo."""
     seed: int = 0
     """Seed of every random number of the run."""
     data: DataConfig = field(default_factory=DataConfig)
@@ -68,6 +74,7 @@ class RunConfig:
                 f"--batch must be at least 2, got {self.batch}: the loss needs another image to contrast with"
             )
         check_micro_batch(self.micro_batch)
+        check_bn_momentum(self.bn_momentum)
         if not 0 <= self.seed < 2**63:
             raise UserError(f"--seed must lie in [0, 2**63), got {self.seed}")
 
@@ -76,6 +83,12 @@ def check_micro_batch(micro_batch: int | None) -> None:
     """Raise a UserError for a micro-batch without an example."""
     if micro_batch is not None and micro_batch < 1:
         raise UserError(f"--micro-batch must be at least 1, got {micro_batch}")
+
+
+def check_bn_momentum(momentum: float | None) -> None:
+    """Raise a UserError for a share that is none."""
+    if momentum is not None and not 0 <= momentum <= 1:
+        raise UserError(f"--bn_momentum must lie in [0, 1], got {momentum}")
 
 
 def build(options: Mapping[str, Any], origin: str = "options") -> RunConfig:
@@ -103,7 +116,14 @@ class FinetuneConfig:
     1 for 1 % and 10 % of the labels, 0 for all)."""
     freeze: Freeze = "nothing"
     """nothing: all is trained; head: the head's layers stay as they were; encoder: everything but the classifier stays,
-    in inference mode, which is linear evaluation by gradient descent."""
+    which is linear evaluation by gradient descent (the official `fine_tune_after_block` 4)."""
+    after_block: int | None = option(None, when=_LEARNING)
+    """Train what follows this block of the encoder, the official `fine_tune_after_block`: 0 what follows the stem, j
+    what follows j stages of a ResNet or layers of a transformer. All of it when not given."""
+    frozen_mode: FrozenMode | None = None
+    """Of what after_block or freeze keep in the encoder. training: batch norm normalises by the batch and moves its
+    averages, and dropout drops; inference: as at test time. When not given training with after_block, as in the
+    official code, and inference with freeze encoder."""
     from_scratch: bool = False
     """Forget the pretrained weights: the same net from a random start, the control. Its learning rate is 0.3 for 256
     images unless set, because the 0.05 of a pretrained net would teach it little."""
@@ -112,7 +132,11 @@ class FinetuneConfig:
     layer_decay: float | None = option(None, when=_LEARNING)
     """Learning rate of each layer relative to the one above, in (0, 1]; one rate for all when not given."""
     bn_momentum: float | None = None
-    """Share of a batch in the running averages of batch norm; 0.1, or what the encoder has, when not given."""
+    """Share of a batch in the running averages of batch norm, 1 - the official `batch_norm_decay`; 0.1, or what the
+    encoder has, when not given."""
+    global_bn: bool | None = None
+    """Batch norm takes statistics over all processes, in encoder and head; false: each process over its own rows, and
+    the running averages are the mean of theirs. When not given true."""
     epochs: float | None = None
     """Passes over the labelled images. When not given, as many as make 500 steps, but 30 at least."""
     batch: int | None = None
@@ -140,17 +164,23 @@ class FinetuneConfig:
         if self.batch is not None and self.batch < 1:
             raise UserError(f"--batch must be at least 1, got {self.batch}")
         check_micro_batch(self.micro_batch)
+        check_bn_momentum(self.bn_momentum)
         for name in ("from_head", "draw", "seed"):
             if getattr(self, name) < 0:
                 raise UserError(f"--{name} must be at least 0, got {getattr(self, name)}")
         check_draw(self.labels, self.draw)
         refuse_unused(self)
-        if self.from_scratch and self.freeze != "nothing":
-            raise UserError(f"--from_scratch has nothing to keep: leave --freeze {self.freeze} out")
+        kept = {"freeze": None if self.freeze == "nothing" else self.freeze, "after_block": self.after_block}
+        for name, value in kept.items():
+            if self.from_scratch and value is not None:
+                raise UserError(f"--from_scratch has nothing to keep: leave --{name} {value} out")
+        if self.frozen_mode is not None and self.freeze != "encoder" and self.after_block is None:
+            raise UserError(
+                f"--frozen_mode {self.frozen_mode} has no effect where nothing of the encoder is frozen: leave it out, "
+                "or give --after_block or --freeze encoder"
+            )
         if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
             raise UserError(f"--layer_decay must lie in (0, 1], got {self.layer_decay}")
-        if self.bn_momentum is not None and not 0 <= self.bn_momentum <= 1:
-            raise UserError(f"--bn_momentum must lie in [0, 1], got {self.bn_momentum}")
 
 
 @dataclass(frozen=True)
@@ -163,6 +193,12 @@ class DistillConfig:
     """Images per step over all devices. Chosen from the data when not given."""
     micro_batch: int | None = None
     """Images per device that the student takes at once, as in `twofold pretrain`."""
+    bn_momentum: float | None = None
+    """Share of a batch in the running averages of batch norm, 1 - the official `batch_norm_decay`; 0.1, or what the
+    student has, when not given."""
+    global_bn: bool | None = None
+    """Batch norm takes statistics over all processes, in encoder and head; false: each process over its own rows, and
+    the running averages are the mean of theirs. When not given true."""
     seed: int = 0
     """Seed of every random number of the run."""
     temperature: float | None = None
@@ -221,6 +257,7 @@ class DistillConfig:
         method = MethodConfig.of(name=MethodConfig.unnamed[kind == "audio"], temperature=1.0)
         return RunConfig(
             epochs=self.epochs, batch=self.batch, micro_batch=self.micro_batch, seed=self.seed, data=self.data,
+            bn_momentum=self.bn_momentum, global_bn=self.global_bn,
             views=self.views, waves=self.waves, encoder=self.encoder, head=HeadConfig(kind="none"),
             method=method, optim=self.optim, training=self.training,
             monitor=MonitorConfig(every=0),

@@ -57,6 +57,7 @@ def lengths(config: RunConfig, facts: DataFacts, gpu: bool, reasons: list[str]) 
 _RATES: dict[str, tuple[float, Literal["linear", "sqrt", "none"], float]] = {
     "lars": (0.075, "sqrt", 1e-6),
     "sgd": (0.03, "linear", 1e-4),
+    "adam": (2e-3, "none", 1e-4),
     "adamw": (2e-3, "none", 1e-4),
     "lamb": (2e-3, "none", 0.01),
 }

@@ -24,7 +24,7 @@ from twofold.console import print_rank0
 from twofold.data import Source
 from twofold.data.base import class_count
 from twofold.devices import choose_device
-from twofold.distributed import BatchNorm, rank
+from twofold.distributed import rank
 from twofold.encoders import (
     Encoder,
     build_encoder_from_spec,
@@ -70,7 +70,8 @@ class FinetuneResult:
         steps: taken.
         seconds: of training.
         text: what was trained and how, in words.
-        digest: SHA-256 of the encoder before and after; equal under --freeze encoder, or the run would have failed.
+        digest: SHA-256 of the encoder before and after; equal under --freeze encoder in inference mode. Whatever is
+            frozen stayed as it was, tensor by tensor, or the run would have failed.
         stopped_by: number of the signal that ended it early.
         test: fingerprint of what was scored, images and labels (see `labels_fingerprint`).
     """
@@ -239,12 +240,9 @@ def assemble(
     lars = config.optim.name == "lars"
     method = Supervised(
         encoder, head, class_count(part.labels, part.classes) or 0, config.from_head, config.freeze, config.init,
-        (config.optim.weight_decay or 0.0) if lars else 0.0, many=part.labels.ndim == 2,
+        (config.optim.weight_decay or 0.0) if lars else 0.0, part.labels.ndim == 2, config.after_block,
+        config.frozen_mode,
     )  # fmt: skip
-    if config.bn_momentum is not None:
-        for layer in method.modules():
-            if isinstance(layer, BatchNorm | nn.modules.batchnorm._BatchNorm):
-                layer.momentum = config.bn_momentum
     training = build_training(config, method, part, LabelledView, run, accelerator, short_epochs=True)
     if config.layer_decay is not None:
         decay_layers(training.optimizer, encoder, config.layer_decay)
@@ -277,8 +275,8 @@ def _finish(
     """Check what had to stay, save the net, and score it if the last step is done."""
     method, run = cast(Supervised, training.method), training.run
     after = tensor_digests(method.encoder)
-    if config.freeze == "encoder":
-        assert_frozen(before, after)
+    kept = method.kept()
+    assert_frozen(*({name: value for name, value in each.items() if name in kept} for each in (before, after)))
     for tracker in training.accelerator.trackers:
         tracker.finish()
     complete = training.step == training.steps
@@ -338,8 +336,12 @@ def _text(config: FinetuneConfig, words: str, kind: str) -> str:
     what = {
         "nothing": "the whole net fine-tuned",
         "head": "encoder and classifier fine-tuned, the head's layers kept",
-        "encoder": "linear classifier trained by gradient descent, all below frozen and in inference mode",
+        "encoder": "linear classifier trained by gradient descent, all below frozen and in "
+        f"{config.frozen_mode or 'inference'} mode",
     }[config.freeze]
+    if config.after_block is not None:
+        below = f"the stem and {config.after_block} blocks" if config.after_block else "the stem"
+        what += f"; {below} frozen, in {config.frozen_mode or 'training'} mode"
     if config.from_scratch:
         what = "the same net trained from scratch"
     entry = f"output {config.from_head} of the projection head" if config.from_head else "the encoder's features"

@@ -20,7 +20,7 @@ from twofold.distributed import rank
 from twofold.encoders import adapt, build_encoder, save_encoder
 from twofold.errors import UserError
 from twofold.evaluation.for_encoder import source_for
-from twofold.evaluation.monitors import EXTRACTOR, LabelMonitor, hold_out
+from twofold.evaluation.monitors import EXTRACTOR, LabelMonitor, ProbeRule, hold_out
 from twofold.heads import ProjectionHead
 from twofold.kinds import Kind
 from twofold.methods import ContrastiveMethod
@@ -147,6 +147,7 @@ def watch(config: RunConfig, training: AnyTraining, source: Source) -> tuple[lis
     bank, queries = hold_out(labels, config.seed, 0.1, wanted.samples)
     if len(bank) == 0 or len(queries) == 0:
         return [], 0
+    rule = ProbeRule(config.optim, training.batch, lambda: training.schedule(training.step))
     monitor = LabelMonitor(
         training.method,
         subset(source, bank),
@@ -160,6 +161,8 @@ def watch(config: RunConfig, training: AnyTraining, source: Source) -> tuple[lis
         features=wanted.knn_features,
         classes=class_count(labels, source.classes),
         complete=bool((labels >= 0).all()),
+        layer=wanted.probe_layer,
+        rule=rule if wanted.probe_rule == "run" else None,
     )
     epochs = wanted.every or max(1, round(training.steps / training.steps_per_epoch / 20))
     return [monitor], max(1, round(epochs * training.steps_per_epoch))

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from twofold.console import console
 from twofold.data.batches.base import Batch, BatchLoader, Draw, Examples
-from twofold.distributed import all_reduce_mean, rank, world_size
+from twofold.distributed import all_reduce_mean, average_running_statistics, rank, world_size
 from twofold.kinds import EXAMPLE
 from twofold.methods import Method, Output
 from twofold.randomness import derive_seed
@@ -119,6 +119,7 @@ class Training(Generic[Examples, Draw]):
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         self.method.after_step()
+        average_running_statistics(self.method)
         self.clock.mark("optimiser")
         loss = output.loss.detach()
         for name, value in (("loss", loss), ("steps", torch.ones_like(loss))):  # both where collectives find them

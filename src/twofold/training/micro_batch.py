@@ -202,7 +202,7 @@ def fitting_micro_batch(
 
 def _fits(method: Method, shape: tuple[int, ...], autocast: Callable[[], Any], beside: int) -> bool:
     """Whether views [n, C, S, S] go forward and backward while so many bytes are held."""
-    parameter = next(method.encoder.parameters())
+    parameter = next(parameter for parameter in method.encoder.parameters() if parameter.requires_grad)
     try:
         held = torch.empty(beside if parameter.is_cuda else 0, dtype=torch.uint8, device=parameter.device)
         # Another rank may have room, and would not answer: no batch norm over ranks.

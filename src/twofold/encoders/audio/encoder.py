@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from twofold.encoders.audio.filterbank import Cmvn, Filterbank
 from twofold.encoders.audio.transformer import SpeechTransformer, mean_over_time, valid_frames
 from twofold.encoders.base import Encoder, InputSpec
+from twofold.encoders.blocks import Blocks
 from twofold.encoders.build import EncoderConfig
 from twofold.errors import UserError
 from twofold.waves import Waves, as_waves
@@ -195,6 +196,10 @@ class SpeechEncoder(UtteranceEncoder, kind="speech"):
         """What the dense layer and each transformer layer give, layers + 1 of [n, T, width], and their frames [n]."""
         x, frames = self.features_of(waves)
         return self.transformer.hidden_states(x, frames), self.transformer.steps(frames)
+
+    def blocks(self) -> Blocks:
+        """The front end with the dense layer, and the transformer's layers."""
+        return Blocks((self.frontend, self.transformer.dense), tuple(self.transformer.layers))
 
     def body(self) -> nn.Module:
         """The transformer: training hides frames between the front end and it."""
