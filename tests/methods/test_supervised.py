@@ -1,4 +1,4 @@
-"""Learning from labels: the reference's fine-tuning step, what is trained and what stays, many labels, layer decay."""
+"""Learning from labels: what is trained and what stays, many labels, layer decay (test_training_steps has the steps)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import test_training_steps as steps
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -40,31 +39,6 @@ def data(n: int = 12, classes: int = 3) -> tuple[Tensor, Tensor]:
 def inputs() -> Inputs:
     images, labels = data()
     return Inputs(images, labels=labels)
-
-
-class Reference(steps.Training):
-    """The golden fine-tuning run with our method in the place of its parts."""
-
-    def losses(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        method = Supervised(
-            self.method.encoder, self.method.head, self.meta["K"], self.flags["ft_proj_selector"]
-        ).double()
-        method.classifier = self.classifier
-        # The reference also runs, averages and decays the head's layers above, which nothing reads; ours stay.
-        method.head.requires_grad_(True)
-        above = torch.nn.Sequential(*method.head.layers[self.flags["ft_proj_selector"] :])
-        hook = self.classifier.register_forward_pre_hook(lambda _, inputs: (above(inputs[0]), None)[1])
-        output = method(Inputs(images, labels=labels))
-        hook.remove()
-        out = {"logits_sup": output.logits, "sup_loss": output.loss}
-        out["weight_decay"] = torch.stack([rate / 2 * p.square().sum() for p, rate in self.decayed]).sum()
-        return out | {"total_loss": out["sup_loss"] + out["weight_decay"]}
-
-
-def test_a_step_equals_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every loss, gradient, update and average of tf2/run.py, tolerance 1e-11, see test_training_steps."""
-    monkeypatch.setattr(steps, "Training", Reference)
-    steps.test_training_steps_equal_the_reference("finetune_momentum")
 
 
 def changed(method: Supervised, before: dict[str, str]) -> set[str]:
