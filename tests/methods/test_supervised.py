@@ -1,4 +1,4 @@
-"""Learning from labels: what is trained and what stays, many labels, layer decay (test_training_steps has the steps)."""
+"""Learning from labels: what is trained and what stays, many labels, layer decay; see test_training_steps for steps."""
 
 from __future__ import annotations
 

@@ -36,6 +36,9 @@ def step(module: nn.Module, optimizer: torch.optim.Optimizer, steps: int = 3) ->
         (OptimConfig("lars", 1.0, "none", eta=0.02, momentum=0.8, nesterov=True), LARS, {"eta": 0.02, "momentum": 0.8}),
         (OptimConfig("sgd", 0.03), torch.optim.SGD, {"lr": 0.03, "momentum": 0.9, "weight_decay": 1e-4}),
         (OptimConfig("sgd", 0.1, "linear", momentum=0.0), torch.optim.SGD, {"lr": 1.6, "momentum": 0.0}),
+        (OptimConfig("sgd", 0.1, momentum_rule="torch"), torch.optim.SGD, {"lr": 0.1, "momentum": 0.9}),
+        (OptimConfig("sgd", 0.1, momentum_rule="keras"), LARS, {"lr": 0.1, "adapt": False, "weight_decay": 1e-4}),
+        (OptimConfig("adam", 1e-3), torch.optim.Adam, {"lr": 1e-3, "betas": (0.9, 0.999), "weight_decay": 1e-4}),
         (OptimConfig("adamw", 1e-3), torch.optim.AdamW, {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8}),
         (OptimConfig("adamw", 1e-3, betas=(0.8, 0.95), eps=1e-6), torch.optim.AdamW, {"betas": (0.8, 0.95)}),
     ],
@@ -48,6 +51,43 @@ def test_options_reach_the_optimiser(config: OptimConfig, kind: type, group: dic
         assert optimizer.param_groups[0][name] == pytest.approx(value)
     step(module, optimizer)
     assert all(p.isfinite().all() for p in module.parameters())
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_the_momentum_rules_part_where_the_rate_changes(nesterov: bool) -> None:
+    """keras: v = m v - lr g, and w += v, or w += m v - lr g with Nesterov; torch: v = m v + g, and w -= lr v."""
+    rates, m, ends = (0.1, 0.1, 0.01), 0.9, {}
+    for rule in ("keras", "torch"):
+        torch.manual_seed(0)
+        module = nn.Linear(3, 2)
+        config = OptimConfig("sgd", 0.1, weight_decay=0.0, nesterov=nesterov, momentum_rule=rule)
+        optimizer = build_optimizer(config, module, 256)
+        w, v = module.weight.detach().clone(), torch.zeros(2, 3)
+        generator = torch.Generator().manual_seed(1)
+        for lr in rates:
+            module.weight.grad = g = torch.randn(2, 3, generator=generator)
+            optimizer.param_groups[0]["lr"] = lr
+            optimizer.step()
+            if rule == "keras":
+                v = m * v - lr * g
+                w = w + (m * v - lr * g if nesterov else v)
+            else:
+                v = m * v + g
+                w = w - lr * (m * v + g if nesterov else v)
+        torch.testing.assert_close(module.weight.detach(), w)
+        ends[rule] = w
+    assert (ends["keras"] - ends["torch"]).abs().max() > 0.01
+
+
+def test_adam_adds_the_decay_to_the_gradient_and_adamw_does_not() -> None:
+    """With no other gradient Adam's step is lr whatever the decay is, AdamW's is lr * decay * w."""
+    for name, expected in (("adam", lambda w: w - 0.1 * w.sign()), ("adamw", lambda w: w - 0.1 * 0.5 * w)):
+        module = nn.Linear(3, 2, bias=False)
+        before = module.weight.detach().clone()
+        optimizer = build_optimizer(OptimConfig(name, 0.1, weight_decay=0.5), module, 256)  # type: ignore[arg-type]
+        module.weight.grad = torch.zeros(2, 3)
+        optimizer.step()
+        torch.testing.assert_close(module.weight.detach(), expected(before), rtol=1e-5, atol=1e-6)
 
 
 def test_kernels_alone_are_decayed_by_default() -> None:
@@ -108,6 +148,9 @@ def test_lamb_without_timm_says_what_to_install(monkeypatch: pytest.MonkeyPatch)
         ({"name": "adamw", "momentum": 0.9}, "momentum"),
         ({"name": "lamb", "nesterov": True}, "nesterov"),
         ({"name": "sgd", "eta": 0.1}, "eta"),
+        ({"name": "lars", "momentum_rule": "keras"}, "momentum_rule"),
+        ({"name": "adam", "momentum": 0.9}, "momentum"),
+        ({"name": "sgd", "momentum": 0.0, "momentum_rule": "keras"}, "momentum_rule"),
         ({"name": "lars", "betas": (0.9, 0.99)}, "betas"),
         ({"name": "sgd", "eps": 1e-6}, "eps"),
         ({"schedule": "cosine_epoch", "warmup_epochs": 3}, "warmup_epochs"),
