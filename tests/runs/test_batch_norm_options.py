@@ -21,7 +21,7 @@ from processes import run_processes
 from twofold.commands.pretrain import pretrain as command
 from twofold.data import ArraySource
 from twofold.distributed import batch_norm_layers
-from twofold.encoders import EncoderConfig, ResNet, build_encoder, load_encoder, save_encoder
+from twofold.encoders import EncoderConfig, ResNet, adapt, build_encoder, load_encoder, save_encoder
 from twofold.errors import UserError
 from twofold.heads import Classifier, HeadConfig
 from twofold.losses import nt_xent
@@ -31,6 +31,7 @@ from twofold.runs import config as runs
 from twofold.runs import pretrain
 from twofold.runs.build import set_batch_norm
 from twofold.runs.starting import start_accelerator
+from twofold.studies.transfer import finetune as transfer
 from twofold.training.loop import AnyTraining
 from twofold.training.rundir import RunDirectory
 
@@ -171,8 +172,11 @@ class Deaf(nn.Module):
     ("options", "said"),
     [
         ({"bn_momentum": 1.5}, r"--bn_momentum must lie in \[0, 1\], got 1.5"),
-        ({"bn_momentum": 0.2, "encoder": Silent(), "head.norm": False}, "--bn_momentum 0.2 has no effect: neither"),
-        ({"global_bn": True, "encoder": Silent(), "head.norm": False}, "--global_bn true has no effect: neither"),
+        (
+            {"bn_momentum": 0.2, "encoder": Silent(), "head.norm": False},
+            "--bn_momentum 0.2 has no effect: no batch norm",
+        ),
+        ({"global_bn": True, "encoder": Silent(), "head.norm": False}, "--global_bn true has no effect: no batch norm"),
         ({"global_bn": False, "encoder": Deaf()}, "--global_bn false has no effect: Norm knows no other processes"),
         ({"global_bn": True, "method.name": "moco"}, "--global_bn true has no effect: MoCo keeps it local"),
     ],
@@ -190,3 +194,32 @@ def test_mocos_key_encoder_has_the_momentum_too() -> None:
     layers = batch_norm_layers(method)
     assert {layer.momentum for layer in layers} == {0.4}
     assert len(layers) == 2 * len(batch_norm_layers(method.encoder))
+
+
+@pytest.mark.parametrize("options", [{"bn_momentum": 0.2}, {"global_bn": False}])
+def test_a_frozen_encoder_refuses_them_unless_it_works_as_in_training(options: dict[str, Any], tmp_path: Path) -> None:
+    file = encoder_file(tmp_path)
+    with pytest.raises(UserError, match=f"--{next(iter(options))} .* has no effect: no batch norm"):
+        train("finetune", file, tmp_path / "run", freeze="encoder", **options)
+    train("finetune", file, tmp_path / "other", freeze="encoder", frozen_mode="training", **options)
+
+
+def test_transfer_gives_no_momentum_to_an_encoder_without_batch_norm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[dict[str, Any]] = []
+    torch.manual_seed(0)
+    save_encoder(tmp_path / "own.safetensors", adapt(Silent(), 3))
+
+    def noted(_file: Any, _fit: Any, _scored: Any, _out: Any, options: dict[str, Any], **_more: Any) -> Any:
+        given.append(options)
+        raise UserError("seen")
+
+    monkeypatch.setattr(transfer, "finetune", noted)
+    parts = SimpleNamespace(fit=range(20), validation=range(4), whole=range(24), test=range(4), words="")
+    for file, module in ((tmp_path / "own.safetensors", Silent()), (encoder_file(tmp_path), None)):
+        with pytest.raises(UserError, match="seen"):
+            transfer.finetune_grid(
+                file, "cifar10", parts, tmp_path, transfer.Budget(), 16, "antialias", module=module  # type: ignore[arg-type]
+            )  # fmt: skip
+    assert ["bn_momentum" in options for options in given] == [False, True]

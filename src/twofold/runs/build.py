@@ -104,13 +104,15 @@ def set_batch_norm(config: RunOptions, method: Method) -> None:
     """Do what the options say of batch norm, in every part of a method.
 
     Raises:
-        UserError: an option is set, and the method has no batch norm, or one that the option cannot change.
+        UserError: an option is set, and no batch norm works as in training, or one that the option cannot change.
     """
     given = {name: getattr(config, name) for name in ("bn_momentum", "global_bn")}
     given = {f"--{name} {as_written(value)}": value for name, value in given.items() if value is not None}
     layers = batch_norm_layers(method)
-    if given and not layers:
-        raise UserError(f"{next(iter(given))} has no effect: neither encoder nor head has batch norm; leave it out")
+    if given and not any(layer.training for part in method.trained() for layer in batch_norm_layers(part)):
+        raise UserError(
+            f"{next(iter(given))} has no effect: no batch norm of encoder or head is in training mode; leave it out"
+        )
     if config.bn_momentum is not None:
         for layer in layers:
             layer.momentum = config.bn_momentum  # type: ignore[assignment]

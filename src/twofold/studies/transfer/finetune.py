@@ -12,7 +12,8 @@ import numpy as np
 from torch import nn
 
 from twofold.data import Source
-from twofold.distributed import rank
+from twofold.distributed import batch_norm_layers, rank
+from twofold.encoders import load_encoder
 from twofold.errors import Stopped, UserError
 from twofold.evaluation.scores import ManyScores
 from twofold.runs.finetune import FinetuneResult, finetune
@@ -73,10 +74,12 @@ def finetune_grid(
         UserError: see `finetune`.
         Stopped: a signal ended a run early; the same call goes on.
     """
-    metric = SETS[name].metric
+    metric, normed = SETS[name].metric, bool(batch_norm_layers(load_encoder(encoder_file, module)))
 
     def one(place: str, fit: Source, scored: Source, rate: float, decay: float) -> tuple[float, str]:
         options = run_options(budget, rate, decay, len(fit), size, resample, seed, device)
+        if not normed:
+            del options["bn_momentum"]
         result = finetune(encoder_file, fit, scored, out / place, options, module=module)
         value = value_of(result, metric, out / place)
         _clear(out / place, encoder=place != "final")
