@@ -144,10 +144,10 @@ MUTATIONS: dict[str, Mutation] = {
         "losses/distillation.py", "loss = loss * temperature**2", "loss = loss * temperature", "tau, not tau squared"
     ),
     "Training step: pretraining with LARS": Mutation(
-        "methods/simclr.py",
-        "ContrastiveOutput(loss, h.detach(),",
-        "ContrastiveOutput(loss, h,",
-        "the classifier's gradient reaches the encoder",
+        "evaluation/monitors.py",
+        "loss = loss + self.rule.decay(self.classifier)",
+        "pass",
+        "the classifier does not decay",
     ),
     "Training step: fine-tuning with momentum": Mutation(
         "optim/lars.py",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from fnmatch import fnmatch
 
 import pytest
@@ -10,6 +11,9 @@ import pytest
 from fidelity import COMMITS, ROWS
 from golden_data import SLICES, whole_set
 from mutations import MUTATIONS, ROOT
+from twofold.evaluation.protocols.base import EvaluationConfig
+from twofold.options import leaves
+from twofold.runs.config import FinetuneConfig, RunConfig
 
 PAGE = (ROOT / "docs" / "fidelity.md").read_text()
 TABLE = PAGE.split("## Does each row notice?")[0]
@@ -61,3 +65,12 @@ def test_the_page_ends_with_the_differences_as_they_are_written() -> None:
     for repository, commit in COMMITS.items():
         differences = differences.replace(f"({repository}:", f"(https://github.com/{repository}/blob/{commit}/")
     assert PAGE.endswith(differences), "run docs/make_fidelity.py again"
+
+
+def test_every_option_that_the_table_of_flags_names_is_one() -> None:
+    known = {leaf.path for kind in (RunConfig, FinetuneConfig, EvaluationConfig) for leaf in leaves(kind)}
+    known |= {"out", "test", "resume", "recipe", "protocol"}
+    rows = PAGE.split("## Flags of the released programs")[1].splitlines()
+    named = [re.findall(r"`--([a-z_.]+)", row.split("|")[2]) for row in rows if row.startswith("| `")]
+    assert len(named) > 30
+    assert {name for names in named for name in names} <= known
