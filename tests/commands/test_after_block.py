@@ -57,7 +57,7 @@ def test_the_command_trains_what_follows_the_block(block: int, pretrained: Path,
     assert {"bn1.running_mean", "bn1.running_var"} <= found
     text = json.loads((tmp_path / "run" / "result.json").read_text())["text"]
     below = f"the stem and {block} blocks" if block else "the stem"
-    assert f"{below} frozen, in training mode" in text
+    assert f"all above {below} fine-tuned, {below} frozen and in training mode" in text
 
 
 def test_in_inference_mode_the_averages_below_stay_too(pretrained: Path, tmp_path: Path) -> None:

@@ -62,6 +62,13 @@ def test_every_method_gives_what_each_layer_of_its_head_made(options: dict[str, 
         assert not output.output(layer).requires_grad
 
 
+def test_a_method_that_keeps_its_heads_outputs_to_itself_is_told_so() -> None:
+    output = ContrastiveOutput(torch.zeros(()), torch.zeros(4, 3), torch.zeros(2, 3), torch.zeros(2, 3))
+    assert output.output(0) is output.h
+    with pytest.raises(UserError, match=r"no output 1 of its head: give --monitor\.probe_layer 0 to 0"):
+        output.output(1)
+
+
 @pytest.mark.parametrize("rule", ["adamw", "run"])
 @pytest.mark.parametrize("layer", [0, 1, 3])
 def test_the_accuracy_is_of_the_layer_asked_for(layer: int, rule: str, tmp_path: Path) -> None:

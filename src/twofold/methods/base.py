@@ -8,6 +8,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from twofold.encoders import Encoder
+from twofold.errors import UserError
 from twofold.heads import ProjectionHead
 from twofold.losses import chance_level, describe, negatives_per_anchor
 from twofold.waves import Waves
@@ -78,7 +79,11 @@ class ContrastiveOutput(Output):
     layers: tuple[Tensor, ...] = field(default=(), kw_only=True)
 
     def output(self, layer: int) -> Tensor:
-        """h for 0, else the output of the head's layer of this number."""
+        """h for 0, else the output of the head's layer of this number; UserError where the method does not give it."""
+        if layer > len(self.layers):
+            raise UserError(
+                f"the method gives no output {layer} of its head: give --monitor.probe_layer 0 to {len(self.layers)}"
+            )
         return self.layers[layer - 1] if layer else self.h
 
 

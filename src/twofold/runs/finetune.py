@@ -333,22 +333,25 @@ def _text(config: FinetuneConfig, words: str, kind: str) -> str:
     seen = f"crops of {views.crop_area[0]:g} to {views.crop_area[1]:g}, flip {views.flip:g}"
     if kind == "audio":
         seen = f"one view of each recording, changed with probability {config.waves.chain:g}"
-    what = {
-        "nothing": "the whole net fine-tuned",
-        "head": "encoder and classifier fine-tuned, the head's layers kept",
-        "encoder": "linear classifier trained by gradient descent, all below frozen and in "
-        f"{config.frozen_mode or 'inference'} mode",
-    }[config.freeze]
-    if config.after_block is not None:
-        below = f"the stem and {config.after_block} blocks" if config.after_block else "the stem"
-        what += f"; {below} frozen, in {config.frozen_mode or 'training'} mode"
-    if config.from_scratch:
-        what = "the same net trained from scratch"
     entry = f"output {config.from_head} of the projection head" if config.from_head else "the encoder's features"
     nesterov = " with Nesterov momentum" if optim.nesterov else ""
     return (
-        f"{what}, classifier on {entry}; {words}; {optim.name}{nesterov}, lr {optim.lr:g} ({optim.lr_rule or 'none'}), "
-        f"weight decay {optim.weight_decay:g}, {optim.schedule}, {config.epochs:g} epochs, batch {config.batch}; "
+        f"{_trained(config)}, classifier on {entry}; {words}; {optim.name}{nesterov}, "
+        f"lr {optim.lr:g} ({optim.lr_rule or 'none'}), weight decay {optim.weight_decay:g}, {optim.schedule}, {config.epochs:g} epochs, batch {config.batch}; "
         f"{seen}; seed {config.seed}; "
         "the test images were scored once, after the last step"
     )
+
+
+def _trained(config: FinetuneConfig) -> str:
+    """What was trained and what was kept."""
+    if config.from_scratch:
+        return "the same net trained from scratch"
+    if config.freeze == "encoder":
+        mode = config.frozen_mode or "inference"
+        return f"linear classifier trained by gradient descent, all below frozen and in {mode} mode"
+    head = ", the head's layers kept" if config.freeze == "head" else ""
+    if config.after_block is not None:
+        below = f"the stem and {config.after_block} blocks" if config.after_block else "the stem"
+        return f"all above {below} fine-tuned{head}, {below} frozen and in {config.frozen_mode or 'training'} mode"
+    return f"encoder and classifier fine-tuned{head}" if head else "the whole net fine-tuned"
