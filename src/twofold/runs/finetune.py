@@ -337,7 +337,8 @@ def _text(config: FinetuneConfig, words: str, kind: str) -> str:
     nesterov = " with Nesterov momentum" if optim.nesterov else ""
     return (
         f"{_trained(config)}, classifier on {entry}; {words}; {optim.name}{nesterov}, "
-        f"lr {optim.lr:g} ({optim.lr_rule or 'none'}), weight decay {optim.weight_decay:g}, {optim.schedule}, {config.epochs:g} epochs, batch {config.batch}; "
+        f"lr {optim.lr:g} ({optim.lr_rule or 'none'}), weight decay {optim.weight_decay:g}, {optim.schedule}, "
+        f"{config.epochs:g} epochs, batch {config.batch}; "
         f"{seen}; seed {config.seed}; "
         "the test images were scored once, after the last step"
     )
