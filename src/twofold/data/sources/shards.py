@@ -157,7 +157,8 @@ def open_shards(what: str | Path, split: str | None, config: DataConfig) -> Shar
     if not folder.is_dir():
         if split is not None:
             raise UserError(f"--data.split {split}: {what} is a pattern; give the pattern of the split's archives")
-        return ShardSource(match(text), config, str(what))
+        paths = match(text)
+        return ShardSource(paths, config, str(what), _kept(paths))
     splits = shard_splits(folder)
     if split is None and "train" in splits:
         split = "train"
@@ -171,6 +172,19 @@ def open_shards(what: str | Path, split: str | None, config: DataConfig) -> Shar
     if index is not None:
         return ShardSource([base / name for name in index.names], config, str(base), index)
     return ShardSource(archives(base), config, str(base))
+
+
+def _kept(paths: Sequence[Path]) -> TarIndex | None:
+    """What an index beside some archives says of them; None where they have none, or lie in several folders."""
+    folders = {path.parent for path in paths}
+    index = read_index(folders.pop()) if len(folders) == 1 else None
+    if index is None or not {path.name for path in paths} <= set(index.names):
+        return None
+    places = [index.names.index(path.name) for path in paths]
+    parts = [np.array(index.records[index.records["shard"] == place]) for place in places]
+    for shard, records in enumerate(parts):
+        records["shard"] = shard
+    return TarIndex(np.concatenate(parts), index.classes)
 
 
 def match(pattern: str) -> list[Path]:
