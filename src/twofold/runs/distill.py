@@ -143,7 +143,7 @@ def distill(
         config = OptionsParser(DistillConfig).build(given)
     accelerator, done = start_accelerator(config.training, run), None
     if resuming:
-        check_same_data(run, train)
+        check_same_data(run, train, config.training.changed_data)
         done = DistillResult.read(run)
         if done is not None and done.test == labels_fingerprint(test or train):
             return done

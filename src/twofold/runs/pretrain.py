@@ -93,7 +93,7 @@ def pretrain(
     accelerator = start_accelerator(config.training, run)
     source = open_source(data, config.data, split=config.data.split)
     if resuming:
-        check_same_data(run, source)
+        check_same_data(run, source, config.training.changed_data)
     else:
         facts = source.facts()
         if facts.layout:

@@ -6,7 +6,7 @@ import copy
 import hashlib
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,6 +144,10 @@ class AudioSource:
     def path(self, index: int) -> str:
         """The file of one recording."""
         return self.recordings[index].path
+
+    def files(self) -> Iterator[str]:
+        """The file of every recording; one of several segments comes as often."""
+        return (recording.path for recording in self.recordings)
 
     def seconds(self) -> NDArray[np.float64]:
         """[n] durations."""
