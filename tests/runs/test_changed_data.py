@@ -1,4 +1,4 @@
-"""Resuming on files that changed: one of many is noticed and named, a copy is not a change, and a change can be meant."""
+"""Resuming on files that changed: one of many is noticed and named, a copy is no change, and a change can be meant."""
 
 from __future__ import annotations
 

@@ -113,7 +113,9 @@ def _digest(path: str) -> int:
 
 def _contents(source: EncodedSource | AudioSource, index: int) -> bytes:
     try:
-        path, contents = (source.path(index), None) if isinstance(source, AudioSource) else source.locate(index)
+        if isinstance(source, AudioSource):
+            return source.contents(index)
+        path, contents = source.locate(index)
         return Path(path).read_bytes() if contents is None else contents
     except (BadImage, OSError):
         return b"unreadable"

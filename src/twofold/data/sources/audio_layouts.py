@@ -12,7 +12,8 @@ from typing import Any
 from twofold.data.base import Format, Source, Splits
 from twofold.data.config import AudioConfig, DataConfig
 from twofold.data.decoding.images import find_images, image_extensions
-from twofold.data.sources.audio import EXTENSIONS, AudioSource, Recording, find_recordings
+from twofold.data.decoding.recordings import EXTENSIONS, FFMPEG_EXTENSIONS, passed_over
+from twofold.data.sources.audio import AudioSource, Recording, find_recordings
 from twofold.data.sources.files import SPLIT_FOLDERS
 from twofold.data.sources.manifests import MANIFESTS, manifest_rows, read_manifest
 from twofold.errors import UserError
@@ -30,17 +31,22 @@ def open_audio(path: Path, split: str | None, config: DataConfig) -> AudioSource
     Raises:
         UserError: no such split or column, nothing readable, an option that only images have, ...
     """
-    _refuse_colours(path, config)
+    refuse_colours(path, config)
+    left = "" if path.is_file() else passed_over(path)
     if path.is_file():
         recordings = read_manifest(path, split, config.audio, config.encoding)
     else:
         recordings = _relabelled(_LAYOUTS[layout_of(path)](path, split, config), path, config.audio)
     if not recordings:
-        raise UserError(f"{path}: no recordings" + (f" in the split {split}" if split else ""))
-    return AudioSource(recordings, config, f"{path}:{split}" if split else str(path))
+        raise UserError(
+            f"{path}: no recordings" + (f" in the split {split}" if split else "") + (f"; {left}" if left else "")
+        )
+    source = AudioSource(recordings, config, f"{path}:{split}" if split else str(path))
+    source.note = left
+    return source
 
 
-def _refuse_colours(path: Path, config: DataConfig) -> None:
+def refuse_colours(path: Path | str, config: DataConfig) -> None:
     """Raise a UserError where recordings are to have channels as images have them."""
     if config.channels not in (None, 1):  # commands take it from the encoder where it is not given
         raise UserError(
@@ -307,7 +313,7 @@ def _holds_audio(what: str) -> bool:
         kinds = {Path(name).suffix.lower() for name in names if name[0] != "."}
         if kinds & pictures:
             return False
-        if kinds & set(EXTENSIONS):
+        if kinds & {*EXTENSIONS, *FFMPEG_EXTENSIONS}:
             return not find_images(path)
     return False
 
