@@ -154,3 +154,14 @@ def test_kaldi_and_timit(folder):
     source = open_source(timit)
     assert (source.speakers, source.texts[0]) == (["FCJF0", "MDAB0"], "She had your dark suit.")
     assert splits_of(timit).names == ("test", "train")
+
+
+def test_compressed_sphere_files_are_told(folder):
+    """As NIST's discs hold them: what is inside is none of libsndfile's codings."""
+    head = b"NIST_1A\n   1024\nsample_count -i 8000\nsample_rate -i 8000\nchannel_count -i 1\nsample_n_bytes -i 2\n"
+    coding = b"sample_coding -s26 pcm,embedded-shorten-v2.00\nend_head\n"
+    (folder / "disc.sph").write_bytes((head + coding).ljust(1024) + bytes(range(256)) * 40)
+    source = open_source(folder, DataConfig(max_skipped=0.5))
+    assert len(source) == 2
+    words = "its samples are compressed by shorten-v2.00, which nothing here unpacks: write it anew by sph2pipe -f wav"
+    assert source.skipped[0][1] == words

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from twofold.data.config import AudioConfig
+from twofold.data.decoding.recordings import Held
 from twofold.data.sources.audio import Recording
 from twofold.errors import UserError
 
 MANIFESTS = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
-_PATH = ("path", "file", "file_name", "audio", "audio_filepath", "wav", "filename", "deb_path")
+PATHS = ("path", "file", "file_name", "audio", "audio_filepath", "wav", "filename", "deb_path")
+"""Usual names of the column of paths."""
 _TEXT = ("text", "transcript_norm", "transcript", "sentence", "transcription")
 _SPEAKER = ("speaker", "client_id", "speaker_id")
 _START, _END, _DURATION = ("start", "offset"), ("end",), ("duration",)
@@ -34,18 +38,13 @@ def read_manifest(path: Path, split: str | None, config: AudioConfig, encoding: 
     """
     rows = manifest_rows(path, encoding)
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    for option in ("path", "text", "speaker", "label", "fold"):
-        name = getattr(config, option)
-        if name is not None and name not in columns and not (option == "fold" and name == "fold"):
-            raise UserError(f"--data.audio.{option} {name}: {path} has no such column; it has {', '.join(columns)}")
-    where = config.path or _column(columns, _PATH)
+    chosen = choose_columns(columns, config, str(path))
+    where = chosen.path
     if where is None:
         raise UserError(
-            f"{path}: no column of paths ({', '.join(_PATH)}); it has {', '.join(columns)}: name one with "
+            f"{path}: no column of paths ({', '.join(PATHS)}); it has {', '.join(columns)}: name one with "
             "--data.audio.path"
         )
-    named = config.label or _column(columns, ("label",))
-    text, speaker = config.text or _column(columns, _TEXT), config.speaker or _column(columns, _SPEAKER)
     if split is None and any(row.get("split") == "train" for row in rows):
         split = "train"
     if split is not None:
@@ -54,13 +53,39 @@ def read_manifest(path: Path, split: str | None, config: AudioConfig, encoding: 
     for number, row in enumerate(rows, 1):
         if row.get(where):
             start, duration = _segment(row, f"{path}, row {number}")
-            recordings.append(
-                Recording(
-                    str(folder / str(row[where])), _value(row, named), _value(row, text), _value(row, config.fold),
-                    _value(row, speaker), start, duration,
-                )
-            )  # fmt: skip
+            recording = chosen.recording(str(folder / str(row[where])), row)
+            recordings.append(dataclasses.replace(recording, start=start, duration=duration))
     return recordings
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns of a table of recordings say what; None where none does."""
+
+    path: str | None
+    text: str | None
+    speaker: str | None
+    label: str | None
+    fold: str | None
+
+    def recording(self, path: str, row: Mapping[str, Any], held: Held | None = None) -> Recording:
+        """The recording that a row is about, whole; `path` is where it lies, `held` where its bytes lie."""
+        label, text, fold, speaker = (_value(row, name) for name in (self.label, self.text, self.fold, self.speaker))
+        return Recording(path, label, text, fold, speaker, held=held)
+
+
+def choose_columns(columns: Sequence[str], config: AudioConfig, name: str) -> Columns:
+    """The columns that `config` names, or that have one of the usual names.
+
+    Raises:
+        UserError: one that was named and is not there; `name` is the table's.
+    """
+    for option in ("path", "text", "speaker", "label", "fold"):
+        value = getattr(config, option)
+        if value is not None and value not in columns and not (option == "fold" and value == "fold"):
+            raise UserError(f"--data.audio.{option} {value}: {name} has no such column; it has {', '.join(columns)}")
+    usual = {"path": PATHS, "text": _TEXT, "speaker": _SPEAKER, "label": ("label",), "fold": ("fold",)}
+    return Columns(**{each: getattr(config, each) or _column(columns, names) for each, names in usual.items()})
 
 
 def manifest_rows(path: Path, encoding: str = "utf-8") -> list[dict[str, Any]]:
@@ -189,4 +214,4 @@ def _column(columns: Iterable[str], names: tuple[str, ...]) -> str | None:
 
 def _value(row: Mapping[str, Any], column: str | None) -> str | None:
     value = row.get(column) if column else None
-    return None if value is None or str(value).strip() == "" else str(value)
+    return None if value is None or value != value or str(value).strip() == "" else str(value)

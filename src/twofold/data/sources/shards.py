@@ -15,10 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
-from twofold.data.base import Format, SkipList, Splits
+from twofold.data.base import Format, SkipList, Source, Splits
 from twofold.data.config import DataConfig
 from twofold.data.decoding.images import find_images
 from twofold.data.decoding.opening import BadImage
+from twofold.data.sources.audio_tars import holds_recordings, open_audio_tars
 from twofold.data.sources.encoded import EncodedSource
 from twofold.data.sources.files import SPLIT_FOLDERS, PackedStrings
 from twofold.data.sources.tars import PLACE, RECORD, TarIndex, index_tar, read_index
@@ -146,8 +147,10 @@ def index_tars(paths: Sequence[Path], config: DataConfig, checksums: bool = Fals
     return TarIndex(records, None, problems)
 
 
-def open_shards(what: str | Path, split: str | None, config: DataConfig) -> ShardSource:
+def open_shards(what: str | Path, split: str | None, config: DataConfig) -> Source:
     """Open ``shards:`` patterns, or a folder of tar archives, perhaps with a subfolder for each split.
+
+    They hold images, or recordings (see `audio_tars`): the first member that is either decides.
 
     Raises:
         UserError: nothing matches, or no such split.
@@ -158,7 +161,7 @@ def open_shards(what: str | Path, split: str | None, config: DataConfig) -> Shar
         if split is not None:
             raise UserError(f"--data.split {split}: {what} is a pattern; give the pattern of the split's archives")
         paths = match(text)
-        return ShardSource(paths, config, str(what), _kept(paths))
+        return _open(paths, config, str(what), _kept(paths))
     splits = shard_splits(folder)
     if split is None and "train" in splits:
         split = "train"
@@ -171,7 +174,13 @@ def open_shards(what: str | Path, split: str | None, config: DataConfig) -> Shar
     index = read_index(base)
     if index is not None:
         return ShardSource([base / name for name in index.names], config, str(base), index)
-    return ShardSource(archives(base), config, str(base))
+    return _open(archives(base), config, str(base), None)
+
+
+def _open(paths: Sequence[Path], config: DataConfig, name: str, index: TarIndex | None) -> Source:
+    if index is None and holds_recordings(paths):
+        return open_audio_tars(paths, config, name)  # type: ignore[return-value]  # it reads recordings
+    return ShardSource(paths, config, name, index)
 
 
 def _kept(paths: Sequence[Path]) -> TarIndex | None:
