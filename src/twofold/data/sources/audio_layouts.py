@@ -257,8 +257,8 @@ def _kaldi(folder: Path, split: str | None, config: DataConfig) -> list[Recordin
     def table(name: str) -> dict[str, str]:
         file = folder / name
         lines = _read(file, config.encoding).split("\n") if file.is_file() else []
-        pairs = (line.strip().partition(" ") for line in lines if line.strip())
-        return {key: value.strip() for key, _, value in pairs}
+        pairs = (line.split(maxsplit=1) for line in lines if line.strip())
+        return {key: rest[0].strip() if rest else "" for key, *rest in pairs}
 
     files, texts, speakers = table("wav.scp"), table("text"), table("utt2spk")
     piped = next((value for value in files.values() if value.endswith("|")), None)
@@ -268,14 +268,19 @@ def _kaldi(folder: Path, split: str | None, config: DataConfig) -> list[Recordin
         )
     recordings = []
     for utterance, place in (table("segments") or {key: f"{key} 0" for key in files}).items():
-        source, start, *end = place.split()
+        try:
+            source, start, *end = place.split()
+            begin = float(start)
+            duration = float(end[0]) - begin if end and float(end[0]) >= 0 else None  # (-1 is the end of the file)
+        except ValueError as error:
+            raise UserError(
+                f"{folder}/segments, {utterance}: {place!r} is no recording with a start and an end in seconds"
+            ) from error
         if source not in files:
             raise UserError(f"{folder}/segments names {source}, which is not in wav.scp")
-        begin = float(start)
-        duration = float(end[0]) - begin if end else None
         path = str(folder / files[source])
         speaker = speakers.get(utterance)
-        recordings.append(Recording(path, speaker, texts.get(utterance), None, speaker, begin, duration))
+        recordings.append(Recording(path, speaker, texts.get(utterance) or None, None, speaker, begin, duration))
     return recordings
 
 
@@ -307,6 +312,8 @@ def _holds_audio(what: str) -> bool:
         return path.suffix.lower() in MANIFESTS
     if not path.is_dir():
         return False
+    if (path / "wav.scp").is_file():  # Kaldi's: the recordings may lie anywhere
+        return True
     pictures = image_extensions()
     for _, folders, names in os.walk(path):  # the first file that is either decides for images: trees can be large
         folders[:] = sorted(name for name in folders if not name.startswith("."))
