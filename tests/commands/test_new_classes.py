@@ -173,7 +173,8 @@ def test_a_run_of_an_earlier_version_loads() -> None:
     config = build({"method": method, "encoder": encoder})
     assert plain(config.method) == {key: method[key] for key in ("name", "temperature", "queue", "momentum",
                                                                   "symmetric", "bn_splits", "shuffle")}  # fmt: skip
-    assert plain(config.encoder) == {key: encoder[key] for key in ("name", "channels", "pretrained", "mean", "std")}
+    kept = {key: encoder[key] for key in ("name", "channels", "pretrained", "mean", "std")}
+    assert plain(config.encoder) == kept | {"pooling": "auto"}, "and of options since then the default"
     heard = build({"encoder": encoder | {"name": "speech:small", "stem": None, "channels": 1}}).encoder
     assert plain(heard) == {"name": "speech:small", "speech": speech}
 

@@ -14,8 +14,9 @@ from sound_files import RATE, speech_folder, tone, write
 from twofold.data import AudioLoader, AudioSource, DataConfig, LengthOrder, open_source, splits_of
 from twofold.data.config import AudioConfig
 from twofold.data.decoding.opening import BadImage
+from twofold.data.decoding.recordings import BadRecording
 from twofold.data.sources import audio
-from twofold.data.sources.audio import BadRecording, Recording, read_folder
+from twofold.data.sources.audio import Recording, read_folder
 from twofold.data.sources.audio_layouts import layout_of
 from twofold.errors import UserError
 from twofold.views.audio.views import WavesConfig, WaveViews

@@ -57,3 +57,11 @@ def test_loose_images_beside_classes_are_unlabelled(tmp_path):
     source = open_source(tree(tmp_path, "cat/0.png", "dog/0.png", "loose.png"))
     assert source.labels.tolist() == [0, 1, -1]
     assert source.classes == ["cat", "dog"]
+
+
+def test_pictures_that_pillow_does_not_read_are_counted_by_format(tmp_path):
+    tree(tmp_path, "0.png", "1.png", "2.png")
+    for name in ("a.heic", "b.HEIC", "c.svg", "d.cr2", "notes.txt", ".hidden.heic"):
+        (tmp_path / name).write_bytes(b"not looked at")
+    words = "2 .heic, 1 .svg, 1 .cr2 files passed over, which Pillow does not read: convert them to PNG or JPEG"
+    assert open_source(tmp_path).facts().layout == f"{tmp_path}: 3 images, no classes; {words}"

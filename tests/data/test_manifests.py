@@ -154,3 +154,72 @@ def test_kaldi_and_timit(folder):
     source = open_source(timit)
     assert (source.speakers, source.texts[0]) == (["FCJF0", "MDAB0"], "She had your dark suit.")
     assert splits_of(timit).names == ("test", "train")
+
+
+def test_compressed_sphere_files_are_told(folder):
+    """As NIST's discs hold them: what is inside is none of libsndfile's codings."""
+    head = b"NIST_1A\n   1024\nsample_count -i 8000\nsample_rate -i 8000\nchannel_count -i 1\nsample_n_bytes -i 2\n"
+    coding = b"sample_coding -s26 pcm,embedded-shorten-v2.00\nend_head\n"
+    (folder / "disc.sph").write_bytes((head + coding).ljust(1024) + bytes(range(256)) * 40)
+    source = open_source(folder, DataConfig(max_skipped=0.5))
+    assert len(source) == 2
+    words = "its samples are compressed by shorten-v2.00, which nothing here unpacks: write it anew by sph2pipe -f wav"
+    assert source.skipped[0][1] == words
+
+
+@pytest.mark.parametrize(
+    ("names", "unit"),
+    [("start,end", 1), ("start_time,end_time", 1), ("begin,end", 1), ("begin_time,stop_time", 1),
+     ("start_sec,duration_sec", 1), ("start_ms,end_ms", 1000), ("offset,duration_ms", 1000)],
+)  # fmt: skip
+def test_segments_under_other_names(folder, names, unit):
+    first, second = names.split(",")
+    begin = 0.5 * (unit if first.endswith("_ms") else 1)
+    end = (0.5 if "duration" in second else 1.0) * unit
+    source = open_source(table(folder, f"path,{names}\nlong.wav,{begin},{end}\nshort.wav,,\n"))
+    whole, _ = soundfile.read(folder / "long.wav", dtype="float32")
+    np.testing.assert_array_equal(source.read(0), whole[RATE // 2 : RATE])
+    assert source.lengths().tolist() == [RATE // 2, RATE]
+
+
+def test_columns_that_are_about_something_else_are_no_segments(folder):
+    rows = "path,start_time\nlong.wav,2021-03-01 10:00\nshort.wav,2021-03-01 10:05\n"
+    assert open_source(table(folder, rows)).lengths().tolist() == [2 * RATE, RATE]
+    for value in ("nan", "inf", "soon"):
+        with pytest.raises(UserError, match=rf"row 1: start is '{value}', and must be a number of seconds"):
+            open_source(table(folder, f"path,start\nlong.wav,{value}\nshort.wav,0\n"))
+
+
+def test_quotes_that_are_not_closed(folder):
+    """By tabs, as Common Voice writes them, a quote stands for itself; by commas it would swallow the rows after it."""
+    rows = 'path\tsentence\nlong.wav\t"Open\nshort.wav\t"All" and "every"\nlong.wav\t"a ""b"""\n'
+    assert open_source(table(folder, rows, "m.tsv")).texts == ['"Open', '"All" and "every"', 'a "b"']
+    with pytest.raises(UserError, match=r"in row 1 or after it; is a quote opened and not closed"):
+        open_source(table(folder, 'path,text\nlong.wav,"open\nshort.wav,b\n'))
+    lines = 'path\ttext\nlong.wav\t"two\nlines"\nshort.wav\tb\n'
+    assert open_source(table(folder, lines, "m.tsv")).texts == ["two\nlines", "b"]
+
+
+def test_paths_in_mappings(folder):
+    rows = json.dumps([{"audio": {"path": name}, "text": name[0]} for name in ("long.wav", "short.wav")])
+    assert open_source(table(folder, rows, "m.json")).texts == ["l", "s"]
+
+
+def test_kaldi_folders_whose_recordings_lie_elsewhere(folder):
+    kaldi = folder / "data" / "train"
+    kaldi.mkdir(parents=True)
+    table(kaldi, f"r1 {folder}/long.wav\nr2\t{folder}/short.wav\n", "wav.scp")
+    table(kaldi, "r1\tFOO BAR\nr2 BAZ\n", "text")
+    table(kaldi, "r1\tann\nr2\tbob\n", "utt2spk")
+    source = open_source(kaldi)
+    assert (source.texts, source.speakers) == (["FOO BAR", "BAZ"], ["ann", "bob"])
+    table(kaldi, "u1 r1 0.5 1.0\nu2 r1 1.0 -1\n", "segments")
+    assert open_source(kaldi).lengths().tolist() == [RATE // 2, RATE]
+    table(kaldi, "u1 r1\n", "segments")
+    with pytest.raises(UserError, match=r"segments, u1: 'r1' is no recording with a start and an end"):
+        open_source(kaldi)
+
+
+def test_one_recording_that_is_left_is_called_one(folder):
+    with pytest.raises(UserError, match=r"1 recording; contrast needs at least 2, .*left out were\n.*gone.wav"):
+        open_source(table(folder, "path\nlong.wav\ngone.wav\n"), DataConfig(max_skipped=0.9))

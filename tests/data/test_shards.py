@@ -59,7 +59,7 @@ def test_packed_and_read_again(folder, tmp_path):
         assert packed.locate(i)[1] == Path(files.path(i)).read_bytes()
     facts = packed.facts()
     assert (facts.count, facts.median_height, facts.equal_sized, facts.classes) == (20, 16, True, 2)
-    # the same bytes again, and by pattern, without the index, the same source but for the classes' names
+    # the same bytes again, and by pattern the same source
     shard(folder, tmp_path / "b", shard_mb=0.012)
     for path in (tmp_path / "a").iterdir():
         assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
@@ -67,6 +67,7 @@ def test_packed_and_read_again(folder, tmp_path):
     for pattern in ("a/*.tar", f"a/{{000000..{last:06d}}}.tar"):
         walked = open_source(f"shards:{tmp_path}/{pattern}")
         assert walked.fingerprint() == packed.fingerprint()
+        assert walked.classes == packed.classes
     assert pickle.loads(pickle.dumps(packed)).read(3).tolist() == packed.read(3).tolist()
 
 
@@ -189,6 +190,10 @@ def test_an_index_of_other_archives_is_refused(tmp_path):
     assert len(open_source(tmp_path)) == 40
     document = json.loads((tmp_path / "index.json").read_text())
     (tmp_path / "index.json").write_text(json.dumps(document | {"images": 3}))
+    with pytest.raises(UserError, match=r"damaged \(the digest in it differs"):
+        open_source(tmp_path)
+    del document["sha256"]  # as indices had none
+    (tmp_path / "index.json").write_text(json.dumps(document | {"images": 3}))
     with pytest.raises(UserError, match=r"damaged \(index.npy does not belong"):
         open_source(tmp_path)
 
@@ -248,6 +253,7 @@ def test_a_flipped_bit_in_a_packed_image_is_noticed(tmp_path):
     old = records[list(PLACE.names)].astype(PLACE)
     np.save(tmp_path / "out" / "index.npy", old)
     document = json.loads((tmp_path / "out" / "index.json").read_text())
+    del document["sha256"]  # which that format did not have either
     (tmp_path / "out" / "index.json").write_text(json.dumps(document | {"format": "twofold-shards-1"}))
     assert open_source(tmp_path / "out").fingerprint() == fingerprint
     np.testing.assert_array_equal(open_source(tmp_path / "out").read(1), pixels)

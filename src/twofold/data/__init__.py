@@ -7,8 +7,9 @@ from twofold.data.batches.loader import Loader
 from twofold.data.batches.order import Order
 from twofold.data.config import DataConfig
 from twofold.data.decoding.opening import BadImage
+from twofold.data.decoding.recordings import BadRecording
 from twofold.data.sources.arrays import ArraySource
-from twofold.data.sources.audio import AudioSource, BadRecording
+from twofold.data.sources.audio import AudioSource
 from twofold.data.sources.datasets import DatasetSource
 from twofold.data.sources.encoded import EncodedSource
 from twofold.data.sources.files import FileSource

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from twofold.data.config import DataConfig
 from twofold.errors import Option, UserError
-from twofold.kinds import Kind
+from twofold.kinds import EXAMPLE, Kind
 
 SAMPLE = 256
 """How many images are looked at where looking at all of them would take too long."""
@@ -169,4 +169,8 @@ def require_pairs(source: Source) -> None:
     if not len(source):
         raise UserError(f"{source.name} holds no image: the list or folder of this part is empty")
     if len(source) < 2:
-        raise UserError(f"{source.name}: {len(source)} image; contrast needs at least 2, and learning some hundreds")
+        what = EXAMPLE[getattr(source, "kind", "image")]
+        left = f"; left out were\n{source.skipped.summary()}" if len(source.skipped) else ""
+        raise UserError(
+            f"{source.name}: {len(source)} {what}; contrast needs at least 2, and learning some hundreds{left}"
+        )

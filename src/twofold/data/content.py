@@ -1,25 +1,41 @@
-"""What some of the files of a source hold: whether data are still what a run began with, beyond names and sizes."""
+"""What the files of a source hold: whether data are still what a run began with, beyond names and lengths."""
 
 from __future__ import annotations
 
 import hashlib
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from twofold.data.base import Source, sample_indices
 from twofold.data.decoding.opening import BadImage
 from twofold.data.sources.audio import AudioSource
 from twofold.data.sources.encoded import EncodedSource
+from twofold.data.sources.files import FileSource
+from twofold.data.sources.shards import ShardSource
 from twofold.data.sources.subset import SubsetSource
 
 SAMPLED = 64
-"""Most files that are read."""
+"""Most files that are read of data too large to be read whole."""
+READ_WHOLE = 2 * 2**30
+"""Data of up to so many bytes (some seconds of reading) are read whole when a run begins."""
+STATE = np.dtype([("size", "<i8"), ("changed", "<i8"), ("digest", "<u8")])
+"""One file: its bytes, when it was written last in nanoseconds, and a digest of what it holds; 0 where that was not
+read."""
+
+States = NDArray[Any]
 
 
 def content_digest(source: Source | AudioSource) -> str | None:
     """sha256 over the bytes of at most 64 files, evenly spread; None where the fingerprint reads the content itself.
 
     A fingerprint of files goes by names and lengths, which an image that is saved anew need not change. One file of
-    many may still change unseen; a data set that was made anew, or processed in place, does not.
+    many may still change unseen, see `file_states`; data that were made anew, or processed in place, do not.
     """
     if isinstance(source, SubsetSource):
         return content_digest(source.whole)
@@ -31,9 +47,75 @@ def content_digest(source: Source | AudioSource) -> str | None:
     return digest.hexdigest()
 
 
+def files_of(source: Source | AudioSource) -> list[str] | None:
+    """The files that a source reads, each once, in its order; None where it is not made of files that it knows."""
+    if isinstance(source, SubsetSource):
+        return files_of(source.whole)
+    if isinstance(source, FileSource | ShardSource | AudioSource):
+        return list(dict.fromkeys(source.files())) or None
+    return None
+
+
+def file_states(paths: Sequence[str], before: States | None = None) -> States:
+    """The state of each file.
+
+    Args:
+        paths: [n] files.
+        before: [n] their states at an earlier time. Files whose length and time of writing are the same are not read
+            again; of the others the digest tells.
+
+    Returns:
+        [n] STATE. Digests are taken of data of up to 2 GiB, or where `before` has them; a file that cannot be read has
+        the length -1.
+    """
+    with ThreadPoolExecutor(min(16, 4 * (os.cpu_count() or 1))) as threads:
+        states = np.array(list(threads.map(_state, paths)), dtype=STATE)
+        if before is None:
+            wanted = np.full(len(paths), int(states["size"].sum()) <= READ_WHOLE)
+        else:
+            same = (states["size"] == before["size"]) & (states["changed"] == before["changed"])
+            states["digest"][same] = before["digest"][same]
+            wanted = ~same & (before["digest"] != 0)
+        places = np.flatnonzero(wanted & (states["size"] >= 0))
+        states["digest"][places] = list(threads.map(lambda place: _digest(paths[place]), places.tolist()))
+    return states
+
+
+def changed_files(before: States, now: States) -> NDArray[np.int64]:
+    """Which files hold something else, as far as `file_states` tells.
+
+    Where digests were taken, they decide: a file that was copied or touched has not changed. Where not, another time of
+    writing counts as a change, unless all files have one: that is a copy, which `content_digest` looks into.
+    """
+    size, time = before["size"] != now["size"], before["changed"] != now["changed"]
+    read = (before["digest"] != 0) & (now["digest"] != 0)
+    unread = time & ~read & (not (time & ~read).all())
+    return np.flatnonzero(size | (read & (before["digest"] != now["digest"])) | unread)
+
+
+def _state(path: str) -> tuple[int, int, int]:
+    try:
+        facts = Path(path).stat()
+    except OSError:
+        return -1, 0, 0
+    return facts.st_size, facts.st_mtime_ns, 0
+
+
+def _digest(path: str) -> int:
+    """blake2b of a file's bytes, never 0; 1 where it cannot be read."""
+    try:
+        with Path(path).open("rb") as file:
+            digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8)).digest()
+    except OSError:
+        return 1
+    return int.from_bytes(digest, "little") or 1
+
+
 def _contents(source: EncodedSource | AudioSource, index: int) -> bytes:
     try:
-        path, contents = (source.path(index), None) if isinstance(source, AudioSource) else source.locate(index)
+        if isinstance(source, AudioSource):
+            return source.contents(index)
+        path, contents = source.locate(index)
         return Path(path).read_bytes() if contents is None else contents
     except (BadImage, OSError):
         return b"unreadable"

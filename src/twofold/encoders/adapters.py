@@ -21,6 +21,7 @@ from twofold.distributed import batch_norm
 from twofold.encoders.base import Encoder, InputSpec
 from twofold.encoders.blocks import Blocks, blocks_in
 from twofold.encoders.build import EncoderConfig, ImageEncoderConfig
+from twofold.encoders.tokens import Pooling, pooled, timm_tokens, torchvision_tokens
 from twofold.errors import UserError
 from twofold.options import option
 
@@ -38,6 +39,8 @@ class Adapted(Encoder):
         mean, std: per channel; inputs in [0, 1] become (x - mean) / std. None: 0 and 1.
         size: the one side H = W that the module takes; None where any will do.
         try_sizes: sides to try in the dry run where any will do.
+        pooling: of a module that gives tokens, see `tokens.Pooling`.
+        prefix_tokens: how many tokens come before those of patches; None where the module says so itself.
 
     Raises:
         UserError: the module does not run, or gives no features.
@@ -54,9 +57,11 @@ class Adapted(Encoder):
         std: Sequence[float] | None,
         size: int | None,
         try_sizes: Sequence[int],
+        pooling: Pooling = "auto",
+        prefix_tokens: int | None = None,
     ) -> None:
         super().__init__(InputSpec(channels, size), feature_dim=0)
-        self.module = module
+        self.module, self.pooling, self.prefix_tokens = module, pooling, prefix_tokens
         for name, values in (("mean", mean), ("std", std)):
             if values is not None and len(values) != channels:
                 raise UserError(f"{name} has {len(values)} values for {channels} channel(s); give one for each")
@@ -78,13 +83,18 @@ class Adapted(Encoder):
     def _run(self, x: Tensor) -> Tensor:
         x = x if self.mean is None else x - self.mean.to(x.dtype)
         x = x if self.std is None else x / self.std.to(x.dtype)
-        y = self.module(x)
+        y = self._output(x)
         if not isinstance(y, Tensor) or y.ndim not in (2, 4) or len(y) != len(x):
             got = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
             raise UserError(
                 f"{type(self.module).__name__} gives {got}; an encoder's module gives [N, d] or [N, d, h, w]"
             )
         return y.mean((2, 3)) if y.ndim == 4 else y
+
+    def _output(self, x: Tensor) -> Any:
+        """What the module gives for normalised images, pooled if it is tokens."""
+        sides = (x.shape[2], x.shape[3])
+        return pooled(self.module, self.module(x), self.pooling, sides, self.prefix_tokens)
 
     def _dry_run(self, sizes: Iterable[int]) -> int:
         weight = next(self.module.parameters(), torch.empty(0))
@@ -115,7 +125,9 @@ class Adapted(Encoder):
     def _facts(self) -> dict[str, Any]:
         """What this class adds to the arguments of its subclasses."""
         mean, std = (None if b is None else b.flatten().tolist() for b in (self.mean, self.std))
-        return {"channels": self.input.channels, "size": self.input.size, "mean": mean, "std": std}
+        facts = {"channels": self.input.channels, "size": self.input.size, "mean": mean, "std": std}
+        tokens = {"pooling": self.pooling} if self.pooling != "auto" else {}
+        return facts | tokens | ({} if self.prefix_tokens is None else {"prefix_tokens": self.prefix_tokens})
 
 
 @dataclass(frozen=True)
@@ -128,11 +140,16 @@ class LibraryConfig(ImageEncoderConfig):
     """One value a channel that is subtracted inside from images in [0, 1]; none = 0."""
     std: tuple[float, ...] | None = option(None, when={"pretrained": (False,)})
     """One value a channel that the encoder then divides by; none = 1."""
+    pooling: Pooling = "auto"
+    """Features of a vision transformer: its class token (cls), the mean of its patches' tokens without class,
+    distillation and register tokens (mean), or what the library makes of them (auto)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.name is not None and not self.model():
             raise self.unknown(self.name)
+        if self.pooling == "pooler":
+            raise UserError(f"--encoder.pooling pooler is an output of Hugging Face's models, and {self.name} is none")
 
 
 class CustomEncoder(Adapted, kind="custom"):
@@ -145,6 +162,11 @@ class CustomEncoder(Adapted, kind="custom"):
         kind = "image"
 
         name: str | None = "custom"
+        pooling: Pooling = "auto"
+        """Features of a module that gives tokens [N, T, d], or a hidden state as Hugging Face's models do: the first
+        token (cls), the mean of the patches' tokens (mean), or their pooler_output (pooler)."""
+        prefix_tokens: int | None = option(None, when={"pooling": ("mean",)})
+        """Class and register tokens before those of patches; counted from config.patch_size when not given."""
 
         def build(self, image_size: int | None = None) -> Encoder:  # noqa: ARG002
             """Options cannot hold a module: always a UserError."""
@@ -175,6 +197,7 @@ class TimmEncoder(Adapted, kind="timm"):
         size: side of the images, for models that are built for one (vision transformers); others ignore it.
         mean, std: see Adapted.
         pretrained: load timm's weights (a download), and normalise inside as they expect.
+        pooling: of a vision transformer, "cls" or "mean"; "auto" is the model's own.
     """
 
     @dataclass(frozen=True)
@@ -187,7 +210,7 @@ class TimmEncoder(Adapted, kind="timm"):
         def build(self, image_size: int | None = None) -> TimmEncoder:
             """The model; its side is `image_size` where it takes only one."""
             channels = self.channels_or_rgb()
-            return TimmEncoder(self.model(), channels, image_size, self.mean, self.std, self.pretrained)
+            return TimmEncoder(self.model(), channels, image_size, self.mean, self.std, self.pretrained, self.pooling)
 
     def __init__(
         self,
@@ -197,6 +220,7 @@ class TimmEncoder(Adapted, kind="timm"):
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         pretrained: bool = False,
+        pooling: Pooling = "auto",
     ) -> None:
         timm = _import_timm(name)
         if not timm.is_model(name):
@@ -213,7 +237,11 @@ class TimmEncoder(Adapted, kind="timm"):
         if pretrained:
             mean, std = _spread(facts.mean, channels), _spread(facts.std, channels)
         self.name = name
-        super().__init__(model, channels, mean, std, only, (64, native))
+        super().__init__(model, channels, mean, std, only, (64, native), pooling)
+
+    def _output(self, x: Tensor) -> Any:
+        auto = self.pooling == "auto"
+        return self.module(x) if auto else timm_tokens(self.module, x, self.pooling, f"timm:{self.name}")
 
     def arguments(self) -> dict[str, Any]:
         """Rebuilds without pretrained weights, but normalising as they need."""
@@ -231,6 +259,7 @@ class TorchvisionEncoder(Adapted, kind="torchvision"):
         pretrained: load torchvision's default weights (a download), and normalise inside as they expect.
         stem: "cifar" puts a 3x3 convolution of stride 1 in the place of a ResNet's 7x7/2 and pooling, for images of
             about 32 px (MoCo's CIFAR-10 demo).
+        pooling: of a vision transformer, "cls" or "mean"; "auto" is its class token.
     """
 
     @dataclass(frozen=True)
@@ -251,7 +280,9 @@ class TorchvisionEncoder(Adapted, kind="torchvision"):
             """The model; auto is its own stem."""
             stem = "imagenet" if self.stem in (None, "auto") else str(self.stem)
             channels = self.channels_or_rgb()
-            return TorchvisionEncoder(self.model(), channels, image_size, self.mean, self.std, self.pretrained, stem)
+            return TorchvisionEncoder(
+                self.model(), channels, image_size, self.mean, self.std, self.pretrained, stem, self.pooling
+            )
 
     def __init__(
         self,
@@ -262,6 +293,7 @@ class TorchvisionEncoder(Adapted, kind="torchvision"):
         std: Sequence[float] | None = None,
         pretrained: bool = False,
         stem: str = "imagenet",
+        pooling: Pooling = "auto",
     ) -> None:
         from torchvision import models  # seconds to import, so only where needed
 
@@ -289,7 +321,11 @@ class TorchvisionEncoder(Adapted, kind="torchvision"):
         only = _IMAGENET_SIDE if name.startswith(("vit_", "maxvit")) else None
         if size is not None and only is not None and size != only:
             raise UserError(f"torchvision:{name} takes images of {only} px only, not {size}; use timm's, or resize")
-        super().__init__(model, channels, mean, std, only, (64, _IMAGENET_SIDE, 299))
+        super().__init__(model, channels, mean, std, only, (64, _IMAGENET_SIDE, 299), pooling)
+
+    def _output(self, x: Tensor) -> Any:
+        auto = self.pooling == "auto"
+        return self.module(x) if auto else torchvision_tokens(self.module, x, self.pooling, f"torchvision:{self.name}")
 
     def arguments(self) -> dict[str, Any]:
         """Rebuilds without pretrained weights, but normalising as they need."""
@@ -303,17 +339,23 @@ def adapt(
     std: Sequence[float] | None = None,
     size: int | None = None,
     image_size: int | None = None,
+    pooling: Pooling = "auto",
+    prefix_tokens: int | None = None,
 ) -> Encoder:
     """Make an encoder of your own module.
 
     Args:
-        module: takes [N, channels, H, W], gives [N, d] or [N, d, h, w], which is averaged over positions. It is used
-            as it is, not copied; its batch norm layers will see the batch of all ranks.
+        module: takes [N, channels, H, W], gives [N, d] or [N, d, h, w], which is averaged over positions; with
+            `pooling` also tokens [N, T, d], or what Hugging Face's models return. It is used as it is, not copied; its
+            batch norm layers will see the batch of all ranks.
         channels: of the images.
         mean, std: one value a channel; images in [0, 1] become (x - mean) / std first. None: they go in as they are.
         size: the side H = W of images, where the module takes only one.
         image_size: the side that it will be given, where it is not known whether it takes others: of a module that
             does not, it becomes `size`.
+        pooling: how tokens become features, see `tokens.Pooling`.
+        prefix_tokens: with the pooling "mean", how many tokens come before those of patches, where the module has no
+            `config.patch_size` to count them by.
 
     Returns:
         The encoder; a module that is an encoder already comes back unchanged.
@@ -322,16 +364,23 @@ def adapt(
         UserError: the module does not run on such images, or gives no features.
     """
     if isinstance(module, Encoder):
-        if module.input.channels != channels or (mean, std, size) != (None, None, None):
+        asked = (mean, std, size, prefix_tokens) != (None, None, None, None) or pooling != "auto"
+        if module.input.channels != channels or asked:
             raise UserError("the module is an encoder already, with its own input; give it alone")
         return module
     sides = [side for side in _USUAL_SIDES if side != image_size]
     if size is None and image_size is not None:
-        encoder = CustomEncoder(module, channels, mean, std, size, [image_size, *sides])
+        encoder = CustomEncoder(module, channels, mean, std, size, [image_size, *sides], pooling, prefix_tokens)
         if encoder.takes_any_of(sides):
             return encoder
         size = image_size
-    return CustomEncoder(module, channels, mean, std, size, sides)
+    return CustomEncoder(module, channels, mean, std, size, sides, pooling, prefix_tokens)
+
+
+def adapt_as(config: EncoderConfig, module: nn.Module, channels: int, image_size: int | None) -> Encoder:
+    """Make an encoder of a run's own module, pooled as the run's options say."""
+    own = config if isinstance(config, CustomEncoder.Config) else CustomEncoder.Config()
+    return adapt(module, channels, image_size=image_size, pooling=own.pooling, prefix_tokens=own.prefix_tokens)
 
 
 def torchvision_names() -> list[str]:

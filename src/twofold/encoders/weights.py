@@ -6,6 +6,7 @@ Nothing in such a file is executed; it can be read from anyone.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -61,11 +62,12 @@ def save_encoder(
         "versions": {name: package_version(name) for name in ("twofold", "torch")},
         "extra": dict(extra or {}),
     }
+    tensors = _prefixed("encoder", encoder) | _prefixed("head", head) | _prefixed("classifier", classifier)
     try:
+        header["sha256"] = _digest(header, tensors)
         text = json.dumps(header, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise UserError(f"{path}: `extra` must hold JSON's types only: {error}") from error
-    tensors = _prefixed("encoder", encoder) | _prefixed("head", head) | _prefixed("classifier", classifier)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         save_file(tensors, temporary, metadata={_KEY: text})
@@ -159,6 +161,17 @@ def _prefixed(prefix: str, module: nn.Module | None) -> dict[str, Tensor]:
     }
 
 
+def _digest(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    """sha256 of a header, but for the digest itself, and of the tensors: safetensors keeps no checksum."""
+    rest = {name: value for name, value in header.items() if name != "sha256"}
+    digest = hashlib.sha256(json.dumps(rest, sort_keys=True, allow_nan=False).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
 def _read(path: str | Path, weights: bool = True) -> tuple[dict[str, Any], dict[str, Tensor]]:
     path = Path(path)
     if not path.is_file():
@@ -183,6 +196,8 @@ def _read(path: str | Path, weights: bool = True) -> tuple[dict[str, Any], dict[
             f"{path} has format {header['format']}, this version reads {FORMAT}; it was written by twofold "
             f"{header['versions'].get('twofold')}: install that version or a later one"
         )
+    if weights and "sha256" in header and header["sha256"] != _digest(header, tensors):  # older files have none
+        raise UserError(f"{path} is damaged: the digest in it differs from what it holds; write it again")
     header.setdefault("classifier", None)
     parts = ("encoder.", *(f"{part}." for part in ("head", "classifier") if header[part] is not None))
     strays = sorted(name for name in tensors if not name.startswith(parts))

@@ -172,8 +172,7 @@ def decode_options(source: Source) -> dict[str, Any] | None:
     if isinstance(source, ArraySource):
         return {}
     if isinstance(source, AudioSource):
-        paths = (recording.path for recording in source.recordings)
-        return {"rate": source.rate, "audio": asdict(source.config.audio), "changed": _newest(paths)}
+        return {"rate": source.rate, "audio": asdict(source.config.audio), "changed": _newest(source.files())}
     if isinstance(source, EncodedSource):
         options = {name: getattr(source.config, name) for name in _PIXELS}
         paths = source.files() if isinstance(source, FileSource | ShardSource) else ()

@@ -17,8 +17,8 @@ from twofold.console import print_rank0
 from twofold.data import Source
 from twofold.data.batches.base import Draw, Examples
 from twofold.distributed import rank
-from twofold.encoders import Encoder, EncoderConfig, adapt, build_encoder, read_header, save_encoder
-from twofold.encoders.adapters import CustomEncoder
+from twofold.encoders import Encoder, EncoderConfig, build_encoder, read_header, save_encoder
+from twofold.encoders.adapters import CustomEncoder, adapt_as
 from twofold.encoders.composed import EncoderWithClassifier
 from twofold.errors import UserError
 from twofold.evaluation.features import Pixels
@@ -143,7 +143,7 @@ def distill(
         config = OptionsParser(DistillConfig).build(given)
     accelerator, done = start_accelerator(config.training, run), None
     if resuming:
-        check_same_data(run, train)
+        check_same_data(run, train, config.training.changed_data)
         done = DistillResult.read(run)
         if done is not None and done.test == labels_fingerprint(test or train):
             return done
@@ -200,7 +200,7 @@ def resolve(
 def _student(config: EncoderConfig, size: int | None, channels: int, module: nn.Module | None) -> Encoder:
     """A student that its options name, or one of the user's own."""
     if module is not None:
-        return adapt(module, channels, image_size=size)
+        return adapt_as(config, module, channels, size)
     if config.name == "custom":
         raise UserError("the student is a module of your own (encoder.name custom): give it as `encoder` from Python")
     return build_encoder(config, size)

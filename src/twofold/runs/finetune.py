@@ -196,7 +196,7 @@ def finetune(
     config = resolve(config, len(part))
     accelerator, file_hash = start_accelerator(config.training, run), _fingerprint(encoder_file)
     if resuming:
-        check_same_data(run, part)
+        check_same_data(run, part, config.training.changed_data)
         if run.facts().get("encoder") != file_hash:
             raise UserError(f"the run in {run.path} began with another encoder than {encoder_file}")
         done = FinetuneResult.read(run)

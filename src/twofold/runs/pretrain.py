@@ -17,7 +17,8 @@ from twofold.data import Source, open_source
 from twofold.data.base import class_count
 from twofold.data.sources.subset import subset
 from twofold.distributed import rank
-from twofold.encoders import adapt, build_encoder, save_encoder
+from twofold.encoders import build_encoder, save_encoder
+from twofold.encoders.adapters import adapt_as
 from twofold.errors import UserError
 from twofold.evaluation.for_encoder import source_for
 from twofold.evaluation.monitors import EXTRACTOR, LabelMonitor, ProbeRule, hold_out
@@ -93,7 +94,7 @@ def pretrain(
     accelerator = start_accelerator(config.training, run)
     source = open_source(data, config.data, split=config.data.split)
     if resuming:
-        check_same_data(run, source)
+        check_same_data(run, source, config.training.changed_data)
     else:
         facts = source.facts()
         if facts.layout:
@@ -125,7 +126,7 @@ def assemble(
     encoder = (
         build_encoder(config.encoder, config.views.size)
         if module is None
-        else adapt(module, source.channels, image_size=config.views.size)
+        else adapt_as(config.encoder, module, source.channels, config.views.size)
     )
     if encoder.input.channels != source.channels:
         raise UserError(

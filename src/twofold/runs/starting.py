@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
 
-from twofold.data import Source
-from twofold.data.content import content_digest
+from twofold.console import print_rank0
+from twofold.data import AudioSource, Source
+from twofold.data.content import changed_files, content_digest, file_states, files_of
 from twofold.devices import choose_device, choose_precision, keep_freed_memory
 from twofold.distributed import rank, world_size
 from twofold.errors import UserError
+from twofold.text import printable
 from twofold.training.config import TrainingConfig
 from twofold.training.rundir import RunDirectory
+
+_EXAMPLES = ("images", "recordings")
 
 
 def start_accelerator(config: TrainingConfig, run: RunDirectory) -> Accelerator:
@@ -50,31 +55,84 @@ def start_run(run: RunDirectory, config: Any, source: Source, data: Any, recipe:
 
     Every rank learns if that was refused.
     """
-    problem: list[str | None] = [None]
-    if rank() == 0:
+
+    def write() -> None:
+        if config.training.changed_data != "refuse":
+            raise UserError(
+                f"--training.changed_data {config.training.changed_data} is for going on with a run, and the one in "
+                f"{run.path} begins: leave it out"
+            )
         facts = {"data": str(data) if isinstance(data, (str, os.PathLike)) else source.name, "images": len(source)}
         facts |= {"fingerprint": source.fingerprint(), "content": content_digest(source)}
         facts |= {"recipe": recipe, "seed": config.seed} | more
+        run.create(config, facts)
+        paths = files_of(source)
+        if paths is not None:
+            run.write_states(file_states(paths))
+
+    _on_first_rank(write)
+
+
+def check_same_data(run: RunDirectory, source: Source, changed: Literal["refuse", "allow"] = "refuse") -> None:
+    """Refuse to resume on other data than the run began with.
+
+    Their number, names and lengths have to be the same, and what they hold. A file that was written anew and holds the
+    same is the same.
+
+    Args:
+        run: that is to go on.
+        source: the data now.
+        changed: "allow" only tells what has changed, where there are as many examples.
+
+    Raises:
+        UserError: on every rank.
+    """
+
+    def check() -> None:
+        problem = _difference(run, source)
+        if problem is None:
+            return
+        count = run.facts()["images"]
+        if changed == "allow" and count == len(source):
+            print_rank0(
+                f"the data has changed since the run in {run.path} began: {problem}; they are taken as they are"
+            )
+            return
+        remedy = "give the same data to resume, or start a new run"
+        if count == len(source):
+            remedy += "; if the change is meant, --training.changed_data allow goes on with it"
+        raise UserError(f"the data has changed since the run in {run.path} began: {problem}; {remedy}")
+
+    _on_first_rank(check)
+
+
+def _difference(run: RunDirectory, source: Source) -> str | None:
+    """What of the data is not as it was when the run began, in words; None where nothing is known to differ."""
+    facts, paths, before = run.facts(), files_of(source), run.states()
+    if len(source) != facts["images"]:
+        return f"{facts['images']} {_EXAMPLES[isinstance(source, AudioSource)]} then, {len(source)} now"
+    if before is not None and paths is not None and len(before) == len(paths):
+        changed = changed_files(before, file_states(paths, before))
+        if len(changed):
+            more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+            unread = "" if before["digest"].any() else " (they were written since; so many are not read whole)"
+            return f"{printable(paths[changed[0]])}{more} of {len(paths)} files{unread}"
+    if source.fingerprint() != facts["fingerprint"]:
+        return "other files, or of other lengths"
+    if facts.get("content") not in (None, content_digest(source)):
+        return f"files of {source.name} have the same names and lengths, and hold something else"
+    return None
+
+
+def _on_first_rank(work: Callable[[], None]) -> None:
+    """Do something on the first rank alone; its UserError is raised on all."""
+    problem: list[str | None] = [None]
+    if rank() == 0:
         try:
-            run.create(config, facts)
+            work()
         except UserError as error:
             problem = [str(error)]
     if world_size() > 1:
         broadcast_object_list(problem)
     if problem[0] is not None:
         raise UserError(problem[0])
-
-
-def check_same_data(run: RunDirectory, source: Source) -> None:
-    """Refuse to resume on other data than the run began with."""
-    facts = run.facts()
-    if source.fingerprint() != facts["fingerprint"]:
-        raise UserError(
-            f"the data has changed since the run in {run.path} began ({facts['images']} images "
-            f"then, {len(source)} now, or other files); give the same data to resume, or start a new run"
-        )
-    if facts.get("content") not in (None, content_digest(source)):
-        raise UserError(
-            f"the data has changed since the run in {run.path} began: files of {source.name} have the same names and "
-            "lengths, and hold something else; give the same data to resume, or start a new run"
-        )

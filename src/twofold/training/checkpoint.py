@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,16 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int) -
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint; only tensors and plain values are accepted.
 
+    It is a zip file with a checksum of each member, which PyTorch writes and does not compare: that is done here.
+
     Raises:
         UserError: if the file is damaged or holds anything else.
     """
     try:
+        with zipfile.ZipFile(path) as file:
+            broken = file.testzip()
+        if broken is not None:
+            raise zipfile.BadZipFile(f"the checksum of {broken} in it differs")
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file fails in many ways inside zip and unpickling
         raise UserError(

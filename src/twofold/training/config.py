@@ -38,6 +38,10 @@ class TrainingConfig:
     track: Literal["none", "tensorboard"] = "none"
     """Send the metrics to a tracker too; needs the extra `track`."""
 
+    changed_data: Literal["refuse", "allow"] = "refuse"
+    """When a run goes on and its files hold something else than when it began: refuse to, or allow it. A file that was
+    copied or touched is none of these; data of more than 2 GiB are not read whole to know that."""
+
     def __post_init__(self) -> None:
         for name in ("threads", "log_every", "checkpoint_every", "keep"):
             value = getattr(self, name)

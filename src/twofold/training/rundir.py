@@ -7,7 +7,9 @@ import re
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import yaml
+from numpy.typing import NDArray
 
 from twofold.errors import UserError
 from twofold.files import check_out, write_atomically
@@ -20,7 +22,7 @@ Config = TypeVar("Config")
 
 # Options that may differ when a run is resumed: they change neither what is learned nor in which order.
 OPERATIONAL = re.compile(
-    r"training\.(device|threads|keep|keep_memory|track|log_every|checkpoint_every)|data\.(workers|cache|root|download)"
+    r"training\.(device|threads|changed_data|keep|keep_memory|track|log_every|checkpoint_every)|data\.(workers|cache|root|download)"
 )
 
 
@@ -37,6 +39,10 @@ class RunDirectory:
     @property
     def metrics_file(self) -> Path:
         return self.path / "metrics.jsonl"
+
+    @property
+    def states_file(self) -> Path:
+        return self.path / "files.npy"
 
     @property
     def encoder_file(self) -> Path:
@@ -56,6 +62,22 @@ class RunDirectory:
         document = {"run": facts | environment(), "options": plain(config)}
         text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
         write_atomically(self.config_file, lambda file: file.write(text.encode()))
+
+    def write_states(self, states: NDArray[Any]) -> None:
+        """Keep the states of the data's files, see `data.content`."""
+        write_atomically(self.states_file, lambda file: np.save(file, states))
+
+    def states(self) -> NDArray[Any] | None:
+        """The states of the data's files when the run began; None for a run that has none."""
+        try:
+            states: NDArray[Any] | None = np.load(self.states_file, allow_pickle=False)
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, EOFError) as error:
+            raise UserError(
+                f"{self.states_file} is damaged: {error}; remove it to resume by the files' names and lengths alone"
+            ) from error
+        return states
 
     def read(self, kind: type[Config]) -> tuple[Config, dict[str, Any]]:
         """The configuration, of the dataclass `kind`, and facts that the run was started with."""

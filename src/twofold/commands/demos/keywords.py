@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from twofold.data.sources.audio import Recording, resampled, soundfile
+from twofold.data.decoding.recordings import soundfile
+from twofold.data.sources.audio import Recording, resampled
 from twofold.errors import UserError
 from twofold.randomness import Key, permutation, uniforms
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,19 @@ from twofold.data.decoding.pixels import PixelRange, to_uint8
 _NOT_RASTER = {"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"}
 """Formats that Pillow knows by name and cannot decode by itself, or at all."""
 
+_PICTURES = frozenset({
+    ".3fr", ".ai", ".arw", ".avif", ".bpg", ".cr2", ".cr3", ".djvu", ".dng", ".emf", ".eps", ".exr", ".flif", ".hdr",
+    ".heic", ".heif", ".hif", ".jp2", ".jxl", ".jxr", ".kra", ".mrw", ".nef", ".orf", ".pef", ".psd", ".raf", ".raw",
+    ".rgbe", ".rw2", ".rwl", ".sr2", ".srw", ".svg", ".svgz", ".webp", ".wmf", ".x3f", ".xcf",
+})  # fmt: skip
+"""Formats of pictures: those that Pillow, as it is installed, does not decode are counted where they are met."""
 
-def find_images(folder: Path) -> list[str]:
-    """Paths, relative to `folder` and sorted, of all image files in it and below; hidden ones are left out."""
+
+def find_images(folder: Path, left: Counter[str] | None = None) -> list[str]:
+    """Paths, relative to `folder` and sorted, of all image files in it and below; hidden ones are left out.
+
+    Pictures of formats that Pillow does not decode are counted in `left` by their extension.
+    """
     extensions, result, visited = image_extensions(), [], set()
     base = str(folder)
     for root, folders, files in os.walk(base, followlinks=True):
@@ -31,7 +42,16 @@ def find_images(folder: Path) -> list[str]:
         for name in files:
             if not name.startswith(".") and Path(name).suffix.lower() in extensions:
                 result.append(f"{prefix}/{name}" if prefix else name)
+            elif left is not None and not name.startswith(".") and Path(name).suffix.lower() in _PICTURES:
+                left[Path(name).suffix.lower()] += 1
     return sorted(result)
+
+
+def unread(left: Counter[str]) -> str:
+    """What `find_images` left, in words; empty where that is nothing."""
+    listing = ", ".join(f"{count:,} {kind}" for kind, count in left.most_common())
+    files = f"file{'s' if left.total() > 1 else ''}"
+    return f"{listing} {files} passed over, which Pillow does not read: convert them to PNG or JPEG" if left else ""
 
 
 def decode_image(

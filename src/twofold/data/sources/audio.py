@@ -1,4 +1,4 @@
-"""Recordings as a source: audio files read through libsndfile, mixed to one channel and resampled once."""
+"""Recordings as a source: audio read through libsndfile or FFmpeg, mixed to one channel and resampled once."""
 
 from __future__ import annotations
 
@@ -6,32 +6,28 @@ import copy
 import hashlib
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from twofold.data.base import DataFacts, SkipList, class_count
+from twofold.data.base import DataFacts, SkipList, class_count, sample_indices
 from twofold.data.config import DataConfig
-from twofold.data.decoding.opening import BadImage
+from twofold.data.decoding.recordings import (
+    SILENT,
+    BadRecording,
+    Held,
+    Silent,
+    decode_recording,
+    extensions,
+    recording_header,
+    soundfile,
+)
 from twofold.devices import available_memory
 from twofold.errors import UserError
-
-EXTENSIONS = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".sph", ".caf", ".w64")
-_SILENT = 1e-4
-"""Peak below which a recording holds nothing (-80 dB of full scale)."""
-
-
-class BadRecording(BadImage):
-    """A file that is no recording, is broken, too short or silent; `path` and `reason` say which and why."""
-
-
-class Silent(BadRecording):
-    """A recording, or the part of one that was asked for, in which there is nothing to hear."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +35,7 @@ class Recording:
     """One utterance: its file, and what is known of it."""
 
     path: str
+    """Its file, or what tells people as much."""
     label: str | None = None
     text: str | None = None
     fold: str | None = None
@@ -47,6 +44,8 @@ class Recording:
     """Seconds of the file before it begins."""
     duration: float | None = None
     """Seconds; to the file's end when not given."""
+    held: Held | None = None
+    """Where its bytes lie, if it is no file of its own."""
 
 
 class AudioSource:
@@ -70,6 +69,8 @@ class AudioSource:
     def __init__(self, recordings: Sequence[Recording], config: DataConfig, name: str) -> None:
         self.name, self.config = name, config
         self.skipped = SkipList(len(recordings), config.max_skipped, "recordings")
+        self.note = ""
+        """What was passed over when the recordings were looked for, in words."""
         self.rate: int | None = None
         headers = _headers(recordings)
         readable = []
@@ -145,6 +146,16 @@ class AudioSource:
         """The file of one recording."""
         return self.recordings[index].path
 
+    def files(self) -> Iterator[str]:
+        """The file of every recording, as far as it lies in one; a file of several comes as often."""
+        files = (each.path if each.held is None else each.held.file for each in self.recordings)
+        return (file for file in files if file is not None)
+
+    def contents(self, index: int) -> bytes:
+        """The bytes of the file of one recording; raises OSError."""
+        recording = self.recordings[index]
+        return Path(recording.path).read_bytes() if recording.held is None else recording.held.read()
+
     def seconds(self) -> NDArray[np.float64]:
         """[n] durations."""
         return self.samples / self.rates
@@ -166,17 +177,17 @@ class AudioSource:
             BadRecording: it cannot be decoded, or is silent.
         """
         rate, own, size = self.rate or int(self.rates[index]), int(self.rates[index]), int(self.samples[index])
-        path, spare = self.recordings[index].path, size - int(self.config.audio.max_seconds * own)
+        recording, spare = self.recordings[index], size - int(self.config.audio.max_seconds * own)
         first = int(self.starts[index])
         if spare <= 0:
-            return self._cached(index, lambda: resampled(_decode(path, first, size), own, rate))
+            return self._cached(index, lambda: resampled(_decode(recording, first, size), own, rate))
         start, count = int(place * (spare + 1)), size - spare
         if self._long_fit:
             # Decoded whole once, and cut at its own rate: what comes out is what reading the part gives.
-            whole = self._cached(index, lambda: _decode(path, first, size))
+            whole = self._cached(index, lambda: _decode(recording, first, size))
             part = whole[start : start + count]
-            return resampled(_around_loudest(whole, count) if np.abs(part).max() < _SILENT else part, own, rate)
-        return resampled(_decode_part(path, first, size, start, count), own, rate)
+            return resampled(_around_loudest(whole, count) if np.abs(part).max() < SILENT else part, own, rate)
+        return resampled(_decode_part(recording, first, size, start, count), own, rate)
 
     def _cached(self, index: int, decode: Callable[[], NDArray[np.float32]]) -> NDArray[np.float32]:
         """What `decode` gives, remembered if there is room for it."""
@@ -222,15 +233,30 @@ class AudioSource:
         length = int(np.median(self.seconds()) * rate)
         classes = class_count(self.labels, self.classes)
         return DataFacts(
-            len(self), 1, length, 1, False, self.labels is not None, classes, kind="audio", sample_rate=rate
-        )
+            len(self), 1, length, 1, False, self.labels is not None, classes, kind="audio", sample_rate=rate,
+            layout=self._layout(),
+        )  # fmt: skip
+
+    def _layout(self) -> str:
+        """What is known of the recordings, in a line."""
+        names = [] if self.labels is None else self.classes or []
+        shown = f"{len(names)} classes ({', '.join(names[:5])}{', ...' if len(names) > 5 else ''})"
+        parts = [f"{len(self):,} recordings", shown if names else "no classes"]
+        texts = sum(text is not None for text in self.texts)
+        speakers = len({speaker for speaker in self.speakers if speaker is not None})
+        parts += [f"{texts:,} texts"] * (texts > 0) + [f"{speakers:,} speakers"] * (speakers > 0)
+        return f"{self.name}: {', '.join(parts)}" + (f"; {self.note}" if self.note else "")
 
     def fingerprint(self) -> str:
-        """sha256 of the names and the files' lengths in samples."""
+        """sha256 of the names and the files' lengths in samples; and of some contents where no file is known."""
         digest = hashlib.sha256()
         for recording, samples in zip(self.recordings, self.samples.tolist(), strict=True):
             segment = f"\0{recording.start:g}" if recording.start else ""
             digest.update(f"{Path(recording.path).name}\0{samples}{segment}\n".encode(errors="surrogateescape"))
+        for index in sample_indices(len(self), 64).tolist():
+            held = self.recordings[index].held
+            if held is not None and held.file is None:
+                digest.update(held.read())
         return digest.hexdigest()
 
 
@@ -264,16 +290,16 @@ def read_folder(
     """
     paths = find_recordings(Path(folder))
     if not paths:
-        raise UserError(f"{option}: no recordings found in {folder}; {', '.join(EXTENSIONS)} are read")
+        raise UserError(f"{option}: no recordings found in {folder}; {', '.join(extensions())} are read")
     waves = []
     for path in paths:
-        header = _header(str(path))
+        header = recording_header(str(path))
         try:
             if isinstance(header, str):
                 raise BadRecording(str(path), header)
             samples, own = header
             needed = samples if most is None else min(samples, -(-most * own // rate) + own)
-            waves.append(resampled(_decode(str(path), 0, needed), own, rate)[:most])
+            waves.append(resampled(decode_recording(str(path), 0, needed), own, rate)[:most])
         except BadRecording as error:
             raise UserError(f"{option}: {path} will not do: {error.reason}; mend it or take it out") from error
     return waves
@@ -281,39 +307,19 @@ def read_folder(
 
 def find_recordings(folder: Path, most: int | None = None) -> list[Path]:
     """Audio files in a folder and below, sorted; hidden ones left out; at most `most`, then unsorted."""
-    result = []
+    result, known = [], extensions()
     for base, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        result += [Path(base, name) for name in files if name.lower().endswith(EXTENSIONS) and name[0] != "."]
+        result += [Path(base, name) for name in files if name.lower().endswith(known) and name[0] != "."]
         if most is not None and len(result) >= most:
             return result[:most]
     return sorted(result)
 
 
-def soundfile() -> Any:
-    """The library that decodes; UserError where it is not installed."""
-    try:
-        import soundfile
-    except (ImportError, OSError) as error:
-        raise UserError('reading recordings needs an extra: pip install "twofold[speech]"') from error
-    return soundfile
-
-
 def _headers(recordings: Sequence[Recording]) -> list[tuple[int, int] | str]:
     soundfile()
     with ThreadPoolExecutor(min(16, 4 * (os.cpu_count() or 1))) as threads:
-        return list(threads.map(_header, [recording.path for recording in recordings]))
-
-
-def _header(path: str) -> tuple[int, int] | str:
-    """(samples, rate) of a file, or what is wrong with it."""
-    try:
-        if not Path(path).stat().st_size:
-            return "empty file"
-        info = soundfile().info(path)
-        return int(info.frames), int(info.samplerate)
-    except (OSError, RuntimeError, ValueError, TypeError) as error:  # soundfile's errors are RuntimeErrors
-        return f"not a recording that libsndfile reads: {error}"
+        return list(threads.map(lambda recording: recording_header(recording.path, recording.held), recordings))
 
 
 def _part_of(recording: Recording, samples: int, rate: int) -> tuple[int, int]:
@@ -332,12 +338,12 @@ def _unfit(recording: Recording, samples: int, rate: int, least: float) -> str |
     return None
 
 
-def _decode_part(path: str, first: int, size: int, start: int, count: int) -> NDArray[np.float32]:
+def _decode_part(recording: Recording, first: int, size: int, start: int, count: int) -> NDArray[np.float32]:
     """`count` samples from `start` of the recording that lies at `first`; a pause in it does not make it silent."""
     try:
-        return _decode(path, first + start, count)
+        return _decode(recording, first + start, count)
     except Silent:
-        return _around_loudest(_decode(path, first, size), count)
+        return _around_loudest(_decode(recording, first, size), count)
 
 
 def _around_loudest(whole: NDArray[np.float32], count: int) -> NDArray[np.float32]:
@@ -345,17 +351,8 @@ def _around_loudest(whole: NDArray[np.float32], count: int) -> NDArray[np.float3
     return whole[start : start + count].copy()
 
 
-def _decode(path: str, start: int, count: int) -> NDArray[np.float32]:
-    try:
-        wave, _ = soundfile().read(path, frames=count, start=start, dtype="float32", always_2d=True)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise BadRecording(path, f"cannot be decoded: {error}") from error
-    mono: NDArray[np.float32] = wave.mean(axis=1, dtype=np.float32)
-    if not np.isfinite(mono).all():
-        raise BadRecording(path, "it has samples that are not finite numbers")
-    if not len(mono) or np.abs(mono).max() < _SILENT:
-        raise Silent(path, "silent" if len(mono) else "no samples")
-    return mono
+def _decode(recording: Recording, start: int, count: int) -> NDArray[np.float32]:
+    return decode_recording(recording.path, start, count, recording.held)
 
 
 def resampled(wave: NDArray[np.float32], own: int, rate: int) -> NDArray[np.float32]:

@@ -12,7 +12,8 @@ from typing import Any
 from twofold.data.base import Format, Source, Splits
 from twofold.data.config import AudioConfig, DataConfig
 from twofold.data.decoding.images import find_images, image_extensions
-from twofold.data.sources.audio import EXTENSIONS, AudioSource, Recording, find_recordings
+from twofold.data.decoding.recordings import EXTENSIONS, FFMPEG_EXTENSIONS, passed_over
+from twofold.data.sources.audio import AudioSource, Recording, find_recordings
 from twofold.data.sources.files import SPLIT_FOLDERS
 from twofold.data.sources.manifests import MANIFESTS, manifest_rows, read_manifest
 from twofold.errors import UserError
@@ -30,17 +31,22 @@ def open_audio(path: Path, split: str | None, config: DataConfig) -> AudioSource
     Raises:
         UserError: no such split or column, nothing readable, an option that only images have, ...
     """
-    _refuse_colours(path, config)
+    refuse_colours(path, config)
+    left = "" if path.is_file() else passed_over(path)
     if path.is_file():
         recordings = read_manifest(path, split, config.audio, config.encoding)
     else:
         recordings = _relabelled(_LAYOUTS[layout_of(path)](path, split, config), path, config.audio)
     if not recordings:
-        raise UserError(f"{path}: no recordings" + (f" in the split {split}" if split else ""))
-    return AudioSource(recordings, config, f"{path}:{split}" if split else str(path))
+        raise UserError(
+            f"{path}: no recordings" + (f" in the split {split}" if split else "") + (f"; {left}" if left else "")
+        )
+    source = AudioSource(recordings, config, f"{path}:{split}" if split else str(path))
+    source.note = left
+    return source
 
 
-def _refuse_colours(path: Path, config: DataConfig) -> None:
+def refuse_colours(path: Path | str, config: DataConfig) -> None:
     """Raise a UserError where recordings are to have channels as images have them."""
     if config.channels not in (None, 1):  # commands take it from the encoder where it is not given
         raise UserError(
@@ -251,8 +257,8 @@ def _kaldi(folder: Path, split: str | None, config: DataConfig) -> list[Recordin
     def table(name: str) -> dict[str, str]:
         file = folder / name
         lines = _read(file, config.encoding).split("\n") if file.is_file() else []
-        pairs = (line.strip().partition(" ") for line in lines if line.strip())
-        return {key: value.strip() for key, _, value in pairs}
+        pairs = (line.split(maxsplit=1) for line in lines if line.strip())
+        return {key: rest[0].strip() if rest else "" for key, *rest in pairs}
 
     files, texts, speakers = table("wav.scp"), table("text"), table("utt2spk")
     piped = next((value for value in files.values() if value.endswith("|")), None)
@@ -262,14 +268,19 @@ def _kaldi(folder: Path, split: str | None, config: DataConfig) -> list[Recordin
         )
     recordings = []
     for utterance, place in (table("segments") or {key: f"{key} 0" for key in files}).items():
-        source, start, *end = place.split()
+        try:
+            source, start, *end = place.split()
+            begin = float(start)
+            duration = float(end[0]) - begin if end and float(end[0]) >= 0 else None  # (-1 is the end of the file)
+        except ValueError as error:
+            raise UserError(
+                f"{folder}/segments, {utterance}: {place!r} is no recording with a start and an end in seconds"
+            ) from error
         if source not in files:
             raise UserError(f"{folder}/segments names {source}, which is not in wav.scp")
-        begin = float(start)
-        duration = float(end[0]) - begin if end else None
         path = str(folder / files[source])
         speaker = speakers.get(utterance)
-        recordings.append(Recording(path, speaker, texts.get(utterance), None, speaker, begin, duration))
+        recordings.append(Recording(path, speaker, texts.get(utterance) or None, None, speaker, begin, duration))
     return recordings
 
 
@@ -301,13 +312,15 @@ def _holds_audio(what: str) -> bool:
         return path.suffix.lower() in MANIFESTS
     if not path.is_dir():
         return False
+    if (path / "wav.scp").is_file():  # Kaldi's: the recordings may lie anywhere
+        return True
     pictures = image_extensions()
     for _, folders, names in os.walk(path):  # the first file that is either decides for images: trees can be large
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         kinds = {Path(name).suffix.lower() for name in names if name[0] != "."}
         if kinds & pictures:
             return False
-        if kinds & set(EXTENSIONS):
+        if kinds & {*EXTENSIONS, *FFMPEG_EXTENSIONS}:
             return not find_images(path)
     return False
 

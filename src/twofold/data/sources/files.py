@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from twofold.data.base import Format, Splits
 from twofold.data.config import DataConfig
-from twofold.data.decoding.images import find_images, image_extensions
+from twofold.data.decoding.images import find_images, image_extensions, unread
 from twofold.data.labels import UNLABELLED
 from twofold.data.sources.encoded import EncodedSource
 from twofold.errors import UserError
@@ -130,7 +130,8 @@ def open_folder(folder: Path, split: str | None, config: DataConfig) -> FileSour
         present = f"it has {', '.join(splits)}" if splits else "it has no folders such as train, val or test"
         raise UserError(f"--data.split {split}: no such folder in {folder}; {present}")
     base = splits[split] if split in splits else _images_folder(folder) if split is None else folder
-    names = find_images(base)
+    left: Counter[str] = Counter()
+    names = find_images(base, left)
     if not names:
         raise UserError(_no_images(base))
     labels, classes = folder_labels(
@@ -138,6 +139,7 @@ def open_folder(folder: Path, split: str | None, config: DataConfig) -> FileSour
     )
     source = FileSource(base, names, config, labels=labels, classes=classes)
     source.layout = describe_layout(folder, base, splits, classes, len(source))
+    source.layout += f"; {unread(left)}" if left else ""
     return source
 
 

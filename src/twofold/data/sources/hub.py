@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from twofold.data.base import Format, Splits, sample_indices
+from twofold.data.base import Format, Source, Splits, sample_indices
 from twofold.data.config import DataConfig
+from twofold.data.decoding.images import find_images
 from twofold.data.decoding.opening import BadImage
 from twofold.data.sources.encoded import EncodedSource
+from twofold.data.sources.hub_audio import audio_column, open_hub_audio
 from twofold.errors import UserError
 
 PREFIX = "hf:"
@@ -96,8 +98,10 @@ def is_hub_dataset(what: Any) -> bool:
     return any(kind.__module__.startswith("datasets.") for kind in type(what).__mro__)
 
 
-def open_hub(what: Any, split: str | None, config: DataConfig) -> HubSource:
-    """Open ``hf:NAME``, ``hf:NAME:CONFIG``, a folder written by `save_to_disk`, or a data set's object.
+def open_hub(what: Any, split: str | None, config: DataConfig) -> Source:
+    """Open ``hf:NAME``, ``hf:NAME:CONFIG``, what `save_to_disk` or `to_parquet` wrote, or a data set's object.
+
+    Where it has no column of images and one of recordings, these are the data (see `hub_audio`).
 
     Raises:
         UserError: the extra is missing, no such data set or split, or it streams.
@@ -109,21 +113,54 @@ def open_hub(what: Any, split: str | None, config: DataConfig) -> HubSource:
             f"{name} streams: it has neither a length nor [index], which an order that can be resumed needs; pack it "
             "once with `twofold shard hf:NAME --out FOLDER --stream true`, and train on the folder"
         )
+    try:
+        column = None if _has_images(dataset.features) else audio_column(dataset.features, config.audio)
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from error
+    if column is not None:
+        return open_hub_audio(dataset, column, config, name)  # type: ignore[return-value]  # it reads recordings
     return HubSource(dataset, config, name)
 
 
 def hub_splits(what: str | Path) -> tuple[str, ...]:
-    """The splits of a folder written by `save_to_disk`, or of ``hf:NAME`` (asks the hub)."""
+    """The splits of a folder written by `save_to_disk`, of one of parquet files, or of ``hf:NAME`` (asks the hub)."""
     require_datasets()
     folder = Path(str(what).removeprefix(PREFIX)).expanduser()
-    if folder.is_dir():
+    if folder.is_file():
+        return ()
+    if folder.is_dir() and is_saved_dataset(folder):
         return tuple(_load_folder(folder)) if (folder / "dataset_dict.json").is_file() else ()
+    if folder.is_dir():
+        return tuple(_ask_splits(str(folder), None))
     return tuple(_ask_splits(*_name(str(what))))
 
 
 def _is_hub(what: str) -> bool:
-    folder = Path(what).expanduser()
-    return what.startswith(PREFIX) or (folder.is_dir() and is_saved_dataset(folder))
+    path = Path(what).expanduser()
+    if path.is_dir():
+        return is_saved_dataset(path) or _holds_cells(_first_parquet(path))
+    return what.startswith(PREFIX) or (path.suffix.lower() == ".parquet" and path.is_file() and _holds_cells(path))
+
+
+def _first_parquet(folder: Path) -> Path | None:
+    """The first parquet file of a folder that holds nothing else to learn from, itself or in a folder below."""
+    files = [path for pattern in ("*.parquet", "*/*.parquet") for path in sorted(folder.glob(pattern))]
+    return files[0] if files and not find_images(folder) else None
+
+
+def _holds_cells(file: Path | None) -> bool:
+    """Whether a parquet file has a column of encoded examples: of bytes and paths, as `datasets` writes them."""
+    if file is None or importlib.util.find_spec("pyarrow") is None:
+        return False
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        schema = pq.read_schema(file)
+    except (OSError, ValueError):  # told by whoever opens it
+        return False
+    structs = [field.type for field in schema if pa.types.is_struct(field.type)]
+    return any({"bytes", "path"} <= {each.name for each in kind} for kind in structs)
 
 
 HUB = Format(f"{PREFIX}NAME", _is_hub, open_hub, lambda what: Splits.named(hub_splits(what)))
@@ -152,9 +189,20 @@ def _cells(dataset: Any, column: str, label: str | None) -> Iterator[tuple[bytes
         yield data, int(row[label]) if label else None
 
 
+def _has_images(features: Any) -> bool:
+    return bool(_image_columns(features))
+
+
+def _image_columns(features: Any) -> list[str]:
+    """Columns of the type Image; without one, those of a usual name that hold bytes and paths."""
+    typed = [key for key, kind in features.items() if type(kind).__name__ == "Image"]
+    stored = [key for key in _IMAGES if isinstance(features.get(key), dict) and "bytes" in features[key]]
+    return typed or stored
+
+
 def image_column(features: Any, name: str) -> str:
     """The column of images; UserError if there is none, or several that could be meant."""
-    result = [key for key, kind in features.items() if type(kind).__name__ == "Image"]
+    result = _image_columns(features)
     usual = [key for key in _IMAGES if key in result]
     if len(result) == 1 or usual:
         return usual[0] if usual else result[0]
@@ -186,6 +234,8 @@ def _load(what: Any, split: str | None) -> tuple[Any, str]:
             raise UserError(f"--data.split {split}: data given as {type(what).__name__} have no splits")
         return what, type(what).__name__
     folder = Path(str(what).removeprefix(PREFIX)).expanduser()
+    if folder.is_file() or (folder.is_dir() and not is_saved_dataset(folder)):
+        return _load_parquet(folder, split)
     if folder.is_dir():
         loaded = _load_folder(folder)
         if isinstance(loaded, dict):
@@ -202,6 +252,24 @@ def _load(what: Any, split: str | None) -> tuple[Any, str]:
         return load_dataset(name, subset, split=split), f"{what}/{split}"
     except Exception as error:  # the hub's client raises some dozen kinds
         raise UserError(f"{what}: cannot be opened ({_first_line(error)})") from error
+
+
+def _load_parquet(path: Path, split: str | None) -> tuple[Any, str]:
+    """A parquet file, or a folder of them whose names tell splits (``data/train-00000-of-00002.parquet``)."""
+    from datasets import load_dataset
+
+    if path.is_file() and split is not None:
+        raise UserError(f"--data.split {split}: {path} is one part; give the folder of all parts")
+    splits = ["train"] if path.is_file() else _ask_splits(str(path), None)
+    chosen = split or _first(splits)
+    if chosen not in splits:
+        raise UserError(f"--data.split {split}: {path} has {', '.join(splits)}")
+    try:
+        if path.is_file():
+            return load_dataset("parquet", data_files=str(path), split="train"), str(path)
+        return load_dataset(str(path), split=chosen), f"{path}:{chosen}" if split or len(splits) > 1 else str(path)
+    except Exception as error:  # Arrow, JSON and file errors of many kinds
+        raise UserError(f"{path}: cannot be opened ({_first_line(error)})") from error
 
 
 def _load_folder(folder: Path) -> Any:

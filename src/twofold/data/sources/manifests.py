@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from twofold.data.config import AudioConfig
+from twofold.data.decoding.recordings import Held
 from twofold.data.sources.audio import Recording
 from twofold.errors import UserError
 
 MANIFESTS = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
-_PATH = ("path", "file", "file_name", "audio", "audio_filepath", "wav", "filename", "deb_path")
+PATHS = ("path", "file", "file_name", "audio", "audio_filepath", "wav", "filename", "deb_path")
+"""Usual names of the column of paths."""
 _TEXT = ("text", "transcript_norm", "transcript", "sentence", "transcription")
 _SPEAKER = ("speaker", "client_id", "speaker_id")
-_START, _END, _DURATION = ("start", "offset"), ("end",), ("duration",)
+_SECONDS = {
+    "start": ("start", "offset", "start_time", "begin", "begin_time", "start_sec", "start_seconds", "start_ms"),
+    "end": ("end", "end_time", "stop", "stop_time", "end_sec", "end_seconds", "end_ms"),
+    "duration": ("duration", "duration_sec", "duration_seconds", "duration_ms"),
+}
+"""Usual names of the columns of a segment; those that end in _ms count milliseconds."""
+_CERTAIN = ("start", "offset", "end", "duration")
+"""Of these the columns that can be about nothing else: a value that is no number is an error, not another meaning."""
 
 
 def read_manifest(path: Path, split: str | None, config: AudioConfig, encoding: str = "utf-8") -> list[Recording]:
@@ -25,7 +37,8 @@ def read_manifest(path: Path, split: str | None, config: AudioConfig, encoding: 
 
     Paths are relative to the manifest, or to a folder `clips` beside it (Common Voice). Columns are those that `config`
     names, or have one of the usual names: path, file_name, audio_filepath, ...; text, sentence, ...; speaker,
-    client_id; label; fold; split; start or offset with end or duration, in seconds.
+    client_id; label; fold; split; start, offset, begin, start_time, ... with end, end_time, ... or duration, in seconds
+    (in milliseconds where the name ends in _ms).
 
     Without a split those of the split train, where a column says so.
 
@@ -34,18 +47,13 @@ def read_manifest(path: Path, split: str | None, config: AudioConfig, encoding: 
     """
     rows = manifest_rows(path, encoding)
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    for option in ("path", "text", "speaker", "label", "fold"):
-        name = getattr(config, option)
-        if name is not None and name not in columns and not (option == "fold" and name == "fold"):
-            raise UserError(f"--data.audio.{option} {name}: {path} has no such column; it has {', '.join(columns)}")
-    where = config.path or _column(columns, _PATH)
+    chosen = choose_columns(columns, config, str(path))
+    where, spans = chosen.path, _span_columns(rows, columns)
     if where is None:
         raise UserError(
-            f"{path}: no column of paths ({', '.join(_PATH)}); it has {', '.join(columns)}: name one with "
+            f"{path}: no column of paths ({', '.join(PATHS)}); it has {', '.join(columns)}: name one with "
             "--data.audio.path"
         )
-    named = config.label or _column(columns, ("label",))
-    text, speaker = config.text or _column(columns, _TEXT), config.speaker or _column(columns, _SPEAKER)
     if split is None and any(row.get("split") == "train" for row in rows):
         split = "train"
     if split is not None:
@@ -53,14 +61,40 @@ def read_manifest(path: Path, split: str | None, config: AudioConfig, encoding: 
     folder, recordings = _folder_of(path, rows, where), []
     for number, row in enumerate(rows, 1):
         if row.get(where):
-            start, duration = _segment(row, f"{path}, row {number}")
-            recordings.append(
-                Recording(
-                    str(folder / str(row[where])), _value(row, named), _value(row, text), _value(row, config.fold),
-                    _value(row, speaker), start, duration,
-                )
-            )  # fmt: skip
+            start, duration = _segment(row, spans, f"{path}, row {number}")
+            recording = chosen.recording(str(folder / _place(row[where])), row)
+            recordings.append(dataclasses.replace(recording, start=start, duration=duration))
     return recordings
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns of a table of recordings say what; None where none does."""
+
+    path: str | None
+    text: str | None
+    speaker: str | None
+    label: str | None
+    fold: str | None
+
+    def recording(self, path: str, row: Mapping[str, Any], held: Held | None = None) -> Recording:
+        """The recording that a row is about, whole; `path` is where it lies, `held` where its bytes lie."""
+        label, text, fold, speaker = (_value(row, name) for name in (self.label, self.text, self.fold, self.speaker))
+        return Recording(path, label, text, fold, speaker, held=held)
+
+
+def choose_columns(columns: Sequence[str], config: AudioConfig, name: str) -> Columns:
+    """The columns that `config` names, or that have one of the usual names.
+
+    Raises:
+        UserError: one that was named and is not there; `name` is the table's.
+    """
+    for option in ("path", "text", "speaker", "label", "fold"):
+        value = getattr(config, option)
+        if value is not None and value not in columns and not (option == "fold" and value == "fold"):
+            raise UserError(f"--data.audio.{option} {value}: {name} has no such column; it has {', '.join(columns)}")
+    usual = {"path": PATHS, "text": _TEXT, "speaker": _SPEAKER, "label": ("label",), "fold": ("fold",)}
+    return Columns(**{each: getattr(config, each) or _column(columns, names) for each, names in usual.items()})
 
 
 def manifest_rows(path: Path, encoding: str = "utf-8") -> list[dict[str, Any]]:
@@ -105,8 +139,9 @@ def _parquet(path: Path) -> list[dict[str, Any]]:
 
 def _table(text: str, path: Path, delimiter: str) -> list[dict[str, Any]]:
     """Only \\n and \\r end a row: texts may hold other separators, and quoted ones line ends."""
-    # (in tables by tabs quotes stand for themselves where they do not enclose a field; csv knows that)
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, restkey="", strict=False)
+    if delimiter == "\t" and (plain := _unquoted(text)) is not None:
+        return plain
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, restkey="", strict=True)
     rows = []
     try:
         for number, row in enumerate(reader, 1):
@@ -118,8 +153,29 @@ def _table(text: str, path: Path, delimiter: str) -> list[dict[str, Any]]:
                 )
             rows.append(row)
     except csv.Error as error:
-        raise UserError(f"{path} is no readable manifest: {error}") from error
+        raise UserError(
+            f"{path} is no readable manifest: {error} in row {len(rows) + 1} or after it; is a quote opened and not "
+            'closed? Inside of a quoted field each is doubled ("")'
+        ) from error
     return rows
+
+
+def _unquoted(text: str) -> list[dict[str, Any]] | None:
+    """The rows of a table by tabs of which each line is a row, as Common Voice writes them: a quote is a quote, unless
+    two enclose a field. None where a field goes over lines."""
+    lines = [line.removesuffix("\r") for line in text.split("\n")]
+    cells = [line.split("\t") for line in lines if line]
+    if not cells or "\r" in "".join(lines) or any(len(row) != len(cells[0]) for row in cells):
+        return None
+    header, *body = [[_enclosed(cell) for cell in row] for row in cells]
+    return [dict(zip(header, row, strict=True)) for row in body]
+
+
+def _enclosed(cell: str) -> str:
+    """A field without the quotes around it, and those within once instead of twice; others as they are."""
+    inner = cell[1:-1].replace('""', "")
+    whole = len(cell) >= 2 and cell[0] == cell[-1] == '"' and '"' not in inner
+    return cell[1:-1].replace('""', '"') if whole else cell
 
 
 def _json(text: str, path: Path) -> list[dict[str, Any]]:
@@ -160,9 +216,25 @@ def _folder_of(path: Path, rows: Iterable[Mapping[str, Any]], where: str) -> Pat
     return clips if not (path.parent / first).exists() and (clips / first).exists() else path.parent
 
 
-def _segment(row: Mapping[str, Any], place: str) -> tuple[float, float | None]:
+def _place(value: Any) -> str:
+    """The path in a cell: a string, or what holds one under `path` as Hugging Face's audio does."""
+    return str(value.get("path")) if isinstance(value, Mapping) else str(value)
+
+
+def _span_columns(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> dict[str, str | None]:
+    """Which columns say start, end and duration: the first of a usual name that holds numbers."""
+
+    def fits(name: str) -> bool:
+        return name in _CERTAIN or all(_as_number(row.get(name)) is not None for row in rows if _value(row, name))
+
+    return {
+        what: next((name for name in names if name in columns and fits(name)), None) for what, names in _SECONDS.items()
+    }
+
+
+def _segment(row: Mapping[str, Any], spans: Mapping[str, str | None], place: str) -> tuple[float, float | None]:
     """(start, duration) in seconds; a duration without a start is told of the whole file and changes nothing."""
-    start, end, duration = (_number(row, names, place) for names in (_START, _END, _DURATION))
+    start, end, duration = (_seconds(row, spans[what], place) for what in ("start", "end", "duration"))
     if start is None and end is None:
         return 0.0, None
     begin = start or 0.0
@@ -172,14 +244,21 @@ def _segment(row: Mapping[str, Any], place: str) -> tuple[float, float | None]:
     return begin, length
 
 
-def _number(row: Mapping[str, Any], names: tuple[str, ...], place: str) -> float | None:
-    column = next((name for name in names if _value(row, name) is not None), None)
-    if column is None:
+def _seconds(row: Mapping[str, Any], column: str | None, place: str) -> float | None:
+    if column is None or _value(row, column) is None:
         return None
+    number = _as_number(row[column])
+    if number is None:
+        raise UserError(f"{place}: {column} is {row[column]!r}, and must be a number of seconds")
+    return number / 1000 if column.endswith("_ms") else number
+
+
+def _as_number(value: Any) -> float | None:
     try:
-        return float(row[column])
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{place}: {column} is {row[column]!r}, and must be a number of seconds") from error
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _column(columns: Iterable[str], names: tuple[str, ...]) -> str | None:
@@ -189,4 +268,4 @@ def _column(columns: Iterable[str], names: tuple[str, ...]) -> str | None:
 
 def _value(row: Mapping[str, Any], column: str | None) -> str | None:
     value = row.get(column) if column else None
-    return None if value is None or str(value).strip() == "" else str(value)
+    return None if value is None or value != value or str(value).strip() == "" else str(value)

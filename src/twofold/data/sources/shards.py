@@ -15,10 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
-from twofold.data.base import Format, SkipList, Splits
+from twofold.data.base import Format, SkipList, Source, Splits
 from twofold.data.config import DataConfig
 from twofold.data.decoding.images import find_images
 from twofold.data.decoding.opening import BadImage
+from twofold.data.sources.audio_tars import holds_recordings, open_audio_tars
 from twofold.data.sources.encoded import EncodedSource
 from twofold.data.sources.files import SPLIT_FOLDERS, PackedStrings
 from twofold.data.sources.tars import PLACE, RECORD, TarIndex, index_tar, read_index
@@ -146,8 +147,10 @@ def index_tars(paths: Sequence[Path], config: DataConfig, checksums: bool = Fals
     return TarIndex(records, None, problems)
 
 
-def open_shards(what: str | Path, split: str | None, config: DataConfig) -> ShardSource:
+def open_shards(what: str | Path, split: str | None, config: DataConfig) -> Source:
     """Open ``shards:`` patterns, or a folder of tar archives, perhaps with a subfolder for each split.
+
+    They hold images, or recordings (see `audio_tars`): the first member that is either decides.
 
     Raises:
         UserError: nothing matches, or no such split.
@@ -157,7 +160,8 @@ def open_shards(what: str | Path, split: str | None, config: DataConfig) -> Shar
     if not folder.is_dir():
         if split is not None:
             raise UserError(f"--data.split {split}: {what} is a pattern; give the pattern of the split's archives")
-        return ShardSource(match(text), config, str(what))
+        paths = match(text)
+        return _open(paths, config, str(what), _kept(paths))
     splits = shard_splits(folder)
     if split is None and "train" in splits:
         split = "train"
@@ -170,7 +174,26 @@ def open_shards(what: str | Path, split: str | None, config: DataConfig) -> Shar
     index = read_index(base)
     if index is not None:
         return ShardSource([base / name for name in index.names], config, str(base), index)
-    return ShardSource(archives(base), config, str(base))
+    return _open(archives(base), config, str(base), None)
+
+
+def _open(paths: Sequence[Path], config: DataConfig, name: str, index: TarIndex | None) -> Source:
+    if index is None and holds_recordings(paths):
+        return open_audio_tars(paths, config, name)  # type: ignore[return-value]  # it reads recordings
+    return ShardSource(paths, config, name, index)
+
+
+def _kept(paths: Sequence[Path]) -> TarIndex | None:
+    """What an index beside some archives says of them; None where they have none, or lie in several folders."""
+    folders = {path.parent for path in paths}
+    index = read_index(folders.pop()) if len(folders) == 1 else None
+    if index is None or not {path.name for path in paths} <= set(index.names):
+        return None
+    places = [index.names.index(path.name) for path in paths]
+    parts = [np.array(index.records[index.records["shard"] == place]) for place in places]
+    for shard, records in enumerate(parts):
+        records["shard"] = shard
+    return TarIndex(np.concatenate(parts), index.classes)
 
 
 def match(pattern: str) -> list[Path]:

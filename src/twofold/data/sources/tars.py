@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import tarfile
@@ -107,13 +108,26 @@ def write_index(folder: Path, names: list[str], index: TarIndex) -> None:
     part.replace(folder / RECORDS)
     shards = [[name, (folder / name).stat().st_size] for name in names]
     document = {"format": "twofold-shards-2", "images": len(index.records), "classes": index.classes, "shards": shards}
+    document["sha256"] = _digest(document, folder / RECORDS)
     part = folder / f".{INDEX}.{os.getpid()}"
     part.write_text(json.dumps(document, indent=1) + "\n")
     part.replace(folder / INDEX)
 
 
+def _digest(document: dict[str, Any], records: Path) -> str:
+    """sha256 of an index: of its document, but for the digest itself, and of the file of its records."""
+    rest = {name: value for name, value in document.items() if name != "sha256"}
+    with records.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256")
+    digest.update(json.dumps(rest, sort_keys=True).encode())
+    return digest.hexdigest()
+
+
 def read_index(folder: Path) -> TarIndex | None:
     """The index kept in a folder; None if there is none of ours.
+
+    Labels, places and checksums of the images lie in it: it is compared with its digest, which indices that were made
+    before there was one lack.
 
     Raises:
         UserError: it is damaged, or the archives are not those it was made from.
@@ -124,8 +138,14 @@ def read_index(folder: Path) -> TarIndex | None:
     remedy = f"make it again: twofold shard {folder} --index true"
     try:
         document = json.loads(file.read_text())
-        if not isinstance(document, dict) or document.get("format") not in _FORMATS:
+        if not isinstance(document, dict):
             return None
+        if document.get("format") not in _FORMATS:
+            if "sha256" in document and "shards" in document:
+                raise ValueError(f"its format is {document.get('format')!r}")
+            return None
+        if "sha256" in document and document["sha256"] != _digest(document, folder / RECORDS):
+            raise ValueError("the digest in it differs from what it and index.npy hold")
         records = np.load(folder / RECORDS, mmap_mode="r", allow_pickle=False)
         shards: dict[str, int] = dict(document["shards"])
         if records.dtype != _FORMATS[document["format"]] or len(records) != document["images"]:

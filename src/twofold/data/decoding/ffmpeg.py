@@ -1,0 +1,87 @@
+"""Recordings in formats that libsndfile does not know, through PyAV, whose wheels bring FFmpeg along.
+
+(torchcodec would need FFmpeg's libraries on the system, and a version of its own for each of PyTorch.)
+
+What an encoder puts before and after the samples is cut as far as the file says where it lies: in m4a, mp4 and mov the
+edit list does, in webm and mka the codec's delay. Raw .aac and .wma say nothing: what their decoder gives is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+REMEDY = "pip install 'twofold[av]'"
+_SHORT = 4096
+"""Samples that may be missing at the end of what a file says that it holds: two frames of any usual codec."""
+
+
+def header(file: Any) -> tuple[int, int]:
+    """(samples, rate) of the first track of sound.
+
+    Where a container counts in samples its own word is taken; others (webm, wma and raw aac, which count otherwise) are
+    decoded once to count.
+
+    Args:
+        file: a path, or a file of bytes.
+
+    Raises:
+        OSError, ValueError, ...: as PyAV does.
+    """
+    import av
+
+    with av.open(file) as container:
+        stream = _track(container)
+        rate = int(stream.codec_context.sample_rate)
+        if stream.duration is not None and stream.time_base == Fraction(1, rate):
+            return int(stream.duration), rate
+        return sum(frame.samples for frame in container.decode(stream)), rate
+
+
+def decode(file: Any, start: int, count: int) -> NDArray[np.float32]:
+    """`count` samples from `start` of the first track of sound, [count, channels].
+
+    Everything before them is decoded, too: seeking would be exact for few codecs, and what one example is must not
+    depend on how it is reached.
+
+    Raises:
+        ValueError: more than some frames are missing, or the rate changes within; and what PyAV raises.
+    """
+    import av
+
+    parts: list[NDArray[np.float32]] = []
+    done = 0
+    with av.open(file) as container:
+        stream = _track(container)
+        rate = int(stream.codec_context.sample_rate)
+        for wave in _planes(container, stream, rate):
+            parts.append(wave[max(0, start - done) : max(0, start + count - done)])
+            done += len(wave)
+            if done >= start + count:
+                break
+    result = np.concatenate(parts) if parts else np.zeros((0, 1), np.float32)
+    if count - len(result) > _SHORT:
+        raise ValueError(f"it ends after {done} samples, before {start + count}")
+    return result
+
+
+def _track(container: Any) -> Any:
+    if not container.streams.audio:
+        raise ValueError("it holds no sound")
+    return container.streams.audio[0]
+
+
+def _planes(container: Any, stream: Any, rate: int) -> Iterator[NDArray[np.float32]]:
+    """The samples of each frame, [n, channels], as floats."""
+    import av
+
+    resampler = av.AudioResampler(format="fltp")
+    for frame in container.decode(stream):
+        if frame.sample_rate != rate:
+            raise ValueError(f"its rate changes from {rate} to {frame.sample_rate} Hz")
+        for each in resampler.resample(frame):
+            yield np.asarray(each.to_ndarray(), np.float32).T

@@ -1,0 +1,145 @@
+"""Opening recordings: what is wrong with bad ones, how long good ones are, and their samples."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import os
+from collections import Counter
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from twofold.data.decoding import ffmpeg
+from twofold.data.decoding.opening import BadImage
+from twofold.errors import UserError
+
+EXTENSIONS = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".sph", ".caf", ".w64")
+"""What libsndfile reads."""
+FFMPEG_EXTENSIONS = (
+    ".m4a", ".m4b", ".aac", ".mp4", ".mov", ".3gp", ".webm", ".mka", ".mkv", ".weba", ".wma", ".asf", ".wv", ".ape",
+    ".tta", ".ac3", ".amr", ".mp2", ".ra", ".rm", ".dsf",
+)  # fmt: skip
+"""What FFmpeg reads beside it; of a video the first track of sound."""
+SILENT = 1e-4
+"""Peak below which a recording holds nothing (-80 dB of full scale)."""
+
+
+class BadRecording(BadImage):
+    """A file that is no recording, is broken, too short or silent; `path` and `reason` say which and why."""
+
+
+class Silent(BadRecording):
+    """A recording, or the part of one that was asked for, in which there is nothing to hear."""
+
+
+class Held(Protocol):
+    """Where the bytes of a recording lie that is no file of its own: in an archive, in a table's cell."""
+
+    @property
+    def file(self) -> str | None:
+        """The file that holds them; None where that is not known."""
+
+    def open(self) -> Any:
+        """A file of these bytes alone; raises OSError."""
+
+    def read(self) -> bytes:
+        """The bytes; raises OSError."""
+
+
+def soundfile() -> Any:
+    """The library that decodes; UserError where it is not installed."""
+    try:
+        import soundfile
+    except (ImportError, OSError) as error:
+        raise UserError('reading recordings needs an extra: pip install "twofold[speech]"') from error
+    return soundfile
+
+
+def extensions() -> tuple[str, ...]:
+    """The extensions, such as ``.wav``, of what can be read here."""
+    return EXTENSIONS + FFMPEG_EXTENSIONS if _has_ffmpeg() else EXTENSIONS
+
+
+def passed_over(folder: Path) -> str:
+    """What of a folder could be read with another extra, counted by format, in words; empty where there is nothing."""
+    if _has_ffmpeg():
+        return ""
+    counts: Counter[str] = Counter()
+    for _, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        kinds = (Path(name).suffix.lower() for name in names if name[0] != ".")
+        counts.update(kind for kind in kinds if kind in FFMPEG_EXTENSIONS)
+    listing = ", ".join(f"{count:,} {kind}" for kind, count in counts.most_common())
+    return f"{listing} file{'s' if counts.total() > 1 else ''} passed over: {ffmpeg.REMEDY}" if listing else ""
+
+
+def recording_header(path: str, held: Held | None = None) -> tuple[int, int] | str:
+    """(samples, rate) of a recording, or what is wrong with it."""
+    try:
+        if held is None and not Path(path).stat().st_size:
+            return "empty file"
+        if _for_ffmpeg(path):
+            return ffmpeg.header(path if held is None else held.open()) if _has_ffmpeg() else _needs(path)
+        info = soundfile().info(path if held is None else held.open())
+        return int(info.frames), int(info.samplerate)
+    except (OSError, RuntimeError, ValueError, TypeError, IndexError) as error:  # soundfile's are RuntimeErrors
+        library = "FFmpeg" if _for_ffmpeg(path) else "libsndfile"
+        return _compressed(path, held) or f"not a recording that {library} reads: {error}"
+
+
+def decode_recording(path: str, start: int, count: int, held: Held | None = None) -> NDArray[np.float32]:
+    """Decode a part of a recording.
+
+    Args:
+        path: the file; for messages only where the bytes are `held` elsewhere.
+        start, count: samples at its own rate.
+        held: where the bytes lie.
+
+    Returns:
+        [count] samples in [-1, 1], the mean of the channels.
+
+    Raises:
+        BadRecording: it cannot be decoded, or is silent.
+    """
+    file: Any = path if held is None else held.open()
+    try:
+        if _for_ffmpeg(path):
+            wave = ffmpeg.decode(file, start, count)
+        else:
+            wave, _ = soundfile().read(file, frames=count, start=start, dtype="float32", always_2d=True)
+    except (OSError, RuntimeError, ValueError, IndexError) as error:
+        raise BadRecording(path, f"cannot be decoded: {error}") from error
+    mono: NDArray[np.float32] = wave.mean(axis=1, dtype=np.float32)
+    if not np.isfinite(mono).all():
+        raise BadRecording(path, "it has samples that are not finite numbers")
+    if not len(mono) or np.abs(mono).max() < SILENT:
+        raise Silent(path, "silent" if len(mono) else "no samples")
+    return mono
+
+
+def _has_ffmpeg() -> bool:
+    return importlib.util.find_spec("av") is not None
+
+
+def _for_ffmpeg(path: str) -> bool:
+    return Path(path).suffix.lower() in FFMPEG_EXTENSIONS
+
+
+def _needs(path: str) -> str:
+    return f"{Path(path).suffix} files need an extra: {ffmpeg.REMEDY}"
+
+
+def _compressed(path: str, held: Held | None) -> str | None:
+    """That a SPHERE file is compressed inside, as NIST's discs are; None of anything else."""
+    try:
+        with Path(path).open("rb") if held is None else io.BytesIO(held.read()) as file:
+            head = file.read(1024)
+    except OSError:
+        return None
+    if not head.startswith(b"NIST_1A") or b"embedded-" not in head:
+        return None
+    how = head.partition(b"embedded-")[2].split()[0].decode(errors="replace")
+    return f"its samples are compressed by {how}, which nothing here unpacks: write it anew by sph2pipe -f wav"
