@@ -82,6 +82,7 @@ def pretrain(
     recipe: str | None = None,
     config: str | Path | None = None,
     resume: bool = False,
+    extend: float | None = None,
     encoder: nn.Module | Mapping[str, Any] | None = None,
     report: bool = True,
     **options: Any,
@@ -95,6 +96,9 @@ def pretrain(
         recipe: name of a recipe (`twofold recipes` lists them).
         config: a YAML file of options.
         resume: continue the run in `out`; starts it if there is none yet.
+        extend: train the finished run in `out` for so many epochs more, from its last checkpoint with the optimiser's
+            state. A cosine begins anew over these epochs: it warms up over a tenth of them, at most as long as the run
+            did, and falls to 0; other schedules go on. An extension that was stopped is continued with `resume`.
         encoder: options of a named encoder (``{"name": "resnet18"}``), or your own module, which takes
             [n, C, S, S] in [0, 1] and returns [n, d].
         report: write `report.html` at the end.
@@ -113,7 +117,8 @@ def pretrain(
     if encoder is not None:
         options["encoder"] = {"name": "custom"} if isinstance(encoder, nn.Module) else encoder
     given = read_layers(recipe, config, options)
-    return _leave(runs.pretrain(data, out, given, recipe=recipe, resume=resume, module=module), report, module)
+    done = runs.pretrain(data, out, given, recipe=recipe, resume=resume, extend=extend, module=module)
+    return _leave(done, report, module)
 
 
 def describe_config(
@@ -155,6 +160,9 @@ def parser() -> ArgumentParser:
     parser = new_parser("Learn a representation from unlabelled images or speech.")
     add_data(parser, EITHER)
     add_out(parser, "run")
+    parser.add_argument(
+        "--extend", type=float, help="train the finished run in --out for so many epochs more; a cosine begins anew"
+    )
     parser.add_argument("--recipe", type=str, help="start from a recipe; `twofold recipes` lists them")
     parser.add_argument(
         "--config", type=str, help="a YAML file of options, over the recipe's; a run's config.yaml will do"
@@ -167,7 +175,7 @@ def parser() -> ArgumentParser:
 def run(options: dict[str, Any]) -> PretrainResult | None:
     """`twofold pretrain`."""
     if options.pop("print_config", False):
-        given = {name: value for name, value in options.items() if name not in ("resume", "out", PATH)}
+        given = {name: value for name, value in options.items() if name not in ("resume", "extend", "out", PATH)}
         print(describe_config(options[PATH], **given), end="")
         return None
     require_out(options, "a folder for the run", "runs/first")

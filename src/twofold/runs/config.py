@@ -34,6 +34,8 @@ class RunConfig:
 
     epochs: float | None = None
     """Passes over the data. Chosen from the number of images when not given."""
+    extensions: tuple[float, ...] = ()
+    """Passes that were added to the finished run, one number for each time; see --extend."""
     batch: int | None = None
     """Images per step over all devices (N; the loss compares 2N views). Chosen from the data when not given."""
     micro_batch: int | None = None
@@ -63,6 +65,8 @@ class RunConfig:
     def __post_init__(self) -> None:
         if self.epochs is not None and not self.epochs > 0:
             raise UserError(f"--epochs must be above 0, got {self.epochs}")
+        if any(not 0 < epochs < float("inf") for epochs in self.extensions):
+            raise UserError(f"--extensions (and --extend) must be above 0, got {list(self.extensions)}")
         if self.batch is not None and self.batch < 2:
             raise UserError(
                 f"--batch must be at least 2, got {self.batch}: the loss needs another image to contrast with"

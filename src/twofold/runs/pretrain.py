@@ -28,6 +28,7 @@ from twofold.options import plain
 from twofold.runs.build import build_training
 from twofold.runs.config import RunConfig, build
 from twofold.runs.defaults import choose
+from twofold.runs.extending import begin_extension, extended_config
 from twofold.runs.starting import check_same_data, start_accelerator, start_run
 from twofold.training.inputs import TwoViews
 from twofold.training.loop import AnyTraining
@@ -72,6 +73,7 @@ def pretrain(
     *,
     recipe: str | None = None,
     resume: bool = False,
+    extend: float | None = None,
     module: nn.Module | None = None,
 ) -> PretrainOutcome:
     """Train an encoder without labels, or go on with a run.
@@ -82,14 +84,18 @@ def pretrain(
         options: fields of `RunConfig`, nested or dotted.
         recipe: whose options they are, for the record.
         resume: go on with the run in `out`; starts it if there is none yet.
+        extend: go on with the finished run in `out` for so many more epochs.
         module: your own module as the encoder.
 
     Raises:
         UserError: for anything wrong in the options or the data.
     """
     run = RunDirectory(out)
-    resuming = resume and run.config_file.exists()
-    config = run.check_resumable(RunConfig, dict(options)) if resuming else build(options)
+    resuming = (resume and run.config_file.exists()) or extend is not None
+    if extend is not None:
+        config = extended_config(run, options, extend, resume)
+    else:
+        config = run.check_resumable(RunConfig, dict(options)) if resuming else build(options)
     accelerator = start_accelerator(config.training, run)
     source = open_source(data, config.data, split=config.data.split)
     if resuming:
@@ -105,6 +111,9 @@ def pretrain(
         print_rank0(training.method.notice())
     if not resuming:
         start_run(run, config, source, data, recipe)
+    if extend is not None:
+        begin_extension(run, config, training)
+        training.resume()
     if resume:
         training.resume()
         print_rank0(
@@ -134,7 +143,10 @@ def assemble(
         )
     source = source_for(source, encoder, config.seed, fit=True)
     method = config.method.build(encoder, config.head, config.seed)
-    training = build_training(config, method, source, TwoViews, run, accelerator, span=config.method.hidden_span())
+    training = build_training(
+        config, method, source, TwoViews, run, accelerator, span=config.method.hidden_span(),
+        extensions=config.extensions,
+    )  # fmt: skip
     training.monitors, training.monitor_every = watch(config, training, source)
     return training
 
