@@ -113,7 +113,9 @@ def test_a_model_of_timm_has_to_be_named_and_has_its_own_statistics(tmp_path: Pa
     torch.manual_seed(0)
     model = timm.create_model("vit_tiny_patch16_224", num_classes=7).eval()
     torch.save(model.state_dict(), tmp_path / "x.pth")
-    with pytest.raises(UserError, match=r"holds no ResNet of torchvision.*begin with blocks\.0\..*--encoder.name timm:vit_small"):
+    with pytest.raises(
+        UserError, match=r"holds no ResNet of torchvision.*begin with blocks\.0\..*--encoder.name timm:vit_small"
+    ):
         read_backbone(tmp_path / "x.pth")
     found = read_backbone(tmp_path / "x.pth", None, {"name": "timm:vit_tiny_patch16_224"}, classifier=True)
     assert isinstance(found.encoder, TimmEncoder)

@@ -24,6 +24,7 @@ from twofold.report.run import write_run_report
 from twofold.runs import pretrain as runs
 from twofold.runs.config import RunConfig, build, to_yaml
 from twofold.runs.defaults import choose
+from twofold.runs.from_weights import from_start
 from twofold.training.clock import describe_time
 from twofold.training.rundir import RunDirectory
 
@@ -83,6 +84,7 @@ def pretrain(
     config: str | Path | None = None,
     resume: bool = False,
     extend: float | None = None,
+    start: str | Path | None = None,
     encoder: nn.Module | Mapping[str, Any] | None = None,
     report: bool = True,
     **options: Any,
@@ -99,6 +101,9 @@ def pretrain(
         extend: train the finished run in `out` for so many epochs more, from its last checkpoint with the optimiser's
             state. A cosine begins anew over these epochs: it warms up over a tenth of them, at most as long as the run
             did, and falls to 0; other schedules go on. An extension that was stopped is continued with `resume`.
+        start: weights that the encoder begins with: a run's folder, an `encoder.safetensors`, or a file with the
+            tensors of a backbone (`start_prefix` says which they are, where that is not found). The encoder's options
+            and its reading of pixels come with them.
         encoder: options of a named encoder (``{"name": "resnet18"}``), or your own module, which takes
             [n, C, S, S] in [0, 1] and returns [n, d].
         report: write `report.html` at the end.
@@ -116,6 +121,8 @@ def pretrain(
     module = encoder if isinstance(encoder, nn.Module) else None
     if encoder is not None:
         options["encoder"] = {"name": "custom"} if isinstance(encoder, nn.Module) else encoder
+    if start is not None:
+        options["start"] = str(start)
     given = read_layers(recipe, config, options)
     done = runs.pretrain(data, out, given, recipe=recipe, resume=resume, extend=extend, module=module)
     return _leave(done, report, module)
@@ -125,7 +132,7 @@ def describe_config(
     data: Any, /, *, recipe: str | None = None, config: str | Path | None = None, **options: Any
 ) -> str:
     """Every option of `pretrain` as it would be used on `data`, as YAML that `config` reads back."""
-    resolved = build(read_layers(recipe, config, options))
+    resolved = build(from_start(read_layers(recipe, config, options))[1])
     source = open_source(data, resolved.data, split=resolved.data.split)
     return to_yaml(choose(resolved, source.facts(), choose_device(resolved.training.device))[0])
 

@@ -27,7 +27,6 @@ from twofold.versions import package_version
 FORMAT = 1
 Module = TypeVar("Module", bound=nn.Module)
 _KEY = "twofold"
-_CONVERT = "make one of it with twofold convert --out FOLDER"
 
 
 def save_encoder(
@@ -170,12 +169,12 @@ def _read(path: str | Path, weights: bool = True) -> tuple[dict[str, Any], dict[
             tensors = {name: file.get_tensor(name) for name in file.keys()} if weights else {}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         if path.suffix != ".safetensors" and _is_pickle(path):
-            raise UserError(f"{path} is a file of PyTorch's and no encoder of twofold: {_CONVERT} {path}") from error
+            raise UserError(f"{path} is a file of PyTorch's and no encoder of twofold; {_convert(path)}") from error
         raise UserError(f"{path} is no whole safetensors file: {error}; write it again") from error
     if _KEY not in metadata:
         raise UserError(
-            f"{path} holds tensors but no encoder of twofold: its header says nothing of how to build one; {_CONVERT} "
-            f"{path}"
+            f"{path} holds tensors but no encoder of twofold: its header says nothing of how to build one; "
+            f"{_convert(path)}"
         )
     try:
         header = json.loads(metadata[_KEY])
@@ -195,6 +194,10 @@ def _read(path: str | Path, weights: bool = True) -> tuple[dict[str, Any], dict[
     if strays:
         raise UserError(f"{path} holds tensors that belong to none of its parts: {', '.join(strays)}")
     return header, tensors
+
+
+def _convert(path: Path) -> str:
+    return f"make one of it with twofold convert {path} --out FOLDER, and give that folder"
 
 
 def _is_pickle(path: Path) -> bool:

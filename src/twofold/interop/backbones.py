@@ -21,6 +21,7 @@ from twofold.heads import Classifier
 from twofold.interop.detect import require_same, shorten
 from twofold.interop.moco import MEAN, STD, plan_of
 from twofold.interop.state_dicts import Prefixes, StateDict, beginnings, check_values, find_prefix, read_state_dict
+from twofold.options import OptionsParser
 
 _RESNETS = (
     "resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "wide_resnet50_2", "wide_resnet101_2",
@@ -89,12 +90,17 @@ def read_backbone(
     if given.get("name") is None:
         given["name"] = _recognised(state, rules)
     given, remarks = _completed(state, rules, given)
-    encoder = EncoderConfig.of(**given).build()
+    encoder = _build(given)
     found = fit(state, rules, encoder)
     encoder.load_state_dict(found.tensors)
     top, ignored, remark = _top(state, found, encoder, classifier)
     remarks = [f"{given['name']} from {found.rules.in_words()}", *remarks, *remark]
     return Backbone(encoder.eval(), given, str(found.rules), top, ignored, remarks, state.facts)
+
+
+def _build(options: Mapping[str, Any]) -> Encoder:
+    config: EncoderConfig = OptionsParser(EncoderConfig).build(options, "encoder")
+    return config.build()
 
 
 def fit(state: StateDict, rules: Prefixes | None, encoder: Encoder) -> Fit:
@@ -183,7 +189,7 @@ def _likeness(state: StateDict, rules: Prefixes | None, name: str) -> float:
 def _completed(state: StateDict, rules: Prefixes | None, given: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """The options with those that the file or the library tells, and what was assumed."""
     bare = {name: value for name, value in given.items() if name not in ("mean", "std")}
-    encoder = EncoderConfig.of(**bare).build()
+    encoder = _build(bare)
     if not isinstance(encoder, TimmEncoder | TorchvisionEncoder):
         return given, []
     first = next((n for n, m in encoder.module.named_modules() if isinstance(m, nn.Conv2d)), None)
