@@ -207,5 +207,5 @@ def test_the_command_line_extends(tmp_path, capsys):
     options = as_arguments(merge(OPTIONS, {"monitor": {"every": 0}}))
     assert cli.main([*words, *options]) == 0
     assert cli.main([*words, *options, "--extend", "1"]) == 0
-    assert "is extended by 1 epochs" in " ".join(capsys.readouterr().out.split())
+    assert "is extended by 1 epoch, steps" in " ".join(capsys.readouterr().out.split())
     assert cli.main([*words, "--extend", "1", "--resume"]) == 2

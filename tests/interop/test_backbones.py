@@ -126,6 +126,17 @@ def test_a_model_of_timm_has_to_be_named_and_has_its_own_statistics(tmp_path: Pa
         torch.testing.assert_close(found.classifier(found.encoder(x)), model((x - 0.5) / 0.5), rtol=1e-4, atol=1e-5)
 
 
+def test_a_prefix_need_not_name_the_key_that_tensors_are_kept_under(tmp_path: Path) -> None:
+    """Where another tensor lies beside that key, as the best score so far does."""
+    content = {"state_dict": prefixed(net().state_dict(), "module."), "best": torch.tensor(3.0)}
+    torch.save(content, tmp_path / "x.pth")
+    assert read_backbone(tmp_path / "x.pth").prefix == "state_dict.module.="
+    for prefix in ("module.", "state_dict.module."):
+        found = read_backbone(tmp_path / "x.pth", prefix)
+        assert torch.equal(found.encoder.state_dict()["module.conv1.weight"], net().state_dict()["conv1.weight"])
+        assert found.ignored["elsewhere in the file"] == ["best"]
+
+
 def test_a_map_renames_what_others_have_numbered(tmp_path: Path) -> None:
     """As of a Sequential of a ResNet's children, which several libraries train."""
     model = net()
@@ -227,8 +238,10 @@ class TestRefused:
                 return Path.touch, (tmp_path / "touched",)
 
         for content in (net(), {"state_dict": net().state_dict(), "hook": Evil()}):
-            with pytest.raises(UserError, match=r"objects of Python, which are never loaded, save the tensors alone"):
+            words = r"\(it needs [\w.]+\).*objects of Python, which are never loaded, save the tensors alone"
+            with pytest.raises(UserError, match=words) as caught:
                 read_backbone(self.write(tmp_path, content))
+            assert "weights_only" not in str(caught.value)  # how to load it all the same
         assert not (tmp_path / "touched").exists()
 
     def test_weights_of_a_library_at_the_same_time(self, tmp_path: Path) -> None:

@@ -221,7 +221,11 @@ def _from_backbone(
         "classifier": _describe_classifier(found.classifier, 0, "given"),
         "prefix": found.prefix,
         "epoch": epoch if isinstance(epoch, int) else None,
-        "remarks": [*found.remarks, f"images of {side} px are assumed; --views.size of other commands says otherwise"],
+        "remarks": [
+            *found.remarks,
+            *([found.hint] if found.hint else []),
+            f"images of {side} px are assumed; --views.size of other commands says otherwise",
+        ],
     }
     views = {"size": side, "resample": "antialias"}
     return _Contents(found.encoder, None, found.classifier, 0, facts, found.ignored, views, [source])

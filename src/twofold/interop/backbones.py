@@ -41,6 +41,7 @@ class Backbone:
         classifier: the last linear layer, where it was asked for.
         ignored: names of what was left out, by the rule that says so.
         remarks: what was assumed, for people.
+        hint: what to do to keep a classifier that was left out; empty where there is none.
         facts: plain values in the file.
     """
 
@@ -50,6 +51,7 @@ class Backbone:
     classifier: Classifier | None = None
     ignored: dict[str, list[str]] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
+    hint: str = ""
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -93,9 +95,9 @@ def read_backbone(
     encoder = _build(given)
     found = fit(state, rules, encoder)
     encoder.load_state_dict(found.tensors)
-    top, ignored, remark = _top(state, found, encoder, classifier)
-    remarks = [f"{given['name']} from {found.rules.in_words()}", *remarks, *remark]
-    return Backbone(encoder.eval(), given, str(found.rules), top, ignored, remarks, state.facts)
+    top, ignored, hint = _top(state, found, encoder, classifier)
+    remarks = [f"{given['name']} from {found.rules.in_words()}", *remarks]
+    return Backbone(encoder.eval(), given, str(found.rules), top, ignored, remarks, hint, state.facts)
 
 
 def _build(options: Mapping[str, Any]) -> Encoder:
@@ -220,7 +222,7 @@ def _tensor(state: StateDict, rules: Prefixes | None, encoder: Adapted, name: st
 
 def _top(
     state: StateDict, found: Fit, encoder: Encoder, wanted: bool
-) -> tuple[Classifier | None, dict[str, list[str]], list[str]]:
+) -> tuple[Classifier | None, dict[str, list[str]], str]:
     """The last linear layer, if it is wanted; what is left out then; and a word where one is left out."""
     name = encoder.classifier_name if isinstance(encoder, Adapted) else ""
     tensors = found.rules.apply(state)
@@ -233,12 +235,12 @@ def _top(
                 f"{_title(encoder)}{f' ({name}.weight)' if name else ''}; beside the encoder it holds "
                 f"{shorten(found.ignored.get('beside the encoder', [])) or 'nothing'}"
             )
-        return None, found.ignored, []
+        return None, found.ignored, ""
     if not wanted:
         words = f"{name} ({weight.shape[0]} outputs) is left out; if it is a classifier, --classifier_layer 0 keeps it"
-        return None, found.ignored, [words]
+        return None, found.ignored, words
     top = Classifier(encoder.feature_dim, weight.shape[0])
     top.load_state_dict({"weight": weight, "bias": torch.zeros(len(weight)) if bias is None else bias})
     rest = [n for n in found.ignored["beside the encoder"] if n not in (f"{name}.weight", f"{name}.bias")]
     ignored = found.ignored | {"beside the encoder": rest}
-    return top.eval(), {rule: names for rule, names in ignored.items() if names}, []
+    return top.eval(), {rule: names for rule, names in ignored.items() if names}, ""

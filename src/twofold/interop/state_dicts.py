@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import pickle
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -55,12 +56,19 @@ def load_pickle(path: Path) -> Any:
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, IndexError, TypeError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         raise UserError(
-            f"{path} is no whole PyTorch checkpoint of plain tensors ({reason}); fetch it again, or, if it holds "
-            "objects of Python, which are never loaded, save the tensors alone where it was made: "
+            f"{path} is no whole PyTorch checkpoint of plain tensors ({_reason(error)}); fetch it again, or, if it "
+            "holds objects of Python, which are never loaded, save the tensors alone where it was made: "
             "torch.save(model.state_dict(), FILE)"
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    """Why loading failed, in a line; PyTorch's own words tell how to run what is in the file."""
+    if isinstance(error, pickle.UnpicklingError):
+        named = re.search(r"GLOBAL ([\w.]+)", str(error))
+        return f"it needs {named.group(1)}" if named else "its pickle is damaged, or holds more than that"
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
 def check_values(path: Path, tensors: Mapping[str, Tensor]) -> None:

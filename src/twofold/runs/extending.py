@@ -52,8 +52,8 @@ def begin_extension(run: RunDirectory, config: RunConfig, training: AnyTraining)
     if rank() == 0:
         run.record_extension(config, {"from_step": begin, "epochs": epochs} | environment())
     print_rank0(
-        f"{run.path} is extended by {epochs:g} epochs, steps {begin + 1:,} to {end:,}; the learning rate "
-        f"{in_words(training.schedule, begin, end)}"
+        f"{run.path} is extended by {epochs:g} epoch{'' if epochs == 1 else 's'}, steps {begin + 1:,} to {end:,}; "
+        f"the learning rate {in_words(training.schedule, begin, end)}"
     )
 
 
