@@ -73,7 +73,7 @@ def read_layers(
 ) -> dict[str, Any]:
     """Merge recipe < file < options into nested options; UserError for a recipe of another command.
 
-    What a recipe says of the encoder falls away where that is a module of the user's own.
+    What a recipe says of the encoder falls away where that is a module of the user's own, or comes with weights.
     """
     layers: list[Mapping[str, Any]] = []
     if recipe is not None:
@@ -81,6 +81,7 @@ def read_layers(
         if result.command != command:
             raise UserError(f"--recipe {recipe} is for `twofold {result.command}`, not for `twofold {command}`")
         own = isinstance(options.get("encoder"), Mapping) and options["encoder"].get("name") == "custom"
+        own = own or options.get("start") is not None
         layers.append({name: value for name, value in result.options.items() if not (own and name == "encoder")})
     if config is not None:
         try:

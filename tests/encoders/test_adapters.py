@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from twofold.encoders import Encoder, EncoderConfig, adapt, build_encoder, build_encoder_from_spec
-from twofold.encoders.adapters import _adapt_first_convolution, _spread
+from twofold.encoders.adapters import _adapt_first_convolution, spread
 from twofold.errors import UserError
 
 
@@ -212,8 +212,8 @@ def test_weights_for_other_channels() -> None:
     torch.testing.assert_close(net(x), rgb)
     _adapt_first_convolution(six, 6)
     torch.testing.assert_close(six(x.expand(-1, 6, -1, -1)), rgb)
-    assert _spread([1.0, 2.0, 3.0], 1) == [2.0]
-    assert _spread([1.0, 2.0, 3.0], 5) == [1.0, 2.0, 3.0, 1.0, 2.0]
+    assert spread([1.0, 2.0, 3.0], 1) == [2.0]
+    assert spread([1.0, 2.0, 3.0], 5) == [1.0, 2.0, 3.0, 1.0, 2.0]
 
 
 def test_download_failures_are_told(monkeypatch: pytest.MonkeyPatch) -> None:

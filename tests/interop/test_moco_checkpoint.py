@@ -202,6 +202,8 @@ class TestDamage:
             read_moco(write(tmp_path / "x.pth.tar", torchvision.models.resnet18().state_dict()))
         torch.save({"model": {}}, tmp_path / "y.pth")
         with pytest.raises(UserError, match="no 'state_dict'"):
+            read_moco(tmp_path / "y.pth")
+        with pytest.raises(UserError, match="holds no tensors by name"):
             convert(tmp_path / "y.pth", tmp_path / "out")
         torch.save([1, 2], tmp_path / "z.pth")
         with pytest.raises(UserError, match="no 'state_dict'"):

@@ -1,4 +1,4 @@
-"""`twofold convert`: official checkpoints of SimCLR and MoCo as an encoder of ours."""
+"""`twofold convert`: official checkpoints of SimCLR and MoCo, and others' backbones, as an encoder of ours."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ from jsonargparse import ArgumentParser
 from torch import nn
 
 from twofold.commands.arguments import new_parser, require_out
-from twofold.encoders import Encoder, save_encoder
+from twofold.encoders import Encoder, EncoderConfig, save_encoder
 from twofold.errors import UserError
 from twofold.evaluation.frozen import digest
 from twofold.files import check_out, write_atomically
 from twofold.heads import Classifier, ProjectionHead
+from twofold.interop.backbones import read_backbone
 from twofold.interop.detect import Network, Weights, detect
-from twofold.interop.moco import read_moco
+from twofold.interop.moco import holds_moco, read_moco
+from twofold.interop.state_dicts import SUFFIXES
 from twofold.interop.tensorflow import Variables, read_variables
+from twofold.options import OptionsParser, add_options, merge, plain
 from twofold.versions import environment
 
 PUBLISHED_STEPS = {
@@ -35,7 +38,6 @@ PUBLISHED_STEPS = {
 Source: the files' own step counters; arXiv 2006.10029 section 3 (fine-tuning from layer 1 but for all labels);
 google-research/simclr issue 117 (the supervised files' heads).
 """
-_MOCO_SUFFIXES = (".tar", ".pth", ".pt")
 
 
 @dataclass(frozen=True)
@@ -89,21 +91,33 @@ class ConvertResult:
 
 
 def convert(
-    source: str | Path, out: str | Path, *, weights: Weights = "auto", classifier_layer: int | None = None
+    source: str | Path,
+    out: str | Path,
+    *,
+    weights: Weights = "auto",
+    classifier_layer: int | None = None,
+    prefix: str | None = None,
+    encoder: Mapping[str, Any] | None = None,
 ) -> ConvertResult:
-    """Convert a checkpoint of SimCLR (TensorFlow 1 or 2) or MoCo (`.pth.tar`).
+    """Convert a checkpoint of SimCLR (TensorFlow 1 or 2) or MoCo (`.pth.tar`), or a backbone that others trained.
 
     Depth, width, selective kernels, head and classifier are found from names and shapes, and every tensor is mapped.
-    TensorFlow is not needed.
+    TensorFlow is not needed, and nothing in a file is executed.
 
     Args:
         source: a TF1 checkpoint (its folder, or its path without .index), a TF2 SavedModel or checkpoint, or a
-            `.pth.tar` file of MoCo v1 or v2.
+            `.pth.tar` file of MoCo v1 or v2; or a `.pth`, `.pt`, `.ckpt`, `.bin` or `.safetensors` file with the
+            tensors of a model of torchvision or timm.
         out: a new folder. It gets `encoder.safetensors` (encoder, head and classifier) and `conversion.json` (what was
             found, what was left out by which rule, and hashes).
         weights: "base"; "ema" for the moving average (SimCLR v2's `ema_model/`, MoCo's key encoder); "auto": base.
         classifier_layer: which output of the projection head the classifier reads, 0 for the features. By default what
-            the graph beside the checkpoint says, or the step count of the published files.
+            the graph beside the checkpoint says, or the step count of the published files. Of a backbone 0 keeps its
+            last linear layer, which is left out by default.
+        prefix: which tensors of a backbone's file are the encoder's: what their names begin with, "module.encoder_q.",
+            or a map of beginnings, "backbone.0.=conv1.,backbone.1.=bn1."; found if not given.
+        encoder: options of the backbone's encoder, nested: ``{"name": "timm:convnext_tiny"}``; a ResNet of torchvision
+            is found without.
 
     Returns:
         The new encoder's file, and what was found.
@@ -114,11 +128,19 @@ def convert(
     """
     out = Path(out)
     check_out(out, False, "conversion", resume=False)
-    path = Path(source)
-    is_moco = path.is_file() and path.suffix in _MOCO_SUFFIXES
-    result = _from_moco(path, weights) if is_moco else _from_tensorflow(path, weights, classifier_layer)
-    if is_moco and classifier_layer is not None:
-        raise UserError("--classifier_layer: checkpoints of MoCo hold no classifier; leave the option out")
+    path, named = Path(source), merge(encoder or {})
+    if path.is_file() and path.suffix in SUFFIXES:
+        if prefix is None and not named and holds_moco(path):
+            if classifier_layer is not None:
+                raise UserError("--classifier_layer: checkpoints of MoCo hold no classifier; leave the option out")
+            result = _from_moco(path, weights)
+        else:
+            result = _from_backbone(path, weights, classifier_layer, prefix, named)
+    elif prefix is not None or named:
+        option = "--prefix" if prefix is not None else "--encoder.*"
+        raise UserError(f"{option} is for files with the tensors of a backbone ({', '.join(SUFFIXES)}): leave it out")
+    else:
+        result = _from_tensorflow(path, weights, classifier_layer)
     document = _document(path, result)
     out.mkdir(parents=True, exist_ok=True)
     extra = {"converted": document["found"], "options": {"views": result.views}}
@@ -177,6 +199,36 @@ def _from_moco(source: Path, weights: Weights) -> _Contents:
     }
     views = {"size": 224, "resample": "antialias"}
     return _Contents(network.encoder, network.head, None, None, facts, network.ignored, views, [source])
+
+
+def _from_backbone(
+    source: Path, weights: Weights, layer: int | None, prefix: str | None, named: Mapping[str, Any]
+) -> _Contents:
+    if weights != "auto":
+        raise UserError(f"--weights {weights} is for checkpoints of SimCLR and MoCo: say which weights with --prefix")
+    if layer not in (None, 0):
+        raise UserError(f"--classifier_layer {layer}: a backbone has no projection head; give 0, or leave it out")
+    options = plain(OptionsParser(EncoderConfig).build(named)) if named else {}
+    found = read_backbone(source, prefix, options, classifier=layer == 0)
+    arguments = found.encoder.arguments()
+    side = arguments.get("size") or (32 if arguments.get("stem") == "cifar" else 224)
+    epoch = found.facts.get("epoch")
+    facts: dict[str, Any] = {
+        "layout": "tensors by name",
+        "weights": "base",
+        "network": str(found.options["name"]),
+        "head": None,
+        "classifier": _describe_classifier(found.classifier, 0, "given"),
+        "prefix": found.prefix,
+        "epoch": epoch if isinstance(epoch, int) else None,
+        "remarks": [
+            *found.remarks,
+            *([found.hint] if found.hint else []),
+            f"images of {side} px are assumed; --views.size of other commands says otherwise",
+        ],
+    }
+    views = {"size": side, "resample": "antialias"}
+    return _Contents(found.encoder, None, found.classifier, 0, facts, found.ignored, views, [source])
 
 
 def _classifier_layer(variables: Variables, network: Network, given: int | None) -> tuple[int | None, str]:
@@ -257,9 +309,14 @@ def _sha256(path: Path) -> str:
 def parser() -> ArgumentParser:
     """Of `twofold convert`."""
     parser = new_parser(
-        "Turn an official checkpoint of SimCLR (TensorFlow) or MoCo (.pth.tar) into an encoder of ours."
+        "Turn an official checkpoint of SimCLR (TensorFlow) or MoCo (.pth.tar), or a backbone that others trained, "
+        "into an encoder of ours."
     )
-    parser.add_argument("source", help="a TF1 checkpoint or its folder, a TF2 SavedModel, or MoCo's .pth.tar")
+    parser.add_argument(
+        "source",
+        help="a TF1 checkpoint or its folder, a TF2 SavedModel, MoCo's .pth.tar, or a file with the tensors of a model "
+        "of torchvision or timm (.pth, .pt, .ckpt, .bin, .safetensors)",
+    )
     parser.add_argument("--out", type=str, help="a new folder for encoder.safetensors and conversion.json")
     parser.add_argument(
         "--weights",
@@ -268,8 +325,17 @@ def parser() -> ArgumentParser:
         help="base weights or their moving average; auto: base where there are both (default: auto)",
     )
     parser.add_argument(
-        "--classifier_layer", type=int, help="output of the head that the classifier reads, if nothing says it"
+        "--classifier_layer",
+        type=int,
+        help="output of the head that the classifier reads, if nothing says it; 0 keeps the last layer of a backbone",
     )
+    parser.add_argument(
+        "--prefix",
+        type=str,
+        help="what the names of a backbone's tensors begin with, module.encoder_q., or a map with commas between, "
+        "backbone.0.=conv1.; found if not given",
+    )
+    add_options(parser, EncoderConfig, "encoder.", "Encoder of a backbone")
     return parser
 
 

@@ -24,6 +24,7 @@ from twofold.report.run import write_run_report
 from twofold.runs import pretrain as runs
 from twofold.runs.config import RunConfig, build, to_yaml
 from twofold.runs.defaults import choose
+from twofold.runs.from_weights import from_start
 from twofold.training.clock import describe_time
 from twofold.training.rundir import RunDirectory
 
@@ -82,6 +83,8 @@ def pretrain(
     recipe: str | None = None,
     config: str | Path | None = None,
     resume: bool = False,
+    extend: float | None = None,
+    start: str | Path | None = None,
     encoder: nn.Module | Mapping[str, Any] | None = None,
     report: bool = True,
     **options: Any,
@@ -95,6 +98,12 @@ def pretrain(
         recipe: name of a recipe (`twofold recipes` lists them).
         config: a YAML file of options.
         resume: continue the run in `out`; starts it if there is none yet.
+        extend: train the finished run in `out` for so many epochs more, from its last checkpoint with the optimiser's
+            state. A cosine begins anew over these epochs: it warms up over a tenth of them, at most as long as the run
+            did, and falls to 0; other schedules go on. An extension that was stopped is continued with `resume`.
+        start: weights that the encoder begins with: a run's folder, an `encoder.safetensors`, or a file with the
+            tensors of a backbone (`start_prefix` says which they are, where that is not found). The encoder's options
+            and its reading of pixels come with them.
         encoder: options of a named encoder (``{"name": "resnet18"}``), or your own module, which takes
             [n, C, S, S] in [0, 1] and returns [n, d].
         report: write `report.html` at the end.
@@ -112,15 +121,18 @@ def pretrain(
     module = encoder if isinstance(encoder, nn.Module) else None
     if encoder is not None:
         options["encoder"] = {"name": "custom"} if isinstance(encoder, nn.Module) else encoder
+    if start is not None:
+        options["start"] = str(start)
     given = read_layers(recipe, config, options)
-    return _leave(runs.pretrain(data, out, given, recipe=recipe, resume=resume, module=module), report, module)
+    done = runs.pretrain(data, out, given, recipe=recipe, resume=resume, extend=extend, module=module)
+    return _leave(done, report, module)
 
 
 def describe_config(
     data: Any, /, *, recipe: str | None = None, config: str | Path | None = None, **options: Any
 ) -> str:
     """Every option of `pretrain` as it would be used on `data`, as YAML that `config` reads back."""
-    resolved = build(read_layers(recipe, config, options))
+    resolved = build(from_start(read_layers(recipe, config, options))[1])
     source = open_source(data, resolved.data, split=resolved.data.split)
     return to_yaml(choose(resolved, source.facts(), choose_device(resolved.training.device))[0])
 
@@ -155,6 +167,9 @@ def parser() -> ArgumentParser:
     parser = new_parser("Learn a representation from unlabelled images or speech.")
     add_data(parser, EITHER)
     add_out(parser, "run")
+    parser.add_argument(
+        "--extend", type=float, help="train the finished run in --out for so many epochs more; a cosine begins anew"
+    )
     parser.add_argument("--recipe", type=str, help="start from a recipe; `twofold recipes` lists them")
     parser.add_argument(
         "--config", type=str, help="a YAML file of options, over the recipe's; a run's config.yaml will do"
@@ -167,7 +182,7 @@ def parser() -> ArgumentParser:
 def run(options: dict[str, Any]) -> PretrainResult | None:
     """`twofold pretrain`."""
     if options.pop("print_config", False):
-        given = {name: value for name, value in options.items() if name not in ("resume", "out", PATH)}
+        given = {name: value for name, value in options.items() if name not in ("resume", "extend", "out", PATH)}
         print(describe_config(options[PATH], **given), end="")
         return None
     require_out(options, "a folder for the run", "runs/first")

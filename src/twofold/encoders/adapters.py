@@ -48,6 +48,8 @@ class Adapted(Encoder):
 
     mean: Tensor | None
     std: Tensor | None
+    classifier_name: str = ""
+    """Name of the last linear layer, which was taken off; empty where there is none."""
 
     def __init__(
         self,
@@ -235,8 +237,9 @@ class TimmEncoder(Adapted, kind="timm"):
             hint = f"; it is built for {native} px" if options else ""
             raise UserError(f"timm cannot build '{name}' ({options or 'no options'}): {error}{hint}") from error
         if pretrained:
-            mean, std = _spread(facts.mean, channels), _spread(facts.std, channels)
-        self.name = name
+            mean, std = spread(facts.mean, channels), spread(facts.std, channels)
+        self.name, self.statistics = name, (tuple(facts.mean), tuple(facts.std))  # that its weights expect
+        self.classifier_name = facts.classifier if isinstance(facts.classifier, str) else ""
         super().__init__(model, channels, mean, std, only, (64, native), pooling)
 
     def _output(self, x: Tensor) -> Any:
@@ -309,15 +312,15 @@ class TorchvisionEncoder(Adapted, kind="torchvision"):
         if pretrained and extra:
             model.aux_logits = False
             model.AuxLogits = model.aux1 = model.aux2 = None
-        _drop_classifier(model)
+        classifier_name = _drop_classifier(model)
         if stem != "imagenet":
             _use_cifar_stem(model, name, stem, pretrained)
         if channels != 3:
             _adapt_first_convolution(model, channels)
         if weights is not None:
             transform = weights.transforms()
-            mean, std = _spread(transform.mean, channels), _spread(transform.std, channels)
-        self.name, self.stem = name, stem
+            mean, std = spread(transform.mean, channels), spread(transform.std, channels)
+        self.name, self.stem, self.classifier_name = name, stem, classifier_name
         only = _IMAGENET_SIDE if name.startswith(("vit_", "maxvit")) else None
         if size is not None and only is not None and size != only:
             raise UserError(f"torchvision:{name} takes images of {only} px only, not {size}; use timm's, or resize")
@@ -406,7 +409,7 @@ def _unknown(library: str, name: str, known: Sequence[str]) -> str:
     return f"{library} has no model '{name}'; {meant}"
 
 
-def _spread(values: Sequence[float], channels: int) -> list[float]:
+def spread(values: Sequence[float], channels: int) -> list[float]:
     """RGB statistics for another number of channels, as the first layer's weights are spread."""
     if channels == 1:
         return [sum(values) / len(values)]
@@ -425,8 +428,8 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
             part.training = training
 
 
-def _drop_classifier(model: nn.Module) -> None:
-    """Replace the last layer that gives the 1,000 classes of ImageNet by the identity."""
+def _drop_classifier(model: nn.Module) -> str:
+    """Replace the last layer that gives the 1,000 classes of ImageNet by the identity; returns its name."""
     last = ""
     for name, part in model.named_modules():
         if isinstance(part, nn.Linear) and part.out_features == 1000:
@@ -435,6 +438,7 @@ def _drop_classifier(model: nn.Module) -> None:
             last = name
     parent, _, leaf = last.rpartition(".")
     setattr(model.get_submodule(parent), leaf, nn.Identity())
+    return last
 
 
 def _use_cifar_stem(model: nn.Module, name: str, stem: str, pretrained: bool) -> None:

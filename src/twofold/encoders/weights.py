@@ -181,9 +181,14 @@ def _read(path: str | Path, weights: bool = True) -> tuple[dict[str, Any], dict[
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()} if weights else {}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
+        if path.suffix != ".safetensors" and _is_pickle(path):
+            raise UserError(f"{path} is a file of PyTorch's and no encoder of twofold; {_convert(path)}") from error
         raise UserError(f"{path} is no whole safetensors file: {error}; write it again") from error
     if _KEY not in metadata:
-        raise UserError(f"{path} holds tensors but no encoder of twofold: its header says nothing of how to build one")
+        raise UserError(
+            f"{path} holds tensors but no encoder of twofold: its header says nothing of how to build one; "
+            f"{_convert(path)}"
+        )
     try:
         header = json.loads(metadata[_KEY])
     except json.JSONDecodeError as error:
@@ -204,6 +209,22 @@ def _read(path: str | Path, weights: bool = True) -> tuple[dict[str, Any], dict[
     if strays:
         raise UserError(f"{path} holds tensors that belong to none of its parts: {', '.join(strays)}")
     return header, tensors
+
+
+def _convert(path: Path) -> str:
+    return f"make one of it with twofold convert {path} --out FOLDER, and give that folder"
+
+
+def _is_pickle(path: Path) -> bool:
+    """Whether a file begins as those of torch.save do: as a zip archive, or as a pickle."""
+    with path.open("rb") as file:
+        return file.read(2) in (b"PK", b"\x80\x02")
+
+
+def encoder_tensors(path: str | Path) -> dict[str, Tensor]:
+    """The encoder's tensors in a file, by their names in the encoder's state; raises as `load_encoder`."""
+    tensors = _read(path)[1]
+    return {name.removeprefix("encoder."): tensor for name, tensor in tensors.items() if name.startswith("encoder.")}
 
 
 def _fill(path: str | Path, module: Module, prefix: str, tensors: dict[str, Tensor]) -> Module:

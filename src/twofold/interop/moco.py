@@ -5,7 +5,6 @@ Source: facebookresearch/moco, main_moco.py (what is saved), moco/builder.py (th
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from twofold.errors import UserError
 from twofold.files import write_atomically
 from twofold.heads import HeadConfig, ProjectionHead
 from twofold.interop.detect import Weights, require_same, shorten
+from twofold.interop.state_dicts import check_values, load_pickle
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """What main_moco.py subtracts from and divides into images in [0, 1]."""
@@ -64,6 +64,15 @@ class KeySide:
     head: Mapping[str, Tensor]
     keys: Tensor
     pointer: Tensor
+
+
+def holds_moco(path: str | Path) -> bool:
+    """Whether a file has tensors that are named as main_moco.py names them; UserError if it cannot be read."""
+    path = Path(path)
+    content = None if path.suffix == ".safetensors" else load_pickle(path)
+    state = content.get("state_dict") if isinstance(content, Mapping) else None
+    names = [str(name).removeprefix(_DDP) for name in state] if isinstance(state, Mapping) else []
+    return any(name.startswith(tuple(_TREES.values())) for name in names)
 
 
 def read_moco(path: str | Path, weights: Weights = "auto") -> MoCoNetwork:
@@ -141,21 +150,11 @@ def write_moco(
 
 
 def _load(path: Path) -> dict[str, Any]:
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, IndexError, TypeError) as error:
-        raise UserError(
-            f"{path} is no whole PyTorch checkpoint of plain tensors ({(str(error) or type(error).__name__)[:200]}); "
-            "fetch it again"
-        ) from error
+    checkpoint = load_pickle(path)
     state = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
     if not isinstance(state, Mapping) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
         raise UserError(f"{path} is no checkpoint of MoCo: it has no 'state_dict' of tensors")
-    broken = [name for name, tensor in state.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
-    if broken:
-        raise UserError(f"{path} holds values that are not finite, in {shorten(broken)}: the training had diverged")
+    check_values(path, state)
     return dict(checkpoint)
 
 
@@ -163,14 +162,15 @@ def _build(path: str | Path, arch: Any, tensors: Mapping[str, Tensor]) -> Torchv
     """The net that has these tensors beside those of its `fc`."""
     result = {name: tuple(t.shape) for name, t in tensors.items() if not name.startswith("fc.")}
     likely = (
-        [arch] if arch in _NETS else [name for name in _NETS if _plan(name).keys() == result.keys()] or ["resnet50"]
+        [arch] if arch in _NETS else [name for name in _NETS if plan_of(name).keys() == result.keys()] or ["resnet50"]
     )
-    name = next((name for name in likely if _plan(name) == result), likely[0])
-    require_same(_plan(name), result, f"{path} is not a whole {name} of torchvision")
+    name = next((name for name in likely if plan_of(name) == result), likely[0])
+    require_same(plan_of(name), result, f"{path} is not a whole {name} of torchvision")
     return TorchvisionEncoder(name, mean=MEAN, std=STD)
 
 
-def _plan(name: str) -> dict[str, tuple[int, ...]]:
+def plan_of(name: str) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a ResNet of torchvision without its last layer."""
     with torch.device("meta"):
         state = torchvision.models.get_model(name).state_dict()
     return {key: tuple(tensor.shape) for key, tensor in state.items() if not key.startswith("fc.")}

@@ -99,14 +99,16 @@ def _first_views(reading: Reading[Examples, Draw]) -> tuple[Examples, Examples]:
 
 def _facts(run: RunDirectory, config: RunConfig, facts: dict[str, object], kind: Kind) -> dict[str, object]:
     """What a reader wants to know of the run before looking at the pictures."""
+    epochs = " + ".join(f"{epochs:g}" for epochs in (config.epochs, *config.extensions))
     last, seen = run.rows()[-1], f", views of {config.views.size} px" if kind == "image" else ""
     return {
         "data": f"{facts['data']}, {facts['images']:,} {EXAMPLE[kind]}s",
         "encoder": f"{config.encoder.title()}{seen}",
         "method": config.method.title(),
-        "training": f"{config.epochs:g} epochs of batches of {config.batch} in {duration(last['seconds'])}",
+        "training": f"{epochs} epochs of batches of {config.batch} in {duration(last['seconds'])}",
         "optimiser": f"{config.optim.name}, lr {config.optim.lr:g}",
         **({"loss of chance": f"{last['chance']:.2f}{config.method.about_chance()}"} if "chance" in last else {}),
+        **({"weights at the start": config.start} if config.start else {}),
         "recipe": facts["recipe"] or "none",
         "seed": config.seed,
         "torch": dict(facts["versions"])["torch"],  # type: ignore[call-overload]

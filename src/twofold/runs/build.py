@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import accumulate
 from typing import Protocol
 
 import torch
@@ -12,7 +14,7 @@ from twofold.data.batches.base import Draw, Examples
 from twofold.distributed import batch_norm_layers, keep_batch_norm_local
 from twofold.errors import UserError
 from twofold.methods import Method
-from twofold.optim import OptimConfig, build_optimizer, build_schedule
+from twofold.optim import OptimConfig, build_optimizer, build_schedule, extended
 from twofold.options import as_written
 from twofold.runs.inputs import Reading, ReadingOptions, read_audio, read_images
 from twofold.training.config import TrainingConfig
@@ -57,6 +59,7 @@ def build_training(
     *,
     span: int = 1,
     short_epochs: bool = False,
+    extensions: Sequence[float] = (),
 ) -> AnyTraining:
     """Build every part of a run around a method.
 
@@ -69,6 +72,7 @@ def build_training(
         accelerator: of the run.
         span: frames that the method hides together.
         short_epochs: an epoch may be a few steps, as with few labels: rows and checkpoints keep a distance.
+        extensions: epochs that were added to the finished run, one after another.
 
     Raises:
         UserError: the batch does not fit the data, the processes or the micro-batch, or the data lack something.
@@ -86,12 +90,13 @@ def build_training(
     def training(reading: Reading[Examples, Draw]) -> Training[Examples, Draw]:
         order, batch, epochs = reading.order, config.batch or 1, config.epochs or 1.0
         # the reference trains one step more (its first has lr 0)
-        steps = order.steps(epochs) + (config.data.last_batch != "drop")
+        ends = [order.steps(e) + (config.data.last_batch != "drop") for e in accumulate(extensions, initial=epochs)]
+        steps, planned = ends[-1], build_schedule(config.optim, len(source), batch, epochs, ends[0])
         log_every, checkpoint_every = _intervals(config.training, steps, order.steps_per_epoch, short_epochs)
         return Training(
             method, inputs(reading.views, accelerator.device, memory_format), reading.loader, optimizer,
-            build_schedule(config.optim, len(source), batch, epochs, steps), accelerator, run, config.seed, batch,
-            steps, order.steps_per_epoch, log_every, checkpoint_every, config.training.keep, size=config.views.size,
+            extended(planned, ends, extensions), accelerator, run, config.seed, batch, steps, order.steps_per_epoch,
+            log_every, checkpoint_every, config.training.keep, size=config.views.size, ends=ends,
         )  # fmt: skip
 
     pin = accelerator.device.type == "cuda"

@@ -18,7 +18,7 @@ from twofold.kinds import Kind
 from twofold.methods import MethodConfig
 from twofold.methods.supervised import Freeze, FrozenMode
 from twofold.optim import OptimConfig
-from twofold.options import OptionsParser, merge, option, plain, refuse_unused
+from twofold.options import GIVEN, OptionsParser, merge, option, plain, refuse_unused
 from twofold.runs.presets import preset_options
 from twofold.training.config import TrainingConfig
 from twofold.views import ViewsConfig
@@ -34,6 +34,8 @@ class RunConfig:
 
     epochs: float | None = None
     """Passes over the data. Chosen from the number of images when not given."""
+    extensions: tuple[float, ...] = ()
+    """Passes that were added to the finished run, one number for each time; see --extend."""
     batch: int | None = None
     """Images per step over all devices (N; the loss compares 2N views). Chosen from the data when not given."""
     micro_batch: int | None = None
@@ -47,6 +49,13 @@ class RunConfig:
     the running averages are the mean of theirs. When not given as the method has it: true but for MoCo."""
     seed: int = 0
     """Seed of every random number of the run."""
+    start: str | None = None
+    """Weights that the encoder begins with: a run's folder, one that `twofold convert` wrote, or a file with the
+    tensors of a backbone (.pth, .pt, .ckpt, .bin, .safetensors). The encoder's options and its reading of pixels come
+    with them; the projection head starts anew."""
+    start_prefix: str | None = option(None, when={"start": (GIVEN,)})
+    """What the names of a backbone's tensors begin with, such as module.encoder_q., or a map of beginnings with commas
+    between, such as backbone.0.=conv1.; found if not given."""
     data: DataConfig = field(default_factory=DataConfig)
     """Data"""
     views: ViewsConfig = option(factory=ViewsConfig, when={"kind": ("image",)}, instead=_OF_WAVES)
@@ -69,6 +78,8 @@ class RunConfig:
     def __post_init__(self) -> None:
         if self.epochs is not None and not self.epochs > 0:
             raise UserError(f"--epochs must be above 0, got {self.epochs}")
+        if any(not 0 < epochs < float("inf") for epochs in self.extensions):
+            raise UserError(f"--extensions (and --extend) must be above 0, got {list(self.extensions)}")
         if self.batch is not None and self.batch < 2:
             raise UserError(
                 f"--batch must be at least 2, got {self.batch}: the loss needs another image to contrast with"

@@ -21,6 +21,7 @@ from twofold.encoders import build_encoder, save_encoder
 from twofold.encoders.adapters import adapt_as
 from twofold.errors import UserError
 from twofold.evaluation.for_encoder import source_for
+from twofold.evaluation.frozen import digest
 from twofold.evaluation.monitors import EXTRACTOR, LabelMonitor, ProbeRule, hold_out
 from twofold.heads import ProjectionHead
 from twofold.kinds import Kind
@@ -29,6 +30,8 @@ from twofold.options import plain
 from twofold.runs.build import build_training
 from twofold.runs.config import RunConfig, build
 from twofold.runs.defaults import choose
+from twofold.runs.extending import begin_extension, extended_config
+from twofold.runs.from_weights import StartingPoint, from_start, read_start
 from twofold.runs.starting import check_same_data, start_accelerator, start_run
 from twofold.training.inputs import TwoViews
 from twofold.training.loop import AnyTraining
@@ -73,6 +76,7 @@ def pretrain(
     *,
     recipe: str | None = None,
     resume: bool = False,
+    extend: float | None = None,
     module: nn.Module | None = None,
 ) -> PretrainOutcome:
     """Train an encoder without labels, or go on with a run.
@@ -83,29 +87,47 @@ def pretrain(
         options: fields of `RunConfig`, nested or dotted.
         recipe: whose options they are, for the record.
         resume: go on with the run in `out`; starts it if there is none yet.
+        extend: go on with the finished run in `out` for so many more epochs.
         module: your own module as the encoder.
 
     Raises:
         UserError: for anything wrong in the options or the data.
     """
     run = RunDirectory(out)
-    resuming = resume and run.config_file.exists()
-    config = run.check_resumable(RunConfig, dict(options)) if resuming else build(options)
+    resuming = (resume and run.config_file.exists()) or extend is not None
+    point = None
+    if extend is not None:
+        config = extended_config(run, options, extend, resume)
+    elif resuming:
+        config = run.check_resumable(RunConfig, dict(options))
+    else:
+        point, given = from_start(options)
+        config = build(given)
     accelerator = start_accelerator(config.training, run)
     source = open_source(data, config.data, split=config.data.split)
     if resuming:
         check_same_data(run, source, config.training.changed_data)
+        if config.start is not None and run.latest() is None:  # killed before its first checkpoint
+            point = read_start(config.start, config.start_prefix, plain(config.encoder))
     else:
         facts = source.facts()
+        if point is not None:
+            point.check_kind(facts.kind)
+            print_rank0(point.told)
         if facts.layout:
             print_rank0(facts.layout)
         config, message = choose(config, facts, accelerator.device)
         print_rank0(message)
-    training = assemble(config, source, run, accelerator, module)
+    training = assemble(config, source, run, accelerator, module, point)
     if training.method.notice():
         print_rank0(training.method.notice())
-    if not resuming:
+    if point is not None:
+        _keep_start(run, config, training, source, data, recipe, resuming)
+    elif not resuming:
         start_run(run, config, source, data, recipe)
+    if extend is not None:
+        begin_extension(run, config, training)
+        training.resume()
     if resume:
         training.resume()
         print_rank0(
@@ -116,10 +138,27 @@ def pretrain(
     return _finish(training, source, train_or_advise(training, config.micro_batch))
 
 
+def _keep_start(
+    run: RunDirectory, config: RunConfig, training: AnyTraining, source: Source, data: Any, recipe: str | None,
+    resuming: bool,
+) -> None:  # fmt: skip
+    """Write down which weights the run begins with, and keep them: the file is not needed again."""
+    facts = {"start": {"from": str(config.start), "digest": digest(training.method.encoder)}}
+    if not resuming:
+        start_run(run, config, source, data, recipe, **facts)
+    elif run.facts()["start"]["digest"] != facts["start"]["digest"]:
+        raise UserError(
+            f"--start {config.start} holds other weights than those that the run in {run.path} began with, and no "
+            "checkpoint was written since: put them back, or start another run in another folder"
+        )
+    training.save()
+
+
 def assemble(
-    config: RunConfig, source: Source, run: RunDirectory, accelerator: Accelerator, module: nn.Module | None
-) -> AnyTraining:
-    """Build every part of the run from its resolved configuration."""
+    config: RunConfig, source: Source, run: RunDirectory, accelerator: Accelerator, module: nn.Module | None,
+    point: StartingPoint | None = None,
+) -> AnyTraining:  # fmt: skip
+    """Build every part of the run from its resolved configuration, its encoder with the weights of `point`."""
     if config.encoder.name == "custom" and module is None:
         raise UserError("the run trains a module of your own (encoder.name custom): give it as `encoder` from Python")
     torch.manual_seed(config.seed)  # initial weights
@@ -133,9 +172,14 @@ def assemble(
             f"the encoder takes {encoder.input.channels} channels and the images have {source.channels}; "
             "set --data.channels and --encoder.channels to the same number"
         )
-    source = source_for(source, encoder, config.seed, fit=True)
+    if point is not None:
+        point.fill(encoder)
+    source = source_for(source, encoder, config.seed, fit=config.start is None)
     method = config.method.build(encoder, config.head, config.seed)
-    training = build_training(config, method, source, TwoViews, run, accelerator, span=config.method.hidden_span())
+    training = build_training(
+        config, method, source, TwoViews, run, accelerator, span=config.method.hidden_span(),
+        extensions=config.extensions,
+    )  # fmt: skip
     training.monitors, training.monitor_every = watch(config, training, source)
     return training
 

@@ -13,11 +13,11 @@ from torch import nn
 from twofold.console import print_rank0
 from twofold.data import AudioSource, Source
 from twofold.data.base import class_count
-from twofold.encoders import Encoder, SpeechEncoder, adapt, load_classifier, load_encoder, load_head, read_header
+from twofold.encoders import Encoder, adapt, load_classifier, load_encoder, load_head, read_header
 from twofold.encoders.adapters import CustomEncoder
-from twofold.encoders.audio.encoder import speech_options
 from twofold.encoders.composed import EncoderWithClassifier
 from twofold.encoders.load import kind_of
+from twofold.encoders.options_of import options_of
 from twofold.errors import UserError
 from twofold.evaluation.features import Extractor, Pixels
 from twofold.evaluation.few_labels import SUBSET_GRID, fit_few
@@ -235,18 +235,12 @@ class TeacherSource:
 
     def student_options(self) -> dict[str, Any]:
         """Options of an encoder like its own; UserError for a module of the user's own."""
-        spec = dict(self.header()["spec"])
-        kind = spec.pop("kind", None)
-        if kind == "resnet":
-            depth = spec.pop("depth")
-            return {"name": f"resnet{depth}", **spec}
-        if kind in ("timm", "torchvision"):
-            name = f"{kind}:{spec.pop('name')}"
-            spec.pop("size", None)
-            return {"name": name} | {key: value for key, value in spec.items() if value is not None}
-        if kind == SpeechEncoder.kind:
-            return speech_options(spec)
-        raise UserError("the teacher is a module of your own, which no student can be built like: give --encoder.name")
+        spec = self.header()["spec"]
+        if spec.get("kind") in (None, CustomEncoder.kind):
+            raise UserError(
+                "the teacher is a module of your own, which no student can be built like: give --encoder.name"
+            )
+        return options_of(spec)
 
     def views(self) -> dict[str, Any]:
         """Options of the views that it was trained on."""

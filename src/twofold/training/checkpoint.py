@@ -21,6 +21,11 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(path for path in result if _NAME.fullmatch(path.name))
 
 
+def step_of(path: Path) -> int:
+    """The step after which a checkpoint was written, by its name."""
+    return int(path.stem.rpartition("-")[2])
+
+
 def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
     """Write the state after `step` steps and remove all but the last `keep` checkpoints."""
     path = folder / "checkpoints" / f"step-{step:09d}.pt"

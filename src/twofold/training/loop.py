@@ -62,6 +62,8 @@ class Training(Generic[Examples, Draw]):
     keep: int
     size: int | None = None
     """Side of a view of images, in pixels."""
+    ends: Sequence[int] = ()
+    """Steps after which the run as it was planned, and then each extension of it, ends; the last is `steps`."""
     monitors: Sequence[Monitor] = ()
     monitor_every: int = 0
     step: int = 0

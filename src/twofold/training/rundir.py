@@ -59,7 +59,19 @@ class RunDirectory:
             UserError: if the folder holds another run or other files.
         """
         check_out(self.path, self.config_file.exists(), "run", resume=False)
-        document = {"run": facts | environment(), "options": plain(config)}
+        self._write({"run": facts | environment(), "options": plain(config)})
+
+    def record_extension(self, config: Any, facts: dict[str, Any]) -> None:
+        """Replace the configuration by that of the extended run.
+
+        Args:
+            config: with the extension in it.
+            facts: of the extension: the step that it begins at, its epochs and the versions it is made with.
+        """
+        told = self.facts()
+        self._write({"run": told | {"extended": [*told.get("extended", []), facts]}, "options": plain(config)})
+
+    def _write(self, document: dict[str, Any]) -> None:
         text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
         write_atomically(self.config_file, lambda file: file.write(text.encode()))
 
@@ -101,7 +113,7 @@ class RunDirectory:
         except (yaml.YAMLError, KeyError, TypeError) as error:
             raise UserError(f"{self.config_file} is damaged: {error}") from error
 
-    def check_resumable(self, kind: type[Config], options: dict[str, Any]) -> Config:
+    def check_resumable(self, kind: type[Config], options: dict[str, Any], to: str = "resume") -> Config:
         """The stored configuration, of the dataclass `kind`, with operational options renewed.
 
         Raises:
@@ -111,9 +123,11 @@ class RunDirectory:
         before = flatten(plain(stored))
         for name, value in flatten(plain(options)).items():
             if name in before and not OPERATIONAL.fullmatch(name) and before[name] != value:
+                longer = name in ("epochs", "extensions") and "extensions" in before
+                more = "; --extend adds epochs to a finished run" if longer else ""
                 raise UserError(
                     f"--{name} is {value!r}, but the run in {self.path} was started with {before[name]!r}; "
-                    "resume without the option, or start another run in another folder"
+                    f"{to} without the option, or start another run in another folder{more}"
                 )
         renewed = {  # what the run's classes do not have is refused where it says anything
             name: value
