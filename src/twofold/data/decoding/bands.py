@@ -53,7 +53,8 @@ class BandPlan:
         if self.channels is None or self.channels in (bands, samples):
             return ""
         who = "--data.channels or the encoder asks for" if self.asked else "most of the images have"
-        return f"it has {counted(bands)}, and {who} {self.channels}: --data.bands chooses among them"
+        hint = ": --data.bands chooses among them" if bands > self.channels else ""
+        return f"it has {counted(bands)}, and {who} {self.channels}{hint}"
 
     def choose(self, values: NDArray[Any], alpha: Sequence[int]) -> NDArray[Any]:
         """The bands [H, W, C] that are read of all samples [H, W, S], of which those in `alpha` are transparency.

@@ -212,31 +212,59 @@ def as_array(images: Any) -> NDArray[Any]:
     return images.detach().cpu().numpy() if isinstance(images, torch.Tensor) else np.asarray(images)
 
 
-def images_to_tensor(images: Any, name: str, pixels: PixelRange | None = None) -> torch.Tensor:
+def images_to_tensor(
+    images: Any, name: str, pixels: PixelRange | None = None, bands: Sequence[int] | None = None,
+    ranges: Sequence[PixelRange] | None = None,
+) -> torch.Tensor:  # fmt: skip
     """Images of any type and layout as a uint8 tensor [N, C, H, W].
+
+    Args:
+        images: numpy array or tensor, see `channels_second`. Values: bool; uint8; uint16, of which 65535 is white;
+            other integers in 0..255; floats in [0, 1]; or any, with `pixels` or `ranges`.
+        name: for messages.
+        pixels: the values of black and white, where they are not those above.
+        bands: channels to take, by number from 1; all when not given.
+        ranges: black and white of each channel that is taken.
+
+    Raises:
+        UserError: wrong number of dimensions, no such channel, or values outside these ranges.
+    """
+    array = channels_second(images, name, bands)
+    if ranges is None:
+        array = _as_uint8(array, name, pixels)
+    elif len(ranges) != array.shape[1]:
+        raise UserError(f"--data.band_ranges has {len(ranges)} ranges, and {name} has {array.shape[1]} channels")
+    else:
+        array = np.stack([eight_bits(array[:, c], "full", each) for c, each in enumerate(ranges)], axis=1)
+    # Memory-mapped files stay on disk unless their layout has to change; mapped copy-on-write, so torch may write.
+    return torch.from_numpy(np.ascontiguousarray(array))
+
+
+def channels_second(images: Any, name: str, bands: Sequence[int] | None = None) -> NDArray[Any]:
+    """Images of any layout as [N, C, H, W], with the channels in `bands`, numbered from 1, or all.
 
     Args:
         images: numpy array or tensor, [N, H, W], [N, H, W, C] or [N, C, H, W]. With four dimensions the channels are
             the second or last one of size 1, 3 or 4; if both or neither are, the smaller; if equal, the last of an
-            array and the second of a tensor, as is usual for each. Values: bool; uint8; uint16, of which 65535 is
-            white; other integers in 0..255; floats in [0, 1]; or any, with `pixels`.
+            array and the second of a tensor, as is usual for each.
         name: for messages.
-        pixels: the values of black and white, where they are not those above.
+        bands: which channels, in this order.
 
     Raises:
-        UserError: wrong number of dimensions, or values outside these ranges.
+        UserError: another number of dimensions, or no such channel.
     """
-    tensor_like = isinstance(images, torch.Tensor)
     array = as_array(images)
     if array.ndim not in (3, 4) or array.size == 0:
         raise UserError(f"{name}: images must be [N, H, W], [N, H, W, C] or [N, C, H, W], got {list(array.shape)}")
-    array = _as_uint8(array, name, pixels)
     if array.ndim == 3:
         array = array[:, None]
-    elif _channels_last(array.shape, default=not tensor_like):
+    elif _channels_last(array.shape, default=not isinstance(images, torch.Tensor)):
         array = array.transpose(0, 3, 1, 2)
-    # Memory-mapped files stay on disk unless their layout has to change; mapped copy-on-write, so torch may write.
-    return torch.from_numpy(np.ascontiguousarray(array))
+    if bands is None:
+        return array
+    if max(bands) > array.shape[1]:
+        raise UserError(f"--data.bands {list(bands)}: {name} has {array.shape[1]} channels")
+    return array[:, [number - 1 for number in bands]]
 
 
 def set_channels(images: torch.Tensor, channels: int | None, name: str) -> torch.Tensor:
@@ -250,7 +278,10 @@ def set_channels(images: torch.Tensor, channels: int | None, name: str) -> torch
         # ITU-R 601 in the same 16-bit fixed point as Pillow, in chunks: the products need 4 bytes a pixel.
         parts = [(19595 * c[:, :1] + 38470 * c[:, 1:2] + 7471 * c[:, 2:] + 0x8000) >> 16 for c in _int32_chunks(images)]
         return torch.cat([part.to(torch.uint8) for part in parts])
-    raise UserError(f"{name} has {have} channels; --data.channels {channels} would need 1, 3 or {channels} of them")
+    raise UserError(
+        f"{name} has {have} channels; --data.channels {channels} would need 1, 3 or {channels} of them: choose "
+        "some with --data.bands"
+    )
 
 
 def to_channels(values: NDArray[np.uint8], channels: int) -> NDArray[np.uint8]:

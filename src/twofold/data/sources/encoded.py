@@ -88,7 +88,13 @@ class EncodedSource:
         headers = self._headers(indices)
         readable = [header for header in headers if isinstance(header, Header)]
         self.plan = self._choose_plan(readable)
-        fitting = [header if isinstance(header, BadImage) else self._fitting(header, i) for i, header in enumerate(headers)]
+        fitting = [
+            header if isinstance(header, BadImage) else self._fitting(header, int(index))
+            for index, header in zip(indices, headers, strict=True)
+        ]
+        if readable and not any(isinstance(header, Header) for header in fitting):
+            misfit = next(each for header, each in zip(headers, fitting, strict=True) if header is not each)
+            raise UserError(f"{self.name}: no image has the bands that are read; the first: {misfit}")
         headers = self._keep_good(fitting) if complete else self._some_good(fitting)
         self.channels = self.plan.channels or self.config.channels or (1 if all(h.grey for h in headers) else 3)
         if any(header.deep for header in headers) and self.config.deep_pixels != "stretch":
@@ -124,10 +130,12 @@ class EncodedSource:
     def _choose_range(self) -> None:
         """One range for all pixels of more than 8 bits, or one a band, from some of the images that have such."""
         samples: list[list[NDArray[Any]]] = []
+        missing: set[float] = set()
         for index in sample_indices(len(self)).tolist():
             with contextlib.suppress(BadImage, ValueError):  # met again, and listed, when all are read
                 if self.header(index).deep:
-                    bands = self._values_by_band(index)
+                    bands, nodata = self._values_by_band(index)
+                    missing |= set() if nodata is None else {nodata}
                     if all(np.isfinite(values).all() for values in bands):
                         samples.append(bands)
         if not samples:
@@ -145,9 +153,15 @@ class EncodedSource:
         ranges = self.band_ranges or (self.pixel_range or (0.0, 1.0),)
         self.plan = replace(self.plan, ranges=ranges)
         self.pixels = describe_bands(ranges, dtype, by_band)
+        if missing:
+            listed = " and ".join(f"{value:g}" for value in sorted(missing))
+            self.pixels += f"; {listed} means no data, as the files say, and is black"
 
-    def _values_by_band(self, index: int) -> list[NDArray[Any]]:
-        """The values of one image's pixels that hold data, band by band; of bands about _LOOKED_AT each."""
+    def _values_by_band(self, index: int) -> tuple[list[NDArray[Any]], float | None]:
+        """The values of one image's pixels that hold data, band by band, and the value that means none.
+
+        Of bands about _LOOKED_AT each.
+        """
         path, contents = self.locate(index)
         found = stored(path, self.config, contents, self.plan.first)
         assert found.values is not None
@@ -156,7 +170,7 @@ class EncodedSource:
             step = max(1, int((found.height * found.width / _LOOKED_AT) ** 0.5))
             values = values[::step, ::step]
         flat = values.reshape(-1, values.shape[2]).T
-        return [band if found.nodata is None else _with_data(band, found.nodata) for band in flat]
+        return [band if found.nodata is None else _with_data(band, found.nodata) for band in flat], found.nodata
 
     def read(self, index: int, shrink: int = 1) -> NDArray[np.uint8]:
         """Pixels [H, W, C] of one image; `shrink` as in `decode_image`; raises BadImage."""
