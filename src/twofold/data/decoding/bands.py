@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from twofold.data.decoding.pixels import PixelRange
+from twofold.data.decoding.pixels import NODATA, PixelRange, no_data
 
 NPY = ".npy"
 """The extension of files that hold an array each."""
@@ -23,8 +23,6 @@ _GREY, _RGB = (0, 1), 2
 """Values of TIFF's PhotometricInterpretation for which further samples are bands."""
 _ALPHA = (1, 2)
 """Values of TIFF's ExtraSamples that mean transparency (TIFF 6.0, section 18); 0 leaves open what a sample is."""
-_NODATA = 42113
-"""GDAL's tag for the value of pixels without data (GDAL's documentation of the GTiff driver)."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +96,7 @@ def counted(bands: int) -> str:
 
 
 def kind_of_file(path: str, contents: bytes | None = None) -> str:
-    """"npy" or "tiff" by a file's first bytes; "" for any other."""
+    """ "npy" or "tiff" by a file's first bytes; "" for any other."""
     if contents is not None:
         head = contents[:8]
     else:
@@ -183,7 +181,7 @@ def read_tiff(path: str, contents: bytes | None, asked: bool, most: int, pixels:
         height, width = page.imagelength, page.imagewidth
         if height * width > most or height * width * page.samplesperpixel > 100 * most:
             raise ValueError(f"{width} x {height} pixels of {counted(page.samplesperpixel)}, more than {most}")
-        stack = page
+        stack: Any = page
         samples, alpha = page.samplesperpixel, found[1]
         if asked and samples == 1 and len(file.pages) > 1:
             series = file.series[0]
@@ -192,7 +190,7 @@ def read_tiff(path: str, contents: bytes | None, asked: bool, most: int, pixels:
         orientation = int(page.tags.valueof(274, default=1))
         header = Stored(
             *((width, height) if orientation >= 5 else (height, width)), samples, np.dtype(page.dtype), alpha,
-            _nodata(page.tags.valueof(_NODATA)),
+            no_data(page.tags.valueof(NODATA)),
         )  # fmt: skip
         if not pixels:
             return header
@@ -215,13 +213,6 @@ def _codecs(page: Any) -> Iterator[None]:
         raise ValueError(
             f"{page.bitspersample}-bit samples with compression {name} need a codec: pip install 'twofold[bands]'"
         ) from error
-
-
-def _nodata(text: Any) -> float | None:
-    try:
-        return None if text is None else float(str(text).strip().strip("\0"))
-    except ValueError:  # a remark in place of a number
-        return None
 
 
 def _turned(values: NDArray[Any], orientation: int) -> NDArray[Any]:

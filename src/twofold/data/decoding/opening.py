@@ -13,7 +13,7 @@ from PIL import Image, UnidentifiedImageError
 
 from twofold.data.config import DataConfig
 from twofold.data.decoding.bands import NPY, Stored, extra_samples, kind_of_file, read_npy, read_tiff
-from twofold.data.decoding.pixels import DEEP_MODES, GREY_MODES, as_picture
+from twofold.data.decoding.pixels import DEEP_MODES, GREY_MODES, NODATA, as_picture, no_data
 
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -119,7 +119,8 @@ def stored(path: str, config: DataConfig, contents: bytes | None, first: bool, p
         values = as_picture(upright, config.background, alpha=asks_for_bands(config))
         height, width, samples = values.shape
         alpha = (samples - 1,) if samples in (2, 4) else ()
-        return Stored(height, width, samples, values.dtype, alpha, values=values)
+        nodata = no_data(getattr(image, "tag_v2", {}).get(NODATA)) if image.mode in DEEP_MODES else None
+        return Stored(height, width, samples, values.dtype, alpha, nodata, values=values)
 
 
 def _measured_tiff(path: str, config: DataConfig, contents: bytes | None, pixels: bool = False) -> Stored | None:

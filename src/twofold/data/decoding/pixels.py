@@ -23,6 +23,8 @@ DeepPixels = Literal["full", "bands", "stretch"]
 PixelRange = tuple[float, float]
 """The values of black and of white among pixels of more than 8 bits."""
 
+NODATA = 42113
+"""GDAL's tag for the value of TIFF pixels without data (documentation of its GTiff driver)."""
 _KNOWN = (1.0, 255.0, 65535.0)
 """What white is among floats, in the order in which it is tried."""
 _LITTLE = 0.05
@@ -98,9 +100,7 @@ def measured_ranges(bands: Sequence[Sequence[NDArray[Any]]]) -> tuple[PixelRange
     return tuple(result)
 
 
-def describe_bands(
-    ranges: Sequence[PixelRange], dtype: np.dtype[Any], bands: Sequence[Sequence[NDArray[Any]]]
-) -> str:
+def describe_bands(ranges: Sequence[PixelRange], dtype: np.dtype[Any], bands: Sequence[Sequence[NDArray[Any]]]) -> str:
     """How pixels of several bands are read, in words, with a warning where most use little of their range."""
     if len(ranges) > 1:
         listed = ", ".join(f"{low:g} to {high:g}" for low, high in ranges)
@@ -127,16 +127,15 @@ def scaled(
         deep: see `eight_bits`.
         ranges: black and white, of all bands or of each of the C; none leaves 8 bits as they are, and asks `range_of`
             of others.
-        nodata: the value of pixels without data, which become black.
+        nodata: the value of pixels without data, which become black among those of more than 8 bits.
 
     Raises:
         ValueError: a value is not finite.
     """
     if values.dtype == np.uint8 and len(ranges) < 2:
-        result = np.ascontiguousarray(values)
-        return result if nodata is None else np.where(values == nodata, np.uint8(0), result)
+        return np.ascontiguousarray(values)
     if nodata is not None:
-        missing = np.isnan(values) if np.isnan(nodata) else values == nodata
+        missing = without_data(values, nodata)
         present = values[~missing]
         values = np.where(missing, present.min() if present.size else values.dtype.type(0), values)
     if len(ranges) > 1 and deep != "stretch":
@@ -145,6 +144,19 @@ def scaled(
     else:
         result = eight_bits(values, deep, ranges[0] if ranges else None)
     return result if nodata is None else np.where(missing, np.uint8(0), result)
+
+
+def no_data(text: Any) -> float | None:
+    """The number that the tag NODATA holds; None where it holds a remark, or there is none."""
+    try:
+        return None if text is None else float(str(text).strip().strip("\0"))
+    except ValueError:
+        return None
+
+
+def without_data(values: NDArray[Any], nodata: float) -> NDArray[np.bool_]:
+    """Which pixels hold no data."""
+    return np.asarray(np.isnan(values) if np.isnan(nodata) else values == nodata)
 
 
 def as_picture(image: Image.Image, background: str, alpha: bool) -> NDArray[Any]:
@@ -173,7 +185,8 @@ def to_uint8(
     """
     if image.mode in DEEP_MODES:
         values = np.array(image)
-        grey = eight_bits(values, deep, pixels)
+        nodata = no_data(getattr(image, "tag_v2", {}).get(NODATA))
+        grey = scaled(values[..., None], deep, (pixels,) if pixels else (), nodata)[..., 0]
         if isinstance(key := image.info.get("transparency"), int):
             grey[values == key] = np.array(Image.new("RGB", (1, 1), background).convert("L"))[0, 0]
         return np.repeat(grey[..., None], channels, axis=2)

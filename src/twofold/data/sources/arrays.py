@@ -74,7 +74,8 @@ class ArraySource:
         elif array.dtype != np.uint8 and array.size:
             pixel_range = pixel_range or range_of_arrays([array])
             self.pixels = "" if pixel_range is None else describe_range(pixel_range, array.dtype, [array])
-        self.pixel_range, self.band_ranges = pixel_range, band_ranges and tuple(band_ranges)
+        self.pixel_range = pixel_range
+        self.band_ranges = None if band_ranges is None else tuple(band_ranges)
         self.images = set_channels(images_to_tensor(images, name, pixel_range, bands, band_ranges), channels, name)
         self.channels = self.images.shape[1]
         self.labels: Labels | None = None

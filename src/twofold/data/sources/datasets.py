@@ -220,9 +220,7 @@ class DatasetSource:
     def _infer_channels(self, images: list[Any]) -> int:
         """As many as any of the images has: one grey image does not make the others grey."""
         counts = {
-            (1 if image.mode in GREY_MODES else 3)
-            if isinstance(image, Image.Image)
-            else self._tensor(image).shape[1]
+            (1 if image.mode in GREY_MODES else 3) if isinstance(image, Image.Image) else self._tensor(image).shape[1]
             for image in images
         }
         given = self.config.bands or self.band_ranges

@@ -18,7 +18,7 @@ from twofold.data.config import DataConfig
 from twofold.data.decoding.bands import PICTURES, BandPlan, channels_first, counted
 from twofold.data.decoding.images import decode_image
 from twofold.data.decoding.opening import BadImage, Header, image_header, stored
-from twofold.data.decoding.pixels import describe_bands, describe_range, measured_ranges, range_of
+from twofold.data.decoding.pixels import describe_bands, describe_range, measured_ranges, range_of, without_data
 from twofold.errors import UserError
 
 _LOOKED_AT = 16_384
@@ -95,9 +95,9 @@ class EncodedSource:
         if readable and not any(isinstance(header, Header) for header in fitting):
             misfit = next(each for header, each in zip(headers, fitting, strict=True) if header is not each)
             raise UserError(f"{self.name}: no image has the bands that are read; the first: {misfit}")
-        headers = self._keep_good(fitting) if complete else self._some_good(fitting)
-        self.channels = self.plan.channels or self.config.channels or (1 if all(h.grey for h in headers) else 3)
-        if any(header.deep for header in headers) and self.config.deep_pixels != "stretch":
+        good = self._keep_good(fitting) if complete else self._some_good(fitting)
+        self.channels = self.plan.channels or self.config.channels or (1 if all(h.grey for h in good) else 3)
+        if any(header.deep for header in good) and self.config.deep_pixels != "stretch":
             self._choose_range()
 
     def _choose_plan(self, headers: Sequence[Header]) -> BandPlan:
@@ -143,7 +143,7 @@ class EncodedSource:
         dtype, every = samples[0][0].dtype, [values for bands in samples for values in bands]
         if self.plan.channels is None:
             self.pixel_range = self.config.pixel_range or range_of(every)
-            self.pixels = describe_range(self.pixel_range, dtype, every)
+            self.pixels = describe_range(self.pixel_range, dtype, every) + _missing_in_words(missing)
             return
         by_band = list(zip(*samples, strict=True))
         if self.config.deep_pixels == "bands" and self.band_ranges is None:
@@ -152,10 +152,7 @@ class EncodedSource:
             self.pixel_range = self.config.pixel_range or range_of(every)
         ranges = self.band_ranges or (self.pixel_range or (0.0, 1.0),)
         self.plan = replace(self.plan, ranges=ranges)
-        self.pixels = describe_bands(ranges, dtype, by_band)
-        if missing:
-            listed = " and ".join(f"{value:g}" for value in sorted(missing))
-            self.pixels += f"; {listed} means no data, as the files say, and is black"
+        self.pixels = describe_bands(ranges, dtype, by_band) + _missing_in_words(missing)
 
     def _values_by_band(self, index: int) -> tuple[list[NDArray[Any]], float | None]:
         """The values of one image's pixels that hold data, band by band, and the value that means none.
@@ -170,7 +167,9 @@ class EncodedSource:
             step = max(1, int((found.height * found.width / _LOOKED_AT) ** 0.5))
             values = values[::step, ::step]
         flat = values.reshape(-1, values.shape[2]).T
-        return [band if found.nodata is None else _with_data(band, found.nodata) for band in flat], found.nodata
+        return [
+            band if found.nodata is None else band[~without_data(band, found.nodata)] for band in flat
+        ], found.nodata
 
     def read(self, index: int, shrink: int = 1) -> NDArray[np.uint8]:
         """Pixels [H, W, C] of one image; `shrink` as in `decode_image`; raises BadImage."""
@@ -249,5 +248,6 @@ def _laid_out(header: Header, first: bool) -> Header:
     return header._replace(height=height, width=width, bands=bands, samples=bands, grey=bands == 1)
 
 
-def _with_data(values: NDArray[Any], nodata: float) -> NDArray[Any]:
-    return values[~np.isnan(values)] if np.isnan(nodata) else values[values != nodata]
+def _missing_in_words(missing: set[float]) -> str:
+    listed = " and ".join(f"{value:g}" for value in sorted(missing))
+    return f"; {listed} means no data, as the files say, and is black" if missing else ""

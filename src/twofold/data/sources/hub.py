@@ -28,7 +28,8 @@ class HubSource(EncodedSource):
 
     Args:
         dataset: `datasets.Dataset`. Its image column is the only one of the type Image, or of arrays (Array2D or
-            Array3D) where there is none, or is called image, img, jpg or png; labels are a column of the type ClassLabel, or of whole numbers called label, labels, cls, fine_label.
+            Array3D) where there is none, or is called image, img, jpg or png; labels are a column of the type
+            ClassLabel, or of whole numbers called label, labels, cls, fine_label.
         config: `channels` and how to decode.
         name: for messages.
 
