@@ -238,6 +238,26 @@ def test_one_range_for_all_bands_or_one_for_each(tmp_path):
     assert (stretched.reshape(6, -1).max(1) == 255).all()
 
 
+@pytest.mark.parametrize("options", [{"photometric": "rgb"}, CONTIG])
+@pytest.mark.parametrize("count", [3, 4, 5])
+def test_deep_colours_and_more_are_measured_by_band(tmp_path, count, options):
+    deep = FIVE[..., :count].astype(np.uint16) * 40 + 7
+    extra = {"extrasamples": ["unspecified"] * (count - 3)} if options is not CONTIG and count > 3 else {}
+    facts = open_source(folder(tmp_path / "a", deep, **options, **extra), DataConfig(deep_pixels="bands")).facts()
+    np.testing.assert_allclose(np.array(facts.band_ranges).T, np.percentile(deep.reshape(-1, count), (1, 99), axis=0))
+    ranges = ((7.0, 10207.0),) * count
+    np.testing.assert_array_equal(pixels(tmp_path / "a", band_ranges=ranges), FIVE[..., :count])
+    if count > 3:
+        assert "uint16 pixels, of which 0 is black" in open_source(tmp_path / "a").facts().pixels
+
+
+def test_signed_bytes_are_no_bytes(tmp_path):
+    root = folder(tmp_path / "a", (FIVE[..., :2].astype(np.int16) - 128).astype(np.int8), **CONTIG)
+    source = open_source(root)
+    assert "int8 pixels, of which -128 is black and 127 white" in source.facts().pixels
+    np.testing.assert_array_equal(source.read(0), FIVE[0, ..., :2])
+
+
 def test_dark_bands_are_warned_of(tmp_path):
     root = folder(tmp_path / "a", FIVE.astype(np.uint16), **CONTIG)
     assert "nearly black" in open_source(root).facts().pixels

@@ -72,9 +72,9 @@ def image_header(path: str, config: DataConfig, contents: bytes | None = None, f
             width, height = image.size
             if orientation(image, config) >= 5:
                 width, height = height, width
-            grey, deep = image.mode in GREY_MODES, image.mode in DEEP_MODES
-            bands, alpha = _bands_of_picture(image, grey)
-            if not (image.format == "TIFF" and asks_for_bands(config)):
+            grey = image.mode in GREY_MODES
+            bands, alpha, deep = _bands_of_picture(image, grey)
+            if not (image.format == "TIFF" and (asks_for_bands(config) or config.deep_pixels == "bands")):
                 return Header(height, width, grey, deep, bands, bands + alpha)
     except NoPicture:
         return _header(stored(path, config, contents, first, pixels=False))
@@ -86,7 +86,8 @@ def image_header(path: str, config: DataConfig, contents: bytes | None = None, f
 
 def asks_for_bands(config: DataConfig) -> bool:
     """Whether the options ask for bands by number, or for as many as no picture has."""
-    return config.bands is not None or config.channels not in (None, 1, 3)
+    many = config.channels not in (None, 1, 3) or len(config.band_ranges or ()) not in (0, 1, 3)
+    return config.bands is not None or many
 
 
 def stored(path: str, config: DataConfig, contents: bytes | None, first: bool, pixels: bool = True) -> Stored:
@@ -147,14 +148,16 @@ def _named_npy(path: str, contents: bytes | None) -> bool:
     return Path(path).suffix.lower() == NPY if contents is None else kind_of_file(path, contents) == "npy"
 
 
-def _bands_of_picture(image: Image.Image, grey: bool) -> tuple[int, int]:
-    """(bands, samples of transparency beside them) of a picture that is not decoded yet."""
+def _bands_of_picture(image: Image.Image, grey: bool) -> tuple[int, int, bool]:
+    """(bands, samples of transparency beside them, whether they are deep) of a picture that is not decoded yet."""
     if image.format == "TIFF":
         tags: Any = image.tag_v2  # type: ignore[attr-defined]  # of TIFF images alone
         found = extra_samples(tags.get(262), tags.get(277, 1), tags.get(338, ()))
         if found is not None and found[0] > (1 if grey else 3):
-            return found[0], len(found[1])
-    return (1 if grey else 3), int(image.mode in ("LA", "La", "RGBA", "RGBa", "PA"))
+            deep = max(tags.get(258, (1,))) > 8 or set(tags.get(339, (1,))) != {1}  # bits, and unsigned integers
+            return found[0], len(found[1]), deep
+    alpha = int(image.mode in ("LA", "La", "RGBA", "RGBa", "PA"))
+    return (1 if grey else 3), alpha, image.mode in DEEP_MODES
 
 
 def orientation(image: Image.Image, config: DataConfig) -> int:
