@@ -205,6 +205,21 @@ def test_arrays_beside_images_are_no_images(tmp_path):
     assert len(open_source(tmp_path)) == 3
 
 
+def test_arrays_beside_a_split_of_images_are_no_other_folder_of_images(tmp_path):
+    (tmp_path / "train").mkdir()
+    for i in range(3):
+        Image.fromarray(FIVE[i, ..., :3]).save(tmp_path / "train" / f"{i}.png")
+    folder(tmp_path / "features", rng.random((3, 512)), npy=True)
+    source = open_source(tmp_path)
+    assert (len(source), source.labels) == (3, None)
+    assert source.layout == f"{tmp_path}: 3 images in train, no classes"
+    arrays = tmp_path / "arrays"
+    arrays.mkdir()
+    for kind in ("a", "b"):
+        folder(arrays / kind, FIVE[:3], npy=True)
+    assert open_source(arrays).classes == ["a", "b"]
+
+
 def test_arrays_that_are_no_images_are_skipped(tmp_path):
     root = folder(tmp_path / "a", FIVE, npy=True)
     np.save(root / "vector.npy", np.zeros(7))
@@ -249,6 +264,36 @@ def test_deep_colours_and_more_are_measured_by_band(tmp_path, count, options):
     np.testing.assert_array_equal(pixels(tmp_path / "a", band_ranges=ranges), FIVE[..., :count])
     if count > 3:
         assert "uint16 pixels, of which 0 is black" in open_source(tmp_path / "a").facts().pixels
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_ranges_of_bands_are_for_eight_bits_as_well(tmp_path, count):
+    stored = FIVE[..., :count] // 5  # 0 to 51
+    expected = stored * 5
+    root = folder(tmp_path / "a", stored, npy=True)
+    np.testing.assert_array_equal(pixels(root, band_ranges=((0, 51),) * count), expected)
+    np.testing.assert_array_equal(pixels(root, pixel_range=(0, 51)), stored)  # pixels of more than 8 bits alone
+    np.testing.assert_array_equal(pixels(stored, band_ranges=((0, 51),) * count), expected)
+
+
+def test_drafts_of_photographs_have_the_bands_that_are_chosen(tmp_path):
+    y, x = np.mgrid[:400, :400]
+    photo = np.stack([x * 255 // 399, y * 255 // 399, (x + y) * 255 // 798], axis=-1).astype(np.uint8)
+    for i in range(4):
+        Image.fromarray(photo).save(tmp_path / f"{i}.jpg", quality=95)
+    views = ImageViews(ViewsConfig(size=16, crop_area=(0.5, 1.0), flip=0.0, color_strength=0.0, blur=0.0))
+
+    def crops(draft, bands):
+        config = DataConfig(workers=0, cache="off", jpeg_draft=draft, bands=bands)
+        loader = Loader(open_source(tmp_path, config), views, Order(4, 4, 0), 0, 0, 1, config=config)
+        (batch,) = loader.iterate(0, 1)
+        return views.apply(batch.examples, batch.draws)[0]
+
+    for bands in ((2, 1), (3,), (3, 2, 1)):
+        exact, draft = crops(False, bands), crops(True, bands)
+        assert draft.shape == (4, len(bands), 16, 16)
+        assert not torch.equal(draft, exact)
+        assert (draft - exact).abs().max() < 0.03
 
 
 def test_signed_bytes_are_no_bytes(tmp_path):

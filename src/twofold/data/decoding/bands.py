@@ -33,8 +33,9 @@ class BandPlan:
         channels: bands that each image gives; None where images are pictures, grey or in colour.
         bands: which of the stored ones, by number from 1; all but transparency where not given.
         first: .npy arrays are [C, H, W] rather than [H, W, C].
-        ranges: the values of black and white, for all bands or one for each; none where pixels have 8 bits.
+        ranges: the values of black and white, for all deep bands or one for each band; none where pixels have 8 bits.
         asked: the user said how many, rather than most of the images.
+        by_band: the ranges are one for each band, and of 8 bits as well.
     """
 
     channels: int | None = None
@@ -42,6 +43,7 @@ class BandPlan:
     first: bool = False
     ranges: tuple[PixelRange, ...] = ()
     asked: bool = False
+    by_band: bool = False
 
     def problem(self, bands: int, samples: int) -> str:
         """Why an image of so many bands, and samples with transparency, does not belong; "" where it does."""

@@ -12,7 +12,7 @@ from PIL import Image
 
 from twofold.data.config import DataConfig
 from twofold.data.decoding.bands import NPY, PICTURES, BandPlan
-from twofold.data.decoding.opening import TURNS, BadImage, NoPicture, opened, orientation, stored
+from twofold.data.decoding.opening import BadImage, NoPicture, opened, stored, upright_picture
 from twofold.data.decoding.pixels import PixelRange, scaled, to_channels, to_uint8
 
 _NOT_RASTER = {"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"}
@@ -67,27 +67,25 @@ def decode_image(
     """
     pixels = pixels or config.pixel_range
     if plan.channels is not None:
-        return _decode_bands(path, channels, config, contents, plan)
+        return _decode_bands(path, channels, config, contents, plan, shrink)
     try:
         with opened(path, config, contents) as image:
-            turn = orientation(image, config)
-            if shrink > 1:
-                image.draft(image.mode, (max(1, image.width // shrink), max(1, image.height // shrink)))
-            upright = image.transpose(TURNS[turn]) if turn in TURNS else image
+            upright = upright_picture(image, config, shrink)
             return to_uint8(upright, channels, config.background, config.deep_pixels, pixels)
     except NoPicture:
         return _decode_bands(path, channels, config, contents, replace(plan, ranges=(pixels,) if pixels else ()))
 
 
 def _decode_bands(
-    path: str, channels: int, config: DataConfig, contents: bytes | None, plan: BandPlan
+    path: str, channels: int, config: DataConfig, contents: bytes | None, plan: BandPlan, shrink: int = 1
 ) -> NDArray[np.uint8]:
     """The bands that are read of one file, as 8 bits; where pictures are read, of one or three bands."""
-    found = stored(path, config, contents, plan.first)
+    found = stored(path, config, contents, plan.first, shrink=shrink)
     assert found.values is not None
     try:
-        values = scaled(plan.choose(found.values, found.alpha), config.deep_pixels, plan.ranges, found.nodata)
-        return to_channels(values, channels)
+        values = plan.choose(found.values, found.alpha)
+        ranges = plan.ranges if plan.by_band or values.dtype != np.uint8 else ()
+        return to_channels(scaled(values, config.deep_pixels, ranges, found.nodata), channels)
     except ValueError as error:
         raise BadImage(path, str(error)) from error
 

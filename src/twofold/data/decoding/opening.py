@@ -90,7 +90,9 @@ def asks_for_bands(config: DataConfig) -> bool:
     return config.bands is not None or many
 
 
-def stored(path: str, config: DataConfig, contents: bytes | None, first: bool, pixels: bool = True) -> Stored:
+def stored(
+    path: str, config: DataConfig, contents: bytes | None, first: bool, pixels: bool = True, shrink: int = 1
+) -> Stored:
     """All samples of one file: of an .npy file or of TIFF's measurements as they are stored, else of the picture.
 
     Args:
@@ -99,6 +101,7 @@ def stored(path: str, config: DataConfig, contents: bytes | None, first: bool, p
         contents: the encoded image, where it is no file of its own.
         first: the channels of .npy arrays are their first axis.
         pixels: read the values and not the header alone.
+        shrink: JPEG files are decoded at this fraction of their size.
 
     Raises:
         BadImage: no image, broken, cut short, empty, or larger than `max_pixels`.
@@ -115,8 +118,7 @@ def stored(path: str, config: DataConfig, contents: bytes | None, first: bool, p
             if measured is not None:
                 return measured
     with opened(path, config, contents) as image:
-        turn = orientation(image, config)
-        upright = image.transpose(TURNS[turn]) if turn in TURNS else image
+        upright = upright_picture(image, config, shrink)
         values = as_picture(upright, config.background, alpha=asks_for_bands(config))
         height, width, samples = values.shape
         alpha = (samples - 1,) if samples in (2, 4) else ()
@@ -158,6 +160,14 @@ def _bands_of_picture(image: Image.Image, grey: bool) -> tuple[int, int, bool]:
             return found[0], len(found[1]), deep
     alpha = int(image.mode in ("LA", "La", "RGBA", "RGBa", "PA"))
     return (1 if grey else 3), alpha, image.mode in DEEP_MODES
+
+
+def upright_picture(image: Image.Image, config: DataConfig, shrink: int = 1) -> Image.Image:
+    """A picture turned as its EXIF tag says; JPEG at a fraction of its size (Pillow's draft mode)."""
+    turn = orientation(image, config)
+    if shrink > 1:
+        image.draft(image.mode, (max(1, image.width // shrink), max(1, image.height // shrink)))
+    return image.transpose(TURNS[turn]) if turn in TURNS else image
 
 
 def orientation(image: Image.Image, config: DataConfig) -> int:

@@ -95,6 +95,9 @@ def measured_ranges(bands: Sequence[Sequence[NDArray[Any]]]) -> tuple[PixelRange
         values = np.concatenate([each.reshape(-1) for each in samples]).astype(np.float64)
         if not np.isfinite(values).all():
             raise ValueError("it has pixels that are not finite numbers")
+        if not values.size:  # none of the samples has data
+            result.append((0.0, 1.0))
+            continue
         low, high = (float(value) for value in np.percentile(values, _INNER))
         result.append((low, high) if low < high else (low, low + 1.0))
     return tuple(result)
@@ -107,8 +110,8 @@ def describe_bands(ranges: Sequence[PixelRange], dtype: np.dtype[Any], bands: Se
         return f"{dtype} pixels, of which black and white are by band {listed}"
     low, high = ranges[0]
     text = f"{dtype} pixels, of which {low:g} is black and {high:g} white"
-    values = np.concatenate([each.reshape(-1) for samples in bands for each in samples])
-    bright = float(np.percentile(values.astype(np.float64), _INNER[1])) if values.size else high
+    values = [each.reshape(-1).astype(np.float64) for samples in bands for each in samples if each.size]
+    bright = float(np.percentile(np.concatenate(values), _INNER[1])) if values else high
     if dtype != np.bool_ and bright - low < _LITTLE * (high - low):
         text += (
             f" (warning: 99 of 100 that were looked at are below {bright:g}, so that all is nearly black: say what "
@@ -126,13 +129,13 @@ def scaled(
         values: [H, W, C].
         deep: see `eight_bits`.
         ranges: black and white, of all bands or of each of the C; none leaves 8 bits as they are, and asks `range_of`
-            of others.
+            about others.
         nodata: the value of pixels without data, which become black among those of more than 8 bits.
 
     Raises:
         ValueError: a value is not finite.
     """
-    if values.dtype == np.uint8 and len(ranges) < 2:
+    if values.dtype == np.uint8 and not ranges:
         return np.ascontiguousarray(values)
     if nodata is not None:
         missing = without_data(values, nodata)

@@ -234,7 +234,7 @@ class DatasetSource:
     def _bands_of(self, image: Image.Image) -> NDArray[np.uint8]:
         """The bands that are read of a picture; ValueError where it has others."""
         values = as_picture(image, self.config.background, alpha=self.config.bands is not None)
-        ranges = self.band_ranges or ((self.pixel_range,) if self.pixel_range else ())
+        ranges = self.band_ranges or ((self.pixel_range,) if self.pixel_range and values.dtype != np.uint8 else ())
         alpha = (values.shape[2] - 1,) if values.shape[2] in (2, 4) else ()
         chosen = BandPlan(self.channels, self.config.bands).choose(values, alpha)
         return scaled(chosen, self.config.deep_pixels, ranges)

@@ -117,7 +117,7 @@ class EncodedSource:
         elif channels is None:
             channels = usual
         ranges = config.band_ranges or ((config.pixel_range,) if config.pixel_range else ())
-        return BandPlan(channels, config.bands, first, ranges, asked)
+        return BandPlan(channels, config.bands, first, ranges, asked, bool(config.band_ranges))
 
     def _fitting(self, header: Header, index: int) -> Header | BadImage:
         """The header, with an array's channels where the plan has them; a BadImage where the bands are others."""
@@ -151,7 +151,7 @@ class EncodedSource:
         if self.band_ranges is None:
             self.pixel_range = self.config.pixel_range or range_of(every)
         ranges = self.band_ranges or (self.pixel_range or (0.0, 1.0),)
-        self.plan = replace(self.plan, ranges=ranges)
+        self.plan = replace(self.plan, ranges=ranges, by_band=self.band_ranges is not None)
         self.pixels = describe_bands(ranges, dtype, by_band) + _missing_in_words(missing)
 
     def _values_by_band(self, index: int) -> tuple[list[NDArray[Any]], float | None]:
