@@ -192,6 +192,8 @@ def test_the_layout_of_arrays_is_decided_once(tmp_path):
     assert source.channels == 7
     assert [source.read(i).shape for i in range(4)] == [(20, 30, 7), (22, 18, 7), (6, 30, 7), (30, 5, 7)]
     assert source.sizes().tolist() == [[20, 30], [22, 18], [6, 30], [30, 5]]
+    last = folder(tmp_path / "c", [np.zeros(s, np.uint8) for s in ((20, 30, 7), (22, 18, 7), (5, 30, 7))], npy=True)
+    assert open_source(last).sizes().tolist() == [[20, 30], [22, 18], [5, 30]]
     tall = folder(tmp_path / "b", [np.zeros((8, 6, 9), np.uint8)] * 2, npy=True)
     assert open_source(tall).channels == 8  # the smaller of the first and the last
     assert open_source(tall, DataConfig(channels=9)).read(0).shape == (8, 6, 9)
