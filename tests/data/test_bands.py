@@ -148,6 +148,17 @@ def test_a_file_of_bands_among_photographs_is_skipped(tmp_path):
     assert dict(source.skipped) == {str(tmp_path / "z.tif"): "it has 5 bands: choose some of them with --data.bands"}
 
 
+def test_deep_colours_with_a_band_more_are_pictures_among_photographs(tmp_path):
+    for i in range(6):
+        Image.fromarray(FIVE[i, ..., :3]).save(tmp_path / f"{i}.png")
+    deep = FIVE[0, ..., :4].astype(np.uint16) * 257
+    tifffile.imwrite(tmp_path / "z.tif", deep, photometric="rgb", extrasamples=["unspecified"])
+    source = open_source(tmp_path)
+    assert (len(source), source.channels) == (7, 3)
+    assert source.facts().pixels == ""
+    np.testing.assert_array_equal(source.read(6), FIVE[0, ..., :3])  # as Pillow reads it
+
+
 def test_what_is_broken_is_skipped_with_a_reason(tmp_path):
     root = folder(tmp_path / "a", [*FIVE] * 3, **CONTIG)
     whole = (root / "0.tif").read_bytes()

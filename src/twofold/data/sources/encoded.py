@@ -97,7 +97,7 @@ class EncodedSource:
             raise UserError(f"{self.name}: no image has the bands that are read; the first: {misfit}")
         good = self._keep_good(fitting) if complete else self._some_good(fitting)
         self.channels = self.plan.channels or self.config.channels or (1 if all(h.grey for h in good) else 3)
-        if any(header.deep for header in good) and self.config.deep_pixels != "stretch":
+        if any(map(self._reads_deep, good)) and self.config.deep_pixels != "stretch":
             self._choose_range()
 
     def _choose_plan(self, headers: Sequence[Header]) -> BandPlan:
@@ -133,7 +133,7 @@ class EncodedSource:
         missing: set[float] = set()
         for index in sample_indices(len(self)).tolist():
             with contextlib.suppress(BadImage, ValueError):  # met again, and listed, when all are read
-                if self.header(index).deep:
+                if self._reads_deep(self.header(index)):
                     bands, nodata = self._values_by_band(index)
                     missing |= set() if nodata is None else {nodata}
                     if all(np.isfinite(values).all() for values in bands):
@@ -153,6 +153,11 @@ class EncodedSource:
         ranges = self.band_ranges or (self.pixel_range or (0.0, 1.0),)
         self.plan = replace(self.plan, ranges=ranges, by_band=self.band_ranges is not None)
         self.pixels = describe_bands(ranges, dtype, by_band) + _missing_in_words(missing)
+
+    def _reads_deep(self, header: Header) -> bool:
+        """Whether more than 8 bits are read; of a picture with further bands among pictures Pillow reads 8."""
+        only_picture = self.plan.channels is None and header.picture and header.bands not in (1, 3)
+        return header.deep and not only_picture
 
     def _values_by_band(self, index: int) -> tuple[list[NDArray[Any]], float | None]:
         """The values of one image's pixels that hold data, band by band, and the value that means none.
