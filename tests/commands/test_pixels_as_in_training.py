@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 from tiny import OPTIONS
 
@@ -18,6 +19,7 @@ from twofold.commands.study import study
 from twofold.commands.transfer import transfer
 from twofold.data import DataConfig, open_source
 from twofold.encoders import read_header
+from twofold.errors import UserError
 from twofold.evaluation.features import Extractor, Pixels
 from twofold.runs.config import FinetuneConfig
 from twofold.studies.transfer import linear as measuring
@@ -139,3 +141,45 @@ def test_what_decides_what_a_pixel_is(run, folder):
     assert Pixels.of({"extra": {}}).differences(other) == ""
     made = Extractor.of(run / "encoder.safetensors", batch=3, size=None)
     assert (made.size, made.resample, made.pixels, made.batch) == (16, "antialias", pixels, 3)
+
+
+@pytest.fixture(scope="module")
+def bands(tmp_path_factory):
+    """Five bands of 16 bits: discs and bars in the fourth alone, noise of other ranges in the others."""
+    root, rng = tmp_path_factory.mktemp("bands"), np.random.default_rng(0)
+    y, x = np.mgrid[:16, :16] / 16
+    for part, count in (("train", 24), ("test", 16)):
+        for i in range(count):
+            cy, cx = rng.uniform(0.3, 0.7, 2)
+            stored = rng.integers(0, (300, 5000, 40000, 100, 60000), (16, 16, 5)).astype(np.uint16)
+            stored[..., 3] = 100 * ((y - cy) ** 2 + (x - cx) ** 2 < 0.06 if i % 2 else abs(x - cx) < 0.12)
+            path = root / part / ("bar", "disc")[i % 2] / f"{i}.tif"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            tifffile.imwrite(path, stored, photometric="minisblack", planarconfig="contig")
+    return root
+
+
+def test_bands_and_their_ranges_are_the_encoders(bands, tmp_path):
+    options = OPTIONS | {"epochs": 2, "batch": 8, "monitor": {"every": 0}, "data.workers": 0}
+    chosen = {"data.bands": [4, 1], "data.deep_pixels": "bands"}
+    run = twofold.pretrain(bands, tmp_path / "run", report=False, **options, **chosen).path
+    pixels = Pixels.of(read_header(run / "encoder.safetensors"))
+    assert pixels.bands == (4, 1)
+    assert pixels.band_ranges[0] == (0.0, 100.0)
+    assert len(pixels.band_ranges) == 2
+    plain = twofold.evaluate(run, bands, protocol="knn", k=3, **READ)
+    assert plain.scores.top1 > 0.5
+    for path in (bands / "test").rglob("*.tif"):  # darker test images are read by the range of training
+        source = open_source(path.parent, DataConfig(channels=2, bands=(4, 1), band_ranges=pixels.band_ranges))
+        assert source.read(0)[..., 0].max() == 255
+    embed(run, bands, tmp_path / "a.npz", **READ)
+    embed(run, bands, tmp_path / "b.npz", **READ, **chosen)
+    with np.load(tmp_path / "a.npz") as a, np.load(tmp_path / "b.npz") as b:
+        np.testing.assert_array_equal(a["features"], b["features"])
+        assert a["features"].std(0).max() > 0
+    tuned = finetune(run, bands, tmp_path / "tuned", **SHORT, **READ)
+    assert RunDirectory(tuned.path).read(FinetuneConfig)[0].data.bands == (4, 1)
+    other = twofold.evaluate(run, bands, protocol="knn", k=3, **READ, **{"data.bands": [3, 2]})
+    assert "data.bands (3, 2) where the encoder was trained with (4, 1)" in other.text()
+    with pytest.raises(UserError, match=r"band_ranges has 2 ranges for 1 channel"):
+        twofold.evaluate(run, bands, protocol="knn", k=3, **READ, **{"data.bands": [3]})

@@ -48,7 +48,7 @@ def test_grey_folder_has_one_channel_unless_told(tmp_path):
     assert open_source(tmp_path, DataConfig(channels=3)).read(0).shape == (6, 8, 3)
     make_tree(tmp_path, ["c.png"])
     assert open_source(tmp_path).channels == 3
-    with pytest.raises(UserError, match=r"--data.channels 4: image files give 1"):
+    with pytest.raises(UserError, match=r"it has 1 band, and --data.channels or the encoder asks for 4"):
         open_source(tmp_path, DataConfig(channels=4))
 
 

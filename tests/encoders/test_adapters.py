@@ -232,3 +232,16 @@ def test_features_only() -> None:
     """An encoder that says nothing of its features is told apart from one that does."""
     with pytest.raises(NotImplementedError):
         Encoder(SimpleNamespace(channels=3, size=None), 4)(torch.rand(1, 3, 4, 4))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["torchvision:resnet18", "timm:resnet10t"])
+def test_what_becomes_of_pretrained_weights_of_other_channels_is_told(name: str) -> None:
+    def reasons(channels: int, pretrained: bool) -> list[str]:
+        return EncoderConfig.of(name=name, pretrained=pretrained).chosen(9, channels, None, 64, False)[1]
+
+    assert reasons(13, True) == [
+        "encoder.channels 13: the pretrained weights of the first layer, which are for RGB, are repeated over 13 "
+        "channels and scaled"
+    ]
+    assert reasons(1, True)[0].endswith("which are for RGB, are summed")
+    assert reasons(3, True) == reasons(13, False) == []

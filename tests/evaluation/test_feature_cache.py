@@ -101,6 +101,17 @@ def test_other_data_are_other_features(folder: Path, cache: FeatureCache) -> Non
     assert told(cache) == []
 
 
+def test_other_bands_and_ranges_are_other_features(folder: Path) -> None:
+    """A file of features is found by what decided on the pixels."""
+
+    def reading(**options: Any) -> dict[str, Any]:
+        return decode_options(open_source(folder, DataConfig(**options))) or {}
+
+    plain, chosen = reading(), reading(bands=(1,))
+    assert chosen == plain | {"bands": [1]}
+    assert reading(band_ranges=((0.0, 9.0),)) == plain | {"band_ranges": [(0.0, 9.0)]}
+
+
 def test_labels_are_those_of_the_data_not_of_the_file(cache: FeatureCache) -> None:
     images = np.arange(6 * 64, dtype=np.uint8).reshape(6, 8, 8, 1)
     source, encoder = ArraySource(images, np.arange(6) % 2), Means()

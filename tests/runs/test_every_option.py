@@ -155,6 +155,8 @@ def another(leaf: Leaf) -> Any:
 SPECIAL: dict[str, Any] = {
     "optim.milestones": [1],
     "views.operators": ["cutout"],
+    "data.bands": [1],
+    "data.band_ranges": [[0.0, 1.0]],
     "waves.speeds": [0.5],
     "waves.pitches": [0.5],
 }

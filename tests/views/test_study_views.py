@@ -20,7 +20,7 @@ from view_helpers import some_images
 
 from twofold.errors import UserError
 from twofold.randomness import Key
-from twofold.views import OPERATORS, ImageDraw, ImageViews, Operator, StudyDraw, StudyViews, ViewsConfig
+from twofold.views import OPERATORS, ImageDraw, ImageViews, Operator, StudyDraw, StudyViews, ViewsConfig, left_out
 from twofold.views.studies import operators as ops
 
 TOLERANCE = 1e-6
@@ -221,3 +221,69 @@ def test_mistakes_are_named() -> None:
         StudyViews(ViewsConfig(size=16), ["blur"])
     with pytest.raises(TypeError, match="its own draw"):
         StudyViews(BARE, ["sobel"]).apply(some_images(2), ImageViews(BARE).draw(Key(0, 0), [0, 1], 32, 32))
+
+
+@pytest.mark.parametrize("channels", [1, 3, 5, 13])
+def test_channel_jitter_scales_each_channel_by_its_own_factor(channels: int) -> None:
+    x = 0.1 + some_images(24, channels) / 255 * 0.4  # nothing is clipped below a factor of 2
+    drawn, out = draw_and_apply(ops.ChannelJitter(strength=0.4), x)
+    factors = (out.sum((2, 3)) / x.sum((2, 3))).numpy()
+    np.testing.assert_allclose(out.numpy(), x.numpy() * factors[:, :, None, None], atol=1e-6)
+    assert 0.6 <= factors.min() < 0.7 < 1.3 < factors.max() <= 1.4
+    assert len(np.unique(factors.round(5))) == 24 * channels
+    assert stats.kstest(factors.reshape(-1), stats.uniform(0.6, 0.8).cdf).pvalue > 0.01
+    alone = ops.ChannelJitter(strength=0.4).apply(x[5:6], drawn[5:6])
+    assert torch.equal(alone, out[5:6])
+    assert torch.equal(ops.ChannelJitter(strength=0.0).apply(x, drawn), x)
+
+
+@pytest.mark.parametrize(
+    ("options", "channels", "told"),
+    [
+        ({}, 3, False),
+        ({}, 1, False),
+        ({}, 4, True),
+        ({}, 2, True),
+        ({"color_strength": 0.0}, 4, False),
+        ({"grayscale": 0.0, "jitter": 0.0}, 4, False),
+        ({"grayscale": 0.0, "jitter_ranges": (0.8, 0.8, 0.0, 0.0)}, 4, False),
+        ({"color_strength": 0.0, "operators": ("color",)}, 4, True),
+        ({"color_strength": 0.0, "operators": ("channel_jitter",)}, 4, False),
+    ],
+)
+def test_what_is_defined_for_rgb_alone_is_told(options: dict[str, Any], channels: int, told: bool) -> None:
+    words = left_out(ViewsConfig(size=32, **options), channels)
+    assert bool(words) == told
+    if told:
+        assert words.startswith(f"the images have {channels} channels: of the views saturation, hue and grayscale")
+
+
+def test_an_operator_that_would_do_nothing_is_refused() -> None:
+    config = ViewsConfig(size=32, operators=("cutout", "drop"))
+    assert left_out(config, 3) == ""
+    with pytest.raises(UserError, match=r"views.operators has drop, .* images have 5 channels: leave it out"):
+        left_out(config, 5)
+
+
+@pytest.mark.parametrize("rule", ["tf", "torchvision"])
+def test_jitter_of_five_channels_is_brightness_and_contrast_alike_for_all(rule: str) -> None:
+    """Against the formulas: x * b, then the distance to each channel's mean ("tf") or to that of all."""
+    config = ViewsConfig(
+        size=32,
+        jitter=1.0,
+        grayscale=1.0,
+        blur=0.0,
+        flip=0.0,
+        jitter_order="fixed",
+        color_rule=rule,
+        color_strength=0.5,
+    )
+    x = some_images(8, 5) / 255
+    views = ImageViews(config)
+    draw, _ = views.draw(Key(0, 0), np.arange(8), 32, 32)
+    b, c = (draw.factors[:, i, None, None, None] for i in (0, 1))
+    bright = (x * b).clamp(0, 1)
+    mean = bright.mean((2, 3), keepdim=True) if rule == "tf" else bright.mean((1, 2, 3), keepdim=True)
+    np.testing.assert_allclose(
+        views.photometric(x, draw).numpy(), (mean + c * (bright - mean)).clamp(0, 1).numpy(), atol=1e-6
+    )

@@ -9,7 +9,7 @@ from typing import Any
 from jsonargparse import ArgumentParser
 
 from twofold.commands.arguments import PATH, add_data, new_parser
-from twofold.data import AudioSource, DataConfig, SkipList, open_source, splits_of
+from twofold.data import AudioSource, DataConfig, EncodedSource, SkipList, open_source, splits_of
 from twofold.data.sources.hub import PREFIX, stream
 from twofold.data.sources.pack import items, streamed_items, write_shards
 from twofold.data.sources.shards import archives, index_tars, shard_splits
@@ -114,6 +114,11 @@ def shard(data: Any, /, out: str | Path | None = None, **options: Any) -> ShardR
         if isinstance(source, AudioSource):
             raise UserError(
                 f"{data} holds recordings, and `twofold shard` packs images: leave the recordings in their files"
+            )
+        if isinstance(source, EncodedSource) and config.data.bands is not None:
+            raise UserError(
+                f"--data.bands {list(config.data.bands)}: images keep their bytes in archives; choose bands when they "
+                "are read (`twofold pretrain`)"
             )
         target = folder if split is None or len(splits) == 1 else folder / split
         paths = write_shards(items(source), target, most, source.classes)

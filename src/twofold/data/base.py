@@ -44,6 +44,8 @@ class DataFacts:
     """How pixels of more than 8 bits are read, in words; empty where there are none."""
     pixel_range: tuple[float, float] | None = None
     """The values of black and white among pixels of more than 8 bits, where there are such."""
+    band_ranges: tuple[tuple[float, float], ...] | None = None
+    """Those values band by band, where each has its own."""
     layout: str = ""
     """What was made of a folder's subfolders or a table's columns, in a line: the part that is read, its classes."""
 

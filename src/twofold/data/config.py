@@ -73,17 +73,25 @@ class DataConfig:
     download: bool = False
     """Fetch a named data set into `root` where it is missing."""
     channels: int | None = None
-    """1 (grey) or 3 (colour); by default 1 if every image looked at is stored as grey, else 3."""
+    """1 (grey), 3 (colour), or as many bands as the images have; by default 1 if every image looked at is stored as
+    grey, 3 if most are pictures, else as many bands as most of them have."""
+    bands: tuple[int, ...] | None = option(None, when=_IMAGES)
+    """Which bands of each image become its channels, and in which order: numbers from 1, such as [4, 3, 2]. All but
+    transparency when not given."""
     background: str = option("white", when=_IMAGES)
     """Colour behind transparent pixels: a name, or a code such as #808080."""
     orient: bool = option(True, when=_IMAGES)
     """Turn photographs as their EXIF tag says (the published ImageNet numbers were made without)."""
-    deep_pixels: Literal["full", "stretch"] = option("full", when=_IMAGES)
-    """Pixels of more than 8 bits: full takes one range for all images (see pixel_range), stretch each image's own."""
+    deep_pixels: Literal["full", "bands", "stretch"] = option("full", when=_IMAGES)
+    """Pixels of more than 8 bits: full takes one range for all images (see pixel_range), bands one for each band, from
+    the 1st to the 99th percentile of some images, stretch each image's own."""
     pixel_range: tuple[float, float] | None = option(None, when=_IMAGES)
     """Values of black and white among pixels of more than 8 bits, such as [0, 4095] for a 12-bit camera; what lies
     beyond is black or white. When not given 0 and 65535 for 16-bit pixels, and for floats 0 and the first of 1, 255 and
     65535 that all images looked at keep to."""
+    band_ranges: tuple[tuple[float, float], ...] | None = option(None, when=_IMAGES)
+    """Values of black and white of each band in the order in which the bands are read, such as [[0, 3000],
+    [200, 5000]]; deep_pixels bands measures them."""
     max_pixels: int = option(2 * 89_478_485, when=_IMAGES)
     """Files with more pixels are skipped; the default is the size beyond which Pillow suspects an attack."""
     max_skipped: float = 0.2
@@ -110,7 +118,10 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         if self.channels is not None and self.channels < 1:
-            raise UserError(f"--data.channels {self.channels}: give 1 (grey) or 3 (colour), or leave it out")
+            raise UserError(
+                f"--data.channels {self.channels}: give 1 (grey), 3 (colour) or a number of bands, or leave it out"
+            )
+        self._check_bands()
         if self.pixel_range is not None and not self.pixel_range[0] < self.pixel_range[1]:
             raise UserError(f"--data.pixel_range {list(self.pixel_range)}: give black, and a larger number for white")
         if not 0 <= self.max_skipped <= 1:
@@ -133,3 +144,28 @@ class DataConfig:
             raise UserError(
                 f"--data.background {self.background}: no colour; give a name such as white or a code such as #808080"
             ) from error
+
+    def _check_bands(self) -> None:
+        given, ranges = self.bands, self.band_ranges
+        if given is not None:
+            if not given or min(given) < 1 or len(set(given)) < len(given):
+                raise UserError(f"--data.bands {list(given)}: give numbers from 1, each once, such as '[4, 3, 2]'")
+            if self.channels not in (None, len(given)):
+                raise UserError(
+                    f"--data.bands {list(given)} gives {len(given)} channels, and --data.channels or the encoder asks "
+                    f"for {self.channels}: name as many bands"
+                )
+        if ranges is not None:
+            wrong = [list(pair) for pair in ranges if not pair[0] < pair[1]]
+            if wrong or not ranges:
+                raise UserError(f"--data.band_ranges {wrong}: give black, and a larger number for white, of each band")
+            if self.pixel_range is not None or self.deep_pixels == "stretch":
+                other = "pixel_range" if self.pixel_range is not None else "deep_pixels stretch"
+                raise UserError(f"--data.band_ranges and --data.{other} both say what black and white are: give one")
+            channels = len(given) if given is not None else self.channels
+            if channels not in (None, len(ranges)):
+                raise UserError(
+                    f"--data.band_ranges has {len(ranges)} ranges for {channels} channel(s): give one for each band"
+                )
+        if self.pixel_range is not None and self.deep_pixels == "bands":
+            raise UserError("--data.pixel_range is one range for all bands: leave out --data.deep_pixels bands")

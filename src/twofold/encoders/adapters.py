@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType, MethodType
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -152,6 +152,18 @@ class LibraryConfig(ImageEncoderConfig):
             raise self.unknown(self.name)
         if self.pooling == "pooler":
             raise UserError(f"--encoder.pooling pooler is an output of Hugging Face's models, and {self.name} is none")
+
+    def chosen(
+        self, count: int, channels: int, sample_rate: int | None, size: int | None, gpu: bool
+    ) -> tuple[Self, list[str]]:  # fmt: skip
+        """The data's channels, and what that makes of pretrained weights."""
+        config, reasons = super().chosen(count, channels, sample_rate, size, gpu)
+        if self.pretrained and config.channels not in (None, 3):
+            reasons.append(
+                f"encoder.channels {config.channels}: the pretrained weights of the first layer, which are for RGB, "
+                + ("are summed" if config.channels == 1 else f"are repeated over {config.channels} channels and scaled")
+            )
+        return config, reasons
 
 
 class CustomEncoder(Adapted, kind="custom"):

@@ -177,7 +177,8 @@ def decode_options(source: Source) -> dict[str, Any] | None:
         options = {name: getattr(source.config, name) for name in _PIXELS}
         paths = source.files() if isinstance(source, FileSource | ShardSource) else ()
         read = {"read_channels": source.channels, "changed": _newest(paths)}
-        return {**options, **read, **({"pixel_range": list(source.pixel_range)} if source.pixel_range else {})}
+        deep = {"pixel_range": source.pixel_range, "bands": source.config.bands, "band_ranges": source.band_ranges}
+        return {**options, **read, **{name: list(value) for name, value in deep.items() if value}}
     return None
 
 

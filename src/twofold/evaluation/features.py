@@ -44,14 +44,14 @@ class Pixels:
     orient: bool | None = None
     deep_pixels: DeepPixels | None = None
     pixel_range: tuple[float, float] | None = None
+    bands: tuple[int, ...] | None = None
+    band_ranges: tuple[tuple[float, float], ...] | None = None
 
     @classmethod
     def of(cls, header: Mapping[str, Any]) -> Pixels:
         """How the images were read that an encoder was trained on, from its file's header (see `read_header`)."""
         options = upgraded(header["extra"].get("options", {})).get("data", {})
-        known = {field.name: options.get(field.name) for field in dataclasses.fields(cls)}
-        black_and_white = known["pixel_range"]
-        return cls(**known | {"pixel_range": None if black_and_white is None else tuple(black_and_white)})
+        return cls(**{field.name: _as_tuple(options.get(field.name)) for field in dataclasses.fields(cls)})
 
     def known(self) -> dict[str, Any]:
         """The options whose values are known."""
@@ -78,6 +78,11 @@ class Pixels:
             for name, value in self.known().items()
             if getattr(config, name) != value
         )
+
+
+def _as_tuple(value: Any) -> Any:
+    """A value as options hold it: a file's lists as tuples."""
+    return tuple(_as_tuple(each) for each in value) if isinstance(value, list | tuple) else value
 
 
 def _decoding(source: Any) -> DataConfig | None:

@@ -14,10 +14,11 @@ from twofold.console import duration
 from twofold.data import AudioSource, Source
 from twofold.data.batches.base import Draw, Examples
 from twofold.data.sources.subset import subset
+from twofold.encoders.base import InputSpec
 from twofold.encoders.load import load
 from twofold.evaluation.features import Extractor
 from twofold.evaluation.for_encoder import source_for
-from twofold.kinds import EXAMPLE, Kind
+from twofold.kinds import EXAMPLE
 from twofold.randomness import permutation
 from twofold.report import Figure, Report, Table, embedding_map, find_neighbours, write_report
 from twofold.report.audio import audio_pairs
@@ -59,7 +60,7 @@ def write_run_report(
     pairs, audio = _pairs(config, source_for(source, encoder))
     report = Report(
         title=f"{run.path.name}: {config.method.name} on {facts['data']}",
-        facts=_facts(run, config, facts, encoder.input.kind),
+        facts=_facts(run, config, facts, encoder.input),
         metrics=run.rows(),
         view_pairs=pairs,
         audio=audio,
@@ -97,12 +98,25 @@ def _first_views(reading: Reading[Examples, Draw]) -> tuple[Examples, Examples]:
     return reading.views.apply(batch.examples, batch.draws)
 
 
-def _facts(run: RunDirectory, config: RunConfig, facts: dict[str, object], kind: Kind) -> dict[str, object]:
+def _bands_shown(channels: int, bands: Sequence[int] | None) -> str:
+    """Which channels pictures show, in words; "" where they show all."""
+    if channels in (1, 3):
+        return ""
+    numbers = range(1, channels + 1) if bands is None else bands
+    if channels == 2:
+        return f"band {numbers[0]} in grey"
+    return f"bands {numbers[0]}, {numbers[1]} and {numbers[2]} as red, green and blue (data.bands orders them)"
+
+
+def _facts(run: RunDirectory, config: RunConfig, facts: dict[str, object], takes: InputSpec) -> dict[str, object]:
     """What a reader wants to know of the run before looking at the pictures."""
     epochs = " + ".join(f"{epochs:g}" for epochs in (config.epochs, *config.extensions))
+    kind = takes.kind
+    pictures = _bands_shown(takes.channels, config.data.bands) if kind == "image" else ""
     last, seen = run.rows()[-1], f", views of {config.views.size} px" if kind == "image" else ""
     return {
         "data": f"{facts['data']}, {facts['images']:,} {EXAMPLE[kind]}s",
+        **({"pictures": pictures} if pictures else {}),
         "encoder": f"{config.encoder.title()}{seen}",
         "method": config.method.title(),
         "training": f"{epochs} epochs of batches of {config.batch} in {duration(last['seconds'])}",

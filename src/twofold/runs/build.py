@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 from accelerate import Accelerator
 
+from twofold.console import print_rank0
 from twofold.data import AudioSource, Source
 from twofold.data.batches.base import Draw, Examples
 from twofold.distributed import batch_norm_layers, keep_batch_norm_local
@@ -22,6 +23,7 @@ from twofold.training.inputs import MakeInputs, Views
 from twofold.training.loop import AnyTraining, Training
 from twofold.training.micro_batch import run_in_chunks
 from twofold.training.rundir import RunDirectory
+from twofold.views import left_out
 
 
 class RunOptions(ReadingOptions, Protocol):
@@ -102,6 +104,8 @@ def build_training(
     pin = accelerator.device.type == "cuda"
     if isinstance(source, AudioSource):
         return training(read_audio(config, source, span, pin))
+    if words := left_out(config.views, source.channels):
+        print_rank0(words)
     return training(read_images(config, source, pin))
 
 

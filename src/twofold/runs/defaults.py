@@ -30,6 +30,9 @@ def choose(config: RunConfig, facts: DataFacts, device: torch.device) -> tuple[R
     if facts.pixel_range is not None and config.data.pixel_range is None:  # what is black and white stays with the run
         config = replace(config, data=replace(config.data, pixel_range=facts.pixel_range))
         reasons.append(f"data.pixel_range {list(facts.pixel_range)}: {facts.pixels}")
+    if facts.band_ranges is not None and config.data.band_ranges is None:
+        config = replace(config, data=replace(config.data, band_ranges=facts.band_ranges))
+        reasons.append(f"data.band_ranges {[list(pair) for pair in facts.band_ranges]}: {facts.pixels}")
     config = rules.sizes(config, facts, gpu, reasons)
     encoder, more = config.encoder.chosen(facts.count, facts.channels, facts.sample_rate, config.views.size, gpu)
     reasons += more

@@ -4,7 +4,7 @@ from twofold.views.config import ViewsConfig
 from twofold.views.images import ImageDraw, ImageViews
 from twofold.views.resample import center_crop, crop_resize, crop_resize_image
 from twofold.views.studies.operators import OPERATORS, Operator, make_operator
-from twofold.views.studies.views import StudyDraw, StudyViews, build_views
+from twofold.views.studies.views import StudyDraw, StudyViews, build_views, left_out
 
 __all__ = [
     "OPERATORS",
@@ -18,5 +18,6 @@ __all__ = [
     "center_crop",
     "crop_resize",
     "crop_resize_image",
+    "left_out",
     "make_operator",
 ]

@@ -42,9 +42,10 @@ class ViewsConfig:
     brightness_rule: BrightnessRule = "multiplicative"
     """Brightness of the second version of SimCLR ("multiplicative") or the first ("additive")."""
     color_rule: ColorRule = "tf"
-    """Contrast about channel means and HSV saturation ("tf"), or both relative to the grey image ("torchvision")."""
+    """Contrast about channel means and HSV saturation ("tf"), or both relative to the grey image ("torchvision"), which
+    is the mean of all channels where there are not three."""
     grayscale: float = 0.2
-    """Probability of dropping the colour."""
+    """Probability of dropping the colour; of images of 1 or 3 channels, as are saturation and hue."""
     blur: float = 0.5
     """Probability of Gaussian blur, with a kernel of a tenth of the side."""
     blur_sigma: tuple[float, float] = (0.1, 2.0)
@@ -56,7 +57,7 @@ class ViewsConfig:
     operators: tuple[str | dict[str, Any], ...] = ()
     """Operators of the paper's studies, applied in this order after all of the above, such as '[cutout, sobel]' or
     '[{name: noise, sigma: [0, 0.2], probability: 0.5}]': crop, cutout, color, jitter, drop, sobel, noise, blur, rotate,
-    solarize, equalize, motion_blur."""
+    solarize, equalize, motion_blur; and channel_jitter, for images of any number of channels."""
     operators_on: Literal["both", "first"] = "both"
     """Apply the operators to both views, or to the first alone, as in the paper's figure 5."""
     shared_crop: bool = False

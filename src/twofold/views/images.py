@@ -109,7 +109,9 @@ class ImageViews:
     def photometric(self, x: Tensor, draw: ImageDraw) -> Tensor:
         """All that follows the crop. x: float [n, C, S, S] in units of [0, 1], or uint8 -> float32 in [0, 1].
 
-        Where there are not three channels, jitter is brightness and contrast, and grayscale does nothing.
+        Where there are not three channels, jitter is brightness and contrast, with one factor for all channels of an
+        image, and grayscale does nothing. Contrast is about each channel's own mean under the color rule "tf" and about
+        the mean of all channels under "torchvision".
         """
         copy = x.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
         return self._finish(copy.div_(255) if x.dtype == torch.uint8 else copy, draw)

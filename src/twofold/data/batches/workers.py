@@ -203,12 +203,16 @@ class Decoder(Dataset[Part]):
             raise BadImage(
                 self._source.path(i), f"its header says {shape} and its pixels at 1/{shrink} {image.shape[:2]}"
             )
-        picture = Image.fromarray(image if image.shape[2] == 3 else image[..., 0])
+        layers = [image] if image.shape[2] == 3 else [image[..., c] for c in range(image.shape[2])]
+        pictures = [Image.fromarray(layer) for layer in layers]
         crops = []
         for top, left, height, width in boxes:  # Pillow's resize takes boxes with fractions of a pixel
             box = (left / shrink, top / shrink, (left + width) / shrink, (top + height) / shrink)
-            crop = picture.resize((self._size, self._size), Image.Resampling.BICUBIC, box=box)
-            crops.append(torch.from_numpy(np.array(crop).reshape(self._size, self._size, -1)).permute(2, 0, 1))
+            crop = np.dstack([
+                np.array(picture.resize((self._size, self._size), Image.Resampling.BICUBIC, box=box))
+                for picture in pictures
+            ])  # fmt: skip
+            crops.append(torch.from_numpy(crop).permute(2, 0, 1))
         return crops
 
 

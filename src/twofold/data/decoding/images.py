@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from twofold.data.config import DataConfig
-from twofold.data.decoding.opening import TURNS, opened, orientation
-from twofold.data.decoding.pixels import PixelRange, to_uint8
+from twofold.data.decoding.bands import NPY, PICTURES, BandPlan
+from twofold.data.decoding.opening import BadImage, NoPicture, opened, stored, upright_picture
+from twofold.data.decoding.pixels import PixelRange, scaled, to_channels, to_uint8
 
 _NOT_RASTER = {"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"}
 """Formats that Pillow knows by name and cannot decode by itself, or at all."""
@@ -28,9 +30,15 @@ _PICTURES = frozenset({
 def find_images(folder: Path, left: Counter[str] | None = None) -> list[str]:
     """Paths, relative to `folder` and sorted, of all image files in it and below; hidden ones are left out.
 
-    Pictures of formats that Pillow does not decode are counted in `left` by their extension.
+    Where there are none, .npy files count as images. Pictures of formats that Pillow does not decode are counted in
+    `left` by their extension.
     """
-    extensions, result, visited = image_extensions(), [], set()
+    return find_files(folder, image_extensions(), left) or find_files(folder, frozenset({NPY}))
+
+
+def find_files(folder: Path, extensions: frozenset[str], left: Counter[str] | None = None) -> list[str]:
+    """Paths, relative to `folder` and sorted, of all files with such extensions; hidden ones are left out."""
+    result, visited = [], set()
     base = str(folder)
     for root, folders, files in os.walk(base, followlinks=True):
         if (here := Path(root).resolve()) in visited:  # a link back up
@@ -56,17 +64,18 @@ def unread(left: Counter[str]) -> str:
 
 def decode_image(
     path: str, channels: int, config: DataConfig, shrink: int = 1, contents: bytes | None = None,
-    pixels: PixelRange | None = None,
+    pixels: PixelRange | None = None, plan: BandPlan = PICTURES,
 ) -> NDArray[np.uint8]:  # fmt: skip
     """Decode one file: the first frame, upright, transparency over the background.
 
     Args:
         path: the file, of any mode and format that Pillow reads.
-        channels: 1 (luma) or 3 (RGB).
+        channels: 1 (luma) or 3 (RGB) of a picture, else the plan's.
         config: `background`, `orient`, `deep_pixels` and `max_pixels` apply.
         shrink: 1, 2, 4 or 8: JPEG files are decoded at this fraction of their size (Pillow's draft mode).
         contents: the encoded image, where it is no file of its own; `path` then only tells people where it is.
         pixels: black and white of pixels of more than 8 bits; `config.pixel_range` when not given.
+        plan: how images of several bands are read.
 
     Returns:
         [H, W, channels].
@@ -74,12 +83,29 @@ def decode_image(
     Raises:
         BadImage: no image, broken, cut short, empty, or larger than `max_pixels`.
     """
-    with opened(path, config, contents) as image:
-        turn = orientation(image, config)
-        if shrink > 1:
-            image.draft(image.mode, (max(1, image.width // shrink), max(1, image.height // shrink)))
-        upright = image.transpose(TURNS[turn]) if turn in TURNS else image
-        return to_uint8(upright, channels, config.background, config.deep_pixels, pixels or config.pixel_range)
+    pixels = pixels or config.pixel_range
+    if plan.channels is not None:
+        return _decode_bands(path, channels, config, contents, plan, shrink)
+    try:
+        with opened(path, config, contents) as image:
+            upright = upright_picture(image, config, shrink)
+            return to_uint8(upright, channels, config.background, config.deep_pixels, pixels)
+    except NoPicture:
+        return _decode_bands(path, channels, config, contents, replace(plan, ranges=(pixels,) if pixels else ()))
+
+
+def _decode_bands(
+    path: str, channels: int, config: DataConfig, contents: bytes | None, plan: BandPlan, shrink: int = 1
+) -> NDArray[np.uint8]:
+    """The bands that are read of one file, as 8 bits; where pictures are read, of one or three bands."""
+    found = stored(path, config, contents, plan.first, shrink=shrink)
+    assert found.values is not None
+    try:
+        values = plan.choose(found.values, found.alpha)
+        ranges = plan.ranges if plan.by_band or values.dtype != np.uint8 else ()
+        return to_channels(scaled(values, config.deep_pixels, ranges, found.nodata), channels)
+    except ValueError as error:
+        raise BadImage(path, str(error)) from error
 
 
 def image_extensions() -> frozenset[str]:

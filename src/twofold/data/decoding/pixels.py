@@ -17,16 +17,20 @@ GREY_MODES = frozenset({"1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;
 DEEP_MODES = frozenset({"I", "I;16", "I;16L", "I;16B", "I;16N", "F"})
 """Those of them whose pixels have more than 8 bits."""
 
-DeepPixels = Literal["full", "stretch"]
-
+DeepPixels = Literal["full", "bands", "stretch"]
+"""One range for all images; one for each band; each image's own."""
 
 PixelRange = tuple[float, float]
 """The values of black and of white among pixels of more than 8 bits."""
 
+NODATA = 42113
+"""GDAL's tag for the value of TIFF pixels without data (documentation of its GTiff driver)."""
 _KNOWN = (1.0, 255.0, 65535.0)
 """What white is among floats, in the order in which it is tried."""
 _LITTLE = 0.05
 """A source whose brightest pixel lies below this share of its range is warned of."""
+_INNER = (1.0, 99.0)
+"""Percentiles of a band that are black and white where its range is measured."""
 
 
 def range_of(samples: Sequence[NDArray[Any]]) -> PixelRange:
@@ -77,6 +81,100 @@ def describe_range(pixels: PixelRange, dtype: np.dtype[Any], samples: Sequence[N
     return text
 
 
+def measured_ranges(bands: Sequence[Sequence[NDArray[Any]]]) -> tuple[PixelRange, ...]:
+    """A range for each band: from the 1st to the 99th percentile of what the samples hold.
+
+    Args:
+        bands: the values of some images, band by band.
+
+    Raises:
+        ValueError: a value is not a finite number.
+    """
+    result = []
+    for samples in bands:
+        values = np.concatenate([each.reshape(-1) for each in samples]).astype(np.float64)
+        if not np.isfinite(values).all():
+            raise ValueError("it has pixels that are not finite numbers")
+        if not values.size:  # none of the samples has data
+            result.append((0.0, 1.0))
+            continue
+        low, high = (float(value) for value in np.percentile(values, _INNER))
+        result.append((low, high) if low < high else (low, low + 1.0))
+    return tuple(result)
+
+
+def describe_bands(ranges: Sequence[PixelRange], dtype: np.dtype[Any], bands: Sequence[Sequence[NDArray[Any]]]) -> str:
+    """How pixels of several bands are read, in words, with a warning where most use little of their range."""
+    if len(ranges) > 1:
+        listed = ", ".join(f"{low:g} to {high:g}" for low, high in ranges)
+        return f"{dtype} pixels, of which black and white are by band {listed}"
+    low, high = ranges[0]
+    text = f"{dtype} pixels, of which {low:g} is black and {high:g} white"
+    values = [each.reshape(-1).astype(np.float64) for samples in bands for each in samples if each.size]
+    bright = float(np.percentile(np.concatenate(values), _INNER[1])) if values else high
+    if dtype != np.bool_ and bright - low < _LITTLE * (high - low):
+        text += (
+            f" (warning: 99 of 100 that were looked at are below {bright:g}, so that all is nearly black: say what "
+            f"white is with --data.pixel_range '[{low:g}, {bright:g}]', or --data.deep_pixels bands)"
+        )
+    return text
+
+
+def scaled(
+    values: NDArray[Any], deep: DeepPixels, ranges: Sequence[PixelRange] = (), nodata: float | None = None
+) -> NDArray[np.uint8]:
+    """Values of any type as 8 bits.
+
+    Args:
+        values: [H, W, C].
+        deep: see `eight_bits`.
+        ranges: black and white, of all bands or of each of the C; none leaves 8 bits as they are, and asks `range_of`
+            about others.
+        nodata: the value of pixels without data, which become black among those of more than 8 bits.
+
+    Raises:
+        ValueError: a value is not finite.
+    """
+    if values.dtype == np.uint8 and not ranges:
+        return np.ascontiguousarray(values)
+    if nodata is not None:
+        missing = without_data(values, nodata)
+        present = values[~missing]
+        values = np.where(missing, present.min() if present.size else values.dtype.type(0), values)
+    if len(ranges) > 1 and deep != "stretch":
+        layers = [eight_bits(values[..., c], "full", pixels) for c, pixels in enumerate(ranges)]
+        result = np.stack(layers, axis=-1)
+    else:
+        result = eight_bits(values, deep, ranges[0] if ranges else None)
+    return result if nodata is None else np.where(missing, np.uint8(0), result)
+
+
+def no_data(text: Any) -> float | None:
+    """The number that the tag NODATA holds; None where it holds a remark, or there is none."""
+    try:
+        return None if text is None else float(str(text).strip().strip("\0"))
+    except ValueError:
+        return None
+
+
+def without_data(values: NDArray[Any], nodata: float) -> NDArray[np.bool_]:
+    """Which pixels hold no data."""
+    return np.asarray(np.isnan(values) if np.isnan(nodata) else values == nodata)
+
+
+def as_picture(image: Image.Image, background: str, alpha: bool) -> NDArray[Any]:
+    """The pixels [H, W, 1] or [H, W, 3] of a picture, deep ones as they are stored.
+
+    Transparency is laid over `background`, or with `alpha` one channel more.
+    """
+    if image.mode in DEEP_MODES:
+        return np.array(image)[..., None]
+    grey = image.mode in GREY_MODES
+    if alpha and image.has_transparency_data:
+        return np.array(image.convert("LA" if grey else "RGBA"))
+    return to_uint8(image, 1 if grey else 3, background, "full")
+
+
 def to_uint8(
     image: Image.Image, channels: int, background: str, deep: DeepPixels, pixels: PixelRange | None = None
 ) -> NDArray[np.uint8]:
@@ -90,7 +188,8 @@ def to_uint8(
     """
     if image.mode in DEEP_MODES:
         values = np.array(image)
-        grey = eight_bits(values, deep, pixels)
+        nodata = no_data(getattr(image, "tag_v2", {}).get(NODATA))
+        grey = scaled(values[..., None], deep, (pixels,) if pixels else (), nodata)[..., 0]
         if isinstance(key := image.info.get("transparency"), int):
             grey[values == key] = np.array(Image.new("RGB", (1, 1), background).convert("L"))[0, 0]
         return np.repeat(grey[..., None], channels, axis=2)
@@ -106,8 +205,8 @@ def eight_bits(values: NDArray[Any], deep: DeepPixels = "full", pixels: PixelRan
 
     Args:
         values: of one image, or of several.
-        deep: "full" takes black and white from `pixels`, the same for all images of a source; "stretch" from the
-            smallest and largest of these values, each image for itself.
+        deep: "stretch" takes black and white from the smallest and largest of these values, each image for itself;
+            "full" and "bands" from `pixels`, the same for all images of a source.
         pixels: see `range_of`, which is asked about these values alone when not given. What lies beyond is black or
             white.
 
@@ -129,31 +228,59 @@ def as_array(images: Any) -> NDArray[Any]:
     return images.detach().cpu().numpy() if isinstance(images, torch.Tensor) else np.asarray(images)
 
 
-def images_to_tensor(images: Any, name: str, pixels: PixelRange | None = None) -> torch.Tensor:
+def images_to_tensor(
+    images: Any, name: str, pixels: PixelRange | None = None, bands: Sequence[int] | None = None,
+    ranges: Sequence[PixelRange] | None = None,
+) -> torch.Tensor:  # fmt: skip
     """Images of any type and layout as a uint8 tensor [N, C, H, W].
+
+    Args:
+        images: numpy array or tensor, see `channels_second`. Values: bool; uint8; uint16, of which 65535 is white;
+            other integers in 0..255; floats in [0, 1]; or any, with `pixels` or `ranges`.
+        name: for messages.
+        pixels: the values of black and white, where they are not those above.
+        bands: channels to take, by number from 1; all when not given.
+        ranges: black and white of each channel that is taken.
+
+    Raises:
+        UserError: wrong number of dimensions, no such channel, or values outside these ranges.
+    """
+    array = channels_second(images, name, bands)
+    if ranges is None:
+        array = _as_uint8(array, name, pixels)
+    elif len(ranges) != array.shape[1]:
+        raise UserError(f"--data.band_ranges has {len(ranges)} ranges, and {name} has {array.shape[1]} channels")
+    else:
+        array = np.stack([eight_bits(array[:, c], "full", each) for c, each in enumerate(ranges)], axis=1)
+    # Memory-mapped files stay on disk unless their layout has to change; mapped copy-on-write, so torch may write.
+    return torch.from_numpy(np.ascontiguousarray(array))
+
+
+def channels_second(images: Any, name: str, bands: Sequence[int] | None = None) -> NDArray[Any]:
+    """Images of any layout as [N, C, H, W], with the channels in `bands`, numbered from 1, or all.
 
     Args:
         images: numpy array or tensor, [N, H, W], [N, H, W, C] or [N, C, H, W]. With four dimensions the channels are
             the second or last one of size 1, 3 or 4; if both or neither are, the smaller; if equal, the last of an
-            array and the second of a tensor, as is usual for each. Values: bool; uint8; uint16, of which 65535 is
-            white; other integers in 0..255; floats in [0, 1]; or any, with `pixels`.
+            array and the second of a tensor, as is usual for each.
         name: for messages.
-        pixels: the values of black and white, where they are not those above.
+        bands: which channels, in this order.
 
     Raises:
-        UserError: wrong number of dimensions, or values outside these ranges.
+        UserError: another number of dimensions, or no such channel.
     """
-    tensor_like = isinstance(images, torch.Tensor)
     array = as_array(images)
     if array.ndim not in (3, 4) or array.size == 0:
         raise UserError(f"{name}: images must be [N, H, W], [N, H, W, C] or [N, C, H, W], got {list(array.shape)}")
-    array = _as_uint8(array, name, pixels)
     if array.ndim == 3:
         array = array[:, None]
-    elif _channels_last(array.shape, default=not tensor_like):
+    elif _channels_last(array.shape, default=not isinstance(images, torch.Tensor)):
         array = array.transpose(0, 3, 1, 2)
-    # Memory-mapped files stay on disk unless their layout has to change; mapped copy-on-write, so torch may write.
-    return torch.from_numpy(np.ascontiguousarray(array))
+    if bands is None:
+        return array
+    if max(bands) > array.shape[1]:
+        raise UserError(f"--data.bands {list(bands)}: {name} has {array.shape[1]} channels")
+    return array[:, [number - 1 for number in bands]]
 
 
 def set_channels(images: torch.Tensor, channels: int | None, name: str) -> torch.Tensor:
@@ -167,7 +294,21 @@ def set_channels(images: torch.Tensor, channels: int | None, name: str) -> torch
         # ITU-R 601 in the same 16-bit fixed point as Pillow, in chunks: the products need 4 bytes a pixel.
         parts = [(19595 * c[:, :1] + 38470 * c[:, 1:2] + 7471 * c[:, 2:] + 0x8000) >> 16 for c in _int32_chunks(images)]
         return torch.cat([part.to(torch.uint8) for part in parts])
-    raise UserError(f"{name} has {have} channels; --data.channels {channels} would need 1, 3 or {channels} of them")
+    raise UserError(
+        f"{name} has {have} channels; --data.channels {channels} would need 1, 3 or {channels} of them: choose "
+        "some with --data.bands"
+    )
+
+
+def to_channels(values: NDArray[np.uint8], channels: int) -> NDArray[np.uint8]:
+    """One image [H, W, C] with the channels asked for, as `set_channels`; ValueError where it has other ones."""
+    have = values.shape[2]
+    if have == channels:
+        return values
+    if have not in (1, 3) or channels not in (1, 3):
+        raise ValueError(f"it has {have} bands: choose some of them with --data.bands")
+    batch = torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1)))[None]
+    return set_channels(batch, channels, "an image")[0].permute(1, 2, 0).numpy()
 
 
 def _as_uint8(array: NDArray[Any], name: str, pixels: PixelRange | None) -> NDArray[np.uint8]:

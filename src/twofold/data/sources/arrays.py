@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from twofold.data.base import DataFacts, Format, SkipList, Splits, class_count
+from twofold.data.base import DataFacts, Format, SkipList, Splits, class_count, sample_indices
+from twofold.data.config import DataConfig
 from twofold.data.decoding.pixels import (
+    DeepPixels,
     PixelRange,
     as_array,
+    channels_second,
+    describe_bands,
     describe_range,
     images_to_tensor,
+    measured_ranges,
     range_of_arrays,
     set_channels,
 )
@@ -25,6 +31,8 @@ from twofold.errors import UserError
 IMAGE_KEYS, LABEL_KEYS = ("images", "x", "data"), ("labels", "y")
 """What the arrays of an .npz file are called, in any case; a split's own are ``train_images``, ``x_train``, ..."""
 
+_LOOKED_AT = 16_384
+"""About as many pixels of each image are looked at to find the range of bands."""
 _HASHED_WHOLE = 2**28
 """Bytes up to which the fingerprint reads every pixel; of larger arrays it reads this much, evenly spread."""
 
@@ -37,7 +45,7 @@ class ArraySource:
         labels: what `labels.class_labels` takes; or None.
         classes: names, by label.
         channels: 1 or 3 to convert to; None keeps what there is.
-        pixel_range: see `DataConfig`.
+        pixel_range, bands, band_ranges, deep_pixels: see `DataConfig`; an array is never stretched image by image.
         name: for messages.
 
     Raises:
@@ -53,20 +61,38 @@ class ArraySource:
         channels: int | None = None,
         name: str = "array",
         pixel_range: PixelRange | None = None,
+        bands: Sequence[int] | None = None,
+        band_ranges: Sequence[PixelRange] | None = None,
+        deep_pixels: DeepPixels = "full",
     ) -> None:
         self.name = name
         array, self.pixels = as_array(images), ""
-        if array.dtype != np.uint8 and array.size:
+        if array.dtype not in (np.uint8, np.bool_) and band_ranges is None and deep_pixels == "bands":
+            band_ranges = measured_ranges(_some_values(channels_second(images, name, bands)))
+        if band_ranges is not None:
+            self.pixels = describe_bands(band_ranges, array.dtype, [])
+        elif array.dtype != np.uint8 and array.size:
             pixel_range = pixel_range or range_of_arrays([array])
             self.pixels = "" if pixel_range is None else describe_range(pixel_range, array.dtype, [array])
         self.pixel_range = pixel_range
-        self.images = set_channels(images_to_tensor(images, name, pixel_range), channels, name)
+        self.band_ranges = None if band_ranges is None else tuple(band_ranges)
+        self.images = set_channels(images_to_tensor(images, name, pixel_range, bands, band_ranges), channels, name)
         self.channels = self.images.shape[1]
         self.labels: Labels | None = None
         self.classes = classes
         if labels is not None:
             self.labels, self.classes = class_labels(labels, len(self.images), name, classes)
         self.skipped = SkipList(len(self.images), 0.0)
+
+    @classmethod
+    def of(
+        cls, images: Any, labels: Any, config: DataConfig, classes: list[str] | None = None, name: str = "array"
+    ) -> ArraySource:
+        """Images read as the options say."""
+        return cls(
+            images, labels, classes=classes, name=name, channels=config.channels, pixel_range=config.pixel_range,
+            bands=config.bands, band_ranges=config.band_ranges, deep_pixels=config.deep_pixels,
+        )  # fmt: skip
 
     def __len__(self) -> int:
         return len(self.images)
@@ -89,7 +115,7 @@ class ArraySource:
         classes = class_count(self.labels, self.classes)
         return DataFacts(
             len(self), height, width, self.channels, True, self.labels is not None, classes,
-            pixels=self.pixels, pixel_range=self.pixel_range,
+            pixels=self.pixels, pixel_range=self.pixel_range, band_ranges=self.band_ranges,
         )  # fmt: skip
 
     def fingerprint(self) -> str:
@@ -103,6 +129,13 @@ class ArraySource:
         return digest.hexdigest()
 
 
+def _some_values(images: NDArray[Any]) -> list[list[NDArray[Any]]]:
+    """Values of some images [N, C, H, W], channel by channel."""
+    some = images[sample_indices(len(images))]
+    step = max(1, int((some[0, 0].size / _LOOKED_AT) ** 0.5))
+    return [[some[:, c, ::step, ::step]] for c in range(some.shape[1])]
+
+
 def npz_splits(path: Path) -> tuple[str, ...]:
     """The splits that the arrays' names in an .npz file tell of; none where they are called images, x or data."""
     keys = [key.lower() for key in _open_npz(path).files]
@@ -111,9 +144,7 @@ def npz_splits(path: Path) -> tuple[str, ...]:
     return tuple(s for s in ("train", "val", "test") if any(_split_key(i, s) & set(keys) for i in IMAGE_KEYS))
 
 
-def open_array_file(
-    path: Path, split: str | None, channels: int | None, pixel_range: PixelRange | None = None
-) -> ArraySource:
+def open_array_file(path: Path, split: str | None, config: DataConfig) -> ArraySource:
     """Read an .npy file (images alone) or an .npz file (see IMAGE_KEYS, LABEL_KEYS). Nothing is ever unpickled.
 
     Raises:
@@ -126,7 +157,7 @@ def open_array_file(
             raise UserError(f"{path}: not a plain .npy file ({error}); write it with numpy.save") from error
         if split is not None:
             raise UserError(f"--data.split {split}: {path} holds one array; splits need an .npz file or a folder")
-        return ArraySource(images, channels=channels, name=str(path), pixel_range=pixel_range)
+        return ArraySource.of(images, None, config, name=str(path))
     file, splits = _open_npz(path), npz_splits(path)
     if split is None and splits:
         split = splits[0]
@@ -140,7 +171,7 @@ def open_array_file(
             f"{path}: no array called images, x or data (with labels or y), or x_train, ...; has {file.files}"
         )
     name = f"{path}:{split}" if split else str(path)
-    return ArraySource(images, labels, channels=channels, name=name, pixel_range=pixel_range)
+    return ArraySource.of(images, labels, config, name=name)
 
 
 def _open_npz(path: Path) -> Any:
@@ -185,6 +216,6 @@ def _splits(what: str) -> Splits:
 ARRAY_FILE = Format(
     "an .npy or .npz file",
     _is_array_file,
-    lambda what, split, config: open_array_file(Path(what).expanduser(), split, config.channels, config.pixel_range),
+    lambda what, split, config: open_array_file(Path(what).expanduser(), split, config),
     _splits,
 )

@@ -15,16 +15,22 @@ from torch.utils.data import Subset
 
 from twofold.data.base import DataFacts, SkipList, class_count, sample_indices
 from twofold.data.config import DataConfig
+from twofold.data.decoding.bands import BandPlan
 from twofold.data.decoding.opening import BadImage
 from twofold.data.decoding.pixels import (
     DEEP_MODES,
     GREY_MODES,
     PixelRange,
     as_array,
+    as_picture,
+    channels_second,
+    describe_bands,
     describe_range,
     images_to_tensor,
+    measured_ranges,
     range_of,
     range_of_arrays,
+    scaled,
     set_channels,
     to_uint8,
 )
@@ -67,6 +73,7 @@ class DatasetSource:
         trusted = self._targets is not None or not _own_targets(dataset)
         self._names = _class_names(dataset) if trusted else None
         self._labels: Labels | None = None
+        self.band_ranges = config.band_ranges
         self.pixel_range, self.pixels = self._choose_range(images)
         self.channels = config.channels or self._infer_channels(images)
 
@@ -90,11 +97,13 @@ class DatasetSource:
         """Pixels [H, W, C] of one image; raises BadImage where the data set raises."""
         image = self._image(self._item(index))
         try:
+            if isinstance(image, Image.Image) and (self.config.bands or self.band_ranges):
+                return self._bands_of(image)
             if isinstance(image, Image.Image):
                 return to_uint8(image, self.channels, self.config.background, self.config.deep_pixels, self.pixel_range)
         except (OSError, ValueError) as error:  # PIL images decode when they are used
             raise BadImage(f"{self.name}[{index}]", str(error)) from error
-        tensor = images_to_tensor(_batch_of_one(image), self.name, self.pixel_range)
+        tensor = self._tensor(image)
         return set_channels(tensor, self.channels, self.name)[0].permute(1, 2, 0).numpy()
 
     def size(self, index: int) -> tuple[int, int]:
@@ -114,7 +123,7 @@ class DatasetSource:
         classes = len(self._names) if self._names and self._labelled else class_count(known, None)
         return DataFacts(
             len(self), height, width, self.channels, False, self._labelled, classes,
-            pixels=self.pixels, pixel_range=self.pixel_range,
+            pixels=self.pixels, pixel_range=self.pixel_range, band_ranges=self.band_ranges,
         )  # fmt: skip
 
     def fingerprint(self) -> str:
@@ -193,9 +202,16 @@ class DatasetSource:
             ]
         else:
             arrays = [array for array in map(as_array, images) if array.dtype not in (np.uint8, np.bool_)]
-        if not arrays or self.config.deep_pixels == "stretch":
+        if self.band_ranges is None and (not arrays or self.config.deep_pixels == "stretch"):
             return self.config.pixel_range, ""
         try:
+            if self.band_ranges is None and self.config.deep_pixels == "bands":
+                bands = None if pictures else self.config.bands
+                layers = [channels_second(_batch_of_one(array), self.name, bands)[0] for array in arrays]
+                self.band_ranges = measured_ranges(list(zip(*layers, strict=True)))
+            if self.band_ranges is not None:
+                dtype = arrays[0].dtype if arrays else np.dtype(np.uint8)
+                return None, describe_bands(self.band_ranges, dtype, [])
             pixels = self.config.pixel_range or (range_of(arrays) if pictures else range_of_arrays(arrays))
         except ValueError as error:
             raise UserError(f"{self.name}: {error}") from error
@@ -204,12 +220,24 @@ class DatasetSource:
     def _infer_channels(self, images: list[Any]) -> int:
         """As many as any of the images has: one grey image does not make the others grey."""
         counts = {
-            (1 if image.mode in GREY_MODES else 3)
-            if isinstance(image, Image.Image)
-            else images_to_tensor(_batch_of_one(image), self.name, self.pixel_range).shape[1]
+            (1 if image.mode in GREY_MODES else 3) if isinstance(image, Image.Image) else self._tensor(image).shape[1]
             for image in images
         }
-        return max(counts)
+        given = self.config.bands or self.band_ranges
+        return len(given) if given else max(counts)
+
+    def _tensor(self, image: Any) -> torch.Tensor:
+        return images_to_tensor(
+            _batch_of_one(image), self.name, self.pixel_range, self.config.bands, self.band_ranges
+        )  # fmt: skip
+
+    def _bands_of(self, image: Image.Image) -> NDArray[np.uint8]:
+        """The bands that are read of a picture; ValueError where it has others."""
+        values = as_picture(image, self.config.background, alpha=self.config.bands is not None)
+        ranges = self.band_ranges or ((self.pixel_range,) if self.pixel_range and values.dtype != np.uint8 else ())
+        alpha = (values.shape[2] - 1,) if values.shape[2] in (2, 4) else ()
+        chosen = BandPlan(self.channels, self.config.bands).choose(values, alpha)
+        return scaled(chosen, self.config.deep_pixels, ranges)
 
 
 def _batch_of_one(image: Any) -> Any:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,11 +15,14 @@ from numpy.typing import NDArray
 
 from twofold.data.base import DataFacts, SkipList, class_count, sample_indices
 from twofold.data.config import DataConfig
+from twofold.data.decoding.bands import PICTURES, BandPlan, channels_first, counted
 from twofold.data.decoding.images import decode_image
-from twofold.data.decoding.opening import BadImage, Header, deep_pixels, image_header
-from twofold.data.decoding.pixels import describe_range, range_of
+from twofold.data.decoding.opening import BadImage, Header, image_header, stored
+from twofold.data.decoding.pixels import describe_bands, describe_range, measured_ranges, range_of, without_data
 from twofold.errors import UserError
 
+_LOOKED_AT = 16_384
+"""About as many pixels of each image are looked at to find the range of bands."""
 CHECKED = 50_000
 """Data up to this many images have every header read when opened (some seconds); of larger ones a sample is read."""
 
@@ -33,7 +38,7 @@ class EncodedSource:
         name: for messages.
 
     Raises:
-        UserError: more unreadable images than `max_skipped`, or channels other than 1 and 3.
+        UserError: more images than `max_skipped` that are unreadable or have other bands.
     """
 
     def __init__(
@@ -45,14 +50,13 @@ class EncodedSource:
         classes: list[str] | None = None,
         name: str,
     ) -> None:
-        if config.channels not in (None, 1, 3):
-            raise UserError(f"--data.channels {config.channels}: image files give 1 (grey) or 3 (colour)")
         self.name = name
         self.classes = classes
         self.labels = labels
         self.config = config
         self.skipped = SkipList(count, config.max_skipped)
         self.pixel_range, self.pixels, self.layout = config.pixel_range, "", ""
+        self.band_ranges, self.plan = config.band_ranges, PICTURES
         self._sizes: NDArray[np.int32] | None = None
 
     def locate(self, index: int) -> tuple[str, bytes | None]:
@@ -79,29 +83,103 @@ class EncodedSource:
 
         Of a sample, unreadable images are met again, and listed, when they are decoded.
         """
-        headers = self._check_all() if len(self) <= CHECKED else self._sample()
-        self.channels = self.config.channels or (1 if all(header.grey for header in headers) else 3)
-        if any(header.deep for header in headers) and self.config.deep_pixels == "full":
+        complete = len(self) <= CHECKED
+        indices = range(len(self)) if complete else sample_indices(len(self)).tolist()
+        headers = self._headers(indices)
+        readable = [header for header in headers if isinstance(header, Header)]
+        self.plan = self._choose_plan(readable)
+        fitting = [
+            header if isinstance(header, BadImage) else self._fitting(header, int(index))
+            for index, header in zip(indices, headers, strict=True)
+        ]
+        if readable and not any(isinstance(header, Header) for header in fitting):
+            misfit = next(each for header, each in zip(headers, fitting, strict=True) if header is not each)
+            raise UserError(f"{self.name}: no image has the bands that are read; the first: {misfit}")
+        good = self._keep_good(fitting) if complete else self._some_good(fitting)
+        self.channels = self.plan.channels or self.config.channels or (1 if all(h.grey for h in good) else 3)
+        if any(map(self._reads_deep, good)) and self.config.deep_pixels != "stretch":
             self._choose_range()
 
+    def _choose_plan(self, headers: Sequence[Header]) -> BandPlan:
+        """Whether images are pictures or bands, and which; decided once, from all headers that were read."""
+        config = self.config
+        channels = config.channels
+        for given in (config.bands, config.band_ranges):
+            channels = channels if given is None else len(given)
+        first = channels_first([header.shape for header in headers], None if config.bands else channels)
+        counts = Counter(_laid_out(header, first).bands for header in headers)
+        pictures = counts[1] + counts[3]
+        usual = max(counts, key=lambda bands: counts[bands], default=3)
+        asked = channels is not None
+        by_band = config.deep_pixels == "bands" and any(header.deep for header in headers)
+        if config.bands is None and config.band_ranges is None and not by_band and channels in (None, 1, 3):
+            channels = usual if channels is None and counts[usual] > pictures else None
+        elif channels is None:
+            channels = usual
+        ranges = config.band_ranges or ((config.pixel_range,) if config.pixel_range else ())
+        return BandPlan(channels, config.bands, first, ranges, asked, bool(config.band_ranges))
+
+    def _fitting(self, header: Header, index: int) -> Header | BadImage:
+        """The header, with an array's channels where the plan has them; a BadImage where the bands are others."""
+        header = _laid_out(header, self.plan.first)
+        problem = self.plan.problem(header.bands, header.samples)
+        if self.plan.channels is None and not header.picture and header.bands not in (1, 3):
+            problem = f"it has {counted(header.bands)}: choose some of them with --data.bands"
+        return BadImage(self.path(index), problem) if problem else header
+
     def _choose_range(self) -> None:
-        """One range for all pixels of more than 8 bits, from some of the images that have such."""
-        samples: list[NDArray[Any]] = []
+        """One range for all pixels of more than 8 bits, or one a band, from some of the images that have such."""
+        samples: list[list[NDArray[Any]]] = []
+        missing: set[float] = set()
         for index in sample_indices(len(self)).tolist():
-            with contextlib.suppress(BadImage):  # met again, and listed, when all are read
-                if self.header(index).deep:
-                    path, contents = self.locate(index)
-                    values = deep_pixels(path, self.config, contents)
-                    if np.isfinite(values).all():
-                        samples.append(values)
-        if samples:
-            self.pixel_range = self.config.pixel_range or range_of(samples)
-            self.pixels = describe_range(self.pixel_range, samples[0].dtype, samples)
+            with contextlib.suppress(BadImage, ValueError):  # met again, and listed, when all are read
+                if self._reads_deep(self.header(index)):
+                    bands, nodata = self._values_by_band(index)
+                    missing |= set() if nodata is None else {nodata}
+                    if all(np.isfinite(values).all() for values in bands):
+                        samples.append(bands)
+        if not samples:
+            return
+        dtype, every = samples[0][0].dtype, [values for bands in samples for values in bands]
+        if self.plan.channels is None:
+            self.pixel_range = self.config.pixel_range or range_of(every)
+            self.pixels = describe_range(self.pixel_range, dtype, every) + _missing_in_words(missing)
+            return
+        by_band = list(zip(*samples, strict=True))
+        if self.config.deep_pixels == "bands" and self.band_ranges is None:
+            self.band_ranges = measured_ranges(by_band)
+        if self.band_ranges is None:
+            self.pixel_range = self.config.pixel_range or range_of(every)
+        ranges = self.band_ranges or (self.pixel_range or (0.0, 1.0),)
+        self.plan = replace(self.plan, ranges=ranges, by_band=self.band_ranges is not None)
+        self.pixels = describe_bands(ranges, dtype, by_band) + _missing_in_words(missing)
+
+    def _reads_deep(self, header: Header) -> bool:
+        """Whether more than 8 bits are read; of a picture with further bands among pictures Pillow reads 8."""
+        only_picture = self.plan.channels is None and header.picture and header.bands not in (1, 3)
+        return header.deep and not only_picture
+
+    def _values_by_band(self, index: int) -> tuple[list[NDArray[Any]], float | None]:
+        """The values of one image's pixels that hold data, band by band, and the value that means none.
+
+        Of bands about _LOOKED_AT each.
+        """
+        path, contents = self.locate(index)
+        found = stored(path, self.config, contents, self.plan.first)
+        assert found.values is not None
+        values = self.plan.choose(found.values, found.alpha)
+        if self.plan.channels is not None:
+            step = max(1, int((found.height * found.width / _LOOKED_AT) ** 0.5))
+            values = values[::step, ::step]
+        flat = values.reshape(-1, values.shape[2]).T
+        return [
+            band if found.nodata is None else band[~without_data(band, found.nodata)] for band in flat
+        ], found.nodata
 
     def read(self, index: int, shrink: int = 1) -> NDArray[np.uint8]:
         """Pixels [H, W, C] of one image; `shrink` as in `decode_image`; raises BadImage."""
         path, contents = self.locate(index)
-        return decode_image(path, self.channels, self.config, shrink, contents, self.pixel_range)
+        return decode_image(path, self.channels, self.config, shrink, contents, self.pixel_range, self.plan)
 
     def size(self, index: int) -> tuple[int, int]:
         """(height, width) of one image, from its header; raises BadImage."""
@@ -117,7 +195,7 @@ class EncodedSource:
     def header(self, index: int) -> Header:
         """What one image says before it is decoded; raises BadImage."""
         path, contents = self.locate(index)
-        return image_header(path, self.config, contents)
+        return image_header(path, self.config, contents, self.plan.first)
 
     def facts(self) -> DataFacts:
         """Median size of all images, or of a sample of many (whose sizes then count as different)."""
@@ -130,12 +208,11 @@ class EncodedSource:
         classes = class_count(self.labels, self.classes)
         return DataFacts(
             len(self), height, width, self.channels, equal, self.labels is not None, classes,
-            pixels=self.pixels, pixel_range=self.pixel_range, layout=self.layout,
+            pixels=self.pixels, pixel_range=self.pixel_range, band_ranges=self.band_ranges, layout=self.layout,
         )  # fmt: skip
 
-    def _check_all(self) -> list[Header]:
-        """Read every header; leave out the images where that fails."""
-        headers = self._headers(range(len(self)))
+    def _keep_good(self, headers: Sequence[Header | BadImage]) -> list[Header]:
+        """Leave out the images whose headers cannot be read or do not fit."""
         good = [index for index, header in enumerate(headers) if isinstance(header, Header)]
         for header in headers:
             if isinstance(header, BadImage):
@@ -148,7 +225,9 @@ class EncodedSource:
         return readable
 
     def _sample(self) -> list[Header]:
-        headers = self._headers([int(index) for index in sample_indices(len(self))])
+        return self._some_good(self._headers([int(index) for index in sample_indices(len(self))]))
+
+    def _some_good(self, headers: Sequence[Header | BadImage]) -> list[Header]:
         readable = [header for header in headers if isinstance(header, Header)]
         if not readable:
             raise UserError(f"{self.name}: none of {len(headers)} files looked at can be read; the first: {headers[0]}")
@@ -164,3 +243,16 @@ class EncodedSource:
         # Most of the time is waiting for the disk.
         with ThreadPoolExecutor(min(16, 4 * (os.cpu_count() or 1))) as threads:
             return list(threads.map(attempt, indices))
+
+
+def _laid_out(header: Header, first: bool) -> Header:
+    """The header of an .npy file with its channels first or last; any other as it is."""
+    if len(header.shape) != 3:
+        return header
+    bands, (height, width) = (header.shape[0], header.shape[1:]) if first else (header.shape[2], header.shape[:2])
+    return header._replace(height=height, width=width, bands=bands, samples=bands, grey=bands == 1)
+
+
+def _missing_in_words(missing: set[float]) -> str:
+    listed = " and ".join(f"{value:g}" for value in sorted(missing))
+    return f"; {listed} means no data, as the files say, and is black" if missing else ""

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from twofold.data.base import Format, Splits
 from twofold.data.config import DataConfig
-from twofold.data.decoding.images import find_images, image_extensions, unread
+from twofold.data.decoding.bands import NPY
+from twofold.data.decoding.images import find_files, find_images, image_extensions, unread
 from twofold.data.labels import UNLABELLED
 from twofold.data.sources.encoded import EncodedSource
 from twofold.errors import UserError
@@ -159,7 +160,12 @@ def folder_splits(folder: Path) -> dict[str, Path]:
     if len(splits) > 1:
         return splits
     others = [path for path in subfolders if path not in splits.values()]
-    return {} if splits and any(find_images(path) for path in others) else splits
+    return {} if splits and any(_like(folder, find_images(path)) for path in others) else splits
+
+
+def _like(folder: Path, names: Sequence[str]) -> bool:
+    """Whether files found in a folder's neighbour are of its kind: arrays count as images only where there are none."""
+    return bool(names) and not (names[0].endswith(NPY) and find_files(folder, image_extensions()))
 
 
 def _images_folder(folder: Path) -> Path:
@@ -182,7 +188,7 @@ def describe_layout(
     if others:
         line += f"; other parts: {', '.join(path.name for path in others)}"
     left = [path for path in _subfolders(folder) if base != folder and path != base and path not in others]
-    left = [path for path in left if find_images(path)]
+    left = [path for path in left if _like(base, find_images(path))]
     if left:
         line += f"; left out: {', '.join(path.name for path in left)} (--data.split {ALL} takes everything)"
     return line
@@ -213,7 +219,10 @@ def _no_images(folder: Path) -> str:
     kinds = Counter(path.suffix.lower() or "no extension" for path in folder.rglob("*") if path.is_file())
     result = ", ".join(f"{count} x {kind}" for kind, count in kinds.most_common(5)) or "no files at all"
     known = ", ".join(sorted(image_extensions() & {".jpg", ".jpeg", ".png", ".webp", ".tif", ".bmp", ".gif"}))
-    return f"{folder}: no images found; it holds {result}. Formats that Pillow reads are used: {known} and more"
+    return (
+        f"{folder}: no images found; it holds {result}. Formats that Pillow reads are used, {known} and more, TIFF of "
+        "any number of bands, and .npy"
+    )
 
 
 FOLDER = Format(

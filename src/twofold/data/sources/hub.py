@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from twofold.data.sources.hub_audio import audio_column, open_hub_audio
 from twofold.errors import UserError
 
 PREFIX = "hf:"
+_ARRAYS = ("Array2D", "Array3D")
+"""Types of columns that hold an array a row."""
 _IMAGES, _LABELS = ("image", "img", "jpg", "png"), ("label", "labels", "cls", "fine_label")
 
 
@@ -26,8 +29,9 @@ class HubSource(EncodedSource):
     """A map-style Hugging Face data set with a column of images; these stay encoded until they are read.
 
     Args:
-        dataset: `datasets.Dataset`. Its image column is the only one of the type Image, or called image, img, jpg or
-            png; labels are a column of the type ClassLabel, or of whole numbers called label, labels, cls, fine_label.
+        dataset: `datasets.Dataset`. Its image column is the only one of the type Image, or of arrays (Array2D or
+            Array3D) where there is none, or is called image, img, jpg or png; labels are a column of the type
+            ClassLabel, or of whole numbers called label, labels, cls, fine_label.
         config: `channels` and how to decode.
         name: for messages.
 
@@ -36,8 +40,6 @@ class HubSource(EncodedSource):
     """
 
     def __init__(self, dataset: Any, config: DataConfig, name: str) -> None:
-        from datasets import Image
-
         self._column = image_column(dataset.features, name)
         label = label_column(dataset.features)
         labels = None
@@ -47,8 +49,7 @@ class HubSource(EncodedSource):
         if labels is not None and (labels.ndim != 1 or (len(labels) and labels.min() < 0)):
             labels, classes = None, None  # a test split whose labels are withheld has -1
         super().__init__(len(dataset), config, labels=labels, classes=classes and list(classes), name=name)
-        self._table = dataset.with_format(None).select_columns([self._column])
-        self._table = self._table.cast_column(self._column, Image(decode=False))
+        self._table, self._dtype = _undecoded(dataset.with_format(None).select_columns([self._column]), self._column)
         self.examine()
 
     def __len__(self) -> int:
@@ -58,6 +59,8 @@ class HubSource(EncodedSource):
         """``name[index]`` and the encoded image, or the file that the cell names."""
         cell = self._table[int(index)][self._column]
         where = f"{self.name}[{index}]"
+        if self._dtype is not None and cell is not None:
+            return where, _as_npy(cell, self._dtype)
         if not cell or not (cell.get("bytes") or cell.get("path")):
             raise BadImage(where, "an empty cell")
         return (where, cell["bytes"]) if cell.get("bytes") else (str(cell["path"]), None)
@@ -78,6 +81,23 @@ class HubSource(EncodedSource):
             except (BadImage, OSError):
                 digest.update(b"unreadable")
         return digest.hexdigest()
+
+
+def _undecoded(table: Any, column: str) -> tuple[Any, str | None]:
+    """A data set whose cells are encoded images or plain arrays, and the type of the arrays' numbers."""
+    from datasets import Image
+
+    kind = table.features[column]
+    if type(kind).__name__ in _ARRAYS:
+        return table, str(kind.dtype)
+    return table.cast_column(column, Image(decode=False)), None
+
+
+def _as_npy(cell: Any, dtype: str) -> bytes:
+    """A cell's array as an .npy file holds it."""
+    buffer = io.BytesIO()
+    np.save(buffer, np.asarray(cell, dtype=dtype), allow_pickle=False)
+    return buffer.getvalue()
 
 
 def require_datasets() -> None:
@@ -169,7 +189,7 @@ HUB = Format(f"{PREFIX}NAME", _is_hub, open_hub, lambda what: Splits.named(hub_s
 def stream(what: str, split: str | None) -> tuple[Iterator[tuple[bytes, int | None]], list[str] | None]:
     """Every encoded image of ``hf:NAME`` with its label, as they come, and the classes' names; nothing is kept."""
     require_datasets()
-    from datasets import Image, load_dataset
+    from datasets import load_dataset
 
     name, subset = _name(what)
     split = split or _first(_ask_splits(name, subset))
@@ -179,11 +199,15 @@ def stream(what: str, split: str | None) -> tuple[Iterator[tuple[bytes, int | No
         raise UserError(f"{what}: cannot be opened ({_first_line(error)})") from error
     column, label = image_column(dataset.features or {}, what), label_column(dataset.features or {})
     names = getattr(dataset.features[label], "names", None) if label else None
-    return _cells(dataset.cast_column(column, Image(decode=False)), column, label), names and list(names)
+    table, dtype = _undecoded(dataset, column)
+    return _cells(table, column, label, dtype), names and list(names)
 
 
-def _cells(dataset: Any, column: str, label: str | None) -> Iterator[tuple[bytes, int | None]]:
+def _cells(dataset: Any, column: str, label: str | None, dtype: str | None) -> Iterator[tuple[bytes, int | None]]:
     for row in dataset:
+        if dtype is not None:
+            yield _as_npy(row[column], dtype), int(row[label]) if label else None
+            continue
         cell = row[column] or {}
         data = cell.get("bytes") or (Path(cell["path"]).read_bytes() if cell.get("path") else b"")
         yield data, int(row[label]) if label else None
@@ -203,6 +227,7 @@ def _image_columns(features: Any) -> list[str]:
 def image_column(features: Any, name: str) -> str:
     """The column of images; UserError if there is none, or several that could be meant."""
     result = _image_columns(features)
+    result = result or [key for key, kind in features.items() if type(kind).__name__ in _ARRAYS]
     usual = [key for key in _IMAGES if key in result]
     if len(result) == 1 or usual:
         return usual[0] if usual else result[0]

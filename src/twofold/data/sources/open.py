@@ -74,9 +74,9 @@ def _open(what: Any, config: DataConfig, split: str | None) -> Source:
     if split is not None:
         raise UserError(f"--data.split {split}: data given as {type(what).__name__} have no splits")
     if isinstance(what, np.ndarray | torch.Tensor):
-        return ArraySource(what, channels=config.channels, pixel_range=config.pixel_range)
+        return ArraySource.of(what, None, config)
     if isinstance(what, tuple) and len(what) == 2:
-        return ArraySource(what[0], what[1], channels=config.channels, pixel_range=config.pixel_range)
+        return ArraySource.of(what[0], what[1], config)
     if isinstance(what, IterableDataset):
         raise UserError(f"{type(what).__name__} is an IterableDataset; a data set with len() and [index] is needed")
     if isinstance(what, Dataset):

@@ -9,10 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from twofold.data.base import SkipList, Source
-from twofold.data.decoding.opening import BadImage
+from twofold.data.config import DataConfig
+from twofold.data.decoding.bands import kind_of_file
+from twofold.data.decoding.opening import BadImage, stored
 from twofold.data.sources.encoded import EncodedSource
 from twofold.data.sources.tars import TarIndex, index_tar, write_index
 from twofold.errors import UserError
@@ -32,7 +35,8 @@ class Item:
 def items(source: Source) -> Iterator[Item]:
     """The images of a source, in its order; those that cannot be decoded are noted in `skipped` and left out.
 
-    Encoded images keep their bytes; arrays are encoded as PNG, which loses nothing.
+    Encoded images keep their bytes; arrays are encoded as PNG, or TIFF where they are neither grey nor RGB, which
+    loses nothing.
 
     Raises:
         UserError: more unreadable images than `max_skipped`, or an image can have several labels.
@@ -45,9 +49,7 @@ def items(source: Source) -> Iterator[Item]:
         try:
             pixels = source.read(index)
             if not isinstance(source, EncodedSource):
-                buffer = io.BytesIO()
-                Image.fromarray(pixels if pixels.shape[2] != 1 else pixels[..., 0]).save(buffer, "PNG")
-                yield Item(buffer.getvalue(), "png", label)
+                yield _encoded(pixels, label)
                 continue
             path, data = source.locate(index)
             contents = Path(path).read_bytes() if data is None else data
@@ -56,15 +58,29 @@ def items(source: Source) -> Iterator[Item]:
             source.skipped.add(error.path, error.reason)
 
 
+def _encoded(pixels: NDArray[np.uint8], label: int | None) -> Item:
+    buffer = io.BytesIO()
+    if pixels.shape[2] in (1, 3):
+        Image.fromarray(pixels if pixels.shape[2] != 1 else pixels[..., 0]).save(buffer, "PNG")
+        return Item(buffer.getvalue(), "png", label)
+    import tifffile  # here: most users need none
+
+    tifffile.imwrite(
+        buffer, np.ascontiguousarray(pixels), photometric="minisblack", planarconfig="contig", compression="zlib",
+        metadata=None, software=False,
+    )  # fmt: skip  # nothing of the day or of the program: the same images give the same bytes
+    return Item(buffer.getvalue(), "tif", label)
+
+
 def streamed_items(cells: Iterable[tuple[bytes, int | None]], skipped: SkipList) -> Iterator[Item]:
-    """Encoded images as they come; those that Pillow cannot decode are noted and left out."""
+    """Encoded images as they come; those that cannot be decoded are noted and left out."""
+    config = DataConfig()
     for number, (data, label) in enumerate(cells):
         try:
-            with Image.open(io.BytesIO(data)) as image:
-                image.load()
+            stored(f"example {number}", config, data, first=False)
             yield Item(data, _extension(data), label)
-        except Exception as error:  # malformed bytes make Pillow's decoders raise nearly every kind of exception
-            skipped.add(f"example {number}", str(error) or type(error).__name__)
+        except BadImage as error:
+            skipped.add(error.path, error.reason)
 
 
 def write_shards(packed: Iterable[Item], out: Path, most: int, classes: list[str] | None) -> list[Path]:
@@ -131,6 +147,8 @@ def _add(archive: tarfile.TarFile, number: int, item: Item) -> None:
 
 def _extension(data: bytes) -> str:
     """By what the bytes say, as names lie."""
+    if kind := kind_of_file("an image", data):
+        return {"npy": "npy", "tiff": "tif"}[kind]
     try:
         with Image.open(io.BytesIO(data)) as image:
             kind = (image.format or "").lower()

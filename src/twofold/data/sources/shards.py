@@ -17,7 +17,7 @@ import numpy as np
 
 from twofold.data.base import Format, SkipList, Source, Splits
 from twofold.data.config import DataConfig
-from twofold.data.decoding.images import find_images
+from twofold.data.decoding.images import find_files, image_extensions
 from twofold.data.decoding.opening import BadImage
 from twofold.data.sources.audio_tars import holds_recordings, open_audio_tars
 from twofold.data.sources.encoded import EncodedSource
@@ -240,7 +240,7 @@ def shard_splits(folder: Path) -> dict[str, Path]:
 
 def is_shard_folder(folder: Path) -> bool:
     """Whether a folder holds tar archives, itself or by split, and no image files."""
-    return bool(archives(folder) or shard_splits(folder)) and not find_images(folder)
+    return bool(archives(folder) or shard_splits(folder)) and not find_files(folder, image_extensions())
 
 
 def _is_shards(what: str) -> bool:

