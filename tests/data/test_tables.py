@@ -68,6 +68,14 @@ def test_numbers_lists_and_absolute_paths(folder):
     assert (len(listed), listed.labels, listed.read(0)[0, 0, 0]) == (2, None, 60)
 
 
+def test_whole_numbers_written_as_floats_beside_missing_ones(folder):
+    """As programs write them that have no missing whole number."""
+    path = folder / "f.csv"
+    path.write_text("image,target\na/0.png,2.0\na/1.png,nan\na/2.png,0.0\na/3.png,1.0\na/4.png,\n")
+    source = open_source(path)
+    assert (source.labels.tolist(), source.classes) == ([2, -1, 0, 1, -1], None)
+
+
 def test_what_a_table_lacks_is_told(folder):
     path = write(folder, "csv")
     for config, words in (

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from twofold.data.base import SkipList, Source
 from twofold.data.decoding.opening import BadImage
 from twofold.data.sources.encoded import EncodedSource
-from twofold.data.sources.tars import TarIndex, index_tar, write_index
+from twofold.data.sources.tars import TarIndex, index_tar, joined, write_index
 from twofold.errors import UserError
 
 
@@ -26,7 +26,8 @@ class Item:
     """Encoded."""
     extension: str
     """Of its format, without a dot."""
-    label: int | None
+    label: int | str | None
+    """A class's number or name; None, or below 0, where it is not known."""
 
 
 def items(source: Source) -> Iterator[Item]:
@@ -56,7 +57,7 @@ def items(source: Source) -> Iterator[Item]:
             source.skipped.add(error.path, error.reason)
 
 
-def streamed_items(cells: Iterable[tuple[bytes, int | None]], skipped: SkipList) -> Iterator[Item]:
+def streamed_items(cells: Iterable[tuple[bytes, int | str | None]], skipped: SkipList) -> Iterator[Item]:
     """Encoded images as they come; those that Pillow cannot decode are noted and left out."""
     for number, (data, label) in enumerate(cells):
         try:
@@ -109,19 +110,19 @@ def write_shards(packed: Iterable[Item], out: Path, most: int, classes: list[str
 
 
 def _read_back(paths: list[Path], counts: list[int], classes: list[str] | None) -> TarIndex:
-    parts = []
-    for shard, (path, count) in enumerate(zip(paths, counts, strict=True)):
-        records, problems = index_tar(path, checksums=True)
-        if problems or len(records) != count:
-            raise UserError(f"{path}: {count} images were written and {len(records)} read back; is the disk sound?")
-        records["shard"] = shard
-        parts.append(records)
-    return TarIndex(np.concatenate(parts), classes)
+    walks = []
+    for path, count in zip(paths, counts, strict=True):
+        walk = index_tar(path, checksums=True)
+        if walk.problems or len(walk.records) != count:
+            raise UserError(f"{path}: {count} images were written and {len(walk.records)} read back; is the disk sound?")
+        walks.append(walk)
+    index = joined(walks, str(paths[0].parent))
+    return index if classes is None else dataclasses.replace(index, classes=classes)
 
 
 def _add(archive: tarfile.TarFile, number: int, item: Item) -> None:
     members = [(item.extension, item.data)]
-    if item.label is not None:
+    if isinstance(item.label, str) or (item.label is not None and item.label >= 0):
         members.append(("cls", str(item.label).encode()))
     for extension, data in members:
         info = tarfile.TarInfo(f"{number:09d}.{extension}")  # no time, no owner: the same images give the same bytes

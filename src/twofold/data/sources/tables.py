@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 from twofold.data.base import Format, Source, Splits
 from twofold.data.config import DataConfig, TableConfig
 from twofold.data.decoding.images import image_extensions
-from twofold.data.labels import class_labels
+from twofold.data.labels import UNLABELLED, class_labels
 from twofold.data.sources.files import FileSource
 from twofold.data.sources.manifests import MANIFESTS, manifest_rows
 from twofold.errors import UserError
@@ -122,11 +123,19 @@ def _text(value: Any) -> str:
 
 
 def _known(values: Sequence[Any]) -> Any:
-    """Whole numbers where all that are given are such; else names."""
+    """Whole numbers where all that are given are such, also written as 3.0 or nan; else names."""
     texts = [_text(value) for value in values]
-    if all(text == "" or text.lstrip("-").isdigit() for text in texts):
-        return np.array([-1 if text == "" else int(text) for text in texts])
+    numbers = [_whole(text) for text in texts]
+    if all(number is not None for number in numbers):
+        return np.array(numbers)
     return [text or None for text in texts]
+
+
+def _whole(text: str) -> int | None:
+    """A whole number, as programs write it that have no whole numbers beside missing ones; -1 for a missing one."""
+    if text.lower() in ("", "nan"):
+        return UNLABELLED
+    return int(text.removesuffix(".0")) if re.fullmatch(r"-?\d+(\.0)?", text) else None
 
 
 def _open(what: str, split: str | None, config: DataConfig) -> Source:
