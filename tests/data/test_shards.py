@@ -168,7 +168,9 @@ def test_a_truncated_archive_gives_what_is_whole(tmp_path, cut):
 
 def test_images_without_a_label_stay_and_those_with_a_strange_one_do_not(tmp_path):
     rows = [(f"{i}.png", png(i)) for i in range(10)] + [(f"{i}.cls", str(i % 2).encode()) for i in range(5)]
-    write(tmp_path / "x.tar", [*rows, ("5.cls", b"1.5"), ("6.cls", b"-1"), ("7.cls", b""), ("8.json", b'{"label": null}')])
+    write(
+        tmp_path / "x.tar", [*rows, ("5.cls", b"1.5"), ("6.cls", b"-1"), ("7.cls", b""), ("8.json", b'{"label": null}')]
+    )
     source = open_source(tmp_path)
     assert source.labels.tolist() == [0, 1, 0, 1, 0, -1, -1, -1, -1]
     assert source.read(6)[0, 0, 0] == 7
@@ -182,14 +184,19 @@ def test_images_without_a_label_stay_and_those_with_a_strange_one_do_not(tmp_pat
 
 def test_names_as_labels_are_numbered_over_all_archives(tmp_path):
     write(tmp_path / "a.tar", [("0.png", png(0)), ("0.cls", b"owl"), ("1.png", png(1))])
-    write(tmp_path / "b.tar", [("2.png", png(2)), ("2.json", b'{"label": "cat"}'), ("3.png", png(3)), ("3.cls", b'"owl"')])
+    write(
+        tmp_path / "b.tar", [("2.png", png(2)), ("2.json", b'{"label": "cat"}'), ("3.png", png(3)), ("3.cls", b'"owl"')]
+    )
     for _ in range(2):
         source = open_source(tmp_path)
         assert (source.labels.tolist(), source.classes) == ([1, -1, 0, 1], ["cat", "owl"])
         shard(tmp_path, index=True)
     gaps = tmp_path / "gaps"
     gaps.mkdir()
-    write(gaps / "a.tar", [m for i in range(4) for m in ((f"{i}.png", png(i)), (f"{i}.cls", str(10**6 * (i % 2)).encode()))])
+    write(
+        gaps / "a.tar",
+        [m for i in range(4) for m in ((f"{i}.png", png(i)), (f"{i}.cls", str(10**6 * (i % 2)).encode()))],
+    )
     assert open_source(gaps).facts().classes == 2
 
 

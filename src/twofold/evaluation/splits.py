@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -193,6 +193,12 @@ def check_positives(labels: Labels, where: str, classes: Sequence[str] | None = 
             f"{where} has no image of {', '.join(empty[:10])}{' ...' if len(empty) > 10 else ''}: average precision "
             "needs one of each class in each part; give more images, or leave these columns out"
         )
+
+
+def without_label(counts: Mapping[str, int], example: str = "image") -> str:
+    """How many examples of each part (by its name) were left out for want of a label, in words; empty without any."""
+    some = " and ".join(f"{count:,} {part}".strip() for part, count in counts.items() if count)
+    return f"{some} {example}s without a label left out" if some else ""
 
 
 def labels_fingerprint(source: Source) -> str:

@@ -42,8 +42,9 @@ from twofold.evaluation.for_encoder import source_for
 from twofold.evaluation.frozen import assert_frozen, digest, tensor_digests
 from twofold.evaluation.label_subsets import labelled_part
 from twofold.evaluation.scores import ManyScores, Scores, score, score_many
-from twofold.evaluation.splits import check_test_labels, labels_fingerprint
+from twofold.evaluation.splits import check_test_labels, labels_fingerprint, without_label
 from twofold.heads import HeadConfig, ProjectionHead
+from twofold.kinds import EXAMPLE
 from twofold.methods.supervised import Supervised
 from twofold.optim.layer_decay import decay_layers
 from twofold.options import OptionsParser, merge, plain, refuse_unused
@@ -192,6 +193,9 @@ def finetune(
     if differing := Pixels.of(header).differences(part):
         words += f"; images read with {differing}"
     targets = check_test_labels(part, test)
+    left_out = int((targets < 0).sum()) if targets.ndim == 1 else 0
+    if left_out:
+        words += f"; {without_label({'test': left_out}, EXAMPLE[kind_of(header['spec'])])}"
     config = resolve(config, len(part))
     accelerator, file_hash = start_accelerator(config.training, run), _fingerprint(encoder_file)
     if resuming:

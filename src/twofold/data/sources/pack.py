@@ -114,7 +114,9 @@ def _read_back(paths: list[Path], counts: list[int], classes: list[str] | None) 
     for path, count in zip(paths, counts, strict=True):
         walk = index_tar(path, checksums=True)
         if walk.problems or len(walk.records) != count:
-            raise UserError(f"{path}: {count} images were written and {len(walk.records)} read back; is the disk sound?")
+            raise UserError(
+                f"{path}: {count} images were written and {len(walk.records)} read back; is the disk sound?"
+            )
         walks.append(walk)
     index = joined(walks, str(paths[0].parent))
     return index if classes is None else dataclasses.replace(index, classes=classes)

@@ -109,7 +109,8 @@ class ShardSource(EncodedSource):
         if (labels == BAD_LABEL).any():
             for i in np.flatnonzero(labels == BAD_LABEL).tolist():
                 self.skipped.add(
-                    self.path(i), "its label is neither a whole number from 0 nor a name (a member .cls, or label in .json)"
+                    self.path(i),
+                    "its label is neither a whole number from 0 nor a name (a member .cls, or label in .json)",
                 )
             self.keep(np.flatnonzero(labels != BAD_LABEL).tolist())
             labels = self._records["label"]

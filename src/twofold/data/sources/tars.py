@@ -123,7 +123,9 @@ def _note_label(archive: tarfile.TarFile, member: tarfile.TarInfo, key: str, lab
     try:
         value: Any = json.loads(text)
     except ValueError:
-        value = BAD_LABEL if of_json else text.decode(errors="replace").strip()  # a name stands in a .cls without quotes
+        value = (
+            BAD_LABEL if of_json else text.decode(errors="replace").strip()
+        )  # a name stands in a .cls without quotes
     if of_json and value != BAD_LABEL:
         names = [name for name in ("label", "cls") if isinstance(value, dict) and name in value]
         if not names:

@@ -40,7 +40,14 @@ from twofold.evaluation.protocols.base import (
     ScoreOptions,
 )
 from twofold.evaluation.scores import Scores
-from twofold.evaluation.splits import Labels, check_labels, match_classes, single_labels, stratified_split
+from twofold.evaluation.splits import (
+    Labels,
+    check_labels,
+    match_classes,
+    single_labels,
+    stratified_split,
+    without_label,
+)
 from twofold.files import write_atomically
 from twofold.kinds import EXAMPLE
 
@@ -270,9 +277,12 @@ class ClassifierProtocol(Protocol):
         inputs, words = self._inputs(encoder, parts, bank, choice, queries)
         outcome = self.fit(inputs)
         source, chosen = parts.test or parts.train, len(inputs.split[1]) if inputs.split else 0
+        used = {"training": bank, "validation": choice, "test": queries}
+        counts = {what: _unlabelled(each) for what, each in used.items() if each is not None}
+        left_out = without_label(counts, EXAMPLE[encoder.input.kind])
         return Evaluation(
             protocol=self.name, scores=outcome.scores, settings=outcome.settings,
-            words="; ".join(each for each in (outcome.words, parts.words, bank.text, words) if each),
+            words="; ".join(each for each in (outcome.words, parts.words, bank.text, words, left_out) if each),
             train=_used(parts.train, bank, len(inputs.y) - chosen),
             test=_used(source, queries or bank, len(inputs.y_test)),
             validation=_used(parts.validation, choice, chosen) if parts.validation is not None and choice else None,
@@ -319,7 +329,9 @@ class ClassifierProtocol(Protocol):
             fit, held = present & (folds[h.index] != name), present & (folds[h.index] == name)
             arrays = h.h[fit], y[h.index[fit]], h.h[held], y[h.index[held]]
             rounds.append(self.fit(FitInputs(*arrays, None, EXAMPLE[encoder.input.kind], encoder)).scores)
+        left_out = without_label({"": _unlabelled(h)}, EXAMPLE[encoder.input.kind])
         words = f"{self.name}, leaving out each of {len(names)} folds in turn, scored once; {h.text}"
+        words += f"; {left_out}" if left_out else ""
         return FoldsEvaluation(
             protocol=self.name, words=words, folds=tuple(names), scores=tuple(rounds), features_kept=h.kept
         )
@@ -361,5 +373,9 @@ def _labelled(source: Source, features: Features) -> tuple[NDArray[np.float32], 
 
 
 def _used(source: Source, features: Features, images: int) -> DataUsed:
-    unlabelled = int((cast(Any, features.labels) < 0).sum())
-    return DataUsed(source.name, images, len(features.skipped), unlabelled, source.fingerprint(), features.kept)
+    skipped, unlabelled = len(features.skipped), _unlabelled(features)
+    return DataUsed(source.name, images, skipped, unlabelled, source.fingerprint(), features.kept)
+
+
+def _unlabelled(features: Features) -> int:
+    return int((cast(Any, features.labels) < 0).sum())
