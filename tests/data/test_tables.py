@@ -52,8 +52,10 @@ def test_columns_say_what_is_what(folder, kind):
     assert test.labels.tolist() == [1, 0], "numbered as in the other split"
     assert splits_of(path).evaluation == ("train", "test")
     assert "3 images of the split train, 2 classes; other parts: test" in train.layout
-    grouped = open_source(path, DataConfig(table=TableConfig(group="video")))
-    assert grouped.groups == ["v1", "v1", "v2"]
+    assert open_source(path, DataConfig(group="video")).groups == ["v1", "v1", "v2"]
+    assert open_source(path, DataConfig(group=r"(\d)\.png")).groups == ["0", "1", "2"]
+    with pytest.raises(UserError, match=r"--data.group vdeo: neither a column \(path, label, split, video\)"):
+        open_source(path, DataConfig(group="vdeo"))
 
 
 def test_numbers_lists_and_absolute_paths(folder):

@@ -23,6 +23,7 @@ from torch import nn
 from twofold.console import print_rank0
 from twofold.data import Source
 from twofold.data.base import class_count
+from twofold.data.groups import groups_of
 from twofold.devices import choose_device
 from twofold.distributed import BatchNorm, rank
 from twofold.encoders import (
@@ -40,6 +41,7 @@ from twofold.errors import UserError
 from twofold.evaluation.features import Extractor, Pixels
 from twofold.evaluation.for_encoder import source_for
 from twofold.evaluation.frozen import assert_frozen, digest, tensor_digests
+from twofold.evaluation.grouped import groups_in_words
 from twofold.evaluation.label_subsets import labelled_part
 from twofold.evaluation.scores import ManyScores, Scores, score, score_many
 from twofold.evaluation.splits import check_test_labels, labels_fingerprint, without_label
@@ -196,6 +198,8 @@ def finetune(
     left_out = int((targets < 0).sum()) if targets.ndim == 1 else 0
     if left_out:
         words += f"; {without_label({'test': left_out}, EXAMPLE[kind_of(header['spec'])])}"
+    if together := groups_in_words(config.data.group, {"training": groups_of(part), "test": groups_of(test)}):
+        words += f"; {together}"
     config = resolve(config, len(part))
     accelerator, file_hash = start_accelerator(config.training, run), _fingerprint(encoder_file)
     if resuming:

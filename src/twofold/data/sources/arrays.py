@@ -19,6 +19,7 @@ from twofold.data.decoding.pixels import (
     range_of_arrays,
     set_channels,
 )
+from twofold.data.groups import group_names
 from twofold.data.labels import Labels, class_labels
 from twofold.errors import UserError
 
@@ -38,6 +39,7 @@ class ArraySource:
         classes: names, by label.
         channels: 1 or 3 to convert to; None keeps what there is.
         pixel_range: see `DataConfig`.
+        groups: [n] names of what belongs together (see `data.groups`), strings or numbers; None where nothing does.
         name: for messages.
 
     Raises:
@@ -53,6 +55,7 @@ class ArraySource:
         channels: int | None = None,
         name: str = "array",
         pixel_range: PixelRange | None = None,
+        groups: Any = None,
     ) -> None:
         self.name = name
         array, self.pixels = as_array(images), ""
@@ -66,6 +69,9 @@ class ArraySource:
         self.classes = classes
         if labels is not None:
             self.labels, self.classes = class_labels(labels, len(self.images), name, classes)
+        self.groups = None if groups is None else group_names(list(np.asarray(groups).reshape(-1)))
+        if self.groups is not None and len(self.groups) != len(self.images):
+            raise UserError(f"{name}: there are {len(self.images)} images and {len(self.groups)} groups: give one each")
         self.skipped = SkipList(len(self.images), 0.0)
 
     def __len__(self) -> int:
@@ -112,9 +118,12 @@ def npz_splits(path: Path) -> tuple[str, ...]:
 
 
 def open_array_file(
-    path: Path, split: str | None, channels: int | None, pixel_range: PixelRange | None = None
-) -> ArraySource:
+    path: Path, split: str | None, channels: int | None, pixel_range: PixelRange | None = None,
+    group: str | None = None,
+) -> ArraySource:  # fmt: skip
     """Read an .npy file (images alone) or an .npz file (see IMAGE_KEYS, LABEL_KEYS). Nothing is ever unpickled.
+
+    `group` names the array of an .npz file that says what belongs together.
 
     Raises:
         UserError: damaged file, Python objects inside, no array of such a name, or no such split.
@@ -139,8 +148,12 @@ def open_array_file(
         raise UserError(
             f"{path}: no array called images, x or data (with labels or y), or x_train, ...; has {file.files}"
         )
+    groups = None if group is None else _pick(file, (group.lower(),), split, path)
+    if group is not None and groups is None:
+        part = f" for {split}" if split else ""
+        raise UserError(f"--data.group {group}: {path} has no such array{part}; it has {', '.join(file.files)}")
     name = f"{path}:{split}" if split else str(path)
-    return ArraySource(images, labels, channels=channels, name=name, pixel_range=pixel_range)
+    return ArraySource(images, labels, channels=channels, name=name, pixel_range=pixel_range, groups=groups)
 
 
 def _open_npz(path: Path) -> Any:
@@ -185,6 +198,8 @@ def _splits(what: str) -> Splits:
 ARRAY_FILE = Format(
     "an .npy or .npz file",
     _is_array_file,
-    lambda what, split, config: open_array_file(Path(what).expanduser(), split, config.channels, config.pixel_range),
+    lambda what, split, config: open_array_file(
+        Path(what).expanduser(), split, config.channels, config.pixel_range, config.group
+    ),
     _splits,
 )

@@ -11,6 +11,7 @@ from typing import Any
 from twofold.data.base import Format, Splits, sample_indices
 from twofold.data.config import DataConfig
 from twofold.data.decoding.opening import BadImage
+from twofold.data.groups import group_names
 from twofold.data.labels import Labels, class_labels
 from twofold.data.sources.encoded import EncodedSource
 from twofold.errors import UserError
@@ -39,6 +40,7 @@ class HubSource(EncodedSource):
         self._column = image_column(dataset.features, name)
         label = label_column(dataset.features)
         labels, classes = (None, None) if label is None else _labels(dataset, label, name)
+        self.groups = _groups(dataset, config.group, name)
         super().__init__(len(dataset), config, labels=labels, classes=classes, name=name)
         self._table = dataset.with_format(None).select_columns([self._column])
         self._table = self._table.cast_column(self._column, Image(decode=False))
@@ -58,6 +60,7 @@ class HubSource(EncodedSource):
     def keep(self, good: Sequence[int]) -> None:
         """Leave out all images but these."""
         self._table = self._table.select(good)
+        self.groups = None if self.groups is None else [self.groups[index] for index in good]
 
     def fingerprint(self) -> str:
         """sha256 of the length, the labels and a sample of the encoded images."""
@@ -148,6 +151,15 @@ def _labels(dataset: Any, column: str, name: str) -> tuple[Labels | None, list[s
     names = getattr(dataset.features[column], "names", None)
     labels, classes = class_labels(values, len(values), name, names and list(names))
     return (labels, classes) if (labels >= 0).any() else (None, None)  # a test split may withhold all of them
+
+
+def _groups(dataset: Any, wanted: str | None, name: str) -> list[str] | None:
+    """The group of each row, by a column's values."""
+    if wanted is None:
+        return None
+    if wanted not in dataset.features:
+        raise UserError(f"--data.group {wanted}: {name} has no such column; it has {', '.join(dataset.features)}")
+    return group_names(dataset.with_format(None).select_columns([wanted])[:][wanted])
 
 
 def _cells(dataset: Any, column: str, label: str | None) -> Iterator[tuple[bytes, int | str | None]]:

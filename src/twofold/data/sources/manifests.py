@@ -5,11 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from twofold.data.config import AudioConfig
+from twofold.data.groups import named_by
 from twofold.data.sources.audio import Recording
 from twofold.errors import UserError
 
@@ -20,12 +21,15 @@ _SPEAKER = ("speaker", "client_id", "speaker_id")
 _START, _END, _DURATION = ("start", "offset"), ("end",), ("duration",)
 
 
-def read_manifest(path: Path, split: str | None, config: AudioConfig, encoding: str = "utf-8") -> list[Recording]:
+def read_manifest(
+    path: Path, split: str | None, config: AudioConfig, encoding: str = "utf-8", group: str | None = None
+) -> list[Recording]:
     """Recordings of a manifest, of which each row names a file or, with a start, a segment of one.
 
     Paths are relative to the manifest, or to a folder `clips` beside it (Common Voice). Columns are those that `config`
     names, or have one of the usual names: path, file_name, audio_filepath, ...; text, sentence, ...; speaker,
-    client_id; label; fold; split; start or offset with end or duration, in seconds.
+    client_id; label; fold; split; start or offset with end or duration, in seconds. `group` is a column, or "speaker",
+    or a pattern that is searched for in the paths.
 
     Without a split those of the split train, where a column says so.
 
@@ -51,16 +55,30 @@ def read_manifest(path: Path, split: str | None, config: AudioConfig, encoding: 
     if split is not None:
         rows = [row for row in rows if str(row.get("split")) == split]
     folder, recordings = _folder_of(path, rows, where), []
+    together = _groups(rows, where, path, group, columns, speaker)
     for number, row in enumerate(rows, 1):
         if row.get(where):
             start, duration = _segment(row, f"{path}, row {number}")
             recordings.append(
                 Recording(
                     str(folder / str(row[where])), _value(row, named), _value(row, text), _value(row, config.fold),
-                    _value(row, speaker), start, duration,
+                    _value(row, speaker), start, duration, together[number - 1],
                 )
             )  # fmt: skip
     return recordings
+
+
+def _groups(
+    rows: Sequence[Mapping[str, Any]], where: str, path: Path, wanted: str | None, columns: Sequence[str],
+    speaker: str | None,
+) -> list[str | None]:  # fmt: skip
+    """The group of each row: a column's values, who speaks, or what a pattern finds in the paths."""
+    column = wanted if wanted in columns else speaker if wanted == "speaker" else None
+    if wanted is None or column is not None:
+        return [_value(row, column) for row in rows]
+    names = [str(row[where]) for row in rows if row.get(where)]
+    found = iter(named_by(wanted, names, str(path), columns))
+    return [next(found) if row.get(where) else None for row in rows]
 
 
 def manifest_rows(path: Path, encoding: str = "utf-8") -> list[dict[str, Any]]:

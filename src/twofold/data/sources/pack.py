@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import json
 import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from PIL import Image, UnidentifiedImageError
 
 from twofold.data.base import SkipList, Source
 from twofold.data.decoding.opening import BadImage
+from twofold.data.groups import groups_of
 from twofold.data.sources.encoded import EncodedSource
 from twofold.data.sources.tars import TarIndex, index_tar, joined, write_index
 from twofold.errors import UserError
@@ -28,6 +30,8 @@ class Item:
     """Of its format, without a dot."""
     label: int | str | None
     """A class's number or name; None, or below 0, where it is not known."""
+    group: str = ""
+    """What it belongs to, kept as `group` in a .json member."""
 
 
 def items(source: Source) -> Iterator[Item]:
@@ -41,18 +45,19 @@ def items(source: Source) -> Iterator[Item]:
     labels = source.labels
     if labels is not None and labels.ndim != 1:
         raise UserError(f"{source.name}: its images can have several labels, and a .cls member holds one")
+    groups = groups_of(source)
     for index in range(len(source)):
-        label = None if labels is None else int(labels[index])
+        label, group = None if labels is None else int(labels[index]), groups[index] if groups else ""
         try:
             pixels = source.read(index)
             if not isinstance(source, EncodedSource):
                 buffer = io.BytesIO()
                 Image.fromarray(pixels if pixels.shape[2] != 1 else pixels[..., 0]).save(buffer, "PNG")
-                yield Item(buffer.getvalue(), "png", label)
+                yield Item(buffer.getvalue(), "png", label, group)
                 continue
             path, data = source.locate(index)
             contents = Path(path).read_bytes() if data is None else data
-            yield Item(contents, _extension(contents), label)
+            yield Item(contents, _extension(contents), label, group)
         except BadImage as error:
             source.skipped.add(error.path, error.reason)
 
@@ -126,6 +131,8 @@ def _add(archive: tarfile.TarFile, number: int, item: Item) -> None:
     members = [(item.extension, item.data)]
     if isinstance(item.label, str) or (item.label is not None and item.label >= 0):
         members.append(("cls", str(item.label).encode()))
+    if item.group:
+        members.append(("json", json.dumps({"group": item.group}).encode()))
     for extension, data in members:
         info = tarfile.TarInfo(f"{number:09d}.{extension}")  # no time, no owner: the same images give the same bytes
         info.size = len(data)

@@ -19,10 +19,11 @@ from twofold.data.base import Format, SkipList, Splits
 from twofold.data.config import DataConfig
 from twofold.data.decoding.images import find_images
 from twofold.data.decoding.opening import BadImage
+from twofold.data.groups import group_names
 from twofold.data.labels import class_labels
 from twofold.data.sources.encoded import EncodedSource
 from twofold.data.sources.files import SPLIT_FOLDERS, PackedStrings
-from twofold.data.sources.tars import BAD_LABEL, PLACE, TarIndex, index_tar, joined, read_index
+from twofold.data.sources.tars import BAD_LABEL, PLACE, TarIndex, index_tar, joined, member_fields, read_index
 from twofold.errors import UserError
 
 PREFIX = "shards:"
@@ -60,6 +61,7 @@ class ShardSource(EncodedSource):
             raise UserError(
                 f"{name}: no images in {len(paths)} tar archives (members such as 000017.jpg and 000017.cls)"
             )
+        self.groups = self._json_groups(config.group)
         self._take_labels()
         self.examine()
 
@@ -85,16 +87,23 @@ class ShardSource(EncodedSource):
             block = os.pread(self._file(archive), 512 + int(record["size"]), int(record["offset"]) - 512)
         except OSError as error:
             raise BadImage(f"{archive}@{record['offset']}", str(error)) from error
-        member = block[:100].split(b"\0")[0].decode(errors="replace")  # the header lies before what it heads
+        member = _member_name(block)
         if len(block) < 512 + int(record["size"]):
             raise BadImage(f"{archive}:{member or record['offset']}", "the archive is cut short here")
         if self._checked and record["crc"] and zlib.crc32(block[512:]) != record["crc"]:
             raise BadImage(f"{archive}:{member}", "its bytes are not those that were packed (the checksum differs)")
         return f"{archive}:{member}", block[512:]
 
+    def member(self, index: int) -> str:
+        """The name of one image in its archive."""
+        record = self._records[index]
+        block = os.pread(self._file(self._paths[int(record["shard"])]), 512, int(record["offset"]) - 512)
+        return _member_name(block)
+
     def keep(self, good: Sequence[int]) -> None:
         """Leave out all images but these."""
         self._records = self._records[np.asarray(good, dtype=np.int64)]
+        self.groups = None if self.groups is None else [self.groups[index] for index in good]
 
     def fingerprint(self) -> str:
         """sha256 of the archives' names and of every image's place, length and label."""
@@ -102,6 +111,17 @@ class ShardSource(EncodedSource):
         for start in range(0, len(self._records), 2**20):
             digest.update(self._records[start : start + 2**20][list(PLACE.names or ())].astype(PLACE).tobytes())
         return digest.hexdigest()
+
+    def _json_groups(self, wanted: str | None) -> list[str] | None:
+        """The group of each image by its ``KEY.json``; None where none has such a field, and names may tell."""
+        if wanted is None:
+            return None
+        paths = [Path(self._paths[i]) for i in range(len(self._paths))]
+        with ThreadPoolExecutor(min(16, 4 * (os.cpu_count() or 1))) as threads:
+            fields = [f for each in threads.map(lambda path: member_fields(path, wanted), paths) for f in each]
+        if len(fields) != len(self._records) or not any(field is not None for field in fields):
+            return None
+        return group_names(fields)
 
     def _take_labels(self) -> None:
         """Labels as class numbers; an image whose label cannot be read is left out, as nobody knows what it is."""
@@ -131,6 +151,11 @@ class ShardSource(EncodedSource):
                 os.close(files.pop(next(iter(files))))
             files[archive] = os.open(archive, os.O_RDONLY)
         return files[archive]
+
+
+def _member_name(block: bytes) -> str:
+    """What a header, which lies before what it heads, says of the name."""
+    return block[:100].split(b"\0")[0].decode(errors="replace")
 
 
 def index_tars(paths: Sequence[Path], config: DataConfig, checksums: bool = False) -> TarIndex:

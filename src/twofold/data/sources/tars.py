@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import tarfile
@@ -88,6 +89,28 @@ def index_tar(path: Path, checksums: bool = False) -> TarWalk:
     records["label"] = [UNLABELLED if isinstance(label, str) else label for label in found]
     records["crc"] = [crc for *_, crc in images]
     return TarWalk(records, found, problems)
+
+
+def member_fields(path: Path, name: str) -> list[str | None]:
+    """[n] what ``KEY.json`` says under a name of each image of an archive, in the order of `index_tar`; else None."""
+    keys: list[str] = []
+    values: dict[str, Any] = {}
+    known = image_extensions()
+    try:
+        with tarfile.open(path, "r:") as archive:
+            for member in archive:
+                key, extension, hidden = _parts(member.name)
+                if not member.isfile():
+                    continue
+                if f".{extension.lower()}" in known and not hidden:
+                    keys.append(key)
+                elif extension == "json" and (stream := archive.extractfile(member)) is not None:
+                    with contextlib.suppress(ValueError):  # told where labels are read
+                        document = json.loads(stream.read())
+                        values[key] = document.get(name) if isinstance(document, dict) else None
+    except (tarfile.TarError, OSError, EOFError):  # told where the archive is indexed, and what lies before counts
+        pass
+    return [None if values.get(key) is None else str(values[key]) for key in keys]
 
 
 def joined(walks: Sequence[TarWalk], name: str) -> TarIndex:

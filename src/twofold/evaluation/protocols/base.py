@@ -101,8 +101,14 @@ class ValidationOptions:
 class FoldOptions:
     """Folds of the data can be scored in turn."""
 
-    folds: bool = False
-    """Leave one fold out: each of the data's folds is scored by a classifier of the others."""
+    folds: bool | int = False
+    """Leave one fold out: each is scored by a classifier of the others. true takes the data's own folds; a number has
+    so many made, with the classes in like shares and groups (`data.group`) kept together."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()  # type: ignore[misc]  # a group of options stands before EvaluationConfig
+        if type(self.folds) is int and self.folds < 2:
+            raise UserError(f"--folds {self.folds}: give 2 folds at least, or true for those of the data")
 
 
 @dataclass(frozen=True)

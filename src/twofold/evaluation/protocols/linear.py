@@ -33,26 +33,28 @@ class Linear(ClassifierProtocol):
         grid = PAPER_GRID if self.config.grid == "paper" else GRID
         return evaluate_linear(
             inputs.x, inputs.y, inputs.x_test, inputs.y_test, self.config.seed, grid=grid, split=inputs.split,
-            example=inputs.example,
+            example=inputs.example, groups=inputs.groups,
         )  # fmt: skip
 
 
 def evaluate_linear(
     train: Array, train_labels: Labels, test: Array, test_labels: Labels, seed: int = 0, validation: float = 0.2,
     grid: Sequence[float] = GRID, split: tuple[Labels, Labels] | None = None, example: str = "image",
+    groups: Labels | None = None,
 ) -> Outcome:  # fmt: skip
     """Choose l2 on a share `validation` of each class of train [N, d], fit on all of it, score test [M, d] once.
 
     `split` has positions in train to fit on and to choose on, where the data come with a validation part; `example` is
-    what one is called.
+    what one is called; of `groups` [N] each stays whole in the division.
     Raises UserError for a penalty that is not positive or a class with a single training image.
     """
     if not grid or min(grid) <= 0:
         raise UserError(f"the l2 penalties to try must be positive numbers, got {list(grid)}")
     where = f"on {len(split[1])} {example}s of the validation part" if split is not None else ""
     if split is None:
-        split = stratified_split(train_labels, validation, seed, stream="validation split")
-        where = f"on {len(split[1])} validation {example}s (seed {seed})"
+        split = stratified_split(train_labels, validation, seed, "validation split", groups=groups, lone=True)
+        whole = ", whole groups" if groups is not None else ""
+        where = f"on {len(split[1])} validation {example}s (seed {seed}{whole})"
     l2, validation_top1 = choose_l2(train, train_labels, [split], grid)
     model = fit_linear(train, train_labels, l2)
     edge = " (the edge of what was tried)" if l2 in (min(grid), max(grid)) and len(grid) > 1 else ""

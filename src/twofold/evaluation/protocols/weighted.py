@@ -41,7 +41,9 @@ class Weighted(ClassifierProtocol):
     def fit(self, inputs: FitInputs) -> Outcome:
         """See `evaluate_weighted`."""
         layers = inputs.x.shape[1] // inputs.encoder.feature_dim
-        return evaluate_weighted(inputs.x, inputs.y, inputs.x_test, inputs.y_test, layers, self.config.seed)
+        return evaluate_weighted(
+            inputs.x, inputs.y, inputs.x_test, inputs.y_test, layers, self.config.seed, groups=inputs.groups
+        )
 
 
 class Mixture:
@@ -96,14 +98,16 @@ class Mixture:
 
 def evaluate_weighted(
     train: Array, train_labels: Labels, test: Array, test_labels: Labels, layers: int, seed: int = 0,
-    validation: float = 0.2, grid: Sequence[float] = GRID,
+    validation: float = 0.2, grid: Sequence[float] = GRID, groups: Labels | None = None,
 ) -> Outcome:  # fmt: skip
     """Choose l2 on a share `validation` of each class of train [N, L * d], fit on all, score test [M, L * d] once.
+
+    Of `groups` [N] each stays whole in the division.
 
     Raises:
         UserError: a class with a single training utterance.
     """
-    fit, val = stratified_split(train_labels, validation, seed, stream="validation split")
+    fit, val = stratified_split(train_labels, validation, seed, "validation split", groups=groups, lone=True)
     accuracies = []
     for l2 in grid:
         model = Mixture(train[fit], train_labels[fit], layers, l2)
