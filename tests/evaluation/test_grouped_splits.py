@@ -1,4 +1,4 @@
-"""What belongs together stays together: held-out parts, folds and monitors, against exhaustive search and by property."""
+"""What belongs together stays together: held-out parts, folds, monitors, against exhaustive search and by property."""
 
 from __future__ import annotations
 
