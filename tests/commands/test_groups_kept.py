@@ -52,7 +52,7 @@ def fitted(monkeypatch):
     """What linear classifiers were given, with the positions that their penalty was chosen on."""
     seen, chosen, real, choose = [], [], Linear.fit, linear.choose_l2
     monkeypatch.setattr(Linear, "fit", lambda self, inputs: seen.append(inputs) or real(self, inputs))
-    monkeypatch.setattr(linear, "choose_l2", lambda x, y, s, g: chosen.extend(s) or choose(x, y, s, g))
+    monkeypatch.setattr(linear, "choose_l2", lambda x, y, s, *g: chosen.extend(s) or choose(x, y, s, *g))
     return seen, chosen
 
 
@@ -60,7 +60,7 @@ def test_held_out_and_validation_parts_are_whole_groups(run, folder, fitted):
     found = twofold.evaluate(run, folder, data={"group": BY})
     inputs, (fit, val) = fitted[0][0], fitted[1][0]
     assert not set(inputs.groups[fit]) & set(inputs.groups[val])
-    kept, whole = len(set(inputs.groups)), len({name for name in open_source(folder, DataConfig(group=BY)).groups})
+    kept, whole = len(set(inputs.groups)), len(set(open_source(folder, DataConfig(group=BY)).groups))
     assert whole == 8
     assert f"groups by {BY}: {kept} in training, {whole - kept} in test, none in two parts" in found.words
     assert found.test.images == pytest.approx(16, abs=3)
@@ -176,6 +176,6 @@ def test_recognisers_are_tested_on_other_texts_of_other_speakers(tmp_path):
     assert not set(train.texts) & set(test.texts)
     plain = split_by_text(open_source(tmp_path / "list.csv"), 0.3, 0)
     assert set(plain[0].speakers) & set(plain[1].speakers)
-    with pytest.raises(UserError, match="--data.group speaker: all groups of .* hang together by the texts"):
+    with pytest.raises(UserError, match=r"--data.group speaker: all groups of .* hang together by the texts"):
         split_by_text(train, 0.3, 0)
     assert classifier.folds_of(source.with_labels(source.speakers), 2)

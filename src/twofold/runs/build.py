@@ -8,6 +8,7 @@ import torch
 from accelerate import Accelerator
 
 from twofold.data import AudioSource, Source
+from twofold.data.batches.balanced import BalancedDraws
 from twofold.data.batches.base import Draw, Examples
 from twofold.methods import Method
 from twofold.optim import OptimConfig, build_optimizer, build_schedule
@@ -50,6 +51,7 @@ def build_training(
     *,
     span: int = 1,
     short_epochs: bool = False,
+    drawn: BalancedDraws | None = None,
 ) -> AnyTraining:
     """Build every part of a run around a method.
 
@@ -62,6 +64,7 @@ def build_training(
         accelerator: of the run.
         span: frames that the method hides together.
         short_epochs: an epoch may be a few steps, as with few labels: rows and checkpoints keep a distance.
+        drawn: what examples are drawn by, if not each once an epoch.
 
     Raises:
         UserError: the batch does not fit the data, the processes or the micro-batch, or the data lack something.
@@ -88,8 +91,8 @@ def build_training(
 
     pin = accelerator.device.type == "cuda"
     if isinstance(source, AudioSource):
-        return training(read_audio(config, source, span, pin))
-    return training(read_images(config, source, pin))
+        return training(read_audio(config, source, span, pin, drawn))
+    return training(read_images(config, source, pin, drawn))
 
 
 def _intervals(config: TrainingConfig, steps: int, per_epoch: float, short_epochs: bool) -> tuple[int, int]:

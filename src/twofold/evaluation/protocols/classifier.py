@@ -20,9 +20,11 @@ from numpy.typing import NDArray
 
 from twofold.console import print_rank0
 from twofold.data import Source
+from twofold.data.base import class_count
 from twofold.data.groups import group_numbers, groups_of
 from twofold.encoders import Encoder
 from twofold.errors import UserError
+from twofold.evaluation.class_weights import check_class_weights
 from twofold.evaluation.feature_cache import Features
 from twofold.evaluation.features import Extractor
 from twofold.evaluation.grouped import groups_in_words, made_folds
@@ -30,6 +32,7 @@ from twofold.evaluation.label_subsets import labelled_part
 from twofold.evaluation.logistic import Array
 from twofold.evaluation.parts import Parts, labelled_parts
 from twofold.evaluation.protocols.base import (
+    ClassWeightOptions,
     DataUsed,
     EvaluationConfig,
     FeatureOptions,
@@ -140,7 +143,7 @@ class Evaluation(Result):
     def lines(self) -> list[str]:
         """For people."""
         count = f"({self.protocol}, {self.test.images:,} test {EXAMPLE[self.kind]}s)"
-        lines = [f"{self.scores.words()}  {count}"]
+        lines = [f"{self.scores.words()}  {count}", *self.scores.recalls()]
         return lines if self.baseline is None else [*lines, f"filterbank alone: {self.baseline.words()}"]
 
     def beside(self, baseline: Evaluation) -> Evaluation:
@@ -254,6 +257,9 @@ class ClassifierProtocol(Protocol):
     def select(self, encoder: Encoder, parts: Parts) -> Parts:  # noqa: ARG002  # one label each is all that counts
         """The examples that have a label, as `labels` asks for them; raises UserError for labels that do not fit."""
         config = self.config
+        if isinstance(config, ClassWeightOptions):
+            y = single_labels(parts.train.labels, parts.train.name)
+            check_class_weights(config.class_weights, class_count(y, parts.train.classes), parts.train.classes)
         if config.folds:
             fold_names(parts.train, folds_of(parts.train, config.folds, config.seed))
             return parts
@@ -287,7 +293,7 @@ class ClassifierProtocol(Protocol):
         counts = {what: _unlabelled(each) for what, each in used.items() if each is not None}
         left_out = without_label(counts, EXAMPLE[encoder.input.kind])
         return Evaluation(
-            protocol=self.name, scores=outcome.scores, settings=outcome.settings,
+            protocol=self.name, scores=outcome.scores.named(parts.train.classes), settings=outcome.settings,
             words="; ".join(each for each in (outcome.words, parts.words, bank.text, words, left_out) if each),
             train=_used(parts.train, bank, len(inputs.y) - chosen),
             test=_used(source, queries or bank, len(inputs.y_test)),
@@ -344,7 +350,8 @@ class ClassifierProtocol(Protocol):
             fit, held = present & (folds[h.index] != name), present & (folds[h.index] == name)
             arrays = h.h[fit], y[h.index[fit]], h.h[held], y[h.index[held]]
             together = None if groups is None else groups[h.index[fit]]
-            rounds.append(self.fit(FitInputs(*arrays, None, EXAMPLE[encoder.input.kind], encoder, together)).scores)
+            outcome = self.fit(FitInputs(*arrays, None, EXAMPLE[encoder.input.kind], encoder, together))
+            rounds.append(outcome.scores.named(source.classes))
         left_out = without_label({"": _unlabelled(h)}, EXAMPLE[encoder.input.kind])
         made = f" made for it (seed {self.config.seed})" if self.config.folds is not True else ""
         told = _folds_in_words(source, given, self.config.data.group), left_out
