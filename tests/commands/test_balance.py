@@ -54,7 +54,15 @@ def test_it_is_the_logistic_regression_that_is_asked_for(run, tmp_path, options,
     x, y = uneven()
     optim = {"lr": 0.5, "lr_rule": "none", "weight_decay": 0.01, "decay": "all_but_norms"}
     report = finetune(
-        run, (x, y), tmp_path / "lin", test=images(24, seed=1), freeze="encoder", optim=optim, **PLAIN, **TINY, **options
+        run,
+        (x, y),
+        tmp_path / "lin",
+        test=images(24, seed=1),
+        freeze="encoder",
+        optim=optim,
+        **PLAIN,
+        **TINY,
+        **options,
     )
     with torch.no_grad():
         h = twofold.load(run)(torch.from_numpy(x).permute(0, 3, 1, 2)).double()
@@ -107,7 +115,9 @@ def test_results_tell_recalls_where_classes_are_uneven(run, tmp_path, capsys):
     assert "recall of each class: " in capsys.readouterr().out
     saved = json.loads((tmp_path / "ft" / "result.json").read_text())["scores"]
     assert saved["support"] == {"0": 48, "1": 8}
-    again = finetune(*words, tmp_path / "ft", resume=True, class_weights=[1.0, 6.0], epochs=1.0, training={"device": "cpu"})
+    again = finetune(
+        *words, tmp_path / "ft", resume=True, class_weights=[1.0, 6.0], epochs=1.0, training={"device": "cpu"}
+    )
     assert again.result.scores.recall == saved["recall"]
 
 

@@ -41,7 +41,7 @@ def test_it_is_the_sequence_that_is_described(seed):
 def test_each_class_comes_as_often_and_each_example_of_it():
     drawn = BalancedDraws(LABELS, 1).entries(0, 270)
     counts = np.bincount(drawn, minlength=100)
-    assert [int(counts[LABELS == c].sum()) for c in (0, 2, 5)] == [90, 90, 90]
+    assert [int(counts[c == LABELS].sum()) for c in (0, 2, 5)] == [90, 90, 90]
     assert (counts[LABELS == 0] == 1).all()
     assert (counts[LABELS == 2] == 10).all()
 
@@ -66,7 +66,7 @@ def test_any_number_of_processes_sees_the_same():
             return [(b.index.tolist(), b.labels.tolist()) for b in loader.iterate(3, 6)]
 
     parts = zip(*(batches(rank, 3) for rank in range(3)), strict=True)
-    joined = [tuple(sum((part[i] for part in step), []) for i in (0, 1)) for step in parts]
+    joined = [tuple([value for part in step for value in part[i]] for i in (0, 1)) for step in parts]
     assert joined == [tuple(map(list, step)) for step in batches(0, 1)]
 
 

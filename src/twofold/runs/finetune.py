@@ -195,15 +195,9 @@ def finetune(
     if not resuming and kind_of(header["spec"]) == "audio":  # a run of an earlier version may hold it
         refuse_straddling(config.data)
     part, words = labelled_part(train, config.labels, config.seed, config.draw)
-    if differing := Pixels.of(header).differences(part):
-        words += f"; images read with {differing}"
     targets = check_test_labels(part, test)
     _check_balance(config, part)
-    left_out = int((targets < 0).sum()) if targets.ndim == 1 else 0
-    if left_out:
-        words += f"; {without_label({'test': left_out}, EXAMPLE[kind_of(header['spec'])])}"
-    if together := groups_in_words(config.data.group, {"training": groups_of(part), "test": groups_of(test)}):
-        words += f"; {together}"
+    words = "; ".join([words, *_about_the_data(header, config, part, test, targets)])
     config = resolve(config, len(part))
     accelerator, file_hash = start_accelerator(config.training, run), _fingerprint(encoder_file)
     if resuming:
@@ -264,6 +258,19 @@ def assemble(
     if config.layer_decay is not None:
         decay_layers(training.optimizer, encoder, config.layer_decay)
     return training
+
+
+def _about_the_data(
+    header: dict[str, Any], config: FinetuneConfig, part: Source, test: Source, targets: NDArray[np.int64]
+) -> list[str]:
+    """What is to be told of the data beside the number of labels: how they are read, what is left out, their groups."""
+    differing, left_out = Pixels.of(header).differences(part), int((targets < 0).sum()) if targets.ndim == 1 else 0
+    told = [
+        f"images read with {differing}" if differing else "",
+        without_label({"test": left_out}, EXAMPLE[kind_of(header["spec"])]),
+        groups_in_words(config.data.group, {"training": groups_of(part), "test": groups_of(test)}),
+    ]
+    return [each for each in told if each]
 
 
 def _check_balance(config: FinetuneConfig, part: Source) -> None:
