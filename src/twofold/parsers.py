@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from argparse import ArgumentError
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 from jsonargparse import ArgumentParser, Namespace
 
@@ -66,6 +66,10 @@ def _underscores(word: str) -> str:
 def _is_bare_flag(parser: ArgumentParser, words: Sequence[str], i: int) -> bool:
     """Whether a true-or-false option stands without a value, which then is true."""
     action = parser._option_string_actions.get(words[i])
-    if action is None or getattr(action, "_typehint", None) is not bool:
+    hint = getattr(action, "_typehint", None)
+    counted = {bool, int} <= set(get_args(hint))  # true, false or a number
+    if hint is not bool and not counted:
         return False
-    return i + 1 == len(words) or words[i + 1] not in ("true", "false", "True", "False")
+    if i + 1 == len(words) or words[i + 1] in ("true", "false", "True", "False"):
+        return i + 1 == len(words)
+    return not (counted and re.fullmatch(r"-?\d+", words[i + 1]))

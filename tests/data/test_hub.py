@@ -103,3 +103,29 @@ def test_a_name_that_the_hub_does_not_know(monkeypatch):
     monkeypatch.setattr(datasets, "get_dataset_split_names", refuse)
     with pytest.raises(UserError, match=r"hf:no/such: neither a folder .*\(DatasetNotFoundError"):
         open_source("hf:no/such")
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "labels", "classes"),
+    [
+        (datasets.ClassLabel(names=["bird", "cat"]), [0, None, 1, 1], [0, -1, 1, 1], ["bird", "cat"]),
+        (datasets.ClassLabel(names=["bird", "cat"]), [0, -1, 1, 1], [0, -1, 1, 1], ["bird", "cat"]),
+        (datasets.Value("int64"), [0, None, 1, 1], [0, -1, 1, 1], None),
+        (datasets.Value("string"), ["owl", None, "", "cat"], [1, -1, -1, 0], ["cat", "owl"]),
+    ],
+)
+def test_some_cells_have_no_label(tmp_path, monkeypatch, kind, given, labels, classes):
+    """They stay, to be pretrained on, also packed and from a stream."""
+    images = table(len(given)).remove_columns("label")
+    whole = images.add_column("label", given, feature=kind)
+    source = open_source(whole)
+    assert (source.labels.tolist(), source.classes, len(source)) == (labels, classes, 4)
+    shard(whole, tmp_path / "packed")
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: whole.to_iterable_dataset())
+    monkeypatch.setattr(datasets, "get_dataset_split_names", lambda *_: ["train"])
+    shard("hf:some/name", tmp_path / "streamed", stream=True)
+    for name in ("packed", "streamed"):
+        packed = open_source(tmp_path / name)
+        assert (packed.labels.tolist(), packed.classes, len(packed.skipped)) == (labels, classes, 0)
+    withheld = images.add_column("label", [None if kind.dtype == "string" else -1] * 4, feature=kind)
+    assert open_source(withheld).labels is None

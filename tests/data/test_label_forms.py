@@ -127,3 +127,17 @@ def test_a_part_is_numbered_as_the_whole():
 def test_labels_that_are_none_are_refused(values, classes, words):
     with pytest.raises(UserError, match=words):
         class_labels(values, 4, "x", classes)
+
+
+@pytest.mark.parametrize(
+    "missing", [None, -1, float("nan"), np.float32("nan"), torch.tensor(float("nan")), torch.tensor(-1)]
+)
+@pytest.mark.parametrize("known", [int, float, torch.tensor, np.int64])
+def test_some_items_have_no_label(missing, known):
+    source = open_source(of([known(0), missing, known(1), known(1), missing, known(2)]))
+    assert source.labels.tolist() == [0, -1, 1, 1, -1, 2]
+    assert source.classes is None
+
+
+def test_numbers_that_are_no_classes_are_no_labels():
+    assert open_source(of([0.25, 0.5, 1.0, 2.0])).labels is None

@@ -167,16 +167,51 @@ def test_a_truncated_archive_gives_what_is_whole(tmp_path, cut):
         shard(tmp_path, index=True)
 
 
-def test_labels_that_do_not_match(tmp_path):
-    rows = [(f"{i}.png", png(i)) for i in range(8)] + [(f"{i}.cls", str(i % 2).encode()) for i in range(6)]
-    write(tmp_path / "x.tar", [*rows, ("6.cls", b"cat")])
+def test_images_without_a_label_stay_and_those_with_a_strange_one_do_not(tmp_path):
+    rows = [(f"{i}.png", png(i)) for i in range(10)] + [(f"{i}.cls", str(i % 2).encode()) for i in range(5)]
+    write(
+        tmp_path / "x.tar", [*rows, ("5.cls", b"1.5"), ("6.cls", b"-1"), ("7.cls", b""), ("8.json", b'{"label": null}')]
+    )
     source = open_source(tmp_path)
-    assert source.labels.tolist() == [0, 1, 0, 1, 0, 1]
-    reasons = {Path(path).name: reason for path, reason in source.skipped}
-    assert "no whole number" in reasons["x.tar:6.png"]
-    assert "has no label and others have" in reasons["x.tar:7.png"]
-    with pytest.raises(UserError, match=r"--data.max_skipped allows 1.*\n.*6.png"):
-        open_source(tmp_path, DataConfig(max_skipped=0.1))
+    assert source.labels.tolist() == [0, 1, 0, 1, 0, -1, -1, -1, -1]
+    assert source.read(6)[0, 0, 0] == 7
+    assert dict(source.skipped) == {
+        f"{tmp_path / 'x.tar'}:5.png": "its label is neither a whole number from 0 nor a name (a member .cls, or label "
+        "in .json)"
+    }
+    with pytest.raises(UserError, match=r"--data.max_skipped allows 0.*\n.*5.png"):
+        open_source(tmp_path, DataConfig(max_skipped=0.0))
+
+
+def test_names_as_labels_are_numbered_over_all_archives(tmp_path):
+    write(tmp_path / "a.tar", [("0.png", png(0)), ("0.cls", b"owl"), ("1.png", png(1))])
+    write(
+        tmp_path / "b.tar", [("2.png", png(2)), ("2.json", b'{"label": "cat"}'), ("3.png", png(3)), ("3.cls", b'"owl"')]
+    )
+    for _ in range(2):
+        source = open_source(tmp_path)
+        assert (source.labels.tolist(), source.classes) == ([1, -1, 0, 1], ["cat", "owl"])
+        shard(tmp_path, index=True)
+    gaps = tmp_path / "gaps"
+    gaps.mkdir()
+    write(
+        gaps / "a.tar",
+        [m for i in range(4) for m in ((f"{i}.png", png(i)), (f"{i}.cls", str(10**6 * (i % 2)).encode()))],
+    )
+    assert open_source(gaps).facts().classes == 2
+
+
+def test_packing_keeps_what_has_no_label(tmp_path):
+    make_tree(tmp_path / "photos", [f"{kind}/{i}.png" for i in range(4) for kind in ("bird", "cat")], size=(20, 16))
+    make_tree(tmp_path / "photos", [f"{i}.png" for i in range(3)], size=(20, 16))
+    files = open_source(tmp_path / "photos")
+    assert (files.labels == -1).sum() == 3
+    shard(tmp_path / "photos", tmp_path / "packed")
+    packed = open_source(tmp_path / "packed")
+    assert (packed.labels.tolist(), packed.classes) == (files.labels.tolist(), ["bird", "cat"])
+    assert not packed.skipped
+    for i in range(len(files)):
+        np.testing.assert_array_equal(packed.read(i), files.read(i))
 
 
 def test_an_index_of_other_archives_is_refused(tmp_path):

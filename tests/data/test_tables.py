@@ -52,8 +52,10 @@ def test_columns_say_what_is_what(folder, kind):
     assert test.labels.tolist() == [1, 0], "numbered as in the other split"
     assert splits_of(path).evaluation == ("train", "test")
     assert "3 images of the split train, 2 classes; other parts: test" in train.layout
-    grouped = open_source(path, DataConfig(table=TableConfig(group="video")))
-    assert grouped.groups == ["v1", "v1", "v2"]
+    assert open_source(path, DataConfig(group="video")).groups == ["v1", "v1", "v2"]
+    assert open_source(path, DataConfig(group=r"(\d)\.png")).groups == ["0", "1", "2"]
+    with pytest.raises(UserError, match=r"--data.group vdeo: neither a column \(path, label, split, video\)"):
+        open_source(path, DataConfig(group="vdeo"))
 
 
 def test_numbers_lists_and_absolute_paths(folder):
@@ -66,6 +68,14 @@ def test_numbers_lists_and_absolute_paths(folder):
     names.write_text("a/3.png\na/1.png\n")
     listed = open_source(names)
     assert (len(listed), listed.labels, listed.read(0)[0, 0, 0]) == (2, None, 60)
+
+
+def test_whole_numbers_written_as_floats_beside_missing_ones(folder):
+    """As programs write them that have no missing whole number."""
+    path = folder / "f.csv"
+    path.write_text("image,target\na/0.png,2.0\na/1.png,nan\na/2.png,0.0\na/3.png,1.0\na/4.png,\n")
+    source = open_source(path)
+    assert (source.labels.tolist(), source.classes) == ([2, -1, 0, 1, -1], None)
 
 
 def test_what_a_table_lacks_is_told(folder):

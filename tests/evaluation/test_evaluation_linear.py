@@ -51,7 +51,7 @@ def test_the_fit_is_the_minimum_of_the_stated_objective(l2: float) -> None:
 def test_a_solver_that_was_stopped_says_so(monkeypatch) -> None:
     (x, y), (x_test, y_test) = blobs(100, spread=2.0), blobs(40, spread=2.0, seed=1)
     assert "converged" not in evaluate_linear(x, y, x_test, y_test).words
-    monkeypatch.setattr(linear, "fit_linear", lambda x, y, l2: fit_path(x, y, [l2], max_iter=2)[0])
+    monkeypatch.setattr(linear, "fit_linear", lambda x, y, l2, *_: fit_path(x, y, [l2], max_iter=2)[0])
     assert "the solver was stopped after 1,000 iterations, before" in evaluate_linear(x, y, x_test, y_test).words
 
 

@@ -116,9 +116,10 @@ def test_lars_leaves_the_classifiers_decay_to_the_loss() -> None:
     torch.testing.assert_close(difference, 0.05 * plain.classifier.weight.square().sum())
 
 
-def gradients(rank: int, world: int) -> list[Tensor]:
+def gradients(rank: int, world: int, weights: Tensor | None = None) -> list[Tensor]:
     images, labels = data()
-    method = net(from_head=1, init="normal")
+    labels = labels if weights is None else labels.sort().values  # the ranks' classes differ, and so do their weights
+    method = net(from_head=1, init="normal", weights=weights)
     share = len(images) // world
     rows = slice(rank * share, (rank + 1) * share)
     parallel = torch.nn.parallel.DistributedDataParallel(method) if world > 1 else method
@@ -126,7 +127,13 @@ def gradients(rank: int, world: int) -> list[Tensor]:
     return [p.grad for p in method.parameters() if p.grad is not None]
 
 
-def test_two_processes_give_the_gradients_of_one() -> None:
+def weighted_gradients(rank: int, world: int) -> list[Tensor]:
+    """Weights differ so much that a mean over each rank's own weights would show."""
+    return gradients(rank, world, torch.tensor([0.1, 1.0, 5.0]))
+
+
+@pytest.mark.parametrize("gradients", [gradients, weighted_gradients])
+def test_two_processes_give_the_gradients_of_one(gradients: Any) -> None:
     alone = gradients(0, 1)
     for ours in run_processes(gradients, 2, 2):
         assert len(ours) == len(alone)

@@ -19,7 +19,9 @@ from twofold.encoders import read_header
 from twofold.encoders.load import encoder_path
 from twofold.errors import Stopped
 from twofold.evaluation.features import Pixels
+from twofold.evaluation.grouped import warn_of_shared_groups
 from twofold.files import check_out
+from twofold.kinds import EXAMPLE
 from twofold.options import OptionsParser, add_options, merge
 from twofold.recipe import read_layers
 from twofold.results import in_json, measured
@@ -124,6 +126,8 @@ def _others(data: Any, test: Any, train: Source, asked: DistillConfig) -> tuple[
         scored: Source | None = open_source(test, config)
     else:
         scored = open_source(data, config, split=parts[1]) if parts and asked.data.split != parts[1] else None
+    if scored is not None:
+        warn_of_shared_groups({"training": train, "test": scored}, EXAMPLE[train.facts().kind])
     if train.labels is None and parts and asked.teacher_labels is not None:
         return scored, open_source(data, config, split=parts[0])
     return scored, None

@@ -14,6 +14,7 @@ from torch import nn
 
 from twofold.commands.arguments import EITHER, PATH, add_data, new_parser, require_out
 from twofold.data import DataConfig, Source, open_source
+from twofold.data.groups import groups_of
 from twofold.devices import choose_device
 from twofold.encoders.load import encoder_path, load
 from twofold.encoders.weights import read_header
@@ -61,14 +62,14 @@ class EmbedResult:
 def embed(
     run: str | Path, data: Any, /, out: str | Path, *, encoder: nn.Module | None = None, **options: Any
 ) -> EmbedResult:
-    """Write features [n, d] float32, names [n] and, where there are any, labels (and their classes' names) to an .npz.
+    """Write features [n, d] float32, names [n] and, where there are any, labels (with names of classes) and groups.
 
     Args:
         run: a run's folder, or an `encoder.safetensors`.
         data: whatever `twofold.pretrain` takes; of data with splits the one that `data.split` names, or the training
             part.
-        out: a new .npz file. Names in it are paths relative to `data`, or positions where there are no files. Those of
-            what could not be read are missing.
+        out: a new .npz file. `names` in it are paths relative to `data`, or positions where there are no files; what
+            could not be read is missing.
         encoder: your own module, if the run was trained with one.
         options: fields of `EmbedConfig`, nested or dotted.
 
@@ -97,6 +98,8 @@ def embed(
         arrays["labels"] = result.labels
         if source.classes:
             arrays["classes"] = np.array(source.classes)
+    if (groups := groups_of(source)) is not None:
+        arrays["groups"] = np.array([groups[index] for index in result.index.tolist()])
     write_atomically(out, lambda file: np.savez(file, **arrays))
     text = f"{out}: features [{result.h.shape[0]:,}, {result.h.shape[1]}] of {source.name} ({result.text}), with names"
     text += "" if result.labels is None else " and labels"

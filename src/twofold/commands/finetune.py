@@ -56,13 +56,13 @@ class FinetuneReport:
         """For people."""
         result, scores = self.result, self.result.scores
         if isinstance(scores, Scores):
-            top5 = f", top-5 {scores.top5:.2%}" if scores.top5 is not None else ""
-            first = f"top-1 {scores.top1:.2%}{top5}, mean per class {scores.mean_per_class:.2%}"
+            first = scores.words()
         else:
             first = f"mean average precision (11 points) {result.metric:.2%}"
         count = scores.count if scores is not None else 0
         return "\n".join([
             f"{first}  ({result.labels:,} labels, {count:,} test images)",
+            *(scores.recalls() if isinstance(scores, Scores) else []),
             f"protocol: {result.text}",
             f"{result.steps:,} steps in {duration(result.seconds)}; encoder, head and classifier: "
             f"{self.path / 'encoder.safetensors'}; numbers: {self.path / 'result.json'}",

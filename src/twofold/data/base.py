@@ -51,7 +51,10 @@ class DataFacts:
 
 
 class Source(Protocol):
-    """Images by index, with labels if there are any. What it returns depends on the index alone."""
+    """Images by index, with labels if there are any. What it returns depends on the index alone.
+
+    A source may also have `groups`, [n] names of what belongs together (see `data.groups`).
+    """
 
     name: str
     """For people: the folder, file or data set."""

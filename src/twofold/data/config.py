@@ -58,8 +58,6 @@ class TableConfig:
     """Column of the labels, names or numbers; label, class, target and category are known."""
     split: str | None = None
     """Column that divides the table; split, part and subset are known."""
-    group: str | None = None
-    """Column of what belongs together: the video, patient or slide that images come from."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +66,10 @@ class DataConfig:
 
     split: str | None = None
     """Which part of the data: train, val, test, ... as the data has them; by default the part made for training."""
+    group: str | None = None
+    """What belongs together and is never divided: the video, patient, slide or speaker that examples come from. A
+    column of a table, manifest or data set, an array of an .npz file, "speaker" where a folder's layout tells it; or a
+    regular expression that is searched for in the names of files below the folder, whose first group is the name."""
     root: str = "data"
     """Folder in which data sets called by name (cifar10, ...) live."""
     download: bool = False

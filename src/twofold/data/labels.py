@@ -61,12 +61,14 @@ def class_labels(
 
 
 def is_label(value: Any) -> bool:
-    """Whether one example's value can be a label: a whole number, a name, None, or a row of 0 and 1."""
+    """Whether one example's value can be a label: a whole number, a name, None or nan, or a row of 0 and 1."""
     if value is None or isinstance(value, str | int):
         return True
-    if not isinstance(value, np.ndarray | np.generic | torch.Tensor):
+    if not isinstance(value, float | np.ndarray | np.generic | torch.Tensor):
         return False
     array = np.asarray(value.detach().cpu() if isinstance(value, torch.Tensor) else value)
+    if array.ndim == 0 and array.dtype.kind == "f":  # beside missing ones whole numbers come as floats
+        return bool(np.isnan(array) or array == np.rint(array))
     return array.ndim <= 1 and (array.dtype.kind in "iubU" or (array.ndim == 1 and array.dtype.kind == "f"))
 
 
@@ -117,9 +119,9 @@ def _from_names(array: NDArray[Any], name: str, classes: Sequence[str] | None) -
     if array.ndim != 1:
         raise UserError(f"{name}: labels of several columns must be 0 and 1, got names")
     texts = ["" if value is None or value != value else str(value) for value in array.tolist()]  # (nan is not itself)
-    kinds = {type(value) for value in array.tolist() if value is not None and value == value}
-    if kinds and all(issubclass(kind, int) for kind in kinds):  # numbers among which some are missing
-        numbers = [UNLABELLED if text == "" else int(text) for text in texts]
+    known = [value for value in array.tolist() if value is not None and value == value]
+    if known and all(isinstance(value, int) or (isinstance(value, float) and value.is_integer()) for value in known):
+        numbers = [UNLABELLED if value is None or value != value else int(value) for value in array.tolist()]
         return class_labels(np.array(numbers), len(numbers), name, classes)
     names = sorted(set(texts) - {""}) if classes is None else list(classes)
     number = {text: place for place, text in enumerate(names)} | {"": UNLABELLED}

@@ -54,6 +54,7 @@ def label_efficiency(
     draws: int = 3,
     seed: int = 0,
     grid: Sequence[float] = SUBSET_GRID,
+    groups: Labels | None = None,
 ) -> list[LabelEfficiency]:
     """Test accuracy of a logistic regression against the number of labels, for several kinds of features.
 
@@ -68,6 +69,8 @@ def label_efficiency(
         draws: repetitions with other labelled images.
         seed: fixes which images get labels in which draw.
         grid: penalties to choose from.
+        groups: [N] of the training images. Labels are drawn image by image; what is held out to choose a penalty are
+            whole groups of the drawn images.
 
     Returns:
         A cell for each count and feature set, in that order.
@@ -83,22 +86,37 @@ def label_efficiency(
         for draw in range(draws if count < labelled else 1):
             selection = balanced_subset(y_train, total=count, seed=seed, draw=draw)
             for name, (train, test) in feature_sets.items():
-                outcomes[name].append(_fit_subset(train[selection], y_train[selection], test, y_test, seed, draw, grid))
+                together = None if groups is None else groups[selection]
+                outcomes[name].append(
+                    _fit_subset(train[selection], y_train[selection], test, y_test, seed, draw, grid, together)
+                )
         for name, pairs in outcomes.items():
             cells.append(LabelEfficiency(name, count, tuple(p[0] for p in pairs), tuple(p[1] for p in pairs)))
     return cells
 
 
 def _fit_subset(
-    x: Array, y: Labels, test: Array, y_test: Labels, seed: int, draw: int, grid: Sequence[float]
+    x: Array,
+    y: Labels,
+    test: Array,
+    y_test: Labels,
+    seed: int,
+    draw: int,
+    grid: Sequence[float],
+    groups: Labels | None,
 ) -> tuple[float, float]:
     """(test accuracy, chosen l2) of a classifier fitted on x [n, d] and y [n] alone."""
-    model, l2 = fit_few(x, y, seed, draw, grid)
+    model, l2 = fit_few(x, y, seed, draw, grid, groups)
     return score(model.logits(test), model.classes, y_test).top1, l2
 
 
 def fit_few(
-    x: Array, y: Labels, seed: int = 0, draw: int = 0, grid: Sequence[float] = SUBSET_GRID
+    x: Array,
+    y: Labels,
+    seed: int = 0,
+    draw: int = 0,
+    grid: Sequence[float] = SUBSET_GRID,
+    groups: Labels | None = None,
 ) -> tuple[LinearModel, float]:
     """A logistic regression on few labels, and its l2, chosen among these images alone (see `label_efficiency`).
 
@@ -107,10 +125,26 @@ def fit_few(
         y: [n] labels.
         seed, draw: the address of the random held-out fifths.
         grid: penalties to choose from.
+        groups: [n], kept together where images are held out; where no class has two of them nothing is validated.
     """
     l2 = ONE_LABEL_L2
-    if np.unique(y, return_counts=True)[1].min() > 1:
+    if groups is None and np.unique(y, return_counts=True)[1].min() > 1:
         repeats = min(5, math.ceil(VALIDATION_IMAGES / (0.2 * len(y))))
         splits = [stratified_split(y, 0.2, seed, f"label validation/{draw}", repeat) for repeat in range(repeats)]
         l2, _ = choose_l2(x, y, splits, grid)
+    if groups is not None:
+        splits = _grouped_fifths(y, groups, seed, draw)
+        l2 = choose_l2(x, y, splits, grid)[0] if splits else l2
     return fit_linear(x, y, l2), l2
+
+
+def _grouped_fifths(y: Labels, groups: Labels, seed: int, draw: int) -> list[tuple[Labels, Labels]]:
+    """Held-out fifths of whole groups, without classes of one group; none where the groups allow no division."""
+    splits: list[tuple[Labels, Labels]] = []
+    for repeat in range(min(5, math.ceil(VALIDATION_IMAGES / (0.2 * len(y))))):
+        try:
+            stream = f"label validation/{draw}"
+            splits.append(stratified_split(y, 0.2, seed, stream, repeat, groups=groups, lone=True))
+        except UserError:  # the draw's groups do not allow it, which is no mistake of the user's
+            break
+    return splits

@@ -13,6 +13,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
+from twofold.evaluation.class_weights import ClassWeights, weights_by_example
 from twofold.evaluation.splits import Labels
 
 Array = NDArray[np.floating]
@@ -47,8 +48,12 @@ class LinearModel:
         return "" if self.converged else stopped
 
 
-def fit_path(x: Array, y: Labels, grid: Iterable[float], max_iter: int = ITERATIONS) -> list[LinearModel]:
+def fit_path(
+    x: Array, y: Labels, grid: Iterable[float], max_iter: int = ITERATIONS, class_weights: ClassWeights = None
+) -> list[LinearModel]:
     """Minimise mean cross-entropy + l2 / 2 * |W|^2 for each l2 of `grid`, each fit starting from the one before.
+
+    With `class_weights` the mean is a weighted one.
 
     Features x [N, d] are centred and divided by one number, the root mean square of what remains: neither changes what
     a linear classifier can say; they let the solver converge and one grid serve encoders of any scale. One scale a
@@ -59,12 +64,15 @@ def fit_path(x: Array, y: Labels, grid: Iterable[float], max_iter: int = ITERATI
     scale = float(np.sqrt(np.mean((x - mean) ** 2, dtype=np.float64))) or 1.0
     scaled = (x - mean) / scale
     solver = LogisticRegression(max_iter=max_iter, warm_start=True)
+    weights = weights_by_example(class_weights, y)
     models, multiplications = [], x.size * len(np.unique(y))
     for l2 in grid:
         with _few_threads(multiplications), warnings.catch_warnings():
             # A weak penalty need not have converged to be compared on validation images; `converged` says so.
             warnings.simplefilter("ignore", ConvergenceWarning)
-            solver.set_params(C=1 / (l2 * len(x))).fit(scaled, y)  # scikit-learn sums the loss and weighs it by C
+            solver.set_params(C=1 / (l2 * len(x))).fit(
+                scaled, y, weights
+            )  # scikit-learn sums the loss and weighs it by C
         weight, bias = solver.coef_.copy(), solver.intercept_.copy()
         if len(weight) == 1:  # of two classes scikit-learn keeps the difference
             weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
@@ -80,25 +88,38 @@ def _few_threads(multiplications: int) -> AbstractContextManager[object]:
     return nullcontext()
 
 
-def fit_linear(x: Array, y: Labels, l2: float) -> LinearModel:
+def fit_linear(x: Array, y: Labels, l2: float, class_weights: ClassWeights = None) -> LinearModel:
     """One classifier with a given penalty (see `fit_path`)."""
-    return fit_path(x, y, [l2])[0]
+    return fit_path(x, y, [l2], class_weights=class_weights)[0]
+
+
+def accuracy(logits: Array, classes: Labels, y: Labels, class_weights: ClassWeights = None) -> float:
+    """Share of rows of logits [N, K] whose highest column is the one of y [N], or its mean weighted by class."""
+    right = classes[logits.argmax(axis=1)] == y
+    return float(np.average(right, weights=weights_by_example(class_weights, y)))
 
 
 def choose_l2(
-    x: Array, y: Labels, splits: Sequence[tuple[Labels, Labels]], grid: Sequence[float] = GRID
+    x: Array,
+    y: Labels,
+    splits: Sequence[tuple[Labels, Labels]],
+    grid: Sequence[float] = GRID,
+    class_weights: ClassWeights = None,
 ) -> tuple[float, float]:
     """The penalty with the best mean validation accuracy, and that accuracy; ties go to the lowest cross-entropy.
+
+    With `class_weights` fits and validation are weighted alike.
 
     `splits` holds pairs of positions in x [N, d] and y [N]: to fit on, to validate on.
     """
     path = sorted(grid, reverse=True)  # strongest first: short fits, each a good start for the next
-    accuracy, entropy = np.zeros((2, len(path)))
+    share, entropy = np.zeros((2, len(path)))
     for fit, val in splits:
-        for i, model in enumerate(fit_path(x[fit], y[fit], path)):
+        weights = weights_by_example(class_weights, y[val])
+        for i, model in enumerate(fit_path(x[fit], y[fit], path, class_weights=class_weights)):
             logits = model.logits(x[val]).astype(np.float64)
             right = logits[np.arange(len(val)), np.searchsorted(model.classes, y[val])]
-            accuracy[i] += np.mean(model.classes[logits.argmax(axis=1)] == y[val]) / len(splits)
-            entropy[i] += np.mean(np.logaddexp.reduce(logits, axis=1) - right) / len(splits)
-    best = int(np.lexsort((entropy, -accuracy.round(12)))[0])
-    return path[best], float(accuracy[best])
+            share[i] += accuracy(logits, model.classes, y[val], class_weights) / len(splits)
+            entropy[i] += np.average(np.logaddexp.reduce(logits, axis=1) - right, weights=weights) / len(splits)
+    best = int(np.lexsort((entropy, -share.round(12)))[0])
+    return path[best], float(share[best])

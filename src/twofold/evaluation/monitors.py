@@ -200,9 +200,25 @@ def _width(method: Method, layer: int) -> int:
     return widths[layer]
 
 
-def hold_out(labels: np.ndarray, seed: int, share: float, most: int) -> tuple[np.ndarray, np.ndarray]:
-    """Disjoint indices (bank, queries) of labelled images for a monitor, at most `most` of each."""
+def hold_out(
+    labels: np.ndarray, seed: int, share: float, most: int, groups: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Disjoint indices (bank, queries) of labelled images for a monitor, at most `most` of each.
+
+    With `groups` [N] the queries are whole groups, in random order until they have their share; none of one group.
+    """
     labelled = np.flatnonzero(labels >= 0) if labels.ndim == 1 else np.arange(len(labels))
+    if groups is not None:
+        own = groups[labelled]
+        different, counts = np.unique(own, return_counts=True)
+        turn = permutation(seed, "monitor/groups", 0, len(different))
+        wanted = np.cumsum(counts[turn]) - counts[turn] < share * len(labelled)
+        wanted[-1:] = False  # one group is left to the bank
+        asked = np.isin(own, different[turn[wanted]])
+        bank, queries = (
+            each[permutation(seed, "monitor", 0, len(each))] for each in (labelled[~asked], labelled[asked])
+        )
+        return np.sort(bank[:most]), np.sort(queries[:most])
     order = labelled[permutation(seed, "monitor", 0, len(labelled))]
     cut = max(1, int(len(order) * share))
     return np.sort(order[cut:][:most]), np.sort(order[:cut][:most])

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 
 from twofold.data import DataConfig, Source, open_source, splits_of
+from twofold.data.groups import group_numbers
 from twofold.data.sources.subset import subset
 from twofold.errors import UserError
+from twofold.evaluation.grouped import warn_of_shared_groups
 from twofold.evaluation.label_subsets import is_list, label_positions
 from twofold.evaluation.splits import check_cover, stratified_split
 
@@ -58,9 +60,14 @@ def open_parts(
     if choose and own is not None and test is None and validation is None and config.split is None:
         train, chosen_on, tested = (open_source(data, config, split=name) for name in (*own, "test"))
         check_cover(train, tested, "--test with the images to score on")
+        warn_of_shared_groups({"training": train, "validation": chosen_on, "test": tested})
         return Parts(train, tested, chosen_on)
     choice = open_source(validation, dataclasses.replace(config, split=None)) if validation is not None else None
-    return Parts(*evaluation_parts(data, test, config, same_classes), choice)
+    parts = Parts(*evaluation_parts(data, test, config, same_classes), choice)
+    if choice is not None:
+        warn_of_shared_groups({"training": parts.train, "validation": choice})
+        warn_of_shared_groups({"validation": choice, "test": parts.test})
+    return parts
 
 
 def evaluation_parts(
@@ -73,20 +80,23 @@ def evaluation_parts(
             lacks.
     """
     if test is not None:
-        return open_source(data, config), open_source(test, dataclasses.replace(config, split=None))
+        train, tested = open_source(data, config), open_source(test, dataclasses.replace(config, split=None))
+        warn_of_shared_groups({"training": train, "test": tested})
+        return train, tested
     parts = splits_of(data).evaluation
     if config.split is not None or parts is None:
         return open_source(data, config), None
     train, tested = (open_source(data, config, split=part) for part in parts)
     if same_classes:
         check_cover(train, tested, "--test with the images to score on")
+    warn_of_shared_groups({"training": train, "test": tested})
     return train, tested
 
 
 def labelled_parts(
     train: Source, test: Source | None, seed: int = 0, held_out: float = 0.2, labels: str | int = "all"
 ) -> tuple[Source, Source]:
-    """Training and test images; where there is no test part, a share of each class is held out for it.
+    """Training and test images; where there is no test part, a share of each class is held out for it, in whole groups.
 
     `labels` is the choice of training images that will be made of the first part (see `label_positions`). A list is of
     the whole of the data: none of its images is held out, and the whole is what it is to be looked up in.
@@ -100,5 +110,7 @@ def labelled_parts(
         raise UserError(f"{train.name}: give --test; only images with one label each can be divided for you")
     known = np.flatnonzero(train.labels >= 0)
     listed = np.searchsorted(known, label_positions(train, labels)) if is_list(labels) else None
-    first, second = stratified_split(train.labels[known], held_out, seed, first=listed)
+    groups = group_numbers(train)
+    together = None if groups is None else groups[known]
+    first, second = stratified_split(train.labels[known], held_out, seed, first=listed, groups=together)
     return train if is_list(labels) else subset(train, known[first]), subset(train, known[second])

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
+
+UNEVEN = 1.5
+"""How many times as many test images a class has as another where the recalls of all are told to people."""
+MOST_RECALLS = 10
+"""Classes of which the recall is told in a line; files have all."""
 
 
 @dataclass(frozen=True)
@@ -16,9 +23,12 @@ class Scores:
         top1: share of images whose highest-scored class is the right one.
         top5: share of images whose class is among the five highest; None with five classes or fewer.
         mean_per_class: top-1 within each class, averaged over the classes that the test set holds (speech calls it
-            unweighted accuracy, UA).
+            unweighted accuracy, UA; scikit-learn balanced accuracy).
         count: number of test images.
         macro_f1: F1 of each class that the test set holds, averaged; None in files of before it was told.
+        recall: top-1 within each class by its name or number, where the test set has more of one class than of another;
+            None where it has not, and in files of before it was told.
+        support: number of test images of each of these classes.
     """
 
     top1: float
@@ -26,6 +36,8 @@ class Scores:
     mean_per_class: float
     count: int
     macro_f1: float | None = None
+    recall: Mapping[str, float] | None = field(default=None, compare=False)
+    support: Mapping[str, int] | None = field(default=None, compare=False)
 
     def metrics(self) -> dict[str, float]:
         """The accuracies by name, but for those that are None."""
@@ -36,7 +48,31 @@ class Scores:
         """For people."""
         top5 = f", top-5 {self.top5:.2%}" if self.top5 is not None else ""
         f1 = f", macro F1 {self.macro_f1:.2%}" if self.macro_f1 is not None else ""
-        return f"top-1 {self.top1:.2%}{top5}, mean per class {self.mean_per_class:.2%}{f1}"
+        mean = "balanced accuracy (mean per class)" if self.uneven else "mean per class"
+        return f"top-1 {self.top1:.2%}{top5}, {mean} {self.mean_per_class:.2%}{f1}"
+
+    @property
+    def uneven(self) -> bool:
+        """Whether a class has half as many test images again as another: top-1 speaks of some more than of others."""
+        counts = self.support.values() if self.support else (1,)
+        return max(counts) >= UNEVEN * min(counts)
+
+    def recalls(self) -> list[str]:
+        """A line with the recall of each class, lowest first, for people; none where the classes are about even."""
+        if not self.uneven or self.recall is None or self.support is None:
+            return []
+        names = sorted(self.recall, key=lambda name: (self.recall or {})[name])
+        shown = ", ".join(f"{name} {self.recall[name]:.2%} of {self.support[name]:,}" for name in names[:MOST_RECALLS])
+        which = "each class" if len(names) <= MOST_RECALLS else f"the {MOST_RECALLS} worst of {len(names):,} classes"
+        return [f"recall of {which}: {shown}"]
+
+    def named(self, classes: Sequence[str] | None) -> Scores:
+        """The same with names in place of the classes' numbers, where there are names."""
+        if classes is None or self.recall is None or self.support is None:
+            return self
+        recall = {classes[int(number)]: value for number, value in self.recall.items()}
+        support = {classes[int(number)]: value for number, value in self.support.items()}
+        return dataclasses.replace(self, recall=recall, support=support)
 
 
 def score(scores: NDArray[np.floating], classes: NDArray[np.int64], labels: NDArray[np.int64]) -> Scores:
@@ -51,16 +87,19 @@ def score(scores: NDArray[np.floating], classes: NDArray[np.int64], labels: NDAr
     order = np.argsort(-scores, axis=1, kind="stable")[:, :5]
     hits = (classes[order] == labels[:, None]) & (np.take_along_axis(scores, order, axis=1) > -np.inf)
     right = hits[:, 0]
-    present = np.unique(labels)
+    present, counts = np.unique(labels, return_counts=True)
     per_class = [right[labels == label].mean() for label in present]
     message = classes[order[:, 0]]
     f1 = [2 * right[labels == label].sum() / ((message == label).sum() + (labels == label).sum()) for label in present]
+    uneven = bool((counts != counts[0]).any())
     return Scores(
         top1=float(right.mean()),
         top5=float(hits.any(axis=1).mean()) if len(classes) > 5 else None,
         mean_per_class=float(np.mean(per_class)),
         count=len(labels),
         macro_f1=float(np.mean(f1)),
+        recall={str(label): float(value) for label, value in zip(present, per_class, strict=True)} if uneven else None,
+        support={str(label): int(count) for label, count in zip(present, counts, strict=True)} if uneven else None,
     )
 
 

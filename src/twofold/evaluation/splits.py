@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from twofold.data import Source
+from twofold.data.groups import group_numbers
 from twofold.errors import UserError
+from twofold.evaluation.grouped import held_out_groups
 from twofold.randomness import permutation
 
 Labels = NDArray[np.int64]
@@ -18,24 +20,29 @@ Labels = NDArray[np.int64]
 
 def stratified_split(
     labels: Labels, held_out: float = 0.2, seed: int = 0, stream: str = "test split", draw: int = 0,
-    first: Labels | None = None,
+    first: Labels | None = None, groups: Labels | None = None, lone: bool = False,
 ) -> tuple[Labels, Labels]:  # fmt: skip
-    """Split positions 0..N-1 in two, each class in the same proportion.
+    """Split positions 0..N-1 in two, each class in the same proportion, or as nearly as whole groups allow.
 
     Args:
         labels: [N] class of each image.
         held_out: share of each class in the second part, in (0, 1); rounded, at least one image in either part.
         seed, stream, draw: the address of the random order within a class; other addresses give other splits.
         first: positions that stay in the first part; the second gets as many of the others as it would of all.
+        groups: [N] number of the group of each, all of which goes to one part (see `held_out_groups`).
+        lone: of groups: a class that lies in a single one stays in the first part, which else is an error.
 
     Returns:
         Positions of the first part and of the second, each in ascending order.
 
     Raises:
-        UserError: a class with a single image, or one whose images are all to stay in the first part.
+        UserError: a class with a single image or group, or one whose images are all to stay in the first part.
     """
     if not 0 < held_out < 1:
         raise UserError(f"the held-out share must lie between 0 and 1, got {held_out}")
+    if groups is not None:
+        selection = held_out_groups(labels, groups, held_out, seed, stream, draw, first, lone)
+        return np.setdiff1d(np.arange(len(labels)), selection), selection
     second = []
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
@@ -150,7 +157,8 @@ def check_labels(
     """Find what is wrong with the labels before minutes go into features (a UserError)."""
     y = single_labels(train.labels, train.name)
     if test is None:
-        stratified_split(y[y >= 0], held_out, seed)
+        groups = group_numbers(train)
+        stratified_split(y[y >= 0], held_out, seed, groups=None if groups is None else groups[y >= 0])
     else:
         y_test = single_labels(test.labels, test.name, least=1)
         match_classes(y[y >= 0], train.classes, y_test[y_test >= 0], test.classes)
@@ -193,6 +201,12 @@ def check_positives(labels: Labels, where: str, classes: Sequence[str] | None = 
             f"{where} has no image of {', '.join(empty[:10])}{' ...' if len(empty) > 10 else ''}: average precision "
             "needs one of each class in each part; give more images, or leave these columns out"
         )
+
+
+def without_label(counts: Mapping[str, int], example: str = "image") -> str:
+    """How many examples of each part (by its name) were left out for want of a label, in words; empty without any."""
+    some = " and ".join(f"{count:,} {part}".strip() for part, count in counts.items() if count)
+    return f"{some} {example}s without a label left out" if some else ""
 
 
 def labels_fingerprint(source: Source) -> str:

@@ -44,10 +44,14 @@ class Supervised(Method):
         init: of the classifier: "zero" as the SimCLR recipes, "normal" as MoCo's.
         decay: weight decay of the classifier's kernel where the loss has to carry it (LARS; see `classifier_decay`).
         many: an image can have many labels: [n, K] of 0 and 1, a binary cross-entropy for each class.
+        weights: [K] how much an example of each class counts in the loss, which is the weighted sum over a batch
+            divided by its size, so that any number of processes gives the same; None: all alike. Not with `many`.
 
     Raises:
         UserError: the head has no such output, or the encoder no such block.
     """
+
+    weights: Tensor | None
 
     def __init__(
         self,
@@ -61,6 +65,7 @@ class Supervised(Method):
         many: bool = False,
         after_block: int | None = None,
         frozen_mode: FrozenMode | None = None,
+        weights: Tensor | None = None,
     ) -> None:
         super().__init__()
         layers = 0 if head is None else len(head.layers)
@@ -74,6 +79,7 @@ class Supervised(Method):
         width = encoder.feature_dim if head is None else head.widths[from_head]
         self.classifier = Classifier(width, classes, init)
         self.from_head, self.freeze, self.decay, self.many = from_head, freeze, decay, many
+        self.register_buffer("weights", weights, persistent=False)  # of the options and data, not of what is learned
         if head is not None:
             head.requires_grad_(False)
         for layer in self.below:
@@ -156,6 +162,9 @@ class Supervised(Method):
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         if self.many:
             loss = F.binary_cross_entropy_with_logits(logits, labels.to(logits), reduction="sum") / len(labels)
+        elif self.weights is not None:
+            weights = self.weights.to(logits)
+            loss = F.cross_entropy(logits, labels, weight=weights, reduction="sum") / len(labels)
         else:
             loss = F.cross_entropy(logits, labels)
         if self.decay:

@@ -52,7 +52,7 @@ def plain(config: Any) -> dict[str, Any]:
     }
 
 
-_RENAMED = {"data.sound": "data.audio"}
+_RENAMED = {"data.sound": "data.audio", "data.table.group": "data.group"}
 """Options and groups of them that were written to disk under another name once."""
 
 

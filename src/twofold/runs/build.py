@@ -11,6 +11,7 @@ from accelerate import Accelerator
 
 from twofold.console import print_rank0
 from twofold.data import AudioSource, Source
+from twofold.data.batches.balanced import BalancedDraws
 from twofold.data.batches.base import Draw, Examples
 from twofold.distributed import batch_norm_layers, keep_batch_norm_local
 from twofold.errors import UserError
@@ -62,6 +63,7 @@ def build_training(
     span: int = 1,
     short_epochs: bool = False,
     extensions: Sequence[float] = (),
+    drawn: BalancedDraws | None = None,
 ) -> AnyTraining:
     """Build every part of a run around a method.
 
@@ -75,6 +77,7 @@ def build_training(
         span: frames that the method hides together.
         short_epochs: an epoch may be a few steps, as with few labels: rows and checkpoints keep a distance.
         extensions: epochs that were added to the finished run, one after another.
+        drawn: what examples are drawn by, if not each once an epoch.
 
     Raises:
         UserError: the batch does not fit the data, the processes or the micro-batch, or the data lack something.
@@ -103,10 +106,10 @@ def build_training(
 
     pin = accelerator.device.type == "cuda"
     if isinstance(source, AudioSource):
-        return training(read_audio(config, source, span, pin))
+        return training(read_audio(config, source, span, pin, drawn))
     if words := left_out(config.views, source.channels):
         print_rank0(words)
-    return training(read_images(config, source, pin))
+    return training(read_images(config, source, pin, drawn))
 
 
 def set_batch_norm(config: RunOptions, method: Method) -> None:

@@ -11,6 +11,7 @@ import yaml
 from twofold.data import DataConfig
 from twofold.encoders import EncoderConfig
 from twofold.errors import UserError
+from twofold.evaluation.class_weights import ClassWeights, check_class_weights
 from twofold.evaluation.label_subsets import check_draw
 from twofold.evaluation.monitors import MonitorConfig
 from twofold.heads import HeadConfig
@@ -138,6 +139,12 @@ class FinetuneConfig:
     from_scratch: bool = False
     """Forget the pretrained weights: the same net from a random start, the control. Its learning rate is 0.3 for 256
     images unless set, because the 0.05 of a pretrained net would teach it little."""
+    sampling: Literal["uniform", "balanced"] = "uniform"
+    """How examples are drawn: uniform, each once an epoch; balanced, as many of each class, so that those of a rare one
+    come more often (class-balanced sampling)."""
+    class_weights: ClassWeights = None
+    """How much the examples of each class count in the loss: balanced, inversely to their number; or a number a class,
+    in the classes' order. Only their ratios count."""
     init: Literal["zero", "normal"] = "zero"
     """How the classifier starts: at zero (SimCLR) or as N(0, 0.01^2) (MoCo)."""
     layer_decay: float | None = option(None, when=_LEARNING)
@@ -189,6 +196,11 @@ class FinetuneConfig:
             raise UserError(
                 f"--frozen_mode {self.frozen_mode} has no effect where nothing of the encoder is frozen: leave it out, "
                 "or give --after_block or --freeze encoder"
+            )
+        check_class_weights(self.class_weights)
+        if self.sampling == "balanced" and self.class_weights == "balanced":
+            raise UserError(
+                "--class_weights balanced with --sampling balanced would count rare classes twice over: leave one out"
             )
         if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
             raise UserError(f"--layer_decay must lie in (0, 1], got {self.layer_decay}")

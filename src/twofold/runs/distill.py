@@ -25,7 +25,7 @@ from twofold.evaluation.features import Pixels
 from twofold.evaluation.for_encoder import source_for
 from twofold.evaluation.frozen import assert_frozen, digest, tensor_digests
 from twofold.evaluation.label_subsets import label_positions
-from twofold.evaluation.splits import labels_fingerprint, single_labels
+from twofold.evaluation.splits import labels_fingerprint, single_labels, without_label
 from twofold.kinds import EXAMPLE, Kind
 from twofold.methods.distill import Distill
 from twofold.options import OptionsParser, merge, plain
@@ -315,6 +315,9 @@ def _compared(
     words = source.name if test is not None else f"{source.name}, the {example}s of training themselves"
     if not complete:
         return None, words, ""
+    if not config.unlabelled and source.labels is not None and (source.labels >= 0).any():
+        left_out = without_label({"": int((source.labels < 0).sum())}, example)
+        words += f"; {left_out} of the accuracies" if left_out else ""
     theirs = teacher.extractor(config)
     ours = dataclasses.replace(theirs, size=config.views.size)
     result = compare((net, theirs), (student, ours), source, not config.unlabelled)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -23,6 +24,8 @@ from torch import nn
 from twofold.console import print_rank0
 from twofold.data import Source
 from twofold.data.base import class_count
+from twofold.data.batches.balanced import BalancedDraws
+from twofold.data.groups import groups_of
 from twofold.devices import choose_device
 from twofold.distributed import rank
 from twofold.encoders import (
@@ -37,16 +40,19 @@ from twofold.encoders import (
 from twofold.encoders.composed import EncoderWithClassifier
 from twofold.encoders.load import kind_of
 from twofold.errors import UserError
+from twofold.evaluation.class_weights import check_class_weights, class_weights_in_words, weights_by_class
 from twofold.evaluation.features import Extractor, Pixels
 from twofold.evaluation.for_encoder import source_for
 from twofold.evaluation.frozen import assert_frozen, digest, tensor_digests
+from twofold.evaluation.grouped import groups_in_words
 from twofold.evaluation.label_subsets import labelled_part
 from twofold.evaluation.scores import ManyScores, Scores, score, score_many
-from twofold.evaluation.splits import check_test_labels, labels_fingerprint
+from twofold.evaluation.splits import check_test_labels, labels_fingerprint, without_label
 from twofold.heads import HeadConfig, ProjectionHead
+from twofold.kinds import EXAMPLE
 from twofold.methods.supervised import Supervised
 from twofold.optim.layer_decay import decay_layers
-from twofold.options import OptionsParser, merge, plain, refuse_unused
+from twofold.options import OptionsParser, as_written, merge, plain, refuse_unused
 from twofold.runs.build import build_training
 from twofold.runs.config import FinetuneConfig
 from twofold.runs.inputs import refuse_straddling
@@ -190,9 +196,9 @@ def finetune(
     if not resuming and kind_of(header["spec"]) == "audio":  # a run of an earlier version may hold it
         refuse_straddling(config.data)
     part, words = labelled_part(train, config.labels, config.seed, config.draw)
-    if differing := Pixels.of(header).differences(part):
-        words += f"; images read with {differing}"
     targets = check_test_labels(part, test)
+    _check_balance(config, part)
+    words = "; ".join([words, *_about_the_data(header, config, part, test, targets)])
     config = resolve(config, len(part))
     accelerator, file_hash = start_accelerator(config.training, run), _fingerprint(encoder_file)
     if resuming:
@@ -237,16 +243,45 @@ def assemble(
         raise UserError(f"{encoder_file} does not say which side its images had: give --views.size")
     part = source_for(part, encoder, config.seed, fit=config.from_scratch)
     assert part.labels is not None  # labelled_part has seen them
-    lars = config.optim.name == "lars"
+    lars, classes = config.optim.name == "lars", class_count(part.labels, part.classes) or 0
+    weights = weights_by_class(config.class_weights, part.labels, classes)
+    drawn = BalancedDraws(part.labels, config.seed) if config.sampling == "balanced" else None
     method = Supervised(
-        encoder, head, class_count(part.labels, part.classes) or 0, config.from_head, config.freeze, config.init,
+        encoder, head, classes, config.from_head, config.freeze, config.init,
         (config.optim.weight_decay or 0.0) if lars else 0.0, part.labels.ndim == 2, config.after_block,
-        config.frozen_mode,
+        config.frozen_mode, None if weights is None else torch.from_numpy(weights).float(),
     )  # fmt: skip
-    training = build_training(config, method, part, LabelledView, run, accelerator, short_epochs=True)
+    training = build_training(config, method, part, LabelledView, run, accelerator, short_epochs=True, drawn=drawn)
     if config.layer_decay is not None:
         decay_layers(training.optimizer, encoder, config.layer_decay)
     return training
+
+
+def _about_the_data(
+    header: dict[str, Any], config: FinetuneConfig, part: Source, test: Source, targets: NDArray[np.int64]
+) -> list[str]:
+    """What is to be told of the data beside the number of labels: how they are read, what is left out, their groups."""
+    differing, left_out = Pixels.of(header).differences(part), int((targets < 0).sum()) if targets.ndim == 1 else 0
+    told = [
+        f"images read with {differing}" if differing else "",
+        without_label({"test": left_out}, EXAMPLE[kind_of(header["spec"])]),
+        groups_in_words(config.data.group, {"training": groups_of(part), "test": groups_of(test)}),
+    ]
+    return [each for each in told if each]
+
+
+def _check_balance(config: FinetuneConfig, part: Source) -> None:
+    """Raise a UserError where classes are to be balanced and an image can be of several."""
+    asked = {"sampling": config.sampling != "uniform", "class_weights": config.class_weights is not None}
+    option = next((name for name, given in asked.items() if given), None)
+    if option is None or part.labels is None:
+        return
+    if part.labels.ndim == 2:
+        raise UserError(
+            f"--{option} {as_written(getattr(config, option))} is for one class an image, and {part.name} has several "
+            "labels an image: leave it out"
+        )
+    check_class_weights(config.class_weights, class_count(part.labels, part.classes), part.classes)
 
 
 def _networks(
@@ -282,7 +317,7 @@ def _finish(
     complete = training.step == training.steps
     head = method.head if isinstance(method.head, ProjectionHead) else None
     net = EncoderWithClassifier(method.encoder, method.classifier, head, method.from_head)
-    scores = _score(net, config, test, targets) if complete else None
+    scores = _score(net, config, test, targets, part.classes) if complete else None
     result = FinetuneResult(
         scores, complete, len(part), training.step, round(training.seconds, 3),
         _text(config, words, method.encoder.input.kind),
@@ -309,22 +344,25 @@ def _scored_anew(
         load_encoder(run.encoder_file, module), results[0], load_head(run.encoder_file), results[1]
     )
     net.to(choose_device(config.training.device))
-    result = dataclasses.replace(done, scores=_score(net, config, test, targets), test=labels_fingerprint(test))
+    names = read_header(run.encoder_file)["extra"].get("class_names")
+    scores = _score(net, config, test, targets, names)
+    result = dataclasses.replace(done, scores=scores, test=labels_fingerprint(test))
     if rank() == 0:
         run.write_json(RESULT, dataclasses.asdict(result))
     return result
 
 
 def _score(
-    net: EncoderWithClassifier, config: FinetuneConfig, test: Source, targets: NDArray[np.int64]
-) -> Scores | ManyScores:
+    net: EncoderWithClassifier, config: FinetuneConfig, test: Source, targets: NDArray[np.int64],
+    names: Sequence[str] | None,
+) -> Scores | ManyScores:  # fmt: skip
     views = config.views
     result = Extractor(views.size, config.preprocessing, views.resample).extract(net, test)
     targets = targets[result.index]
     if targets.ndim == 2:
         return score_many(result.h, targets)
     known = targets >= 0
-    return score(result.h[known], np.arange(result.h.shape[1]), targets[known])
+    return score(result.h[known], np.arange(result.h.shape[1]), targets[known]).named(names)
 
 
 def _text(config: FinetuneConfig, words: str, kind: str) -> str:
@@ -334,6 +372,10 @@ def _text(config: FinetuneConfig, words: str, kind: str) -> str:
     if kind == "audio":
         seen = f"one view of each recording, changed with probability {config.waves.chain:g}"
     entry = f"output {config.from_head} of the projection head" if config.from_head else "the encoder's features"
+    balance = class_weights_in_words(config.class_weights)
+    if config.sampling == "balanced":
+        balance = ", ".join(filter(None, ["as many examples of each class drawn", balance]))
+    words += f"; {balance}" if balance else ""
     nesterov = " with Nesterov momentum" if optim.nesterov else ""
     return (
         f"{_trained(config)}, classifier on {entry}; {words}; {optim.name}{nesterov}, "

@@ -21,6 +21,7 @@ from twofold.data import (
     Source,
 )
 from twofold.data.batches.audio import text_groups
+from twofold.data.batches.balanced import BalancedDraws
 from twofold.data.batches.base import Draw, Examples
 from twofold.data.sources.audio import read_folder
 from twofold.distributed import rank, world_size
@@ -61,16 +62,18 @@ class Reading(Generic[Examples, Draw]):
     loader: BatchLoader[Examples, Draw]
 
 
-def read_images(config: ReadingOptions, source: Source, pin: bool = False) -> Reading[Tensor, ImageDraw]:
-    """How images are read; `pin` puts them into page-locked memory."""
-    order = Order(len(source), config.batch or 0, config.seed, config.data.last_batch or "straddle")
+def read_images(
+    config: ReadingOptions, source: Source, pin: bool = False, drawn: BalancedDraws | None = None
+) -> Reading[Tensor, ImageDraw]:
+    """How images are read; `pin` puts them into page-locked memory, `drawn` draws them where not each comes once."""
+    order = Order(len(source), config.batch or 0, config.seed, config.data.last_batch or "straddle", drawn)
     views = build_views(config.views)
     loader = Loader(source, views, order, config.seed, rank(), world_size(), config=config.data, pin_memory=pin)
     return Reading(order, views, loader)
 
 
 def read_audio(
-    config: ReadingOptions, source: AudioSource, span: int = 1, pin: bool = False
+    config: ReadingOptions, source: AudioSource, span: int = 1, pin: bool = False, drawn: BalancedDraws | None = None
 ) -> Reading[Waves, WaveDraw]:
     """How recordings are read.
 
@@ -79,11 +82,12 @@ def read_audio(
         source: the recordings, at the encoder's sample rate.
         span: frames that the method hides together, which decides how many numbers that takes.
         pin: put them into page-locked memory.
+        drawn: what they are drawn by, if not each once an epoch.
 
     Raises:
         UserError: the data lack what the order goes by.
     """
-    order, rate, waves = _audio_order(config, source), source.rate or 0, config.waves
+    order, rate, waves = _audio_order(config, source, drawn), source.rate or 0, config.waves
     noises, responses = (
         [torch.from_numpy(wave) for wave in read_folder(folder, rate, option, most)] if folder else []
         for option, folder, most in (
@@ -104,7 +108,7 @@ def refuse_straddling(data: DataConfig) -> None:
         )
 
 
-def _audio_order(config: ReadingOptions, source: AudioSource) -> LengthOrder:
+def _audio_order(config: ReadingOptions, source: AudioSource, drawn: BalancedDraws | None) -> LengthOrder:
     audio = config.data.audio
     groups = None
     if audio.distinct == "text":
@@ -117,4 +121,4 @@ def _audio_order(config: ReadingOptions, source: AudioSource) -> LengthOrder:
     speakers = text_groups(source.speakers) if audio.one_speaker else None
     if speakers is not None and (speakers < 0).all():
         raise UserError(f"--data.audio.one_speaker: {source.name} does not say who speaks; leave it out")
-    return LengthOrder(lengths, config.batch or 0, config.seed, groups, speakers)
+    return LengthOrder(lengths, config.batch or 0, config.seed, groups, speakers, drawn)

@@ -15,6 +15,7 @@ from torch import nn
 from twofold.console import print_rank0
 from twofold.data import Source, open_source
 from twofold.data.base import class_count
+from twofold.data.groups import group_numbers
 from twofold.data.sources.subset import subset
 from twofold.distributed import rank
 from twofold.encoders import build_encoder, save_encoder
@@ -189,7 +190,7 @@ def watch(config: RunConfig, training: AnyTraining, source: Source) -> tuple[lis
     wanted, labels = config.monitor, source.labels
     if wanted.every == 0 or not (wanted.probe or wanted.knn) or labels is None or labels.ndim != 1 or len(source) < 20:
         return [], 0
-    bank, queries = hold_out(labels, config.seed, 0.1, wanted.samples)
+    bank, queries = hold_out(labels, config.seed, 0.1, wanted.samples, group_numbers(source))
     if len(bank) == 0 or len(queries) == 0:
         return [], 0
     rule = ProbeRule(config.optim, training.batch, lambda: training.schedule(training.step))

@@ -13,6 +13,7 @@ from torch import nn
 from twofold.console import print_rank0
 from twofold.data import AudioSource, Source
 from twofold.data.base import class_count
+from twofold.data.groups import group_numbers
 from twofold.encoders import Encoder, adapt, load_classifier, load_encoder, load_head, read_header
 from twofold.encoders.adapters import CustomEncoder
 from twofold.encoders.composed import EncoderWithClassifier
@@ -78,8 +79,9 @@ def fit_classifier(encoder: Encoder, labelled: Source, extractor: Extractor, see
     """
     result = extractor.extract(encoder, labelled)
     y = single_labels(result.labels, labelled.name)
-    x, y = result.h[y >= 0], y[y >= 0]
-    model, _ = fit_few(x, y, seed, 0, SUBSET_GRID)
+    x, known = result.h[y >= 0], result.index[y >= 0]
+    y, groups = y[y >= 0], group_numbers(labelled)
+    model, _ = fit_few(x, y, seed, 0, SUBSET_GRID, None if groups is None else groups[known])
     return classifier_of(model, len(labelled.classes) if labelled.classes else int(y.max()) + 1, encoder.input.kind)
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twofold.data import DataConfig
+from twofold.data.groups import group_numbers
 from twofold.devices import choose_device
 from twofold.encoders import read_header
 from twofold.encoders.load import encoder_path, load
@@ -103,11 +104,12 @@ def measure(
 
 def measure_draw(
     study: ClassesConfig, draw: int, x: NDArray[np.float32], y: NDArray[np.int64], x_test: NDArray[np.float32],
-    y_test: NDArray[np.int64],
+    y_test: NDArray[np.int64], groups: NDArray[np.int64] | None = None,
 ) -> list[Point]:  # fmt: skip
     """Fit a logistic regression for each number of classes and rule, on features [N, d].
 
-    A draw's fewer classes are among its more classes. Test images are all those of the chosen classes.
+    A draw's fewer classes are among its more classes. Test images are all those of the chosen classes. `groups` [N] are
+    kept together where a penalty is chosen.
 
     Raises:
         UserError: more classes, or images of a class, are asked for than there are.
@@ -132,7 +134,8 @@ def measure_draw(
                     f"lower --{rule}"
                 )
             part = balanced_subset(own, total=images, seed=study.seed, draw=draw)
-            model, _ = fit_few(x[part], y[part], study.seed, draw)
+            together = None if groups is None else groups[part]
+            model, _ = fit_few(x[part], y[part], study.seed, draw, groups=together)
             top1 = score(model.logits(x_test[tested]), model.classes, y_test[tested]).top1
             points.append(Point(count, rule, draw, images, top1, chance_corrected(top1, count)))
     return points
@@ -219,7 +222,9 @@ class ClassesStudy(Study[int, Point]):
     def run(self, part: int) -> Sequence[Point]:
         """The fits of a draw."""
         bank, queries = self._features
-        return measure_draw(self.config, part, bank.h, np.asarray(bank.labels), queries.h, self.targets[queries.index])
+        groups, labels = group_numbers(self.train), np.asarray(bank.labels)
+        together = None if groups is None else groups[bank.index]
+        return measure_draw(self.config, part, bank.h, labels, queries.h, self.targets[queries.index], together)
 
     @cached_property
     def _features(self) -> tuple[Features, Features]:

@@ -19,6 +19,7 @@ from torch import nn
 
 from twofold.console import print_rank0
 from twofold.data import DataConfig
+from twofold.data.groups import group_numbers, groups_of
 from twofold.devices import choose_device
 from twofold.encoders import read_header
 from twofold.encoders.load import load
@@ -26,6 +27,7 @@ from twofold.errors import Stopped, UserError
 from twofold.evaluation.feature_cache import FeatureCache
 from twofold.evaluation.features import Extractor
 from twofold.evaluation.few_labels import LabelEfficiency, label_efficiency
+from twofold.evaluation.grouped import groups_in_words
 from twofold.evaluation.label_subsets import label_positions
 from twofold.evaluation.parts import evaluation_parts, labelled_parts
 from twofold.evaluation.splits import check_test_labels
@@ -184,6 +186,9 @@ class LabelsStudy(Study[LabelsPart, LabelEfficiency]):
         return {
             "draws": self.config.draws, "seed": self.config.seed,
             "train": {"name": train.name, "images": len(train)}, "test": {"name": test.name, "images": len(test)},
+            "groups": groups_in_words(
+                self.config.data.group, {"training": groups_of(train), "test": groups_of(test)}
+            ),
         }  # fmt: skip
 
     def run(self, part: LabelsPart) -> Sequence[LabelEfficiency]:
@@ -198,10 +203,10 @@ class LabelsStudy(Study[LabelsPart, LabelEfficiency]):
         cache = FeatureCache.beside(self.encoder)
         extractor = Extractor.of(self.encoder, workers=self.config.data.workers, cache=cache)
         bank, queries = (extractor.extract(model, part) for part in (self.train, self.test))
-        known = self.targets[queries.index] >= 0
+        known, groups = self.targets[queries.index] >= 0, group_numbers(self.train)
         return label_efficiency(
             {NAMES["linear"]: (bank.h, queries.h[known])}, self.labels[bank.index], self.targets[queries.index][known],
-            counts, self.config.draws, self.config.seed,
+            counts, self.config.draws, self.config.seed, groups=None if groups is None else groups[bank.index],
         )  # fmt: skip
 
     def _trained(self, count: int, way: Way) -> LabelEfficiency:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from twofold.data.batches.balanced import BalancedDraws
 from twofold.data.batches.base import Batch
 from twofold.data.batches.workers import Substitution
 from twofold.data.decoding.opening import BadImage
@@ -40,6 +41,7 @@ class LengthOrder:
             no place in an epoch is left out, and places that stay free are filled by another recording of that epoch.
         speakers: [n] numbers; a batch holds one speaker's recordings, or what several have left over. Below 0: a
             speaker that nobody knows, the same for all of these.
+        drawn: what an epoch's n recordings are drawn by in place of a permutation.
 
     Raises:
         UserError: the batch is larger than the data, or than the number of groups.
@@ -52,8 +54,9 @@ class LengthOrder:
         seed: int,
         groups: NDArray[np.int64] | None = None,
         speakers: NDArray[np.int64] | None = None,
+        drawn: BalancedDraws | None = None,
     ) -> None:
-        self.n, self.batch, self.seed = len(lengths), batch, seed
+        self.n, self.batch, self.seed, self._drawn = len(lengths), batch, seed, drawn
         if not 1 <= batch <= self.n:
             raise UserError(f"--batch {batch}: there are {self.n} recordings; give 1..{self.n}")
         self._lengths, self._groups, self._speakers = lengths, None, speakers
@@ -88,7 +91,10 @@ class LengthOrder:
 
     def _make(self, epoch: int) -> NDArray[np.int64]:
         """[steps, batch] of one epoch."""
-        order = permutation(self.seed, "order", epoch, self.n)
+        if self._drawn is None:
+            order = permutation(self.seed, "order", epoch, self.n)
+        else:
+            order = self._drawn.entries(epoch * self.n, (epoch + 1) * self.n)
         count = self.n // self.batch
         by_length = self._by_length(order[: count * self.batch] if self._speakers is None else order, epoch)
         if self._groups is None:

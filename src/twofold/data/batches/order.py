@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from twofold.data.batches.balanced import BalancedDraws
 from twofold.errors import UserError
 from twofold.randomness import permutation, permuted
 
@@ -28,15 +29,19 @@ class Order:
         batch: images a step, over all ranks.
         seed: of the run.
         rule: how an epoch ends.
+        drawn: what the examples are drawn by in place of a permutation an epoch: an epoch then is n draws.
 
     Raises:
         UserError: the batch is larger than the data, or empty.
     """
 
-    def __init__(self, n: int, batch: int, seed: int, rule: Literal["straddle", "drop"] = "straddle") -> None:
+    def __init__(
+        self, n: int, batch: int, seed: int, rule: Literal["straddle", "drop"] = "straddle",
+        drawn: BalancedDraws | None = None,
+    ) -> None:  # fmt: skip
         if not 1 <= batch <= n:
             raise UserError(f"--batch {batch}: there are {n} images; give 1..{n}")
-        self.n, self.batch, self.seed, self.rule = n, batch, seed, rule
+        self.n, self.batch, self.seed, self.rule, self._drawn = n, batch, seed, rule, drawn
         # A batch touches two epochs at most; the cache only saves time. A permutation takes n log n time once an epoch
         # and 40 bytes an image while it is made, which no step of a huge data set can wait for.
         self._permutation = functools.lru_cache(maxsize=2)(lambda epoch: permutation(seed, "order", epoch, n))
@@ -48,6 +53,8 @@ class Order:
 
     def indices(self, step: int) -> NDArray[np.int64]:
         """[batch] images of one step."""
+        if self._drawn is not None:
+            return self._drawn.entries(step * self.batch, (step + 1) * self.batch)
         if self.rule == "drop":
             epoch, place = divmod(step, self.n // self.batch)
             return self._entries(epoch, place * self.batch, (place + 1) * self.batch)

@@ -25,6 +25,7 @@ from twofold.data.decoding.pixels import (
     range_of_arrays,
     set_channels,
 )
+from twofold.data.groups import group_names
 from twofold.data.labels import Labels, class_labels
 from twofold.errors import UserError
 
@@ -46,6 +47,8 @@ class ArraySource:
         classes: names, by label.
         channels: 1 or 3 to convert to; None keeps what there is.
         pixel_range, bands, band_ranges, deep_pixels: see `DataConfig`; an array is never stretched image by image.
+        pixel_range: see `DataConfig`.
+        groups: [n] names of what belongs together (see `data.groups`), strings or numbers; None where nothing does.
         name: for messages.
 
     Raises:
@@ -64,6 +67,7 @@ class ArraySource:
         bands: Sequence[int] | None = None,
         band_ranges: Sequence[PixelRange] | None = None,
         deep_pixels: DeepPixels = "full",
+        groups: Any = None,
     ) -> None:
         self.name = name
         array, self.pixels = as_array(images), ""
@@ -82,16 +86,20 @@ class ArraySource:
         self.classes = classes
         if labels is not None:
             self.labels, self.classes = class_labels(labels, len(self.images), name, classes)
+        self.groups = None if groups is None else group_names(list(np.asarray(groups).reshape(-1)))
+        if self.groups is not None and len(self.groups) != len(self.images):
+            raise UserError(f"{name}: there are {len(self.images)} images and {len(self.groups)} groups: give one each")
         self.skipped = SkipList(len(self.images), 0.0)
 
     @classmethod
     def of(
-        cls, images: Any, labels: Any, config: DataConfig, classes: list[str] | None = None, name: str = "array"
-    ) -> ArraySource:
+        cls, images: Any, labels: Any, config: DataConfig, classes: list[str] | None = None, name: str = "array",
+        groups: Any = None,
+    ) -> ArraySource:  # fmt: skip
         """Images read as the options say."""
         return cls(
             images, labels, classes=classes, name=name, channels=config.channels, pixel_range=config.pixel_range,
-            bands=config.bands, band_ranges=config.band_ranges, deep_pixels=config.deep_pixels,
+            bands=config.bands, band_ranges=config.band_ranges, deep_pixels=config.deep_pixels, groups=groups,
         )  # fmt: skip
 
     def __len__(self) -> int:
@@ -147,6 +155,8 @@ def npz_splits(path: Path) -> tuple[str, ...]:
 def open_array_file(path: Path, split: str | None, config: DataConfig) -> ArraySource:
     """Read an .npy file (images alone) or an .npz file (see IMAGE_KEYS, LABEL_KEYS). Nothing is ever unpickled.
 
+    `config.group` names the array of an .npz file that says what belongs together.
+
     Raises:
         UserError: damaged file, Python objects inside, no array of such a name, or no such split.
     """
@@ -170,8 +180,13 @@ def open_array_file(path: Path, split: str | None, config: DataConfig) -> ArrayS
         raise UserError(
             f"{path}: no array called images, x or data (with labels or y), or x_train, ...; has {file.files}"
         )
+    group = config.group
+    groups = None if group is None else _pick(file, (group.lower(),), split, path)
+    if group is not None and groups is None:
+        part = f" for {split}" if split else ""
+        raise UserError(f"--data.group {group}: {path} has no such array{part}; it has {', '.join(file.files)}")
     name = f"{path}:{split}" if split else str(path)
-    return ArraySource.of(images, labels, config, name=name)
+    return ArraySource.of(images, labels, config, name=name, groups=groups)
 
 
 def _open_npz(path: Path) -> Any:

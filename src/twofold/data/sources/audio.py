@@ -46,6 +46,8 @@ class Recording:
     """Seconds; to the file's end when not given."""
     held: Held | None = None
     """Where its bytes lie, if it is no file of its own."""
+    group: str | None = None
+    """What it belongs to, if that was asked for; None for one that stands alone."""
 
 
 class AudioSource:
@@ -115,6 +117,11 @@ class AudioSource:
     def folds(self) -> list[str | None]:
         """The fold of each, where that is known."""
         return [recording.fold for recording in self.recordings]
+
+    @property
+    def groups(self) -> list[str] | None:
+        """The group of each, "" for one that stands alone; None where `data.group` asks for none."""
+        return None if self.config.group is None else [recording.group or "" for recording in self.recordings]
 
     def at_rate(self, rate: int) -> AudioSource:
         """The same recordings, read at `rate` Hz."""

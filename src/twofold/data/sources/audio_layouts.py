@@ -13,6 +13,7 @@ from twofold.data.base import Format, Source, Splits
 from twofold.data.config import AudioConfig, DataConfig
 from twofold.data.decoding.images import find_files, image_extensions
 from twofold.data.decoding.recordings import EXTENSIONS, FFMPEG_EXTENSIONS, passed_over
+from twofold.data.groups import named_by
 from twofold.data.sources.audio import AudioSource, Recording, find_recordings
 from twofold.data.sources.files import SPLIT_FOLDERS
 from twofold.data.sources.manifests import MANIFESTS, manifest_rows, read_manifest
@@ -34,9 +35,10 @@ def open_audio(path: Path, split: str | None, config: DataConfig) -> AudioSource
     refuse_colours(path, config)
     left = "" if path.is_file() else passed_over(path)
     if path.is_file():
-        recordings = read_manifest(path, split, config.audio, config.encoding)
+        recordings = read_manifest(path, split, config.audio, config.encoding, config.group)
     else:
         recordings = _relabelled(_LAYOUTS[layout_of(path)](path, split, config), path, config.audio)
+        recordings = _grouped(recordings, path, config.group)
     if not recordings:
         raise UserError(
             f"{path}: no recordings" + (f" in the split {split}" if split else "") + (f"; {left}" if left else "")
@@ -76,6 +78,18 @@ def _relabelled(recordings: list[Recording], folder: Path, config: AudioConfig) 
         changed: list[dict[str, Any]] = [{option: r.speaker} for r in recordings]
         recordings = [dataclasses.replace(r, **new) for r, new in zip(recordings, changed, strict=True)]
     return recordings
+
+
+def _grouped(recordings: list[Recording], folder: Path, wanted: str | None) -> list[Recording]:
+    """A folder's recordings with their groups: who speaks, where the layout tells, or by the names of the files."""
+    if wanted is None or any(recording.group for recording in recordings):
+        return recordings
+    if wanted == "speaker" and any(recording.speaker for recording in recordings):
+        groups = [recording.speaker for recording in recordings]
+    else:
+        names = [os.path.relpath(recording.path, folder) for recording in recordings]
+        groups = [group or None for group in named_by(wanted, names, str(folder))]
+    return [dataclasses.replace(each, group=group) for each, group in zip(recordings, groups, strict=True)]
 
 
 def layout_of(folder: Path) -> str:
@@ -290,7 +304,7 @@ def _common_voice(folder: Path, split: str | None, config: DataConfig) -> list[R
     split = split or "train"
     if split not in names:
         raise UserError(f"--data.split {split}: {folder} has {', '.join(names)}")
-    return read_manifest(folder / f"{split}.tsv", None, config.audio, config.encoding)
+    return read_manifest(folder / f"{split}.tsv", None, config.audio, config.encoding, config.group)
 
 
 _LAYOUTS: dict[str, Layout] = {

@@ -18,7 +18,7 @@ from twofold.data.decoding.images import image_extensions
 from twofold.data.decoding.recordings import EXTENSIONS, FFMPEG_EXTENSIONS
 from twofold.data.sources.audio import AudioSource
 from twofold.data.sources.audio_layouts import refuse_colours
-from twofold.data.sources.manifests import choose_columns
+from twofold.data.sources.manifests import choose_columns, with_groups
 from twofold.errors import UserError
 
 _KINDS = {*EXTENSIONS, *FFMPEG_EXTENSIONS}
@@ -138,6 +138,8 @@ def open_audio_tars(paths: Sequence[Path], config: DataConfig, name: str) -> Aud
         for each in walked
         for member, place in each.members.items()
     ]
+    said = [each.said(member) for each in walked for member in each.members]
+    recordings = with_groups(recordings, said, config.group, known, columns.speaker, name)
     if not recordings:
         raise UserError(f"{name}: no recordings in {len(paths)} tar archives (members such as 000017.flac)")
     source = AudioSource(recordings, config, name)

@@ -34,6 +34,7 @@ from twofold.data.decoding.pixels import (
     set_channels,
     to_uint8,
 )
+from twofold.data.groups import group_names
 from twofold.data.labels import Labels, class_labels, is_label
 from twofold.errors import UserError
 
@@ -74,6 +75,7 @@ class DatasetSource:
         self._names = _class_names(dataset) if trusted else None
         self._labels: Labels | None = None
         self.band_ranges = config.band_ranges
+        self.groups = self._read_groups(probed)
         self.pixel_range, self.pixels = self._choose_range(images)
         self.channels = config.channels or self._infer_channels(images)
 
@@ -150,6 +152,21 @@ class DatasetSource:
             empty = np.zeros_like(rows[0])
             return [empty if label is None else label for label in labels]
         return [label.reshape(-1)[0].item() if _is_array(label) else label for label in map(_plain, labels)]
+
+    def _read_groups(self, probed: Mapping[int, Any]) -> list[str] | None:
+        """What `config.group` names: an attribute with a value an item, or a key of the items, which are then read."""
+        wanted = self.config.group
+        if wanted is None:
+            return None
+        values = _own(self._dataset, (wanted,))
+        if values is None and all(isinstance(item, Mapping) and wanted in item for item in probed.values()):
+            values = [self._item(index).get(wanted) for index in range(len(self))]
+        if values is None:
+            raise UserError(
+                f"--data.group {wanted}: {self.name} has no attribute of that name with a value for each item, and its "
+                "items are no mappings with such a key"
+            )
+        return group_names([_plain(value).item() if _is_array(_plain(value)) else value for value in values])
 
     def _probe(self) -> dict[int, Any]:
         """Some items, spread over the data set, of those that can be read, by index."""
@@ -271,10 +288,15 @@ def _is_array(label: Any) -> bool:
 
 def _own_targets(dataset: Any) -> Any:
     """Labels that a data set holds as a list or array, without reading its items; None where it does not."""
+    return _own(dataset, ("targets", "labels"))
+
+
+def _own(dataset: Any, names: tuple[str, ...]) -> Any:
+    """The first attribute of these names that holds a value for each item."""
     if isinstance(dataset, Subset):
-        base = _own_targets(dataset.dataset)
+        base = _own(dataset.dataset, names)
         return None if base is None else [base[index] for index in np.asarray(dataset.indices, dtype=np.int64)]
-    for name in ("targets", "labels"):
+    for name in names:
         values = getattr(dataset, name, None)
         if isinstance(values, list | tuple | np.ndarray | torch.Tensor) and len(values) == len(dataset):
             return values

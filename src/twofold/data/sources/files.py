@@ -71,6 +71,10 @@ class FileSource(EncodedSource):
     def __len__(self) -> int:
         return len(self._names)
 
+    def member(self, index: int) -> str:
+        """The file of one image, below the folder of the data."""
+        return self._names[index]
+
     def path(self, index: int) -> str:
         """The file of one image."""
         return str(Path(self._root) / self._names[index])

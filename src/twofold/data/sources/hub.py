@@ -15,6 +15,8 @@ from twofold.data.base import Format, Source, Splits, sample_indices
 from twofold.data.config import DataConfig
 from twofold.data.decoding.images import find_images
 from twofold.data.decoding.opening import BadImage
+from twofold.data.groups import group_names
+from twofold.data.labels import Labels, class_labels
 from twofold.data.sources.encoded import EncodedSource
 from twofold.data.sources.hub_audio import audio_column, open_hub_audio
 from twofold.errors import UserError
@@ -31,7 +33,8 @@ class HubSource(EncodedSource):
     Args:
         dataset: `datasets.Dataset`. Its image column is the only one of the type Image, or of arrays (Array2D or
             Array3D) where there is none, or is called image, img, jpg or png; labels are a column of the type
-            ClassLabel, or of whole numbers called label, labels, cls, fine_label.
+            ClassLabel, or of whole numbers or names called label, labels, cls, fine_label. An empty cell or -1 is
+            unlabelled.
         config: `channels` and how to decode.
         name: for messages.
 
@@ -42,13 +45,9 @@ class HubSource(EncodedSource):
     def __init__(self, dataset: Any, config: DataConfig, name: str) -> None:
         self._column = image_column(dataset.features, name)
         label = label_column(dataset.features)
-        labels = None
-        if label is not None:
-            labels = np.asarray(dataset.select_columns([label]).with_format("numpy")[:][label]).astype(np.int64)
-        classes = getattr(dataset.features[label], "names", None) if label is not None else None
-        if labels is not None and (labels.ndim != 1 or (len(labels) and labels.min() < 0)):
-            labels, classes = None, None  # a test split whose labels are withheld has -1
-        super().__init__(len(dataset), config, labels=labels, classes=classes and list(classes), name=name)
+        labels, classes = (None, None) if label is None else _labels(dataset, label, name)
+        self.groups = _groups(dataset, config.group, name)
+        super().__init__(len(dataset), config, labels=labels, classes=classes, name=name)
         self._table, self._dtype = _undecoded(dataset.with_format(None).select_columns([self._column]), self._column)
         self.examine()
 
@@ -68,6 +67,7 @@ class HubSource(EncodedSource):
     def keep(self, good: Sequence[int]) -> None:
         """Leave out all images but these."""
         self._table = self._table.select(good)
+        self.groups = None if self.groups is None else [self.groups[index] for index in good]
 
     def fingerprint(self) -> str:
         """sha256 of the length, the labels and a sample of the encoded images."""
@@ -186,7 +186,7 @@ def _holds_cells(file: Path | None) -> bool:
 HUB = Format(f"{PREFIX}NAME", _is_hub, open_hub, lambda what: Splits.named(hub_splits(what)))
 
 
-def stream(what: str, split: str | None) -> tuple[Iterator[tuple[bytes, int | None]], list[str] | None]:
+def stream(what: str, split: str | None) -> tuple[Iterator[tuple[bytes, int | str | None]], list[str] | None]:
     """Every encoded image of ``hf:NAME`` with its label, as they come, and the classes' names; nothing is kept."""
     require_datasets()
     from datasets import load_dataset
@@ -203,14 +203,34 @@ def stream(what: str, split: str | None) -> tuple[Iterator[tuple[bytes, int | No
     return _cells(table, column, label, dtype), names and list(names)
 
 
-def _cells(dataset: Any, column: str, label: str | None, dtype: str | None) -> Iterator[tuple[bytes, int | None]]:
+def _labels(dataset: Any, column: str, name: str) -> tuple[Labels | None, list[str] | None]:
+    """Class numbers [n] and names; (None, None) where no cell has one, or where a cell has several."""
+    values = dataset.with_format(None).select_columns([column])[:][column]
+    if any(isinstance(value, list) for value in values):
+        return None, None
+    names = getattr(dataset.features[column], "names", None)
+    labels, classes = class_labels(values, len(values), name, names and list(names))
+    return (labels, classes) if (labels >= 0).any() else (None, None)  # a test split may withhold all of them
+
+
+def _groups(dataset: Any, wanted: str | None, name: str) -> list[str] | None:
+    """The group of each row, by a column's values."""
+    if wanted is None:
+        return None
+    if wanted not in dataset.features:
+        raise UserError(f"--data.group {wanted}: {name} has no such column; it has {', '.join(dataset.features)}")
+    return group_names(dataset.with_format(None).select_columns([wanted])[:][wanted])
+
+
+def _cells(dataset: Any, column: str, label: str | None, dtype: str | None) -> Iterator[tuple[bytes, int | str | None]]:
     for row in dataset:
+        value = row[label] if label else None
         if dtype is not None:
-            yield _as_npy(row[column], dtype), int(row[label]) if label else None
-            continue
-        cell = row[column] or {}
-        data = cell.get("bytes") or (Path(cell["path"]).read_bytes() if cell.get("path") else b"")
-        yield data, int(row[label]) if label else None
+            data = _as_npy(row[column], dtype)
+        else:
+            cell = row[column] or {}
+            data = cell.get("bytes") or (Path(cell["path"]).read_bytes() if cell.get("path") else b"")
+        yield data, value or None if isinstance(value, str) else None if value is None else int(value)
 
 
 def _has_images(features: Any) -> bool:
@@ -239,10 +259,10 @@ def image_column(features: Any, name: str) -> str:
 
 
 def label_column(features: Any) -> str | None:
-    """The column of class indices, if there is one."""
+    """The column of classes by number or by name, if there is one."""
     whole = [
         key for key, kind in features.items()
-        if type(kind).__name__ == "ClassLabel" or str(getattr(kind, "dtype", "")).startswith(("int", "uint"))
+        if type(kind).__name__ == "ClassLabel" or str(getattr(kind, "dtype", "")).startswith(("int", "uint", "string"))
     ]  # fmt: skip
     named = [key for key in _LABELS if key in whole]
     classes = [key for key in whole if type(features[key]).__name__ == "ClassLabel"]

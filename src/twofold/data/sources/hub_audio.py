@@ -11,7 +11,7 @@ from typing import Any
 from twofold.data.config import AudioConfig, DataConfig
 from twofold.data.sources.audio import AudioSource, Recording
 from twofold.data.sources.audio_layouts import refuse_colours
-from twofold.data.sources.manifests import PATHS, choose_columns
+from twofold.data.sources.manifests import PATHS, choose_columns, with_groups
 from twofold.errors import UserError
 
 _STORED = ("binary", "large_binary", "string", "large_string")
@@ -81,19 +81,22 @@ def open_hub_audio(dataset: Any, column: str, config: DataConfig, name: str) -> 
             "cast_column(..., Audio())), or name another with --data.audio.path"
         )
     table = dataset.with_format(None).select_columns([column]).cast_column(column, Audio(decode=False))
-    chosen = (columns.text, columns.speaker, columns.label, columns.fold)
-    wanted = [each for each in chosen if each is not None and each in dataset.features]
+    chosen = (columns.text, columns.speaker, columns.label, columns.fold, config.group)
+    wanted = list(dict.fromkeys(each for each in chosen if each is not None and each in dataset.features))
     kinds = {each: dataset.features[each] for each in wanted}
     said = dataset.with_format(None).select_columns(wanted)[:] if wanted else {}
     recordings: list[Recording] = []
+    rows: list[dict[str, Any]] = []
     for row, path in enumerate(_paths(table, column)):
         facts = {each: _known(said[each][row], kinds[each]) for each in wanted}
+        rows.append(facts)
         if path is not None and not path[1]:
             recordings.append(columns.recording(path[0], facts))
         else:
             where = f"{name}[{row}]" + (f":{Path(path[0]).name}" if path is not None else "")
             recordings.append(columns.recording(where, facts, Cell(table, column, row)))
-    return AudioSource(recordings, config, name)
+    known = list(dataset.features)
+    return AudioSource(with_groups(recordings, rows, config.group, known, columns.speaker, name), config, name)
 
 
 def _paths(table: Any, column: str) -> Sequence[tuple[str, bool] | None]:

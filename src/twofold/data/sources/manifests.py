@@ -14,6 +14,7 @@ from typing import Any
 
 from twofold.data.config import AudioConfig
 from twofold.data.decoding.recordings import Held
+from twofold.data.groups import named_by
 from twofold.data.sources.audio import Recording
 from twofold.errors import UserError
 
@@ -32,13 +33,16 @@ _CERTAIN = ("start", "offset", "end", "duration")
 """Of these the columns that can be about nothing else: a value that is no number is an error, not another meaning."""
 
 
-def read_manifest(path: Path, split: str | None, config: AudioConfig, encoding: str = "utf-8") -> list[Recording]:
+def read_manifest(
+    path: Path, split: str | None, config: AudioConfig, encoding: str = "utf-8", group: str | None = None
+) -> list[Recording]:
     """Recordings of a manifest, of which each row names a file or, with a start, a segment of one.
 
     Paths are relative to the manifest, or to a folder `clips` beside it (Common Voice). Columns are those that `config`
     names, or have one of the usual names: path, file_name, audio_filepath, ...; text, sentence, ...; speaker,
     client_id; label; fold; split; start, offset, begin, start_time, ... with end, end_time, ... or duration, in seconds
-    (in milliseconds where the name ends in _ms).
+    (in milliseconds where the name ends in _ms). `group` is a column, or "speaker", or a pattern that is searched for
+    in the paths.
 
     Without a split those of the split train, where a column says so.
 
@@ -59,11 +63,13 @@ def read_manifest(path: Path, split: str | None, config: AudioConfig, encoding: 
     if split is not None:
         rows = [row for row in rows if str(row.get("split")) == split]
     folder, recordings = _folder_of(path, rows, where), []
+    together = _groups(rows, where, path, group, columns, chosen.speaker)
     for number, row in enumerate(rows, 1):
         if row.get(where):
             start, duration = _segment(row, spans, f"{path}, row {number}")
             recording = chosen.recording(str(folder / _place(row[where])), row)
-            recordings.append(dataclasses.replace(recording, start=start, duration=duration))
+            group_of = together[number - 1]
+            recordings.append(dataclasses.replace(recording, start=start, duration=duration, group=group_of))
     return recordings
 
 
@@ -95,6 +101,41 @@ def choose_columns(columns: Sequence[str], config: AudioConfig, name: str) -> Co
             raise UserError(f"--data.audio.{option} {value}: {name} has no such column; it has {', '.join(columns)}")
     usual = {"path": PATHS, "text": _TEXT, "speaker": _SPEAKER, "label": ("label",), "fold": ("fold",)}
     return Columns(**{each: getattr(config, each) or _column(columns, names) for each, names in usual.items()})
+
+
+def with_groups(
+    recordings: Sequence[Recording], said: Sequence[Mapping[str, Any]], wanted: str | None, columns: Sequence[str],
+    speaker: str | None, name: str,
+) -> list[Recording]:  # fmt: skip
+    """Recordings that are no files of their own, with the groups that `data.group` asks for.
+
+    Args:
+        recordings: [n].
+        said: [n] what is said of each, by column.
+        wanted: a column, "speaker", or a pattern that is searched for in the recordings' names; None for no groups.
+        columns: that there are.
+        speaker: the column of speakers, if there is one.
+        name: of the data, for messages.
+    """
+    if wanted is None:
+        return list(recordings)
+    column = wanted if wanted in columns else speaker if wanted == "speaker" else None
+    names = [Path(each.path).name if each.held is None else each.path for each in recordings]
+    groups = [_value(row, column) for row in said] if column else named_by(wanted, names, name, columns)
+    return [dataclasses.replace(each, group=group or None) for each, group in zip(recordings, groups, strict=True)]
+
+
+def _groups(
+    rows: Sequence[Mapping[str, Any]], where: str, path: Path, wanted: str | None, columns: Sequence[str],
+    speaker: str | None,
+) -> list[str | None]:  # fmt: skip
+    """The group of each row: a column's values, who speaks, or what a pattern finds in the paths."""
+    column = wanted if wanted in columns else speaker if wanted == "speaker" else None
+    if wanted is None or column is not None:
+        return [_value(row, column) for row in rows]
+    names = [str(row[where]) for row in rows if row.get(where)]
+    found = iter(named_by(wanted, names, str(path), columns))
+    return [next(found) if row.get(where) else None for row in rows]
 
 
 def manifest_rows(path: Path, encoding: str = "utf-8") -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset, IterableDataset
 
 from twofold.data.base import Format, Source, Splits, require_pairs
 from twofold.data.config import DataConfig, TableConfig
+from twofold.data.groups import take_groups
 from twofold.data.sources.arrays import ARRAY_FILE, ArraySource
 from twofold.data.sources.audio import AudioSource
 from twofold.data.sources.audio_layouts import AUDIO
@@ -36,7 +37,8 @@ def open_source(what: Any, config: DataConfig | None = None, split: str | None =
             archives (`shards.open_shards`) or of a saved Hugging Face data set (`hub.open_hub`), or of a manifest of
             recordings, or of an .npy or .npz file (`arrays.open_array_file`);
             ``shards:PATTERN`` or ``hf:NAME``; the name of a data set (`torchvision_sets.NAMED_SETS`) unless a path of
-            that name exists; an array or tensor of images (`pixels.images_to_tensor`), or a pair (images, labels); a
+            that name exists; an array or tensor of images (`pixels.images_to_tensor`), or a pair (images, labels)
+            or (images, labels, groups); a
             PyTorch or Hugging Face data set of images, or of pairs (image, label), where images are PIL images or
             tensors; or a source.
         config: how to read it.
@@ -51,6 +53,7 @@ def open_source(what: Any, config: DataConfig | None = None, split: str | None =
         raise UserError("--data.table.* is for tables and lists of images, and the data are none: leave it out")
     source = _open(what, config, split)
     refuse_unused(config, "data.", kind="audio" if isinstance(source, AudioSource) else "image")
+    take_groups(source, config.group)
     require_pairs(source)
     return source
 
@@ -75,8 +78,9 @@ def _open(what: Any, config: DataConfig, split: str | None) -> Source:
         raise UserError(f"--data.split {split}: data given as {type(what).__name__} have no splits")
     if isinstance(what, np.ndarray | torch.Tensor):
         return ArraySource.of(what, None, config)
-    if isinstance(what, tuple) and len(what) == 2:
-        return ArraySource.of(what[0], what[1], config)
+    if isinstance(what, tuple) and len(what) in (2, 3):
+        images, labels, *groups = what
+        return ArraySource.of(images, labels, config, groups=groups[0] if groups else None)
     if isinstance(what, IterableDataset):
         raise UserError(f"{type(what).__name__} is an IterableDataset; a data set with len() and [index] is needed")
     if isinstance(what, Dataset):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
+import json
 import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -16,8 +18,9 @@ from twofold.data.base import SkipList, Source
 from twofold.data.config import DataConfig
 from twofold.data.decoding.bands import kind_of_file
 from twofold.data.decoding.opening import BadImage, stored
+from twofold.data.groups import groups_of
 from twofold.data.sources.encoded import EncodedSource
-from twofold.data.sources.tars import TarIndex, index_tar, write_index
+from twofold.data.sources.tars import TarIndex, index_tar, joined, write_index
 from twofold.errors import UserError
 
 
@@ -29,7 +32,10 @@ class Item:
     """Encoded."""
     extension: str
     """Of its format, without a dot."""
-    label: int | None
+    label: int | str | None
+    """A class's number or name; None, or below 0, where it is not known."""
+    group: str = ""
+    """What it belongs to, kept as `group` in a .json member."""
 
 
 def items(source: Source) -> Iterator[Item]:
@@ -44,35 +50,36 @@ def items(source: Source) -> Iterator[Item]:
     labels = source.labels
     if labels is not None and labels.ndim != 1:
         raise UserError(f"{source.name}: its images can have several labels, and a .cls member holds one")
+    groups = groups_of(source)
     for index in range(len(source)):
-        label = None if labels is None else int(labels[index])
+        label, group = None if labels is None else int(labels[index]), groups[index] if groups else ""
         try:
             pixels = source.read(index)
             if not isinstance(source, EncodedSource):
-                yield _encoded(pixels, label)
+                yield _encoded(pixels, label, group)
                 continue
             path, data = source.locate(index)
             contents = Path(path).read_bytes() if data is None else data
-            yield Item(contents, _extension(contents), label)
+            yield Item(contents, _extension(contents), label, group)
         except BadImage as error:
             source.skipped.add(error.path, error.reason)
 
 
-def _encoded(pixels: NDArray[np.uint8], label: int | None) -> Item:
+def _encoded(pixels: NDArray[np.uint8], label: int | None, group: str) -> Item:
     buffer = io.BytesIO()
     if pixels.shape[2] in (1, 3):
         Image.fromarray(pixels if pixels.shape[2] != 1 else pixels[..., 0]).save(buffer, "PNG")
-        return Item(buffer.getvalue(), "png", label)
+        return Item(buffer.getvalue(), "png", label, group)
     import tifffile  # here: most users need none
 
     tifffile.imwrite(
         buffer, np.ascontiguousarray(pixels), photometric="minisblack", planarconfig="contig", compression="zlib",
         metadata=None, software=False,
     )  # fmt: skip  # nothing of the day or of the program: the same images give the same bytes
-    return Item(buffer.getvalue(), "tif", label)
+    return Item(buffer.getvalue(), "tif", label, group)
 
 
-def streamed_items(cells: Iterable[tuple[bytes, int | None]], skipped: SkipList) -> Iterator[Item]:
+def streamed_items(cells: Iterable[tuple[bytes, int | str | None]], skipped: SkipList) -> Iterator[Item]:
     """Encoded images as they come; those that cannot be decoded are noted and left out."""
     config = DataConfig()
     for number, (data, label) in enumerate(cells):
@@ -125,20 +132,24 @@ def write_shards(packed: Iterable[Item], out: Path, most: int, classes: list[str
 
 
 def _read_back(paths: list[Path], counts: list[int], classes: list[str] | None) -> TarIndex:
-    parts = []
-    for shard, (path, count) in enumerate(zip(paths, counts, strict=True)):
-        records, problems = index_tar(path, checksums=True)
-        if problems or len(records) != count:
-            raise UserError(f"{path}: {count} images were written and {len(records)} read back; is the disk sound?")
-        records["shard"] = shard
-        parts.append(records)
-    return TarIndex(np.concatenate(parts), classes)
+    walks = []
+    for path, count in zip(paths, counts, strict=True):
+        walk = index_tar(path, checksums=True)
+        if walk.problems or len(walk.records) != count:
+            raise UserError(
+                f"{path}: {count} images were written and {len(walk.records)} read back; is the disk sound?"
+            )
+        walks.append(walk)
+    index = joined(walks, str(paths[0].parent))
+    return index if classes is None else dataclasses.replace(index, classes=classes)
 
 
 def _add(archive: tarfile.TarFile, number: int, item: Item) -> None:
     members = [(item.extension, item.data)]
-    if item.label is not None:
+    if isinstance(item.label, str) or (item.label is not None and item.label >= 0):
         members.append(("cls", str(item.label).encode()))
+    if item.group:
+        members.append(("json", json.dumps({"group": item.group}).encode()))
     for extension, data in members:
         info = tarfile.TarInfo(f"{number:09d}.{extension}")  # no time, no owner: the same images give the same bytes
         info.size = len(data)

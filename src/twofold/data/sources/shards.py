@@ -19,10 +19,12 @@ from twofold.data.base import Format, SkipList, Source, Splits
 from twofold.data.config import DataConfig
 from twofold.data.decoding.images import find_files, image_extensions
 from twofold.data.decoding.opening import BadImage
+from twofold.data.groups import group_names
+from twofold.data.labels import class_labels
 from twofold.data.sources.audio_tars import holds_recordings, open_audio_tars
 from twofold.data.sources.encoded import EncodedSource
 from twofold.data.sources.files import SPLIT_FOLDERS, PackedStrings
-from twofold.data.sources.tars import PLACE, RECORD, TarIndex, index_tar, read_index
+from twofold.data.sources.tars import BAD_LABEL, PLACE, TarIndex, index_tar, joined, member_fields, read_index
 from twofold.errors import UserError
 
 PREFIX = "shards:"
@@ -34,8 +36,8 @@ class ShardSource(EncodedSource):
     """The images of some tar archives, in the order of archives and members.
 
     Each archive is read by position, without walking it: an order of examples stays a function of the step, as for
-    files, and nothing is replayed to resume. Labels are the whole numbers in ``KEY.cls``, or ``label`` or ``cls`` in
-    ``KEY.json``; where some images have one, those without are skipped.
+    files, and nothing is replayed to resume. Labels are the whole numbers or names in ``KEY.cls``, or ``label`` or
+    ``cls`` in ``KEY.json``; an image without one, or with -1, is unlabelled.
 
     Args:
         paths: the archives.
@@ -44,7 +46,7 @@ class ShardSource(EncodedSource):
         index: what `tars.read_index` gave; by default every archive is walked once.
 
     Raises:
-        UserError: no images, more unreadable ones or archives than `max_skipped`, or more labels missing.
+        UserError: no images, or more unreadable ones, labels or archives than `max_skipped`.
     """
 
     def __init__(self, paths: Sequence[Path], config: DataConfig, name: str, index: TarIndex | None = None) -> None:
@@ -60,7 +62,8 @@ class ShardSource(EncodedSource):
             raise UserError(
                 f"{name}: no images in {len(paths)} tar archives (members such as 000017.jpg and 000017.cls)"
             )
-        self._leave_out_unlabelled()
+        self.groups = self._json_groups(config.group)
+        self._take_labels()
         self.examine()
 
     def __len__(self) -> int:
@@ -85,16 +88,23 @@ class ShardSource(EncodedSource):
             block = os.pread(self._file(archive), 512 + int(record["size"]), int(record["offset"]) - 512)
         except OSError as error:
             raise BadImage(f"{archive}@{record['offset']}", str(error)) from error
-        member = block[:100].split(b"\0")[0].decode(errors="replace")  # the header lies before what it heads
+        member = _member_name(block)
         if len(block) < 512 + int(record["size"]):
             raise BadImage(f"{archive}:{member or record['offset']}", "the archive is cut short here")
         if self._checked and record["crc"] and zlib.crc32(block[512:]) != record["crc"]:
             raise BadImage(f"{archive}:{member}", "its bytes are not those that were packed (the checksum differs)")
         return f"{archive}:{member}", block[512:]
 
+    def member(self, index: int) -> str:
+        """The name of one image in its archive."""
+        record = self._records[index]
+        block = os.pread(self._file(self._paths[int(record["shard"])]), 512, int(record["offset"]) - 512)
+        return _member_name(block)
+
     def keep(self, good: Sequence[int]) -> None:
         """Leave out all images but these."""
         self._records = self._records[np.asarray(good, dtype=np.int64)]
+        self.groups = None if self.groups is None else [self.groups[index] for index in good]
 
     def fingerprint(self) -> str:
         """sha256 of the archives' names and of every image's place, length and label."""
@@ -103,21 +113,36 @@ class ShardSource(EncodedSource):
             digest.update(self._records[start : start + 2**20][list(PLACE.names or ())].astype(PLACE).tobytes())
         return digest.hexdigest()
 
-    def _leave_out_unlabelled(self) -> None:
+    def _json_groups(self, wanted: str | None) -> list[str] | None:
+        """The group of each image by its ``KEY.json``; None where none has such a field, and names may tell."""
+        if wanted is None:
+            return None
+        paths = [Path(self._paths[i]) for i in range(len(self._paths))]
+        with ThreadPoolExecutor(min(16, 4 * (os.cpu_count() or 1))) as threads:
+            fields = [f for each in threads.map(lambda path: member_fields(path, wanted), paths) for f in each]
+        if len(fields) != len(self._records) or not any(field is not None for field in fields):
+            return None
+        return group_names(fields)
+
+    def _take_labels(self) -> None:
+        """Labels as class numbers; an image whose label cannot be read is left out, as nobody knows what it is."""
         labels = self._records["label"]
-        if not (labels != -1).any():
+        if (labels == BAD_LABEL).any():
+            for i in np.flatnonzero(labels == BAD_LABEL).tolist():
+                self.skipped.add(
+                    self.path(i),
+                    "its label is neither a whole number from 0 nor a name (a member .cls, or label in .json)",
+                )
+            self.keep(np.flatnonzero(labels != BAD_LABEL).tolist())
+            labels = self._records["label"]
+        if not (labels >= 0).any():
             return
-        if (labels < 0).any():
-            for i in np.flatnonzero(labels < 0).tolist():
-                why = "it has no label and others have" if labels[i] == -1 else "its label is no whole number from 0"
-                self.skipped.add(self.path(i), f"{why} (a member .cls, or label in .json)")
-            self.keep(np.flatnonzero(labels >= 0).tolist())
-        self.labels = self._records["label"].astype(np.int64)
-        if self.classes is not None and len(self.labels) and self.labels.max() >= len(self.classes):
+        if self.classes is not None and labels.max() >= len(self.classes):
             raise UserError(
-                f"{self.name}: label {self.labels.max()}, but its index names {len(self.classes)} classes; make the "
+                f"{self.name}: label {labels.max()}, but its index names {len(self.classes)} classes; make the "
                 "index again: twofold shard FOLDER --index true"
             )
+        self.labels, self.classes = class_labels(np.asarray(labels), len(labels), self.name, self.classes)
 
     def _file(self, archive: str) -> int:
         """A descriptor of this thread's own; reading by position shares nothing with other processes either."""
@@ -129,6 +154,11 @@ class ShardSource(EncodedSource):
         return files[archive]
 
 
+def _member_name(block: bytes) -> str:
+    """What a header, which lies before what it heads, says of the name."""
+    return block[:100].split(b"\0")[0].decode(errors="replace")
+
+
 def index_tars(paths: Sequence[Path], config: DataConfig, checksums: bool = False) -> TarIndex:
     """Walk every archive once, reading images for their `checksums` alone.
 
@@ -136,15 +166,12 @@ def index_tars(paths: Sequence[Path], config: DataConfig, checksums: bool = Fals
         UserError: more unreadable archives than the share `max_skipped`.
     """
     with ThreadPoolExecutor(min(16, 4 * (os.cpu_count() or 1))) as threads:
-        parts = list(threads.map(functools.partial(index_tar, checksums=checksums), paths))
-    bad, problems = SkipList(len(paths), config.max_skipped, "archives"), []
-    for shard, (records, result) in enumerate(parts):
-        records["shard"] = shard
-        problems += result
-        for path, reason in result:
-            bad.add(path, reason)
-    records = np.concatenate([records for records, _ in parts]) if parts else np.zeros(0, RECORD)
-    return TarIndex(records, None, problems)
+        walks = list(threads.map(functools.partial(index_tar, checksums=checksums), paths))
+    index = joined(walks, str(paths[0].parent) if paths else "")
+    bad = SkipList(len(paths), config.max_skipped, "archives")
+    for path, reason in index.problems:
+        bad.add(path, reason)
+    return index
 
 
 def open_shards(what: str | Path, split: str | None, config: DataConfig) -> Source:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from twofold.data.base import DataFacts, Source, class_count, sample_indices
+from twofold.data.groups import groups_of
 from twofold.data.sources.arrays import ArraySource
 from twofold.data.sources.audio import AudioSource
 from twofold.errors import UserError
@@ -25,10 +26,15 @@ def subset(source: Source, indices: ArrayLike) -> Source:
         part = ArraySource(source.images[selection], classes=source.classes, name=source.name)
         part.labels = None if source.labels is None else source.labels[selection]  # numbered as in the whole
         part.pixels, part.pixel_range, part.band_ranges = source.pixels, source.pixel_range, source.band_ranges
+        part.groups = _chosen(source.groups, selection)
         return part
     if isinstance(source, AudioSource):
         return source.subset(selection)
     return SubsetSource(source, selection)
+
+
+def _chosen(groups: list[str] | None, indices: NDArray[np.int64]) -> list[str] | None:
+    return None if groups is None else [groups[index] for index in indices.tolist()]
 
 
 class SubsetSource:
@@ -43,6 +49,7 @@ class SubsetSource:
             source.skipped,
         )
         self.labels = None if source.labels is None else source.labels[indices]
+        self.groups = _chosen(groups_of(source), indices)
 
     @property
     def whole(self) -> Source:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ from twofold.data.base import Format, Source, Splits
 from twofold.data.config import DataConfig, TableConfig
 from twofold.data.decoding.bands import NPY
 from twofold.data.decoding.images import image_extensions
-from twofold.data.labels import class_labels
+from twofold.data.groups import group_names, named_by
+from twofold.data.labels import UNLABELLED, class_labels
 from twofold.data.sources.files import FileSource
 from twofold.data.sources.manifests import MANIFESTS, manifest_rows
 from twofold.errors import UserError
@@ -29,14 +31,14 @@ def open_table(path: Path, split: str | None, config: DataConfig) -> FileSource:
     """The images of a table (.csv, .tsv, .jsonl, .json, .parquet) or of a list of files (.txt).
 
     Paths are relative to the table. Columns are those that `config.table` names, or have one of the usual names: path,
-    image, file_name, ...; label, class, ...; split. Labels are names or numbers; an empty one is unlabelled. Without a
-    split those of the split train, where a column says so.
+    image, file_name, ...; label, class, ...; split. Labels are names or numbers; an empty one is unlabelled. Groups are
+    a column, or what a pattern finds in the paths. Without a split those of the split train, where a column says so.
 
     Raises:
         UserError: no such column or split, no rows, too many unreadable images.
     """
     rows, columns = _rows(path, config), config.table
-    where, label, part, group = (_chosen(rows, path, columns, name) for name in ("path", "label", "split", "group"))
+    where, label, part = (_chosen(rows, path, columns, name) for name in ("path", "label", "split"))
     if where is None:
         raise UserError(
             f"{path}: no column of paths ({', '.join(_PATH)}); it has {', '.join(_columns(rows))}: name one with "
@@ -60,13 +62,24 @@ def open_table(path: Path, split: str | None, config: DataConfig) -> FileSource:
         path.parent, [str(rows[i][where]) for i in kept], config,
         labels=None if numbers is None else numbers[kept], classes=classes,
         name=f"{path}:{split}" if split else str(path),
-        groups=[_text(rows[i].get(group)) for i in kept] if group else None,
+        groups=_groups([rows[i] for i in kept], where, path, config.group, _columns(rows)),
     )  # fmt: skip
     others = [name for name in present if name != split]
     what = f"{len(classes)} classes" if classes else "no names of classes" if numbers is not None else "no labels"
     source.layout = f"{path}: {len(source):,} images" + (f" of the split {split}" if split else "") + f", {what}"
     source.layout += f"; other parts: {', '.join(others)}" if others else ""
     return source
+
+
+def _groups(
+    rows: Sequence[Mapping[str, Any]], where: str, path: Path, wanted: str | None, columns: Sequence[str]
+) -> list[str] | None:
+    """The group of each row: a column's values, or what a pattern finds in the paths."""
+    if wanted is None:
+        return None
+    if wanted in columns:
+        return group_names([row.get(wanted) for row in rows])
+    return named_by(wanted, [str(row[where]) for row in rows], str(path), columns)
 
 
 def table_splits(path: Path) -> tuple[str, ...]:
@@ -123,11 +136,19 @@ def _text(value: Any) -> str:
 
 
 def _known(values: Sequence[Any]) -> Any:
-    """Whole numbers where all that are given are such; else names."""
+    """Whole numbers where all that are given are such, also written as 3.0 or nan; else names."""
     texts = [_text(value) for value in values]
-    if all(text == "" or text.lstrip("-").isdigit() for text in texts):
-        return np.array([-1 if text == "" else int(text) for text in texts])
+    numbers = [_whole(text) for text in texts]
+    if all(number is not None for number in numbers):
+        return np.array(numbers)
     return [text or None for text in texts]
+
+
+def _whole(text: str) -> int | None:
+    """A whole number, as programs write it that have no whole numbers beside missing ones; -1 for a missing one."""
+    if text.lower() in ("", "nan"):
+        return UNLABELLED
+    return int(text.removesuffix(".0")) if re.fullmatch(r"-?\d+(\.0)?", text) else None
 
 
 def _open(what: str, split: str | None, config: DataConfig) -> Source:

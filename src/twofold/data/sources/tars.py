@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import tarfile
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,12 +18,14 @@ from numpy.typing import NDArray
 
 from twofold.data.decoding.bands import NPY
 from twofold.data.decoding.images import image_extensions
+from twofold.data.labels import UNLABELLED, class_labels
 from twofold.errors import UserError
 
 _PLACE = [("offset", "<i8"), ("size", "<i4"), ("shard", "<i4"), ("label", "<i4")]
 RECORD = np.dtype([*_PLACE, ("crc", "<u4")])
-"""One image: where its bytes begin in which archive, how many there are, its label (-1 none, -2 a bad one), and the
-CRC-32 of its bytes; 0 where they were not read."""
+"""One image: where its bytes begin in which archive, how many there are, its label (-1 none, BAD_LABEL one that cannot
+be read), and the CRC-32 of its bytes; 0 where they were not read."""
+BAD_LABEL = -2
 PLACE = np.dtype(_PLACE)
 """What of it tells one image from another, and all that indices of the first format hold."""
 _FORMATS = {"twofold-shards-1": PLACE, "twofold-shards-2": RECORD}
@@ -44,18 +48,26 @@ class TarIndex:
     """The archives, relative to the index."""
 
 
-def index_tar(path: Path, checksums: bool = False) -> tuple[NDArray[Any], list[tuple[str, str]]]:
+@dataclass
+class TarWalk:
+    """What one archive holds."""
+
+    records: NDArray[Any]
+    """[n] RECORD with shard 0, in the archive's order; labels are those of `labels` that are numbers."""
+    labels: list[int | str]
+    """[n] class numbers or names; UNLABELLED or BAD_LABEL."""
+    problems: list[tuple[str, str]]
+    """(path, reason) if the archive is damaged: what lies whole before the damage counts."""
+
+
+def index_tar(path: Path, checksums: bool = False) -> TarWalk:
     """Walk one archive, reading no images unless their `checksums` are asked for.
 
     Members .npy are images where the archive has no others: beside images they may hold anything.
-
-    Returns:
-        [n] RECORD with shard 0, in the archive's order, and (path, reason) if the archive is damaged: what lies whole
-        before the damage counts.
     """
     images: list[tuple[str, int, int, int]] = []
     arrays: list[tuple[str, int, int, int]] = []
-    labels: dict[str, int] = {}
+    labels: dict[str, int | str] = {}
     problems: list[tuple[str, str]] = []
     known = image_extensions()
     try:
@@ -66,26 +78,69 @@ def index_tar(path: Path, checksums: bool = False) -> tuple[NDArray[Any], list[t
                     continue
                 if member.offset_data + member.size > size:
                     raise tarfile.ReadError(f"cut short in {member.name}")
-                folder, _, base = member.name.rpartition("/")
-                stem, _, extension = base.partition(".")  # WebDataset's keys end at the first dot
+                key, extension, hidden = _parts(member.name)
                 kind = f".{extension.lower()}"
-                if (kind in known or kind == NPY) and not base.startswith("."):
+                if (kind in known or kind == NPY) and not hidden:
                     crc = _checksum(archive, member) if checksums else 0
-                    place = (f"{folder}/{stem}", member.offset_data, member.size, crc)
-                    (arrays if kind == NPY else images).append(place)
+                    (arrays if kind == NPY else images).append((key, member.offset_data, member.size, crc))
                 elif extension in ("cls", "json"):
-                    _note_label(archive, member, f"{folder}/{stem}", labels)
+                    _note_label(archive, member, key, labels)
             if size < archive.offset + 512 or (not images and not arrays and size == 0):
                 raise tarfile.ReadError("cut short: the end of the archive is missing")
     except (tarfile.TarError, OSError, EOFError) as error:
         left = f"; {len(images or arrays)} images before that are used" if images or arrays else ""
         problems.append((str(path), f"not a whole tar archive ({error}){left}"))
     images = images or arrays
+    found = [labels.get(key, UNLABELLED) for key, *_ in images]
     records = np.zeros(len(images), RECORD)
     records["offset"], records["size"] = [o for _, o, _, _ in images], [s for _, _, s, _ in images]
-    records["label"] = [labels.get(key, -1) for key, *_ in images]
+    records["label"] = [UNLABELLED if isinstance(label, str) else label for label in found]
     records["crc"] = [crc for *_, crc in images]
-    return records, problems
+    return TarWalk(records, found, problems)
+
+
+def member_fields(path: Path, name: str) -> list[str | None]:
+    """[n] what ``KEY.json`` says under a name of each image of an archive, in the order of `index_tar`; else None."""
+    keys: list[str] = []
+    arrays: list[str] = []
+    values: dict[str, Any] = {}
+    known = image_extensions()
+    try:
+        with tarfile.open(path, "r:") as archive:
+            for member in archive:
+                key, extension, hidden = _parts(member.name)
+                if not member.isfile():
+                    continue
+                kind = f".{extension.lower()}"
+                if (kind in known or kind == NPY) and not hidden:
+                    (arrays if kind == NPY else keys).append(key)
+                elif extension == "json" and (stream := archive.extractfile(member)) is not None:
+                    with contextlib.suppress(ValueError):  # told where labels are read
+                        document = json.loads(stream.read())
+                        values[key] = document.get(name) if isinstance(document, dict) else None
+    except (tarfile.TarError, OSError, EOFError):  # told where the archive is indexed, and what lies before counts
+        pass
+    return [None if values.get(key) is None else str(values[key]) for key in keys or arrays]
+
+
+def joined(walks: Sequence[TarWalk], name: str) -> TarIndex:
+    """One index of all archives; where labels are names they are numbered in the order of these."""
+    for shard, walk in enumerate(walks):
+        walk.records["shard"] = shard
+    records = np.concatenate([walk.records for walk in walks]) if walks else np.zeros(0, RECORD)
+    problems, classes = [problem for walk in walks for problem in walk.problems], None
+    if any(isinstance(label, str) for walk in walks for label in walk.labels):
+        values = [None if label in (UNLABELLED, BAD_LABEL) else label for walk in walks for label in walk.labels]
+        numbers, classes = class_labels(values, len(records), name)
+        records["label"] = np.where(records["label"] == BAD_LABEL, BAD_LABEL, numbers)
+    return TarIndex(records, classes, problems)
+
+
+def _parts(name: str) -> tuple[str, str, bool]:
+    """A member's key, its extension, and whether it is a hidden file; WebDataset's keys end at the first dot."""
+    folder, _, base = name.rpartition("/")
+    stem, _, extension = base.partition(".")
+    return f"{folder}/{stem}", extension, base.startswith(".")
 
 
 def _checksum(archive: tarfile.TarFile, member: tarfile.TarInfo) -> int:
@@ -93,19 +148,28 @@ def _checksum(archive: tarfile.TarFile, member: tarfile.TarInfo) -> int:
     return zlib.crc32(stream.read() if stream is not None else b"")
 
 
-def _note_label(archive: tarfile.TarFile, member: tarfile.TarInfo, key: str, labels: dict[str, int]) -> None:
+def _note_label(archive: tarfile.TarFile, member: tarfile.TarInfo, key: str, labels: dict[str, int | str]) -> None:
+    """Take down what a .cls member, or the label in a .json member, says of an image."""
     stream = archive.extractfile(member)
     text = stream.read() if stream is not None else b""
+    of_json = member.name.endswith(".json")
     try:
         value: Any = json.loads(text)
     except ValueError:
-        value = "not JSON"
-    if member.name.endswith(".json"):
+        value = (
+            BAD_LABEL if of_json else text.decode(errors="replace").strip()
+        )  # a name stands in a .cls without quotes
+    if of_json and value != BAD_LABEL:
         names = [name for name in ("label", "cls") if isinstance(value, dict) and name in value]
         if not names:
             return  # about something else
         value = value[names[0]]
-    labels[key] = value if type(value) is int and 0 <= value < 2**31 else -2
+    if value is None or value == "" or value != value or value == UNLABELLED:  # (nan is not itself)
+        labels[key] = UNLABELLED
+    elif isinstance(value, str) or (type(value) is int and 0 <= value < 2**31):
+        labels[key] = value
+    else:
+        labels[key] = BAD_LABEL
 
 
 def write_index(folder: Path, names: list[str], index: TarIndex) -> None:

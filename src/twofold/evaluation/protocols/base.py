@@ -25,6 +25,7 @@ from twofold.encoders.audio.encoder import baseline_of
 from twofold.encoders.composed import EncoderWithHead
 from twofold.encoders.load import load
 from twofold.errors import UserError
+from twofold.evaluation.class_weights import ClassWeights, check_class_weights
 from twofold.evaluation.feature_cache import FeatureCache
 from twofold.evaluation.features import AS_IT_COMES, Extractor, Pixels
 from twofold.evaluation.for_encoder import source_for
@@ -101,8 +102,27 @@ class ValidationOptions:
 class FoldOptions:
     """Folds of the data can be scored in turn."""
 
-    folds: bool = False
-    """Leave one fold out: each of the data's folds is scored by a classifier of the others."""
+    folds: bool | int = False
+    """Leave one fold out: each is scored by a classifier of the others. true takes the data's own folds; a number has
+    so many made, with the classes in like shares and groups (`data.group`) kept together."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()  # type: ignore[misc]  # a group of options stands before EvaluationConfig
+        if type(self.folds) is int and self.folds < 2:
+            raise UserError(f"--folds {self.folds}: give 2 folds at least, or true for those of the data")
+
+
+@dataclass(frozen=True)
+class ClassWeightOptions:
+    """Classes can count more or less in the fit."""
+
+    class_weights: ClassWeights = None
+    """How much the examples of each class count: balanced, inversely to their number; or a number a class, in the
+    classes' order. Only their ratios count. The penalty is then chosen by an accuracy that is weighted alike."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()  # type: ignore[misc]  # a group of options stands before EvaluationConfig
+        check_class_weights(self.class_weights)
 
 
 @dataclass(frozen=True)

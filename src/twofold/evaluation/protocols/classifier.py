@@ -18,15 +18,21 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from twofold.console import print_rank0
 from twofold.data import Source
+from twofold.data.base import class_count
+from twofold.data.groups import group_numbers, groups_of
 from twofold.encoders import Encoder
 from twofold.errors import UserError
+from twofold.evaluation.class_weights import check_class_weights
 from twofold.evaluation.feature_cache import Features
 from twofold.evaluation.features import Extractor
+from twofold.evaluation.grouped import groups_in_words, made_folds
 from twofold.evaluation.label_subsets import labelled_part
 from twofold.evaluation.logistic import Array
 from twofold.evaluation.parts import Parts, labelled_parts
 from twofold.evaluation.protocols.base import (
+    ClassWeightOptions,
     DataUsed,
     EvaluationConfig,
     FeatureOptions,
@@ -40,7 +46,14 @@ from twofold.evaluation.protocols.base import (
     ScoreOptions,
 )
 from twofold.evaluation.scores import Scores
-from twofold.evaluation.splits import Labels, check_labels, match_classes, single_labels, stratified_split
+from twofold.evaluation.splits import (
+    Labels,
+    check_labels,
+    match_classes,
+    single_labels,
+    stratified_split,
+    without_label,
+)
 from twofold.files import write_atomically
 from twofold.kinds import EXAMPLE
 
@@ -66,6 +79,8 @@ class FitInputs:
             of `x` is for the fit.
         example: what one example is called: "image" or "recording".
         encoder: that the features are of.
+        groups: [N] numbers of what is kept together where a part of `x` is held out to choose settings; None where
+            nothing is, or `split` says which.
     """
 
     x: Array
@@ -75,6 +90,7 @@ class FitInputs:
     split: tuple[Labels, Labels] | None
     example: str
     encoder: Encoder
+    groups: Labels | None = None
 
 
 @dataclass(frozen=True)
@@ -127,7 +143,7 @@ class Evaluation(Result):
     def lines(self) -> list[str]:
         """For people."""
         count = f"({self.protocol}, {self.test.images:,} test {EXAMPLE[self.kind]}s)"
-        lines = [f"{self.scores.words()}  {count}"]
+        lines = [f"{self.scores.words()}  {count}", *self.scores.recalls()]
         return lines if self.baseline is None else [*lines, f"filterbank alone: {self.baseline.words()}"]
 
     def beside(self, baseline: Evaluation) -> Evaluation:
@@ -241,8 +257,11 @@ class ClassifierProtocol(Protocol):
     def select(self, encoder: Encoder, parts: Parts) -> Parts:  # noqa: ARG002  # one label each is all that counts
         """The examples that have a label, as `labels` asks for them; raises UserError for labels that do not fit."""
         config = self.config
+        if isinstance(config, ClassWeightOptions):
+            y = single_labels(parts.train.labels, parts.train.name)
+            check_class_weights(config.class_weights, class_count(y, parts.train.classes), parts.train.classes)
         if config.folds:
-            fold_names(parts.train)
+            fold_names(parts.train, folds_of(parts.train, config.folds, config.seed))
             return parts
         if config.labels != "all":
             train, test = labelled_parts(parts.train, parts.test, config.seed, config.held_out, config.labels)
@@ -270,9 +289,12 @@ class ClassifierProtocol(Protocol):
         inputs, words = self._inputs(encoder, parts, bank, choice, queries)
         outcome = self.fit(inputs)
         source, chosen = parts.test or parts.train, len(inputs.split[1]) if inputs.split else 0
+        used = {"training": bank, "validation": choice, "test": queries}
+        counts = {what: _unlabelled(each) for what, each in used.items() if each is not None}
+        left_out = without_label(counts, EXAMPLE[encoder.input.kind])
         return Evaluation(
-            protocol=self.name, scores=outcome.scores, settings=outcome.settings,
-            words="; ".join(each for each in (outcome.words, parts.words, bank.text, words) if each),
+            protocol=self.name, scores=outcome.scores.named(parts.train.classes), settings=outcome.settings,
+            words="; ".join(each for each in (outcome.words, parts.words, bank.text, words, left_out) if each),
             train=_used(parts.train, bank, len(inputs.y) - chosen),
             test=_used(source, queries or bank, len(inputs.y_test)),
             validation=_used(parts.validation, choice, chosen) if parts.validation is not None and choice else None,
@@ -285,74 +307,122 @@ class ClassifierProtocol(Protocol):
     ) -> tuple[FitInputs, str]:
         """Features and labels in one numbering of classes, and the split in words."""
         x, y, split = *_labelled(parts.train, bank), None
-        example = EXAMPLE[encoder.input.kind]
+        config, example = self.config, EXAMPLE[encoder.input.kind]
+        groups = _of_labelled(group_numbers(parts.train), bank)
+        names = {"training": _names(parts.train, bank)}
         if parts.test is None or queries is None:
-            first, second = stratified_split(y, self.config.held_out, self.config.seed)
-            share = f"{self.config.held_out:.0%} of each class held out for the score (seed {self.config.seed})"
+            first, second = stratified_split(y, config.held_out, config.seed, groups=groups)
+            share = f"{config.held_out:.0%} of each class held out for the score (seed {config.seed})"
             x, y, x_test, y_test = x[first], y[first], x[second], y[second]
             words = f"no test set given: {share}"
+            if groups is not None and (whole := names["training"]) is not None:
+                groups, names = groups[first], {"training": whole[first], "test": whole[second]}
         else:
             x_test, y_test = _labelled(parts.test, queries)
             y_test = match_classes(y, parts.train.classes, y_test, parts.test.classes)
             present, known = len(np.unique(y_test)), len(np.unique(y))
             words = "test set as given"
             words += f", which has {example}s of {present} of the {known} classes" if present < known else ""
+            names["test"] = _names(parts.test, queries)
         if parts.validation is not None and choice is not None:
             x_val, y_val = _labelled(parts.validation, choice)
             y_val = match_classes(y, parts.train.classes, y_val, parts.validation.classes, "validation")
             places = np.arange(len(y) + len(y_val))
-            split = places[: len(y)], places[len(y) :]
+            split, groups = (places[: len(y)], places[len(y) :]), None
             x, y = np.concatenate([x, x_val]), np.concatenate([y, y_val])
-        return FitInputs(x, y, x_test, y_test, split, example, encoder), words
+            names["validation"] = _names(parts.validation, choice)
+        told = [words, groups_in_words(config.data.group, names)]
+        return FitInputs(x, y, x_test, y_test, split, example, encoder, groups), "; ".join(filter(None, told))
 
     def _over_folds(
         self, encoder: Encoder, source: Source, extractor: Extractor, progress: Progress | None
     ) -> FoldsEvaluation:
         """Score each fold once, by a classifier of the others; features are made once."""
-        y, folds = single_labels(source.labels, source.name), np.array([str(fold) for fold in folds_of(source)])
+        given = folds_of(source, self.config.folds, self.config.seed)
+        y, folds = single_labels(source.labels, source.name), np.array([str(fold) for fold in given])
         report = (lambda done, total: progress("features", done, total)) if progress else None
         h = extractor.extract(self.reads(encoder), source, report)
-        names, part = fold_names(source, h.index)
+        names, part = fold_names(source, given, h.index)
+        groups = group_numbers(source)
         rounds = []
         for name in names:
             present = part[h.index]
             fit, held = present & (folds[h.index] != name), present & (folds[h.index] == name)
             arrays = h.h[fit], y[h.index[fit]], h.h[held], y[h.index[held]]
-            rounds.append(self.fit(FitInputs(*arrays, None, EXAMPLE[encoder.input.kind], encoder)).scores)
-        words = f"{self.name}, leaving out each of {len(names)} folds in turn, scored once; {h.text}"
+            together = None if groups is None else groups[h.index[fit]]
+            outcome = self.fit(FitInputs(*arrays, None, EXAMPLE[encoder.input.kind], encoder, together))
+            rounds.append(outcome.scores.named(source.classes))
+        left_out = without_label({"": _unlabelled(h)}, EXAMPLE[encoder.input.kind])
+        made = f" made for it (seed {self.config.seed})" if self.config.folds is not True else ""
+        told = _folds_in_words(source, given, self.config.data.group), left_out
+        words = f"{self.name}, leaving out each of {len(names)} folds{made} in turn, scored once; {h.text}"
+        words = "; ".join([words, *filter(None, told)])
         return FoldsEvaluation(
             protocol=self.name, words=words, folds=tuple(names), scores=tuple(rounds), features_kept=h.kept
         )
 
 
-def folds_of(source: Source) -> Sequence[str | None]:
-    """The fold of each example, None for those of none; UserError where there are no two."""
+def folds_of(source: Source, wanted: bool | int = True, seed: int = 0) -> Sequence[str | None]:
+    """The fold of each example, None for those of none: the data's own, or `wanted` that are made of whole groups.
+
+    Raises:
+        UserError: the data have no two, or cannot be divided into so many (see `made_folds`).
+    """
+    if wanted is not True:
+        y, groups = single_labels(source.labels, source.name), group_numbers(source)
+        known = np.flatnonzero(y >= 0)
+        made = made_folds(y[known], None if groups is None else groups[known], int(wanted), seed, source.name)
+        result: list[str | None] = [None] * len(y)
+        for place, fold in zip(known.tolist(), made, strict=True):
+            result[place] = fold
+        return result
     folds = getattr(source, "folds", None)
     if folds is None or len(set(folds) - {None}) < 2:
         raise UserError(
-            f"--folds: {source.name} has no two folds; give a manifest with a column 'fold', or name another one with "
-            "--data.audio.fold (IEMOCAP's sessions are folds by themselves)"
+            f"--folds: {source.name} has no two folds; give a number (--folds 5) to have so many made, or a manifest "
+            "with a column 'fold', or name another one with --data.audio.fold (IEMOCAP's sessions are folds by "
+            "themselves)"
         )
     return cast(Sequence[str | None], folds)
 
 
-def fold_names(source: Source, read: NDArray[np.int64] | None = None) -> tuple[list[str], NDArray[np.bool_]]:
+def fold_names(
+    source: Source, folds: Sequence[str | None], read: NDArray[np.int64] | None = None
+) -> tuple[list[str], NDArray[np.bool_]]:
     """The folds, and which examples take part [n]: all that have a fold and a label, or those of them at `read`.
 
     Raises:
-        UserError: no folds or only one, no labels, a class of one fold that no other fold has.
+        UserError: no labels, a class of one fold that no other fold has.
     """
-    folds, y = folds_of(source), single_labels(source.labels, source.name)
+    y = single_labels(source.labels, source.name)
     part = np.array([fold is not None for fold in folds]) & (y >= 0)
     part &= True if read is None else np.isin(np.arange(len(part)), read)
     names = sorted({str(fold) for fold, present in zip(folds, part, strict=True) if present})
-    groups = np.array([str(fold) for fold in folds])
+    own = np.array([str(fold) for fold in folds])
     for name in names:
-        unseen = sorted(set(y[part & (groups == name)]) - set(y[part & (groups != name)]))
+        unseen = sorted(set(y[part & (own == name)]) - set(y[part & (own != name)]))
         if unseen:
             word = source.classes[unseen[0]] if source.classes else unseen[0]
             raise UserError(f"--folds: the class {word} of the fold {name} is in no other fold: leave it out")
     return names, part
+
+
+def _folds_in_words(source: Source, folds: Sequence[str | None], by: str | None) -> str:
+    """How many groups the folds have, and how many of these are in several; warns of such."""
+    groups = groups_of(source)
+    if groups is None:
+        return ""
+    held: dict[str, set[str]] = {}
+    for group, fold in zip(groups, folds, strict=True):
+        if group and fold is not None:
+            held.setdefault(group, set()).add(fold)
+    several = sorted(group for group, inside in held.items() if len(inside) > 1)
+    if several:
+        print_rank0(
+            f"warning: {len(several):,} of {len(held):,} groups lie in several folds, such as {several[0]}: the scores "
+            "count what was learned by heart; give --folds a number to have folds made that keep groups together"
+        )
+    return f"groups{'' if by is None else f' by {by}'}: {len(held):,}, {len(several) or 'none'} in two folds"
 
 
 def _labelled(source: Source, features: Features) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -360,6 +430,22 @@ def _labelled(source: Source, features: Features) -> tuple[NDArray[np.float32], 
     return features.h[y >= 0], y[y >= 0]
 
 
+def _of_labelled(values: NDArray[Any] | None, features: Features) -> Any:
+    """Of values [n] of all examples those of the ones that were read and have a label."""
+    return None if values is None else values[features.index[np.asarray(features.labels) >= 0]]
+
+
+def _names(source: Source, features: Features) -> NDArray[Any] | None:
+    """The groups of the examples that were read and have a label; None without groups."""
+    groups = groups_of(source)
+    names: NDArray[Any] | None = _of_labelled(None if groups is None else np.array(groups, dtype=object), features)
+    return names
+
+
 def _used(source: Source, features: Features, images: int) -> DataUsed:
-    unlabelled = int((cast(Any, features.labels) < 0).sum())
-    return DataUsed(source.name, images, len(features.skipped), unlabelled, source.fingerprint(), features.kept)
+    skipped, unlabelled = len(features.skipped), _unlabelled(features)
+    return DataUsed(source.name, images, skipped, unlabelled, source.fingerprint(), features.kept)
+
+
+def _unlabelled(features: Features) -> int:
+    return int((cast(Any, features.labels) < 0).sum())

@@ -19,14 +19,18 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from torch import Tensor, nn
 
 from twofold.data import AudioSource
 from twofold.data.decoding.opening import BadImage
+from twofold.data.groups import group_numbers
 from twofold.encoders import Encoder, UtteranceEncoder, Waves
 from twofold.encoders.audio.encoder import FilterbankEncoder
 from twofold.errors import UserError
 from twofold.evaluation.features import Extractor
+from twofold.evaluation.grouped import groups_in_words
 from twofold.evaluation.label_subsets import label_positions
 from twofold.evaluation.parts import Parts
 from twofold.evaluation.protocols.base import EvaluationConfig, LabelOptions, Progress, Protocol, Result, ScoreOptions
@@ -148,6 +152,8 @@ class Ctc(Protocol):
         if test is None:
             train, test = split_by_text(train, config.held_out, config.seed)
             split = f"{config.held_out:.0%} of the different texts held out (seed {config.seed})"
+        together = groups_in_words(config.data.group, {"training": train.groups, "test": test.groups})
+        split += f"; {together}" if together else ""
         left_out: dict[str, int] = {}
         train, test = (part.subset(np.array(fitting(part, kind, left_out), dtype=np.int64))
                        for kind, part in (("training", train), ("test", test)))  # fmt: skip
@@ -243,15 +249,43 @@ def enough_steps(source: AudioSource, encoder: UtteranceEncoder) -> NDArray[np.b
 
 
 def split_by_text(source: AudioSource, share: float, seed: int) -> tuple[AudioSource, AudioSource]:
-    """Two parts with no text in both: a share of the different texts, with all who say them, is held out."""
+    """Two parts with no text in both: a share of the different texts, with all who say them, is held out.
+
+    Where the source has groups, none of them is in both either: texts that share one go together.
+    """
     texts = [clean_text(text or "") for text in source.texts]
     different = sorted(set(texts) - {""})
     if len(different) < 2:
         raise UserError(f"{source.name}: texts are needed, two different ones at least, or give --test")
+    if source.groups is not None:
+        held_apart = _texts_and_groups_apart(source, texts, share, seed)
+        return source.subset(np.flatnonzero(~held_apart)), source.subset(np.flatnonzero(held_apart))
     count = int(np.clip(round(share * len(different)), 1, len(different) - 1))
     held = {different[i] for i in permutation(seed, "held-out texts", 0, len(different))[:count]}
     test = np.array([text in held for text in texts])
     return source.subset(np.flatnonzero(~test)), source.subset(np.flatnonzero(test))
+
+
+def _texts_and_groups_apart(source: AudioSource, texts: Sequence[str], share: float, seed: int) -> NDArray[np.bool_]:
+    """[n] whether held out: what hangs together by texts and groups, in random order, as much as the share allows."""
+    _, text = np.unique(texts, return_inverse=True)
+    group = np.asarray(group_numbers(source))
+    first, size = int(text.max()) + 1, int(text.max()) + 2 + int(group.max())
+    links = coo_array((np.ones(len(text)), (text, first + group)), shape=(size, size))
+    part = connected_components(links, directed=False)[1][text]
+    parts = np.unique(part)
+    if len(parts) < 2:
+        raise UserError(
+            f"--data.group {source.config.group}: all groups of {source.name} hang together by the texts that they "
+            "share, so that none can be held out without its texts: give --test with recordings of their own"
+        )
+    order = parts[permutation(seed, "held-out texts", 0, len(parts))]
+    sizes = {int(each): len(np.unique(text[part == each])) for each in order}
+    held: list[int] = []
+    for each in order.tolist():
+        if sum(sizes[other] for other in held) + sizes[each] <= share * first:
+            held.append(each)
+    return np.isin(part, held or [min(sizes, key=sizes.__getitem__)])
 
 
 def _long_enough(train: AudioSource, encoder: UtteranceEncoder, left_out: dict[str, int]) -> AudioSource:

@@ -28,6 +28,7 @@ from twofold.evaluation.features import SMALL, Extractor
 from twofold.evaluation.parts import Parts
 from twofold.evaluation.protocols.base import BatchOptions, EvaluationConfig, ImageOptions, Progress, Protocol, Result
 from twofold.evaluation.scores import Scores, score
+from twofold.evaluation.splits import without_label
 from twofold.options import flatten
 
 IMAGENET_CLASSES = 1000
@@ -134,10 +135,13 @@ class ImageNet(Protocol):
         result = published.extract(encoder, source, report)
         classes = np.arange(encoder.classifier.out_features)
         assert result.labels is not None  # open_validation has seen them
+        known = result.labels >= 0
+        left_out = without_label({"": int((~known).sum())})
         below = f"output {encoder.layer} of the projection head" if encoder.layer else "the encoder's features"
         return ImageNetResult(
-            protocol=self.name, words=f"{result.text}; linear classifier on {below}, nothing fitted",
-            scores=score(result.h, classes, result.labels), images=len(result.h), classes=len(classes),
+            protocol=self.name,
+            words=f"{result.text}; linear classifier on {below}, nothing fitted{left_out and f'; {left_out}'}",
+            scores=score(result.h[known], classes, result.labels[known]), images=int(known.sum()), classes=len(classes),
             data=(source.name, source.fingerprint()),
         )  # fmt: skip
 

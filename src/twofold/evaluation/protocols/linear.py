@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from twofold.errors import UserError
+from twofold.evaluation.class_weights import ClassWeights, class_weights_in_words
 from twofold.evaluation.logistic import GRID, PAPER_GRID, Array, choose_l2, fit_linear
-from twofold.evaluation.protocols.base import ValidationOptions
+from twofold.evaluation.protocols.base import ClassWeightOptions, ValidationOptions
 from twofold.evaluation.protocols.classifier import ClassifierConfig, ClassifierProtocol, FitInputs, Outcome
 from twofold.evaluation.scores import score
 from twofold.evaluation.splits import Labels, stratified_split
@@ -22,7 +23,7 @@ class Linear(ClassifierProtocol):
     """Linear evaluation."""
 
     @dataclass(frozen=True)
-    class Config(ValidationOptions, ClassifierConfig, variant="linear"):
+    class Config(ClassWeightOptions, ValidationOptions, ClassifierConfig, variant="linear"):
         """logistic regression on frozen features, its penalty chosen on held-out training examples."""
 
         grid: Literal["short", "paper"] = "short"
@@ -33,34 +34,40 @@ class Linear(ClassifierProtocol):
         grid = PAPER_GRID if self.config.grid == "paper" else GRID
         return evaluate_linear(
             inputs.x, inputs.y, inputs.x_test, inputs.y_test, self.config.seed, grid=grid, split=inputs.split,
-            example=inputs.example,
+            example=inputs.example, groups=inputs.groups, class_weights=self.config.class_weights,
         )  # fmt: skip
 
 
 def evaluate_linear(
     train: Array, train_labels: Labels, test: Array, test_labels: Labels, seed: int = 0, validation: float = 0.2,
     grid: Sequence[float] = GRID, split: tuple[Labels, Labels] | None = None, example: str = "image",
+    groups: Labels | None = None, class_weights: ClassWeights = None,
 ) -> Outcome:  # fmt: skip
     """Choose l2 on a share `validation` of each class of train [N, d], fit on all of it, score test [M, d] once.
 
     `split` has positions in train to fit on and to choose on, where the data come with a validation part; `example` is
-    what one is called.
+    what one is called; of `groups` [N] each stays whole in the division; `class_weights` count in the fits and in the
+    choice.
     Raises UserError for a penalty that is not positive or a class with a single training image.
     """
     if not grid or min(grid) <= 0:
         raise UserError(f"the l2 penalties to try must be positive numbers, got {list(grid)}")
     where = f"on {len(split[1])} {example}s of the validation part" if split is not None else ""
     if split is None:
-        split = stratified_split(train_labels, validation, seed, stream="validation split")
-        where = f"on {len(split[1])} validation {example}s (seed {seed})"
-    l2, validation_top1 = choose_l2(train, train_labels, [split], grid)
-    model = fit_linear(train, train_labels, l2)
+        split = stratified_split(train_labels, validation, seed, "validation split", groups=groups, lone=True)
+        whole = ", whole groups" if groups is not None else ""
+        where = f"on {len(split[1])} validation {example}s (seed {seed}{whole})"
+    l2, validation_top1 = choose_l2(train, train_labels, [split], grid, class_weights)
+    model = fit_linear(train, train_labels, l2, class_weights)
     edge = " (the edge of what was tried)" if l2 in (min(grid), max(grid)) and len(grid) > 1 else ""
+    weighted = class_weights_in_words(class_weights)
     text = (
-        "multinomial logistic regression by L-BFGS on features centred and divided by one global scalar; "
+        "multinomial logistic regression by L-BFGS on features centred and divided by one global scalar"
+        f"{weighted and f', {weighted}'}; "
         f"l2 {l2:.3g}{edge} chosen among {len(grid)} values from {min(grid):.3g} to {max(grid):.3g} "
         f"{where}, then fitted on all {len(train)} training {example}s; "
         f"{len(test)} test {example}s, scored once{model.notice()}"
     )
     scores = score(model.logits(test), model.classes, test_labels)
-    return Outcome(scores, {"l2": l2, "validation_top1": validation_top1, "train": len(train)}, text)
+    criterion = "validation_top1" if class_weights is None else "validation_weighted_top1"
+    return Outcome(scores, {"l2": l2, criterion: validation_top1, "train": len(train)}, text)

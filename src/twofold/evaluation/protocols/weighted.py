@@ -16,7 +16,9 @@ from torch import Tensor
 
 from twofold.encoders import Encoder
 from twofold.encoders.composed import all_layers
-from twofold.evaluation.logistic import Array
+from twofold.evaluation.class_weights import ClassWeights, class_weights_in_words, weights_by_example
+from twofold.evaluation.logistic import Array, accuracy
+from twofold.evaluation.protocols.base import ClassWeightOptions
 from twofold.evaluation.protocols.classifier import ClassifierProtocol, FitInputs, LayersConfig, Outcome
 from twofold.evaluation.scores import score
 from twofold.evaluation.splits import Labels, stratified_split
@@ -31,7 +33,7 @@ class Weighted(ClassifierProtocol):
     needs_frames = True
 
     @dataclass(frozen=True)
-    class Config(LayersConfig, variant="weighted"):
+    class Config(ClassWeightOptions, LayersConfig, variant="weighted"):
         """a linear classifier on a learned mixture of all layers of a speech encoder."""
 
     def reads(self, encoder: Encoder) -> Encoder:
@@ -41,7 +43,16 @@ class Weighted(ClassifierProtocol):
     def fit(self, inputs: FitInputs) -> Outcome:
         """See `evaluate_weighted`."""
         layers = inputs.x.shape[1] // inputs.encoder.feature_dim
-        return evaluate_weighted(inputs.x, inputs.y, inputs.x_test, inputs.y_test, layers, self.config.seed)
+        return evaluate_weighted(
+            inputs.x,
+            inputs.y,
+            inputs.x_test,
+            inputs.y_test,
+            layers,
+            self.config.seed,
+            groups=inputs.groups,
+            class_weights=self.config.class_weights,
+        )
 
 
 class Mixture:
@@ -55,14 +66,17 @@ class Mixture:
         y: [N].
         layers: L.
         l2: above 0.
+        class_weights: how much the examples of each class count in the mean.
     """
 
-    def __init__(self, x: Array, y: Labels, layers: int, l2: float) -> None:
+    def __init__(self, x: Array, y: Labels, layers: int, l2: float, class_weights: ClassWeights = None) -> None:
         self.classes, targets = np.unique(y, return_inverse=True)
         h = torch.from_numpy(np.asarray(x, np.float32)).unflatten(1, (layers, -1))
         self.mean = h.mean(0)
         self.scale = (h - self.mean).square().mean((0, 2), keepdim=True)[0].sqrt().clamp(min=1e-8)
         h, right = (h - self.mean) / self.scale, torch.from_numpy(targets)
+        each = weights_by_example(class_weights, y)
+        weights = None if each is None else torch.from_numpy(each).float()
         self.mixture = torch.zeros(layers, requires_grad=True)
         self.weight = torch.zeros(len(self.classes), h.shape[2], requires_grad=True)
         self.bias = torch.zeros(len(self.classes), requires_grad=True)
@@ -72,7 +86,11 @@ class Mixture:
 
         def closure() -> Tensor:
             solver.zero_grad()
-            loss = F.cross_entropy(self._logits(h), right) + l2 / 2 * self.weight.square().sum()
+            if weights is None:
+                loss = F.cross_entropy(self._logits(h), right)
+            else:
+                loss = (F.cross_entropy(self._logits(h), right, reduction="none") * weights).mean()
+            loss = loss + l2 / 2 * self.weight.square().sum()
             loss.backward()
             return loss
 
@@ -96,27 +114,32 @@ class Mixture:
 
 def evaluate_weighted(
     train: Array, train_labels: Labels, test: Array, test_labels: Labels, layers: int, seed: int = 0,
-    validation: float = 0.2, grid: Sequence[float] = GRID,
+    validation: float = 0.2, grid: Sequence[float] = GRID, groups: Labels | None = None,
+    class_weights: ClassWeights = None,
 ) -> Outcome:  # fmt: skip
     """Choose l2 on a share `validation` of each class of train [N, L * d], fit on all, score test [M, L * d] once.
+
+    Of `groups` [N] each stays whole in the division; `class_weights` count in the fits and in the choice.
 
     Raises:
         UserError: a class with a single training utterance.
     """
-    fit, val = stratified_split(train_labels, validation, seed, stream="validation split")
+    fit, val = stratified_split(train_labels, validation, seed, "validation split", groups=groups, lone=True)
     accuracies = []
     for l2 in grid:
-        model = Mixture(train[fit], train_labels[fit], layers, l2)
-        accuracies.append(score(model.logits(train[val]), model.classes, train_labels[val]).top1)
+        model = Mixture(train[fit], train_labels[fit], layers, l2, class_weights)
+        accuracies.append(accuracy(model.logits(train[val]), model.classes, train_labels[val], class_weights))
     best = len(grid) - 1 - int(np.argmax(accuracies[::-1]))  # of equals the strongest penalty
-    model = Mixture(train, train_labels, layers, grid[best])
+    model = Mixture(train, train_labels, layers, grid[best], class_weights)
     message = ", ".join(f"{weight:.2f}" for weight in model.weights())
+    weighted = class_weights_in_words(class_weights)
     text = (
-        f"learned mixture of {layers} layers (weights {message}) and a linear classifier, by L-BFGS; l2 "
-        f"{grid[best]:.3g} "
+        f"learned mixture of {layers} layers (weights {message}) and a linear classifier, by L-BFGS"
+        f"{weighted and f', {weighted}'}; l2 {grid[best]:.3g} "
         f"chosen among {len(grid)} values from {min(grid):.3g} to {max(grid):.3g} on {len(val)} validation recordings "
         f"(seed {seed}), then fitted on all {len(train)} training recordings; {len(test)} test recordings, scored once"
     )
     scores = score(model.logits(test), model.classes, test_labels)
-    settings = {"l2": grid[best], "validation_top1": accuracies[best], "train": len(train)}
+    criterion = "validation_top1" if class_weights is None else "validation_weighted_top1"
+    settings = {"l2": grid[best], criterion: accuracies[best], "train": len(train)}
     return Outcome(scores, settings, text)

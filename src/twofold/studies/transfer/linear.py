@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twofold.data import DataConfig, Source, open_source
+from twofold.data.groups import group_numbers
 from twofold.data.sources.subset import subset
 from twofold.encoders import Encoder
 from twofold.errors import UserError
@@ -137,7 +138,7 @@ def open_parts(name: str, config: DataConfig, seed: int = 0) -> DataSplits:
     else:
         _check_cover(whole, least=2)
         y = np.asarray(whole.labels)
-        first, second = stratified_split(y, HELD_OUT, seed, "transfer validation")
+        first, second = stratified_split(y, HELD_OUT, seed, "transfer validation", groups=group_numbers(whole))
         fit, validation = subset(whole, first), subset(whole, second)
         words = (
             f"settings chosen on {len(second)} training images, {HELD_OUT:.0%} of each class, held out (seed {seed})"
