@@ -118,9 +118,9 @@ def read_start(start: str, prefix: str | None, encoder: Mapping[str, Any]) -> St
         return _of_backbone(start, prefix, encoder)
     if path.is_dir() and not (path / "encoder.safetensors").exists() and not RunDirectory(path).config_file.exists():
         raise UserError(
-            f"--start_from {start} holds no encoder.safetensors: give a run's folder, one that `twofold convert` wrote, "
-            f"or a file with a backbone's tensors ({', '.join(SUFFIXES)}); twofold convert {start} --out FOLDER makes "
-            "an encoder of a TensorFlow checkpoint"
+            f"--start_from {start} holds no encoder.safetensors: give a run's folder, one that `twofold convert` "
+            f"wrote, or a file with a backbone's tensors ({', '.join(SUFFIXES)}); twofold convert {start} --out "
+            "FOLDER makes an encoder of a TensorFlow checkpoint"
         )
     if prefix is not None:
         raise UserError(
@@ -177,8 +177,8 @@ def _refuse_contradictions(point: StartingPoint, nested: Mapping[str, Any]) -> N
             continue
         if _plain(value) != _plain(own):
             raise UserError(
-                f"--{name} {as_written(value)} contradicts --start_from {point.name}, whose encoder has {as_written(own)}"
-                ": leave the option out"
+                f"--{name} {as_written(value)} contradicts --start_from {point.name}, whose encoder has "
+                f"{as_written(own)}: leave the option out"
             )
 
 

@@ -147,8 +147,8 @@ def _keep_start(
         start_run(run, config, source, data, recipe, **facts)
     elif run.facts()["start"]["digest"] != facts["start"]["digest"]:
         raise UserError(
-            f"--start_from {config.start_from} holds other weights than those that the run in {run.path} began with, and "
-            "no checkpoint was written since: put them back, or start another run in another folder"
+            f"--start_from {config.start_from} holds other weights than those that the run in {run.path} began with, "
+            "and no checkpoint was written since: put them back, or start another run in another folder"
         )
     training.save()
 
