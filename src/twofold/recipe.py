@@ -81,7 +81,7 @@ def read_layers(
         if result.command != command:
             raise UserError(f"--recipe {recipe} is for `twofold {result.command}`, not for `twofold {command}`")
         own = isinstance(options.get("encoder"), Mapping) and options["encoder"].get("name") == "custom"
-        own = own or options.get("start") is not None
+        own = own or options.get("start_from") is not None
         layers.append({name: value for name, value in result.options.items() if not (own and name == "encoder")})
     if config is not None:
         try:

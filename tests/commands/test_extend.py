@@ -197,7 +197,7 @@ def test_without_the_last_checkpoint_it_says_what_is_needed(simclr, tmp_path, ke
     for path in checkpoints[1:] if keep_one else checkpoints:
         path.unlink()
     kept = "--resume trains again from step 16" if keep_one else "none is kept"
-    with pytest.raises(UserError, match=rf"(?s)step-000000017\.pt.*{kept}.*--start {out}"):
+    with pytest.raises(UserError, match=rf"(?s)step-000000017\.pt.*{kept}.*--start_from {out}"):
         twofold.pretrain(images(), out, extend=2.0)
 
 

@@ -1,4 +1,4 @@
-"""`--start`: pretraining from weights of a run, a converted checkpoint, or a backbone that others trained."""
+"""`--start_from`: pretraining from weights of a run, a converted checkpoint, or a backbone that others trained."""
 
 import json
 import shutil
@@ -66,19 +66,19 @@ def same(a, b):
 def test_a_run_starts_with_the_weights_of_another(first, tmp_path, at_the_start, form, method):
     where = first.path if form == "folder" else first.encoder_file
     more = {"method": {"name": "moco", "queue": 40}} if method == "moco" else {}
-    begun = begin(at_the_start, images(seed=5), tmp_path / "run", start=where, **merge(PLAIN, more))
+    begun = begin(at_the_start, images(seed=5), tmp_path / "run", start_from=where, **merge(PLAIN, more))
     assert same(begun, twofold.load(first.path).state_dict())
     if method == "moco":
         assert same(begun, at_the_start["method"].momentum_encoder.state_dict())
     document = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     assert document["options"]["encoder"]["width"] == 0.125
-    assert document["options"]["start"] == str(where)
+    assert document["options"]["start_from"] == str(where)
     assert document["run"]["start"] == {"from": str(where), "digest": digest(twofold.load(first.path))}
 
 
 def test_it_learns_from_there_and_resumes_without_the_file(first, tmp_path, monkeypatch):
     copy = shutil.copytree(first.path, tmp_path / "copy")
-    whole = twofold.pretrain(images(seed=5), tmp_path / "whole", start=copy, report=False, **PLAIN)
+    whole = twofold.pretrain(images(seed=5), tmp_path / "whole", start_from=copy, report=False, **PLAIN)
     scratch = twofold.pretrain(images(seed=5), tmp_path / "scratch", report=False, **OPTIONS)
     assert not same_weights(whole, scratch)
     assert whole.rows()[0]["loss"] < scratch.rows()[0]["loss"]
@@ -86,16 +86,16 @@ def test_it_learns_from_there_and_resumes_without_the_file(first, tmp_path, monk
     for stop in (1, 6):
         monkeypatch.setattr(Training, "agree", lambda self, asked, stop=stop: self.step == stop or real(self, asked))
         with pytest.raises(Stopped):
-            twofold.pretrain(images(seed=5), tmp_path / f"stopped{stop}", start=copy, report=False, **PLAIN)
+            twofold.pretrain(images(seed=5), tmp_path / f"stopped{stop}", start_from=copy, report=False, **PLAIN)
     monkeypatch.setattr(Training, "agree", real)
     monkeypatch.setattr(Training, "fit", lambda _self: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):  # before the first step
-        twofold.pretrain(images(seed=5), tmp_path / "stopped0", start=copy, report=False, **PLAIN)
+        twofold.pretrain(images(seed=5), tmp_path / "stopped0", start_from=copy, report=False, **PLAIN)
     monkeypatch.undo()
     shutil.rmtree(copy)
     for stop in (0, 1, 6):
         again = twofold.pretrain(
-            images(seed=5), tmp_path / f"stopped{stop}", start=copy, resume=True, report=False, **PLAIN
+            images(seed=5), tmp_path / f"stopped{stop}", start_from=copy, resume=True, report=False, **PLAIN
         )
         assert same_weights(whole, again)
         assert learned(whole) == learned(again)
@@ -103,7 +103,7 @@ def test_it_learns_from_there_and_resumes_without_the_file(first, tmp_path, monk
 
 def test_killed_before_anything_was_kept_the_same_weights_are_needed(first, tmp_path, at_the_start):
     copy = shutil.copytree(first.path, tmp_path / "copy")
-    begun = begin(at_the_start, images(), tmp_path / "run", start=copy, **PLAIN)
+    begun = begin(at_the_start, images(), tmp_path / "run", start_from=copy, **PLAIN)
     shutil.rmtree(tmp_path / "run" / "checkpoints")
     assert same(begin(at_the_start, images(), tmp_path / "run", resume=True), begun)
     shutil.rmtree(tmp_path / "run" / "checkpoints")
@@ -134,12 +134,12 @@ def test_how_pixels_were_read_comes_with_the_weights(tmp_path, capsys):
     options = merge(OPTIONS, {"epochs": 1, "batch": 8, "views.size": 16})
     run = twofold.pretrain(folder, tmp_path / "run", report=False, **merge(options, reading))
     plain = {name: value for name, value in options.items() if name != "encoder"}
-    on = twofold.pretrain(folder, tmp_path / "on", start=run.path, report=False, **plain, **{"data.workers": 0})
+    on = twofold.pretrain(folder, tmp_path / "on", start_from=run.path, report=False, **plain, **{"data.workers": 0})
     data = on.read(RunConfig)[0].data
     assert (data.background, data.channels) == ("black", 1)
     assert "images are read with data.background black, data.channels 1" in " ".join(capsys.readouterr().out.split())
     other = merge(plain, {"data": {"background": "red", "workers": 0}})
-    asked = twofold.pretrain(folder, tmp_path / "other", start=run.path, report=False, **other)
+    asked = twofold.pretrain(folder, tmp_path / "other", start_from=run.path, report=False, **other)
     assert asked.read(RunConfig)[0].data.background == "red"
 
 
@@ -147,13 +147,13 @@ def test_speech_starts_with_the_statistics_of_its_front_end(tmp_path):
     clips, others = speech_folder(tmp_path / "clips", 3, 12), speech_folder(tmp_path / "others", 2, 12)
     run = twofold.pretrain(clips, tmp_path / "run", report=False, **merge(TINY, {"epochs": 1}))
     plain = {name: value for name, value in TINY.items() if name != "encoder"} | {"epochs": 1}
-    more = twofold.pretrain(others, tmp_path / "more", start=run.path, report=False, **plain)
+    more = twofold.pretrain(others, tmp_path / "more", start_from=run.path, report=False, **plain)
     ours, theirs = twofold.load(more.path), twofold.load(run.path)
     assert ours.spec() == theirs.spec()
     assert same(dict(ours.frontend.named_buffers()), dict(theirs.frontend.named_buffers()))
     assert not same(ours.transformer.state_dict(), theirs.transformer.state_dict())
     with pytest.raises(UserError, match=r"holds an encoder of recordings, and the data are images"):
-        twofold.pretrain(images(), tmp_path / "no", start=run.path, epochs=1)
+        twofold.pretrain(images(), tmp_path / "no", start_from=run.path, epochs=1)
 
 
 def small_resnet():
@@ -166,7 +166,7 @@ def test_a_backbone_of_torchvision(tmp_path, at_the_start, suffix, capsys):
     state = {f"module.backbone.{name}": tensor for name, tensor in small_resnet().state_dict().items()}
     path = tmp_path / f"x{suffix}"
     save_file(state, path) if suffix == ".safetensors" else torch.save({"state_dict": state, "epoch": 3}, path)
-    begun = begin(at_the_start, images(), tmp_path / "run", start=path, **PLAIN)
+    begun = begin(at_the_start, images(), tmp_path / "run", start_from=path, **PLAIN)
     told = " ".join(capsys.readouterr().out.split())
     assert "torchvision:resnet18 from names with module.backbone.; images are normalised with mean [0.485" in told
     wanted = {f"module.{name}": tensor for name, tensor in small_resnet().state_dict().items() if "fc." not in name}
@@ -185,7 +185,7 @@ def test_the_prefix_and_what_the_file_does_not_say_are_options(tmp_path, at_the_
         str(tmp_path / "data.npz"),
         "--out",
         str(tmp_path / "run"),
-        "--start",
+        "--start_from",
         str(tmp_path / "x.ckpt"),
     ]
     words += as_arguments(merge(PLAIN, {"monitor": {"every": 0}}))
@@ -204,18 +204,18 @@ def test_the_prefix_and_what_the_file_does_not_say_are_options(tmp_path, at_the_
 def test_a_converted_checkpoint_and_a_module_of_your_own(tmp_path, at_the_start):
     torch.save(small_resnet().state_dict(), tmp_path / "x.pth")
     converted = twofold.convert(tmp_path / "x.pth", tmp_path / "converted")
-    begun = begin(at_the_start, images(), tmp_path / "run", start=tmp_path / "converted", **PLAIN)
+    begun = begin(at_the_start, images(), tmp_path / "run", start_from=tmp_path / "converted", **PLAIN)
     assert same(begun, twofold.load(converted.file).state_dict())
     own = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
     trained = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
     torch.save(
         {"state_dict": {f"f.{name}": tensor for name, tensor in trained.state_dict().items()}}, tmp_path / "own.pt"
     )
-    begun = begin(at_the_start, images(), tmp_path / "own", start=tmp_path / "own.pt", encoder=own, **PLAIN)
+    begun = begin(at_the_start, images(), tmp_path / "own", start_from=tmp_path / "own.pt", encoder=own, **PLAIN)
     assert same(begun, {f"module.{name}": tensor for name, tensor in trained.state_dict().items()})
     wider = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3, bias=False))
     with pytest.raises(UserError, match=r"does not fit .*1 missing: 2\.weight"):
-        twofold.pretrain(images(), tmp_path / "no", start=tmp_path / "own.pt", encoder=wider, **PLAIN)
+        twofold.pretrain(images(), tmp_path / "no", start_from=tmp_path / "own.pt", encoder=wider, **PLAIN)
 
 
 def test_weights_of_a_module_of_your_own_go_on(tmp_path):
@@ -224,16 +224,19 @@ def test_weights_of_a_module_of_your_own_go_on(tmp_path):
 
     run = twofold.pretrain(images(), tmp_path / "run", encoder=net(), report=False, **PLAIN)
     with pytest.raises(UserError, match="a module of your own"):
-        twofold.pretrain(images(), tmp_path / "no", start=run.path, **PLAIN)
-    more = twofold.pretrain(images(), tmp_path / "more", encoder=net(), start=run.path, report=False, **PLAIN)
+        twofold.pretrain(images(), tmp_path / "no", start_from=run.path, **PLAIN)
+    more = twofold.pretrain(images(), tmp_path / "more", encoder=net(), start_from=run.path, report=False, **PLAIN)
     assert more.rows()[0]["loss"] < run.rows()[0]["loss"]
 
 
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        ({"encoder.width": 0.25}, r"--encoder\.width 0\.25 contradicts --start .*, whose encoder has 0\.125"),
-        ({"encoder.name": "resnet18"}, r"--encoder\.name resnet18 contradicts --start .*, whose encoder has resnet10"),
+        ({"encoder.width": 0.25}, r"--encoder\.width 0\.25 contradicts --start_from .*, whose encoder has 0\.125"),
+        (
+            {"encoder.name": "resnet18"},
+            r"--encoder\.name resnet18 contradicts --start_from .*, whose encoder has resnet10",
+        ),
         ({"encoder.stem": "small"}, r"--encoder\.stem small contradicts"),
         ({"encoder.zero_init_residual": False}, r"--encoder\.zero_init_residual false is about other weights"),
         ({"data.channels": 1}, r"the encoder takes 3 channels and the images have 1"),
@@ -242,14 +245,14 @@ def test_weights_of_a_module_of_your_own_go_on(tmp_path):
 )
 def test_what_contradicts_the_weights_is_refused(first, tmp_path, more, words):
     with pytest.raises(UserError, match=words):
-        twofold.pretrain(images(), tmp_path / "run", start=first.path, **PLAIN, **more)
+        twofold.pretrain(images(), tmp_path / "run", start_from=first.path, **PLAIN, **more)
     assert not (tmp_path / "run").exists()
 
 
 def test_what_agrees_may_be_repeated_and_a_recipe_gives_way(first, tmp_path, at_the_start):
-    begin(at_the_start, images(), tmp_path / "run", start=first.path, **OPTIONS)
+    begin(at_the_start, images(), tmp_path / "run", start_from=first.path, **OPTIONS)
     options = {"batch": 16, "epochs": 1, "views.size": 16, "optim.warmup_epochs": 0, "training.device": "cpu"}
-    begin(at_the_start, images(), tmp_path / "r", start=first.path, recipe="simclr-imagenet-100", **options)
+    begin(at_the_start, images(), tmp_path / "r", start_from=first.path, recipe="simclr-imagenet-100", **options)
     assert RunDirectory(tmp_path / "r").read(RunConfig)[0].encoder.name == "resnet10"
 
 
@@ -268,8 +271,8 @@ def test_what_is_no_encoder_is_refused_with_what_to_do(tmp_path):
         (tmp_path / "x.pth", {"encoder.pretrained": True}, r"--encoder\.pretrained true is about other weights"),
     ):
         with pytest.raises(UserError, match=words):
-            twofold.pretrain(images(), tmp_path / "run", start=start, **PLAIN, **more)
-    with pytest.raises(UserError, match=r"--start_prefix module\. has no effect without --start"):
+            twofold.pretrain(images(), tmp_path / "run", start_from=start, **PLAIN, **more)
+    with pytest.raises(UserError, match=r"--start_prefix module\. has no effect without --start_from"):
         twofold.pretrain(images(), tmp_path / "run", start_prefix="module.", **OPTIONS)
     assert not (tmp_path / "run").exists()
 

@@ -84,7 +84,7 @@ def pretrain(
     config: str | Path | None = None,
     resume: bool = False,
     extend: float | None = None,
-    start: str | Path | None = None,
+    start_from: str | Path | None = None,
     encoder: nn.Module | Mapping[str, Any] | None = None,
     report: bool = True,
     **options: Any,
@@ -101,7 +101,7 @@ def pretrain(
         extend: train the finished run in `out` for so many epochs more, from its last checkpoint with the optimiser's
             state. A cosine begins anew over these epochs: it warms up over a tenth of them, at most as long as the run
             did, and falls to 0; other schedules go on. An extension that was stopped is continued with `resume`.
-        start: weights that the encoder begins with: a run's folder, an `encoder.safetensors`, or a file with the
+        start_from: weights that the encoder begins with: a run's folder, an `encoder.safetensors`, or a file with the
             tensors of a backbone (`start_prefix` says which they are, where that is not found). The encoder's options
             and its reading of pixels come with them.
         encoder: options of a named encoder (``{"name": "resnet18"}``), or your own module, which takes
@@ -121,8 +121,8 @@ def pretrain(
     module = encoder if isinstance(encoder, nn.Module) else None
     if encoder is not None:
         options["encoder"] = {"name": "custom"} if isinstance(encoder, nn.Module) else encoder
-    if start is not None:
-        options["start"] = str(start)
+    if start_from is not None:
+        options["start_from"] = str(start_from)
     given = read_layers(recipe, config, options)
     done = runs.pretrain(data, out, given, recipe=recipe, resume=resume, extend=extend, module=module)
     return _leave(done, report, module)

@@ -122,7 +122,7 @@ def _facts(run: RunDirectory, config: RunConfig, facts: dict[str, object], takes
         "training": f"{epochs} epochs of batches of {config.batch} in {duration(last['seconds'])}",
         "optimiser": f"{config.optim.name}, lr {config.optim.lr:g}",
         **({"loss of chance": f"{last['chance']:.2f}{config.method.about_chance()}"} if "chance" in last else {}),
-        **({"weights at the start": config.start} if config.start else {}),
+        **({"weights at the start": config.start_from} if config.start_from else {}),
         "recipe": facts["recipe"] or "none",
         "seed": config.seed,
         "torch": dict(facts["versions"])["torch"],  # type: ignore[call-overload]

@@ -50,11 +50,11 @@ class RunConfig:
     the running averages are the mean of theirs. When not given as the method has it: true but for MoCo."""
     seed: int = 0
     """Seed of every random number of the run."""
-    start: str | None = None
+    start_from: str | None = None
     """Weights that the encoder begins with: a run's folder, one that `twofold convert` wrote, or a file with the
     tensors of a backbone (.pth, .pt, .ckpt, .bin, .safetensors). The encoder's options and its reading of pixels come
     with them; the projection head starts anew."""
-    start_prefix: str | None = option(None, when={"start": (GIVEN,)})
+    start_prefix: str | None = option(None, when={"start_from": (GIVEN,)})
     """What the names of a backbone's tensors begin with, such as module.encoder_q., or a map of beginnings with commas
     between, such as backbone.0.=conv1.; found if not given."""
     data: DataConfig = field(default_factory=DataConfig)

@@ -71,7 +71,7 @@ def _check_finished(run: RunDirectory, end: int) -> None:
     raise UserError(
         f"--extend goes on from the state after the last step, optimiser and all, and {run.path} does not hold it "
         f"(checkpoints/step-{end:09d}.pt): put it back ({rest}), or start a new run from the weights alone: twofold "
-        f"pretrain DATA --out NEW --start {run.path}"
+        f"pretrain DATA --out NEW --start_from {run.path}"
     )
 
 

@@ -59,14 +59,14 @@ class StartingPoint:
         if differing and not isinstance(encoder, CustomEncoder):
             theirs = {name: (self.spec or {})[name] for name in differing}
             raise UserError(
-                f"--start {self.name} holds an encoder with {_words(theirs)}, and the options make one with "
+                f"--start_from {self.name} holds an encoder with {_words(theirs)}, and the options make one with "
                 f"{_words({name: made[name] for name in differing})}: leave these options out"
             )
         tensors, state = self.weights(encoder), encoder.state_dict()
         require_same(
             {name: tuple(tensor.shape) for name, tensor in state.items()},
             {name: tuple(tensor.shape) for name, tensor in tensors.items()},
-            f"--start {self.name} does not fit the encoder",
+            f"--start_from {self.name} does not fit the encoder",
         )
         encoder.load_state_dict(dict(tensors))
 
@@ -74,8 +74,8 @@ class StartingPoint:
         """Raise a UserError where the examples are not what the encoder takes."""
         if kind != self.kind:
             raise UserError(
-                f"--start {self.name} holds an encoder of {EXAMPLE[self.kind]}s, and the data are {EXAMPLE[kind]}s: "
-                f"give an encoder of {EXAMPLE[kind]}s, or leave --start out"
+                f"--start_from {self.name} holds an encoder of {EXAMPLE[self.kind]}s, and the data are "
+                f"{EXAMPLE[kind]}s: give an encoder of {EXAMPLE[kind]}s, or leave --start_from out"
             )
 
 
@@ -86,7 +86,7 @@ def from_start(options: Mapping[str, Any]) -> tuple[StartingPoint | None, dict[s
         UserError: no such weights, ones that cannot be read, or options that say something else of the encoder.
     """
     nested = merge(options)
-    start, prefix = nested.get("start"), nested.get("start_prefix")
+    start, prefix = nested.get("start_from"), nested.get("start_prefix")
     if start is None:
         return None, nested
     encoder = nested.get("encoder") or {}
@@ -112,15 +112,15 @@ def read_start(start: str, prefix: str | None, encoder: Mapping[str, Any]) -> St
     for name in _INITIAL:
         if encoder.get(name) not in (None, name == "zero_init_residual"):
             value = as_written(encoder[name])
-            raise UserError(f"--encoder.{name} {value} is about other weights than those of --start: leave it out")
+            raise UserError(f"--encoder.{name} {value} is about other weights than those of --start_from: leave it out")
     path = Path(start)
     if path.is_file() and path.suffix in SUFFIXES and not _is_ours(path):
         return _of_backbone(start, prefix, encoder)
     if path.is_dir() and not (path / "encoder.safetensors").exists() and not RunDirectory(path).config_file.exists():
         raise UserError(
-            f"--start {start} holds no encoder.safetensors: give a run's folder, one that `twofold convert` wrote, or "
-            f"a file with a backbone's tensors ({', '.join(SUFFIXES)}); twofold convert {start} --out FOLDER makes an "
-            "encoder of a TensorFlow checkpoint"
+            f"--start_from {start} holds no encoder.safetensors: give a run's folder, one that `twofold convert` "
+            f"wrote, or a file with a backbone's tensors ({', '.join(SUFFIXES)}); twofold convert {start} --out "
+            "FOLDER makes an encoder of a TensorFlow checkpoint"
         )
     if prefix is not None:
         raise UserError(
@@ -177,8 +177,8 @@ def _refuse_contradictions(point: StartingPoint, nested: Mapping[str, Any]) -> N
             continue
         if _plain(value) != _plain(own):
             raise UserError(
-                f"--{name} {as_written(value)} contradicts --start {point.name}, whose encoder has {as_written(own)}: "
-                "leave the option out"
+                f"--{name} {as_written(value)} contradicts --start_from {point.name}, whose encoder has "
+                f"{as_written(own)}: leave the option out"
             )
 
 

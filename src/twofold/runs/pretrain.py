@@ -108,8 +108,8 @@ def pretrain(
     source = open_source(data, config.data, split=config.data.split)
     if resuming:
         check_same_data(run, source, config.training.changed_data)
-        if config.start is not None and run.latest() is None:  # killed before its first checkpoint
-            point = read_start(config.start, config.start_prefix, plain(config.encoder))
+        if config.start_from is not None and run.latest() is None:  # killed before its first checkpoint
+            point = read_start(config.start_from, config.start_prefix, plain(config.encoder))
     else:
         facts = source.facts()
         if point is not None:
@@ -144,13 +144,13 @@ def _keep_start(
     resuming: bool,
 ) -> None:  # fmt: skip
     """Write down which weights the run begins with, and keep them: the file is not needed again."""
-    facts = {"start": {"from": str(config.start), "digest": digest(training.method.encoder)}}
+    facts = {"start": {"from": str(config.start_from), "digest": digest(training.method.encoder)}}
     if not resuming:
         start_run(run, config, source, data, recipe, **facts)
     elif run.facts()["start"]["digest"] != facts["start"]["digest"]:
         raise UserError(
-            f"--start {config.start} holds other weights than those that the run in {run.path} began with, and no "
-            "checkpoint was written since: put them back, or start another run in another folder"
+            f"--start_from {config.start_from} holds other weights than those that the run in {run.path} began with, "
+            "and no checkpoint was written since: put them back, or start another run in another folder"
         )
     training.save()
 
@@ -175,7 +175,7 @@ def assemble(
         )
     if point is not None:
         point.fill(encoder)
-    source = source_for(source, encoder, config.seed, fit=config.start is None)
+    source = source_for(source, encoder, config.seed, fit=config.start_from is None)
     method = config.method.build(encoder, config.head, config.seed)
     training = build_training(
         config, method, source, TwoViews, run, accelerator, span=config.method.hidden_span(),
