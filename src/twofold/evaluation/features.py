@@ -21,6 +21,7 @@ from twofold.data import ArraySource, AudioSource, BadImage, DataConfig, Dataset
 from twofold.data.batches.cache import CachedSource
 from twofold.data.decoding.pixels import DeepPixels
 from twofold.data.sources.encoded import EncodedSource
+from twofold.data.sources.pieces import PiecesSource
 from twofold.data.sources.subset import SubsetSource
 from twofold.encoders import Encoder, Waves, read_header
 from twofold.errors import UserError
@@ -38,12 +39,18 @@ _BATCHES_AHEAD = 2
 
 @dataclass(frozen=True)
 class Pixels:
-    """What decides what a pixel is when image files are read: options of `DataConfig`, None where nobody knows."""
+    """What decides what a pixel is, and what of a file is an image, when image files are read: options of `DataConfig`,
+    None where nobody knows."""
 
     background: str | None = None
     orient: bool | None = None
     deep_pixels: DeepPixels | None = None
     pixel_range: tuple[float, float] | None = None
+    tile: int | None = None
+    tile_overlap: int | None = None
+    tile_rest: float | None = None
+    frames: Literal["first", "all"] | None = None
+    frame_step: int | None = None
 
     @classmethod
     def of(cls, header: Mapping[str, Any]) -> Pixels:
@@ -82,7 +89,7 @@ class Pixels:
 
 def _decoding(source: Any) -> DataConfig | None:
     """The options that image files are read with; None where nothing is decoded."""
-    if isinstance(source, SubsetSource | CachedSource):
+    if isinstance(source, SubsetSource | CachedSource | PiecesSource):
         return _decoding(source.whole)
     return source.config if isinstance(source, EncodedSource | DatasetSource) else None
 

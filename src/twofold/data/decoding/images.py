@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from twofold.data.config import DataConfig
+from twofold.data.decoding.dicom import EXTENSIONS, is_dicom, may_be_dicom
 from twofold.data.decoding.opening import TURNS, opened, orientation
 from twofold.data.decoding.pixels import PixelRange, to_uint8
 
@@ -18,7 +19,10 @@ _NOT_RASTER = {"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"}
 
 
 def find_images(folder: Path) -> list[str]:
-    """Paths, relative to `folder` and sorted, of all image files in it and below; hidden ones are left out."""
+    """Paths, relative to `folder` and sorted, of all image files in it and below; hidden ones are left out.
+
+    By their extensions; files without one, or with one of digits, where they begin as DICOM files do.
+    """
     extensions, result, visited = image_extensions(), [], set()
     base = str(folder)
     for root, folders, files in os.walk(base, followlinks=True):
@@ -29,7 +33,9 @@ def find_images(folder: Path) -> list[str]:
         folders[:] = [name for name in folders if not name.startswith(".")]
         prefix = root[len(base) :].replace(os.sep, "/").strip("/")
         for name in files:
-            if not name.startswith(".") and Path(name).suffix.lower() in extensions:
+            if name.startswith("."):
+                continue
+            if Path(name).suffix.lower() in extensions or (may_be_dicom(name) and is_dicom(Path(root, name))):
                 result.append(f"{prefix}/{name}" if prefix else name)
     return sorted(result)
 
@@ -63,6 +69,7 @@ def decode_image(
 
 
 def image_extensions() -> frozenset[str]:
-    """The extensions, such as ``.jpg``, of every format that Pillow decodes."""
+    """The extensions, such as ``.jpg``, of every format that Pillow decodes, and of DICOM."""
     known = Image.registered_extensions().items()
-    return frozenset(extension for extension, kind in known if kind in Image.OPEN and kind not in _NOT_RASTER)
+    pillow = {extension for extension, kind in known if kind in Image.OPEN and kind not in _NOT_RASTER}
+    return frozenset(pillow | EXTENSIONS)

@@ -6,14 +6,15 @@ import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 from twofold.data.config import DataConfig
-from twofold.data.decoding.pixels import DEEP_MODES, GREY_MODES
+from twofold.data.decoding import dicom, regions
+from twofold.data.decoding.frames import Frame, frames_of, has_more
+from twofold.data.decoding.pixels import DEEP_MODES, GREY_MODES, PixelRange
+from twofold.errors import UserError
 
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -39,22 +40,47 @@ class BadImage(Exception):
 
 
 class Header(NamedTuple):
-    """What a file says before its pixels are decoded; height and width after orientation; `deep` pixels
-    have more than 8 bits."""
+    """What a file says before its pixels are decoded; heights and widths after orientation."""
 
     height: int
     width: int
     grey: bool
     deep: bool = False
+    """Its pixels have more than 8 bits."""
+    stated: PixelRange | None = None
+    """Black and white of such pixels, where the file says how many of their bits are used."""
+    more: bool = False
+    """There are other frames than the first."""
+    frames: tuple[Frame, ...] = ()
+    """All frames that are images of their own, where `data.frames` asks for them."""
+    patient: str = ""
+    """Stands for the patient whom a DICOM file is of."""
 
 
 def image_header(path: str, config: DataConfig, contents: bytes | None = None) -> Header:
-    """Size and colour of one file, or of its `contents`, without decoding it; raises BadImage."""
+    """Size, colour and frames of one file, or of its `contents`, without decoding it; raises BadImage."""
     with opened(path, config, contents) as image:
         width, height = image.size
-        if orientation(image, config) >= 5:
+        turned = orientation(image, config) >= 5
+        if turned:
             width, height = height, width
-        return Header(height, width, image.mode in GREY_MODES, image.mode in DEEP_MODES)
+        grey, deep, stated = image.mode in GREY_MODES, image.mode in DEEP_MODES, _stated(image)
+        every = config.frames == "all"
+        counted = every or (has_more(image) and image.format in ("TIFF", "MPO"))  # some of theirs are no images
+        frames = frames_of(image) if counted else ()
+        if every and turned:
+            frames = tuple(Frame(number, wide, high) for number, high, wide in frames)
+        return Header(
+            height, width, grey, deep, stated, has_more(image) if not counted else len(frames) > 1,
+            frames if every else (), str(image.info.get(dicom.PATIENT, "")),
+        )  # fmt: skip
+
+
+def _stated(image: Image.Image) -> PixelRange | None:
+    """Black and white, where a file says how many bits of its pixels are used."""
+    if isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(258) == (12,):
+        return 0.0, 4095.0
+    return image.info.get(dicom.STATED)
 
 
 def orientation(image: Image.Image, config: DataConfig) -> int:
@@ -73,15 +99,20 @@ def opened(path: str, config: DataConfig, contents: bytes | None = None) -> Iter
 
     Args:
         path: the file; for messages only where `contents` are given.
-        config: `max_pixels` applies.
+        config: `max_pixels` applies, and `tile`.
         contents: the encoded image, where it is no file of its own.
     """
+    with faults_told(path, contents), open_image(path, config, contents) as image:
+        check_size(path, image, config)
+        yield image
+
+
+@contextmanager
+def faults_told(path: str, contents: bytes | None = None) -> Iterator[None]:
+    """Whatever goes wrong inside with an image is a BadImage with a reason for people; a UserError stays one."""
     try:
-        with Image.open(path if contents is None else io.BytesIO(contents)) as image:
-            if image.width * image.height > config.max_pixels:
-                raise BadImage(path, f"{image.width} x {image.height} pixels, more than {config.max_pixels}")
-            yield image
-    except BadImage:
+        yield
+    except (BadImage, UserError):
         raise
     except UnidentifiedImageError as error:
         empty = (Path(path).stat().st_size if contents is None else len(contents)) == 0
@@ -90,7 +121,35 @@ def opened(path: str, config: DataConfig, contents: bytes | None = None) -> Iter
         raise BadImage(path, str(error) or type(error).__name__) from error
 
 
-def deep_pixels(path: str, config: DataConfig, contents: bytes | None = None) -> NDArray[Any]:
-    """The values of an image whose pixels have more than 8 bits, as they are stored; raises BadImage."""
-    with opened(path, config, contents) as image:
-        return np.array(image)
+def open_image(path: str, config: DataConfig, contents: bytes | None = None) -> Image.Image:
+    """Open a file, or what it holds, as an image of Pillow's that is decoded when its pixels are asked for."""
+    begin = _begin(path, config, contents)
+    if dicom.begins_as_dicom(begin):
+        return dicom.open_dicom(path, contents)
+    stream = path if contents is None else io.BytesIO(contents)
+    if config.tile is not None and begin.startswith(regions.BEGINS):  # Image.open refuses very large ones
+        return TiffImagePlugin.TiffImageFile(stream)
+    return Image.open(stream)
+
+
+def check_size(path: str, image: Image.Image, config: DataConfig) -> None:
+    """Raise BadImage for a frame of more than `max_pixels` that would have to be decoded whole."""
+    if image.width * image.height <= config.max_pixels:
+        return
+    if config.tile is not None and regions.grid_for(image, config.tile, config.max_pixels) is not None:
+        return
+    reason = f"{image.width} x {image.height} pixels, more than {config.max_pixels}"
+    if config.tile is not None:
+        reason += ", and of this file no tile can be decoded alone: save it as a tiled TIFF file"
+    raise BadImage(path, reason)
+
+
+def _begin(path: str, config: DataConfig, contents: bytes | None) -> bytes:
+    """The first bytes, where they decide how an image is opened; of most files Pillow alone reads them."""
+    length = dicom.BEGINS_AT + len(dicom.MAGIC)
+    if contents is not None:
+        return contents[:length]
+    if config.tile is None and not dicom.may_be_dicom(path):
+        return b""
+    with Path(path).open("rb") as file:
+        return file.read(length)

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageColor
 
+from twofold.data.decoding.dicom import INVERTED, WINDOW
 from twofold.errors import UserError
 
 GREY_MODES = frozenset({"1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N", "F"})
@@ -17,7 +18,7 @@ GREY_MODES = frozenset({"1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;
 DEEP_MODES = frozenset({"I", "I;16", "I;16L", "I;16B", "I;16N", "F"})
 """Those of them whose pixels have more than 8 bits."""
 
-DeepPixels = Literal["full", "stretch"]
+DeepPixels = Literal["full", "stretch", "window"]
 
 
 PixelRange = tuple[float, float]
@@ -25,6 +26,7 @@ PixelRange = tuple[float, float]
 
 _KNOWN = (1.0, 255.0, 65535.0)
 """What white is among floats, in the order in which it is tried."""
+_TWELVE_BITS = 4095
 _LITTLE = 0.05
 """A source whose brightest pixel lies below this share of its range is warned of."""
 
@@ -69,6 +71,11 @@ def describe_range(pixels: PixelRange, dtype: np.dtype[Any], samples: Sequence[N
     """How pixels of more than 8 bits are read, in words, with a warning where they use little of their range."""
     text = f"{dtype} pixels, of which {pixels[0]:g} is black and {pixels[1]:g} white"
     brightest = max((float(values.max()) for values in samples if values.size), default=pixels[1])
+    if dtype.kind == "u" and pixels == (0.0, 65535.0) and _LITTLE * 65535 <= brightest <= _TWELVE_BITS:
+        text += (
+            f" (warning: the brightest that was looked at is {brightest:g}: if these are 12 bits in 16, as of many "
+            f"cameras, say so with --data.pixel_range '[0, {_TWELVE_BITS}]')"
+        )
     if dtype != np.bool_ and brightest - pixels[0] < _LITTLE * (pixels[1] - pixels[0]):
         text += (
             f" (warning: the brightest that was looked at is {brightest:g}, so that all is nearly black: say what "
@@ -83,14 +90,19 @@ def to_uint8(
     """Pixels [H, W, channels] of an image of any mode.
 
     Transparency (alpha, a transparent palette entry or a transparent colour) is laid over `background`. Colour becomes
-    grey by ITU-R 601 luma. Pixels of more than 8 bits follow `eight_bits`. Colour profiles are not applied.
+    grey by ITU-R 601 luma. Pixels of more than 8 bits follow `eight_bits`; of DICOM files, those whose low values are
+    white are inverted afterwards, and `deep` window takes black and white from the file where it has a window. Colour
+    profiles are not applied.
 
     Raises:
         ValueError: Pillow knows no conversion from the image's mode, or a float pixel is not finite.
     """
     if image.mode in DEEP_MODES:
         values = np.array(image)
-        grey = eight_bits(values, deep, pixels)
+        shown = image.info.get(WINDOW) if deep == "window" else None
+        grey = eight_bits(values, deep, shown or pixels)
+        if image.info.get(INVERTED):
+            grey = 255 - grey
         if isinstance(key := image.info.get("transparency"), int):
             grey[values == key] = np.array(Image.new("RGB", (1, 1), background).convert("L"))[0, 0]
         return np.repeat(grey[..., None], channels, axis=2)
@@ -106,8 +118,8 @@ def eight_bits(values: NDArray[Any], deep: DeepPixels = "full", pixels: PixelRan
 
     Args:
         values: of one image, or of several.
-        deep: "full" takes black and white from `pixels`, the same for all images of a source; "stretch" from the
-            smallest and largest of these values, each image for itself.
+        deep: "full" and "window" take black and white from `pixels`; "stretch" from the smallest and largest of these
+            values, each image for itself.
         pixels: see `range_of`, which is asked about these values alone when not given. What lies beyond is black or
             white.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,8 @@ from numpy.typing import NDArray
 from twofold.data.base import DataFacts, SkipList, class_count, sample_indices
 from twofold.data.config import DataConfig
 from twofold.data.decoding.images import decode_image
-from twofold.data.decoding.opening import BadImage, Header, deep_pixels, image_header
+from twofold.data.decoding.opening import BadImage, Header, image_header
+from twofold.data.decoding.parts import OpenImages, Part, deep_values
 from twofold.data.decoding.pixels import describe_range, range_of
 from twofold.errors import UserError
 
@@ -53,6 +55,10 @@ class EncodedSource:
         self.config = config
         self.skipped = SkipList(count, config.max_skipped)
         self.pixel_range, self.pixels, self.layout = config.pixel_range, "", ""
+        self.groups: list[str] | None = None
+        self.headers: list[Header] | None = None
+        self._more_frames = 0
+        self._open_images = OpenImages()
         self._sizes: NDArray[np.int32] | None = None
 
     def locate(self, index: int) -> tuple[str, bytes | None]:
@@ -77,31 +83,51 @@ class EncodedSource:
     def examine(self) -> None:
         """Read headers: all, leaving out those that fail, or a sample of more than CHECKED; sets `channels`.
 
-        Of a sample, unreadable images are met again, and listed, when they are decoded.
+        Of a sample, unreadable images are met again, and listed, when they are decoded. All are read where files are
+        read in pieces, which are counted from them (and `headers` has them), and where they tell of patients, who are
+        the `groups` of images that have no others.
         """
-        headers = self._check_all() if len(self) <= CHECKED else self._sample()
+        headers = self._check_all() if len(self) <= CHECKED or self.config.in_pieces else self._sample()
+        if len(headers) < len(self) and any(header.patient for header in headers):
+            headers = self._check_all()
+        if self.groups is None and any(header.patient for header in headers):
+            self.groups = [header.patient for header in headers]
+        self.headers = headers if self.config.in_pieces else None
+        self._more_frames = 0 if self.config.frames == "all" else sum(header.more for header in headers)
         self.channels = self.config.channels or (1 if all(header.grey for header in headers) else 3)
-        if any(header.deep for header in headers) and self.config.deep_pixels == "full":
+        if any(header.deep for header in headers) and self.config.deep_pixels != "stretch":
             self._choose_range()
 
     def _choose_range(self) -> None:
-        """One range for all pixels of more than 8 bits, from some of the images that have such."""
+        """One range for all pixels of more than 8 bits, from some of the images that have such.
+
+        It is what they state, where each does, from the lowest black to the highest white.
+        """
         samples: list[NDArray[Any]] = []
+        stated = []
         for index in sample_indices(len(self)).tolist():
             with contextlib.suppress(BadImage):  # met again, and listed, when all are read
-                if self.header(index).deep:
-                    path, contents = self.locate(index)
-                    values = deep_pixels(path, self.config, contents)
+                header = self.header(index)
+                if header.deep:
+                    values = deep_values(header, functools.partial(self.locate, index), self.config)
                     if np.isfinite(values).all():
                         samples.append(values)
+                        stated += [header.stated] if header.stated else []
         if samples:
-            self.pixel_range = self.config.pixel_range or range_of(samples)
+            every = len(stated) == len(samples)
+            ends = (min(low for low, _ in stated), max(high for _, high in stated)) if every else range_of(samples)
+            self.pixel_range = self.config.pixel_range or ends
             self.pixels = describe_range(self.pixel_range, samples[0].dtype, samples)
 
     def read(self, index: int, shrink: int = 1) -> NDArray[np.uint8]:
         """Pixels [H, W, C] of one image; `shrink` as in `decode_image`; raises BadImage."""
         path, contents = self.locate(index)
         return decode_image(path, self.channels, self.config, shrink, contents, self.pixel_range)
+
+    def read_part(self, index: int, part: Part) -> NDArray[np.uint8]:
+        """Pixels [H, W, C] of a frame or tile of one image; raises BadImage."""
+        where = functools.partial(self.locate, index)
+        return self._open_images.read(index, where, part, self.channels, self.config, self.pixel_range)
 
     def size(self, index: int) -> tuple[int, int]:
         """(height, width) of one image, from its header; raises BadImage."""
@@ -130,8 +156,18 @@ class EncodedSource:
         classes = class_count(self.labels, self.classes)
         return DataFacts(
             len(self), height, width, self.channels, equal, self.labels is not None, classes,
-            pixels=self.pixels, pixel_range=self.pixel_range, layout=self.layout,
+            pixels=self.pixels, pixel_range=self.pixel_range, layout=self.in_words(),
         )  # fmt: skip
+
+    def in_words(self) -> str:
+        """What was made of the data, in a line: of their layout, and of frames that are not read."""
+        if not self._more_frames:
+            return self.layout
+        some = "" if self._sizes is not None else " of those looked at"
+        return (
+            f"{self.layout or self.name}; {self._more_frames:,} files{some} have more than one frame, of which the "
+            "first is read (--data.frames all reads every one)"
+        )
 
     def _check_all(self) -> list[Header]:
         """Read every header; leave out the images where that fails."""

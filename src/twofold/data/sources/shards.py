@@ -34,7 +34,8 @@ class ShardSource(EncodedSource):
 
     Each archive is read by position, without walking it: an order of examples stays a function of the step, as for
     files, and nothing is replayed to resume. Labels are the whole numbers in ``KEY.cls``, or ``label`` or ``cls`` in
-    ``KEY.json``; where some images have one, those without are skipped.
+    ``KEY.json``; where some images have one, those without are skipped. What belongs together has the same ``group`` in
+    ``KEY.json``.
 
     Args:
         paths: the archives.
@@ -60,6 +61,7 @@ class ShardSource(EncodedSource):
                 f"{name}: no images in {len(paths)} tar archives (members such as 000017.jpg and 000017.cls)"
             )
         self._leave_out_unlabelled()
+        self.groups = self._groups()
         self.examine()
 
     def __len__(self) -> int:
@@ -94,6 +96,7 @@ class ShardSource(EncodedSource):
     def keep(self, good: Sequence[int]) -> None:
         """Leave out all images but these."""
         self._records = self._records[np.asarray(good, dtype=np.int64)]
+        self.groups = self._groups()
 
     def fingerprint(self) -> str:
         """sha256 of the archives' names and of every image's place, length and label."""
@@ -101,6 +104,11 @@ class ShardSource(EncodedSource):
         for start in range(0, len(self._records), 2**20):
             digest.update(self._records[start : start + 2**20][list(PLACE.names or ())].astype(PLACE).tobytes())
         return digest.hexdigest()
+
+    def _groups(self) -> list[str] | None:
+        if "group" not in (self._records.dtype.names or ()) or not self._records["group"].any():
+            return None
+        return [f"{group:016x}" if group else "" for group in self._records["group"].tolist()]
 
     def _leave_out_unlabelled(self) -> None:
         labels = self._records["label"]

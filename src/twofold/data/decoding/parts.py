@@ -1,0 +1,171 @@
+"""Frames and tiles of image files, read so that what was opened or decoded for one serves its neighbours."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from twofold.data.config import DataConfig
+from twofold.data.decoding.frames import Frame
+from twofold.data.decoding.opening import (
+    TURNS,
+    BadImage,
+    Header,
+    check_size,
+    faults_told,
+    open_image,
+    opened,
+    orientation,
+)
+from twofold.data.decoding.pixels import PixelRange, to_uint8
+from twofold.data.decoding.regions import Box, grid_for, region
+
+KEPT_BYTES = 64 * 2**20
+"""Decoded pixels that a process keeps for neighbouring parts; the image used last is kept whatever its size."""
+_KEPT_FILES = 16
+Where = Callable[[], tuple[str, bytes | None]]
+"""Gives a file's path, or what tells people where it is and its contents."""
+
+
+class Part(NamedTuple):
+    """A frame, or a box in it: left, top, right and bottom in pixels of the upright image, the last two outside."""
+
+    frame: int = 0
+    box: Box | None = None
+
+
+class OpenImages:
+    """Image files that are read in parts, a few of them open at a time. Threads may share it, processes do not."""
+
+    def __init__(self) -> None:
+        self._begin()
+
+    def __reduce__(self) -> tuple[type[OpenImages], tuple[()]]:
+        return OpenImages, ()  # another process opens files of its own
+
+    def read(
+        self, key: Hashable, where: Where, part: Part, channels: int, config: DataConfig, pixels: PixelRange | None
+    ) -> NDArray[np.uint8]:
+        """Pixels [H, W, channels] of one part, as `images.decode_image` makes them of a whole file.
+
+        Args:
+            key: of the file.
+            where: asked when the file is not open.
+            part: which frame, and what of it.
+            channels: 1 or 3.
+            config, pixels: as for `decode_image`.
+
+        Raises:
+            BadImage: as there.
+        """
+        file = self._file(key)
+        try:
+            with file.lock:
+                cut = file.cut(where, part, config)
+        except BadImage:
+            self._forget(key)
+            raise
+        with faults_told(file.path):
+            return to_uint8(cut, channels, config.background, config.deep_pixels, pixels or config.pixel_range)
+
+    def _begin(self) -> None:
+        self._process, self._lock = os.getpid(), threading.Lock()
+        self._files: OrderedDict[Hashable, _File] = OrderedDict()
+
+    def _file(self, key: Hashable) -> _File:
+        if self._process != os.getpid():  # forked: descriptors share their positions with the parent's
+            self._begin()
+        with self._lock:
+            file = self._files.pop(key) if key in self._files else _File()
+            self._files[key] = file
+            while len(self._files) > 1 and (
+                len(self._files) > _KEPT_FILES or sum(each.kept for each in self._files.values()) > KEPT_BYTES
+            ):
+                self._files.popitem(last=False)  # closed when the last thread that reads it lets go
+            return file
+
+    def _forget(self, key: Hashable) -> None:
+        with self._lock:
+            self._files.pop(key, None)
+
+
+class _File:
+    """One file, opened when it is first read."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.path, self.kept = "", 0
+        self._image: Image.Image | None = None
+        self._turn = 1
+
+    def __del__(self) -> None:
+        if self._image is not None:
+            with contextlib.suppress(Exception):  # at the interpreter's end there may be nothing left to close with
+                self._image.close()
+
+    def cut(self, where: Where, part: Part, config: DataConfig) -> Image.Image:
+        """One part, upright; `lock` is held."""
+        if self._image is None:
+            self.path, contents = where()
+            with faults_told(self.path, contents):
+                self._image = open_image(self.path, config, contents)
+                self._turn = orientation(self._image, config)
+        with faults_told(self.path):
+            return self._cut(self._image, part, config)
+
+    def _cut(self, image: Image.Image, part: Part, config: DataConfig) -> Image.Image:
+        if getattr(image, "n_frames", 1) > 1:
+            image.seek(part.frame)
+        check_size(self.path, image, config)
+        grid = grid_for(image, config.tile, config.max_pixels) if config.tile is not None and part.box else None
+        if grid is not None and part.box is not None:
+            return region(image, grid, part.box)
+        image.load()
+        self.kept = image.width * image.height * (1 if image.mode in ("1", "L", "P") else 4)
+        stored = image if part.box is None else image.crop(_as_stored(part.box, image.size, self._turn))
+        return stored.transpose(TURNS[self._turn]) if self._turn in TURNS else stored.copy()
+
+
+def _as_stored(box: Box, size: tuple[int, int], turn: int) -> Box:
+    """Where a box of the upright image lies in the image as it is stored, of this width and height."""
+    left, top, right, bottom = box
+    if turn >= 5:  # rows are columns
+        left, top, right, bottom = top, left, bottom, right
+    width, height = size
+    if turn in (2, 3, 7, 8):
+        left, right = width - right, width - left
+    if turn in (3, 4, 6, 7):
+        top, bottom = height - bottom, height - top
+    return left, top, right, bottom
+
+
+def deep_values(header: Header, where: Where, config: DataConfig) -> NDArray[Any]:
+    """Values of an image whose pixels have more than 8 bits, as they are stored: of its middle frame where all are
+    read, and of one tile in the middle where it is read in tiles.
+
+    Raises:
+        BadImage: it cannot be read.
+    """
+    path, contents = where()
+    frame = header.frames[len(header.frames) // 2] if header.frames else Frame(0, header.height, header.width)
+    side = config.tile
+    if side is None or max(frame.height, frame.width) <= side:
+        box = None
+    else:
+        wide, high = min(side, frame.width), min(side, frame.height)
+        left, top = (frame.width - wide) // 2, (frame.height - high) // 2
+        box = (left, top, left + wide, top + high)
+    if box is None and frame.number == 0:
+        with opened(path, config, contents) as image:
+            return np.array(image)
+    file = _File()
+    with file.lock:
+        return np.array(file.cut(lambda: (path, contents), Part(frame.number, box), config))
