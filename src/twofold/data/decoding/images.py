@@ -71,5 +71,6 @@ def decode_image(
 def image_extensions() -> frozenset[str]:
     """The extensions, such as ``.jpg``, of every format that Pillow decodes, and of DICOM."""
     known = Image.registered_extensions().items()
-    pillow = {extension for extension, kind in known if kind in Image.OPEN and kind not in _NOT_RASTER}
+    readable = {*Image.OPEN, "MPO"} - _NOT_RASTER  # MPO is opened as JPEG, of which it is a series
+    pillow = {extension for extension, kind in known if kind in readable}
     return frozenset(pillow | EXTENSIONS)

@@ -12,7 +12,7 @@ from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 from twofold.data.config import DataConfig
 from twofold.data.decoding import dicom, regions
-from twofold.data.decoding.frames import Frame, frames_of, has_more
+from twofold.data.decoding.frames import Frame, are_more, frames_of
 from twofold.data.decoding.pixels import DEEP_MODES, GREY_MODES, PixelRange
 from twofold.errors import UserError
 
@@ -49,6 +49,8 @@ class Header(NamedTuple):
     """Its pixels have more than 8 bits."""
     stated: PixelRange | None = None
     """Black and white of such pixels, where the file says how many of their bits are used."""
+    unbounded: bool = False
+    """Nobody knows what white is among such pixels but from their values: DICOM files that store 16 bits and more."""
     more: bool = False
     """There are other frames than the first."""
     frames: tuple[Frame, ...] = ()
@@ -65,15 +67,13 @@ def image_header(path: str, config: DataConfig, contents: bytes | None = None) -
         if turned:
             width, height = height, width
         grey, deep, stated = image.mode in GREY_MODES, image.mode in DEEP_MODES, _stated(image)
-        every = config.frames == "all"
-        counted = every or (has_more(image) and image.format in ("TIFF", "MPO"))  # some of theirs are no images
-        frames = frames_of(image) if counted else ()
-        if every and turned:
-            frames = tuple(Frame(number, wide, high) for number, high, wide in frames)
-        return Header(
-            height, width, grey, deep, stated, has_more(image) if not counted else len(frames) > 1,
-            frames if every else (), str(image.info.get(dicom.PATIENT, "")),
-        )  # fmt: skip
+        unbounded, patient = image.format == "DICOM" and stated is None, str(image.info.get(dicom.PATIENT, ""))
+        frames: tuple[Frame, ...] = ()
+        if config.frames == "all":
+            frames = frames_of(image)
+            if turned:
+                frames = tuple(Frame(number, wide, high) for number, high, wide in frames)
+        return Header(height, width, grey, deep, stated, unbounded, are_more(image), frames, patient)
 
 
 def _stated(image: Image.Image) -> PixelRange | None:

@@ -17,7 +17,7 @@ from twofold.data.config import DataConfig
 from twofold.data.decoding.images import decode_image
 from twofold.data.decoding.opening import BadImage, Header, image_header
 from twofold.data.decoding.parts import OpenImages, Part, deep_values
-from twofold.data.decoding.pixels import describe_range, range_of
+from twofold.data.decoding.pixels import PixelRange, describe_range, range_of
 from twofold.errors import UserError
 
 CHECKED = 50_000
@@ -101,10 +101,11 @@ class EncodedSource:
     def _choose_range(self) -> None:
         """One range for all pixels of more than 8 bits, from some of the images that have such.
 
-        It is what they state, where each does, from the lowest black to the highest white.
+        It is from the lowest black to the highest white, where each states these or, in a DICOM file, has values of
+        which nothing else is known; else `range_of` decides.
         """
         samples: list[NDArray[Any]] = []
-        stated = []
+        ends: list[PixelRange] = []
         for index in sample_indices(len(self)).tolist():
             with contextlib.suppress(BadImage):  # met again, and listed, when all are read
                 header = self.header(index)
@@ -112,11 +113,12 @@ class EncodedSource:
                     values = deep_values(header, functools.partial(self.locate, index), self.config)
                     if np.isfinite(values).all():
                         samples.append(values)
-                        stated += [header.stated] if header.stated else []
+                        own = (float(values.min()), float(values.max())) if header.unbounded else None
+                        ends += [each for each in (header.stated or own,) if each is not None]
         if samples:
-            every = len(stated) == len(samples)
-            ends = (min(low for low, _ in stated), max(high for _, high in stated)) if every else range_of(samples)
-            self.pixel_range = self.config.pixel_range or ends
+            known = len(ends) == len(samples) and min(ends)[0] < max(high for _, high in ends)
+            chosen = (min(ends)[0], max(high for _, high in ends)) if known else range_of(samples)
+            self.pixel_range = self.config.pixel_range or chosen
             self.pixels = describe_range(self.pixel_range, samples[0].dtype, samples)
 
     def read(self, index: int, shrink: int = 1) -> NDArray[np.uint8]:
