@@ -149,7 +149,7 @@ def test_patients_are_groups_and_stay_unnamed(tmp_path, capsys):
     out = tmp_path / "packed"
     write_shards(items(source), out, 10**6, None)
     packed = open_source(out)
-    assert (packed.groups[0] == packed.groups[1]) and packed.groups[0] != packed.groups[2]
+    assert packed.groups[0] == packed.groups[1] != packed.groups[2]
     np.testing.assert_array_equal(packed.read(0), source.read(0))
     with tarfile.open(out / "000000.tar") as archive:
         images = [archive.extractfile(name).read() for name in archive.getnames() if name.endswith(".png")]

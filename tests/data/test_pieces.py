@@ -219,7 +219,7 @@ def test_a_file_that_breaks_off_counts_once(tmp_path):
     assert [path for path, _ in source.skipped] == [str(tmp_path / "3.png")]
 
 
-def test_arrays_are_cut_and_data_sets_say_so(tmp_path):
+def test_arrays_are_cut_and_data_sets_say_so():
     pixels = np.stack([picture(40, 70, seed) for seed in range(3)])
     source = open_source((pixels, [0, 1, 2]), DataConfig(tile=35, tile_rest=0))
     assert source.labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
@@ -231,7 +231,7 @@ def test_arrays_are_cut_and_data_sets_say_so(tmp_path):
 
     data = TensorDataset(torch.zeros(4, 3, 40, 40), torch.arange(4))
     assert len(open_source(data, DataConfig(tile=40))) == 4
-    with pytest.raises(UserError, match="--data.tile 32 cuts image files and arrays, and TensorDataset is neither"):
+    with pytest.raises(UserError, match=r"--data\.tile 32 cuts image files and arrays, and TensorDataset is neither"):
         open_source(data, DataConfig(tile=32))
 
 

@@ -87,6 +87,13 @@ class Pixels:
         )
 
 
+def cut_from(source: Any) -> str:
+    """Of what files images are tiles or frames, in words; empty where they are whole."""
+    if isinstance(source, SubsetSource | CachedSource):
+        return cut_from(source.whole)
+    return f"{source.whole.name}: {source.count}" if isinstance(source, PiecesSource) else ""
+
+
 def _decoding(source: Any) -> DataConfig | None:
     """The options that image files are read with; None where nothing is decoded."""
     if isinstance(source, SubsetSource | CachedSource | PiecesSource):
@@ -161,7 +168,9 @@ class Extractor:
         if result.kept and progress:
             progress(len(source), len(source))
         differing = self.pixels.differences(source) if self.pixels else ""
-        return dataclasses.replace(result, text=f"{result.text}, read with {differing}") if differing else result
+        words = [result.text, f"the images are pieces of {whole}" if (whole := cut_from(source)) else ""]
+        words.append(f"read with {differing}" if differing else "")
+        return dataclasses.replace(result, text=", ".join(filter(None, words)))
 
     def _run(
         self, encoder: Encoder, source: Source, device: torch.device, progress: Callable[[int, int], None] | None
