@@ -105,7 +105,10 @@ class DicomFile(ImageFile.ImageFile):
     def load(self) -> Any:
         """Decode the current frame."""
         if self._im is None:
-            self.im = self._decoded().im
+            try:
+                self.im = self._decoded().im
+            except AttributeError as error:  # of a missing element; numpy, which asks for pixels, passes over these
+                raise OSError(str(error)) from error
         return Image.Image.load(self)
 
     def _colours(self) -> str:

@@ -118,7 +118,7 @@ def faults_told(path: str, contents: bytes | None = None) -> Iterator[None]:
         empty = (Path(path).stat().st_size if contents is None else len(contents)) == 0
         raise BadImage(path, "empty file" if empty else "not an image of a format that Pillow reads") from error
     except Exception as error:  # malformed bytes make Pillow's decoders raise nearly every kind of exception
-        raise BadImage(path, str(error) or type(error).__name__) from error
+        raise BadImage(path, " ".join(str(error).split()) or type(error).__name__) from error  # in one line
 
 
 def open_image(path: str, config: DataConfig, contents: bytes | None = None) -> Image.Image:
