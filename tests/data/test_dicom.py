@@ -191,3 +191,50 @@ def test_twelve_bits_in_sixteen(tmp_path):
     said = open_source(tmp_path, DataConfig(pixel_range=(0, 4095)))
     assert said.read(0).max() == 255
     assert "12 bits" not in said.facts().pixels
+
+
+def group(**elements):
+    """A functional group: by sequence, its elements."""
+    result = pydicom.Dataset()
+    for sequence, values in elements.items():
+        item = pydicom.Dataset()
+        for key, value in values.items():
+            setattr(item, key, value)
+        setattr(result, sequence, [item])
+    return result
+
+
+def test_each_frame_has_its_own_slope_and_window(tmp_path):
+    stored = np.arange(2 * 16 * 16, dtype=np.uint16).reshape(2, 16, 16)
+    frames = [
+        group(
+            PixelValueTransformationSequence={"RescaleSlope": slope, "RescaleIntercept": 5, "RescaleType": "US"},
+            FrameVOILUTSequence={"WindowCenter": 300, "WindowWidth": 400, "VOILUTFunction": "LINEAR_EXACT"},
+        )
+        for slope in (1, 3)
+    ]
+    for i in range(2):
+        changed(
+            tmp_path / f"{i}.dcm", Rows=16, Columns=16, NumberOfFrames=2, PixelRepresentation=0, BitsStored=12,
+            HighBit=11, PixelData=stored.tobytes(), PerFrameFunctionalGroupsSequence=frames,
+        )  # fmt: skip
+    source = open_source(tmp_path, DataConfig(frames="all", pixel_range=(0, 2000)))
+    for i, slope in enumerate((1, 3, 1, 3)):
+        np.testing.assert_array_equal(source.read(i)[..., 0], scaled(stored[i % 2] * slope + 5, 0, 2000))
+    window = open_source(tmp_path, DataConfig(frames="all", deep_pixels="window"))
+    np.testing.assert_array_equal(window.read(1)[..., 0], scaled(stored[1] * 3.0 + 5, 100, 500))
+
+
+def test_a_table_of_values_is_applied(tmp_path):
+    table = pydicom.Dataset()
+    table.add_new(0x00283002, "US", [4096, 0, 16])
+    table.add_new(0x00283006, "US", (np.arange(4096) ** 2 // 256).tolist())
+    table.ModalityLUTType = "US"
+    stored = (np.arange(64 * 64, dtype=np.uint16) % 4096).reshape(64, 64)
+    for i in range(2):
+        changed(
+            tmp_path / f"{i}.dcm", BitsStored=12, HighBit=11, PixelRepresentation=0, PixelData=stored.tobytes(),
+            ModalityLUTSequence=[table],
+        )  # fmt: skip
+    source = open_source(tmp_path, DataConfig(pixel_range=(0, 65535)))
+    np.testing.assert_array_equal(source.read(0)[..., 0], scaled(stored.astype(np.int64) ** 2 // 256, 0, 65535))

@@ -105,6 +105,7 @@ class _File:
         self.path, self.kept = "", 0
         self._image: Image.Image | None = None
         self._turn = 1
+        self._decoded: int | None = None
 
     def __del__(self) -> None:
         if self._image is not None:
@@ -122,13 +123,16 @@ class _File:
             return self._cut(self._image, part, config)
 
     def _cut(self, image: Image.Image, part: Part, config: DataConfig) -> Image.Image:
-        if getattr(image, "n_frames", 1) > 1:
-            image.seek(part.frame)
-        check_size(self.path, image, config)
-        grid = grid_for(image, config.tile, config.max_pixels) if config.tile is not None and part.box else None
-        if grid is not None and part.box is not None:
-            return region(image, grid, part.box)
-        image.load()
+        if self._decoded != part.frame:
+            if getattr(image, "n_frames", 1) > 1:
+                image.seek(part.frame)
+            check_size(self.path, image, config)
+            grid = None if config.tile is None else grid_for(image, config.tile, config.max_pixels)
+            if grid is not None and part.box is not None:
+                self._decoded = None
+                return region(image, grid, part.box)
+            image.load()  # Pillow may close the file now, and takes away a tag that has been obeyed
+            self._decoded = part.frame
         self.kept = image.width * image.height * (1 if image.mode in ("1", "L", "P") else 4)
         stored = image if part.box is None else image.crop(_as_stored(part.box, image.size, self._turn))
         return stored.transpose(TURNS[self._turn]) if self._turn in TURNS else stored.copy()

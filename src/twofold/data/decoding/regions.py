@@ -38,10 +38,11 @@ class Grid(NamedTuple):
     across: int
     down: int
     tiled: bool
-    strip: int = 1
-    """Blocks in a strip, where each row of uncompressed strips is a block."""
+    strip: int = 0
+    """Rows in a strip, where what is not compressed is cut anywhere: between rows, and between pixels of whole bytes;
+    0 elsewhere."""
     row_bytes: int = 0
-    """Bytes of such a row; 0 elsewhere."""
+    """Bytes of a row of such a strip."""
 
 
 def grid_for(image: Image.Image, side: int, most: int) -> Grid | None:
@@ -77,7 +78,8 @@ def grid_of(image: Image.Image) -> Grid | None:
         return None
     if tiled or tags.get(_COMPRESSION, 1) != 1 or tags.get(_PHOTOMETRIC, 1) == _YCBCR or rows == 1 or planes > 1:
         return grid
-    return Grid(width, 1, 1, image.height, False, rows, -(-image.width * sum(bits) // 8))
+    step = 1 if sum(bits) % 8 == 0 else width
+    return Grid(step, 1, width // step, image.height, False, rows, -(-image.width * sum(bits) // 8))
 
 
 def pixels_read(grid: Grid, side: int) -> int:
@@ -104,8 +106,9 @@ def region(image: Image.Image, grid: Grid, box: Box) -> Image.Image:
     lines = range(top // grid.rows, -(-bottom // grid.rows))
     tags, named = image.tag_v2, _TILES if grid.tiled else _STRIPS
     offsets, counts = _numbers(tags, named["offsets"]), _numbers(tags, named["counts"])
-    if grid.row_bytes:
-        places = [(offsets[line // grid.strip] + line % grid.strip * grid.row_bytes, grid.row_bytes) for line in lines]
+    if grid.strip:
+        skip, count = (grid.row_bytes * part // grid.across for part in (columns[0], len(columns)))
+        places = [(offsets[line // grid.strip] + line % grid.strip * grid.row_bytes + skip, count) for line in lines]
     else:
         chosen = [
             (plane * grid.down + line) * grid.across + column
