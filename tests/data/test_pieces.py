@@ -189,6 +189,19 @@ def test_a_file_is_decoded_once_for_neighbouring_tiles(folder, monkeypatch):
 _open = parts.open_image
 
 
+def test_a_forked_process_opens_files_of_its_own(tmp_path, monkeypatch):
+    write_tiled(tmp_path / "x.tif", picture(300, 300))
+    source = open_source(tmp_path, DataConfig(tile=50))
+    expected = source.read(0)
+    opened = []
+    monkeypatch.setattr(parts, "open_image", lambda path, *more: opened.append(path) or _open(path, *more))
+    source.read(1)
+    assert not opened
+    monkeypatch.setattr(parts.os, "getpid", lambda: -1)  # as in a child, whose descriptors move with the parent's
+    np.testing.assert_array_equal(source.read(0), expected)
+    assert len(opened) == 1
+
+
 def test_batches_of_tiles_do_not_depend_on_workers_or_cache(folder):
     source = open_source(folder, DataConfig(tile=32))
     views = ImageViews(ViewsConfig(size=16))
