@@ -69,6 +69,10 @@ class Pixels:
         plain = DataConfig()
         return {"data": {name: value for name, value in self.known().items() if value != getattr(plain, name)}}
 
+    def of_whole_images(self) -> Pixels:
+        """The same without tiles and frames: for data sets whose published scores count images."""
+        return dataclasses.replace(self, tile=None, tile_overlap=None, tile_rest=None, frames=None, frame_step=None)
+
     def fill(self, config: DataConfig) -> DataConfig:
         """The same with what is left at its default as it was in training."""
         plain = DataConfig()
