@@ -37,7 +37,7 @@ from twofold.encoders import (
 from twofold.encoders.composed import EncoderWithClassifier
 from twofold.encoders.load import kind_of
 from twofold.errors import UserError
-from twofold.evaluation.features import Extractor, Pixels
+from twofold.evaluation.features import Extractor, Pixels, cut_from
 from twofold.evaluation.for_encoder import source_for
 from twofold.evaluation.frozen import assert_frozen, digest, tensor_digests
 from twofold.evaluation.label_subsets import labelled_part
@@ -192,6 +192,8 @@ def finetune(
     part, words = labelled_part(train, config.labels, config.seed, config.draw)
     if differing := Pixels.of(header).differences(part):
         words += f"; images read with {differing}"
+    if whole := cut_from(part):
+        words += f"; the images are pieces of {whole}"
     targets = check_test_labels(part, test)
     config = resolve(config, len(part))
     accelerator, file_hash = start_accelerator(config.training, run), _fingerprint(encoder_file)

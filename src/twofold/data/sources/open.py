@@ -18,6 +18,7 @@ from twofold.data.sources.audio_layouts import AUDIO
 from twofold.data.sources.datasets import DatasetSource
 from twofold.data.sources.files import FOLDER
 from twofold.data.sources.hub import HUB, is_hub_dataset, open_hub
+from twofold.data.sources.pieces import in_pieces
 from twofold.data.sources.shards import SHARDS
 from twofold.data.sources.tables import TABLE
 from twofold.data.sources.torchvision_sets import NAMED, NAMED_SETS
@@ -50,6 +51,8 @@ def open_source(what: Any, config: DataConfig | None = None, split: str | None =
     if config.table != TableConfig() and not (isinstance(what, str | Path) and format_of(str(what)) is TABLE):
         raise UserError("--data.table.* is for tables and lists of images, and the data are none: leave it out")
     source = _open(what, config, split)
+    if not isinstance(source, AudioSource):
+        source = in_pieces(source, config)
     refuse_unused(config, "data.", kind="audio" if isinstance(source, AudioSource) else "image")
     require_pairs(source)
     return source

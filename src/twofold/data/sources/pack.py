@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
 import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -15,6 +17,7 @@ from PIL import Image, UnidentifiedImageError
 from twofold.data.base import SkipList, Source
 from twofold.data.config import DataConfig
 from twofold.data.decoding.bands import kind_of_file
+from twofold.data.decoding.dicom import begins_as_dicom
 from twofold.data.decoding.opening import BadImage, stored
 from twofold.data.sources.encoded import EncodedSource
 from twofold.data.sources.tars import TarIndex, index_tar, write_index
@@ -30,13 +33,16 @@ class Item:
     extension: str
     """Of its format, without a dot."""
     label: int | None
+    group: str = ""
+    """What belongs together with it, if anything does."""
 
 
 def items(source: Source) -> Iterator[Item]:
     """The images of a source, in its order; those that cannot be decoded are noted in `skipped` and left out.
 
-    Encoded images keep their bytes; arrays are encoded as PNG, or TIFF where they are neither grey nor RGB, which
-    loses nothing.
+    Encoded images keep their bytes, but for DICOM files, whose pixels alone are taken: they name patients. Those,
+    arrays, tiles and frames are encoded as PNG, or TIFF where they are neither grey nor RGB, which loses nothing of
+    what is read.
 
     Raises:
         UserError: more unreadable images than `max_skipped`, or an image can have several labels.
@@ -44,32 +50,35 @@ def items(source: Source) -> Iterator[Item]:
     labels = source.labels
     if labels is not None and labels.ndim != 1:
         raise UserError(f"{source.name}: its images can have several labels, and a .cls member holds one")
+    groups: list[str] | None = getattr(source, "groups", None)
     for index in range(len(source)):
         label = None if labels is None else int(labels[index])
+        group = "" if groups is None else groups[index]
         try:
             pixels = source.read(index)
-            if not isinstance(source, EncodedSource):
-                yield _encoded(pixels, label)
-                continue
-            path, data = source.locate(index)
-            contents = Path(path).read_bytes() if data is None else data
-            yield Item(contents, _extension(contents), label)
+            if isinstance(source, EncodedSource):
+                path, data = source.locate(index)
+                contents = Path(path).read_bytes() if data is None else data
+                if not begins_as_dicom(contents):
+                    yield Item(contents, _extension(contents), label, group)
+                    continue
+            yield _encoded(pixels, label, group)
         except BadImage as error:
             source.skipped.add(error.path, error.reason)
 
 
-def _encoded(pixels: NDArray[np.uint8], label: int | None) -> Item:
+def _encoded(pixels: NDArray[np.uint8], label: int | None, group: str) -> Item:
     buffer = io.BytesIO()
     if pixels.shape[2] in (1, 3):
         Image.fromarray(pixels if pixels.shape[2] != 1 else pixels[..., 0]).save(buffer, "PNG")
-        return Item(buffer.getvalue(), "png", label)
+        return Item(buffer.getvalue(), "png", label, group)
     import tifffile  # here: most users need none
 
     tifffile.imwrite(
         buffer, np.ascontiguousarray(pixels), photometric="minisblack", planarconfig="contig", compression="zlib",
         metadata=None, software=False,
     )  # fmt: skip  # nothing of the day or of the program: the same images give the same bytes
-    return Item(buffer.getvalue(), "tif", label)
+    return Item(buffer.getvalue(), "tif", label, group)
 
 
 def streamed_items(cells: Iterable[tuple[bytes, int | None]], skipped: SkipList) -> Iterator[Item]:
@@ -139,6 +148,8 @@ def _add(archive: tarfile.TarFile, number: int, item: Item) -> None:
     members = [(item.extension, item.data)]
     if item.label is not None:
         members.append(("cls", str(item.label).encode()))
+    if item.group:  # a hash: names of files or patients stay where they are, and equal ones are equal in other archives
+        members.append(("json", json.dumps({"group": hashlib.sha256(item.group.encode()).hexdigest()[:16]}).encode()))
     for extension, data in members:
         info = tarfile.TarInfo(f"{number:09d}.{extension}")  # no time, no owner: the same images give the same bytes
         info.size = len(data)

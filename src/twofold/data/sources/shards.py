@@ -17,7 +17,7 @@ import numpy as np
 
 from twofold.data.base import Format, SkipList, Source, Splits
 from twofold.data.config import DataConfig
-from twofold.data.decoding.images import find_files, image_extensions
+from twofold.data.decoding.images import find_pictures
 from twofold.data.decoding.opening import BadImage
 from twofold.data.sources.audio_tars import holds_recordings, open_audio_tars
 from twofold.data.sources.encoded import EncodedSource
@@ -35,7 +35,8 @@ class ShardSource(EncodedSource):
 
     Each archive is read by position, without walking it: an order of examples stays a function of the step, as for
     files, and nothing is replayed to resume. Labels are the whole numbers in ``KEY.cls``, or ``label`` or ``cls`` in
-    ``KEY.json``; where some images have one, those without are skipped.
+    ``KEY.json``; where some images have one, those without are skipped. What belongs together has the same ``group`` in
+    ``KEY.json``.
 
     Args:
         paths: the archives.
@@ -61,6 +62,7 @@ class ShardSource(EncodedSource):
                 f"{name}: no images in {len(paths)} tar archives (members such as 000017.jpg and 000017.cls)"
             )
         self._leave_out_unlabelled()
+        self.groups = self._groups()
         self.examine()
 
     def __len__(self) -> int:
@@ -95,6 +97,7 @@ class ShardSource(EncodedSource):
     def keep(self, good: Sequence[int]) -> None:
         """Leave out all images but these."""
         self._records = self._records[np.asarray(good, dtype=np.int64)]
+        self.groups = self._groups()
 
     def fingerprint(self) -> str:
         """sha256 of the archives' names and of every image's place, length and label."""
@@ -102,6 +105,11 @@ class ShardSource(EncodedSource):
         for start in range(0, len(self._records), 2**20):
             digest.update(self._records[start : start + 2**20][list(PLACE.names or ())].astype(PLACE).tobytes())
         return digest.hexdigest()
+
+    def _groups(self) -> list[str] | None:
+        if "group" not in (self._records.dtype.names or ()) or not self._records["group"].any():
+            return None
+        return [f"{group:016x}" if group else "" for group in self._records["group"].tolist()]
 
     def _leave_out_unlabelled(self) -> None:
         labels = self._records["label"]
@@ -240,7 +248,7 @@ def shard_splits(folder: Path) -> dict[str, Path]:
 
 def is_shard_folder(folder: Path) -> bool:
     """Whether a folder holds tar archives, itself or by split, and no image files."""
-    return bool(archives(folder) or shard_splits(folder)) and not find_files(folder, image_extensions())
+    return bool(archives(folder) or shard_splits(folder)) and not find_pictures(folder)
 
 
 def _is_shards(what: str) -> bool:

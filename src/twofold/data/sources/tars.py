@@ -19,12 +19,13 @@ from twofold.data.decoding.images import image_extensions
 from twofold.errors import UserError
 
 _PLACE = [("offset", "<i8"), ("size", "<i4"), ("shard", "<i4"), ("label", "<i4")]
-RECORD = np.dtype([*_PLACE, ("crc", "<u4")])
-"""One image: where its bytes begin in which archive, how many there are, its label (-1 none, -2 a bad one), and the
-CRC-32 of its bytes; 0 where they were not read."""
+_CHECKED = [*_PLACE, ("crc", "<u4")]
+RECORD = np.dtype([*_CHECKED, ("group", "<u8")])
+"""One image: where its bytes begin in which archive, how many there are, its label (-1 none, -2 a bad one), the CRC-32
+of its bytes, 0 where they were not read, and a hash of its group, 0 without one."""
 PLACE = np.dtype(_PLACE)
 """What of it tells one image from another, and all that indices of the first format hold."""
-_FORMATS = {"twofold-shards-1": PLACE, "twofold-shards-2": RECORD}
+_FORMATS = {"twofold-shards-1": PLACE, "twofold-shards-2": np.dtype(_CHECKED), "twofold-shards-3": RECORD}
 
 INDEX, RECORDS = "index.json", "index.npy"
 """The files that keep an index beside the archives of a folder."""
@@ -56,6 +57,7 @@ def index_tar(path: Path, checksums: bool = False) -> tuple[NDArray[Any], list[t
     images: list[tuple[str, int, int, int]] = []
     arrays: list[tuple[str, int, int, int]] = []
     labels: dict[str, int] = {}
+    groups: dict[str, int] = {}
     problems: list[tuple[str, str]] = []
     known = image_extensions()
     try:
@@ -74,7 +76,7 @@ def index_tar(path: Path, checksums: bool = False) -> tuple[NDArray[Any], list[t
                     place = (f"{folder}/{stem}", member.offset_data, member.size, crc)
                     (arrays if kind == NPY else images).append(place)
                 elif extension in ("cls", "json"):
-                    _note_label(archive, member, f"{folder}/{stem}", labels)
+                    _note(archive, member, f"{folder}/{stem}", labels, groups)
             if size < archive.offset + 512 or (not images and not arrays and size == 0):
                 raise tarfile.ReadError("cut short: the end of the archive is missing")
     except (tarfile.TarError, OSError, EOFError) as error:
@@ -85,6 +87,7 @@ def index_tar(path: Path, checksums: bool = False) -> tuple[NDArray[Any], list[t
     records["offset"], records["size"] = [o for _, o, _, _ in images], [s for _, _, s, _ in images]
     records["label"] = [labels.get(key, -1) for key, *_ in images]
     records["crc"] = [crc for *_, crc in images]
+    records["group"] = [groups.get(key, 0) for key, *_ in images]
     return records, problems
 
 
@@ -93,7 +96,10 @@ def _checksum(archive: tarfile.TarFile, member: tarfile.TarInfo) -> int:
     return zlib.crc32(stream.read() if stream is not None else b"")
 
 
-def _note_label(archive: tarfile.TarFile, member: tarfile.TarInfo, key: str, labels: dict[str, int]) -> None:
+def _note(
+    archive: tarfile.TarFile, member: tarfile.TarInfo, key: str, labels: dict[str, int], groups: dict[str, int]
+) -> None:
+    """What a member beside an image says of its label and its group."""
     stream = archive.extractfile(member)
     text = stream.read() if stream is not None else b""
     try:
@@ -101,6 +107,9 @@ def _note_label(archive: tarfile.TarFile, member: tarfile.TarInfo, key: str, lab
     except ValueError:
         value = "not JSON"
     if member.name.endswith(".json"):
+        if isinstance(value, dict) and isinstance(value.get("group"), str | int):
+            digest = hashlib.sha256(str(value["group"]).encode(errors="surrogatepass")).digest()
+            groups[key] = int.from_bytes(digest[:8], "little")
         names = [name for name in ("label", "cls") if isinstance(value, dict) and name in value]
         if not names:
             return  # about something else
@@ -114,7 +123,7 @@ def write_index(folder: Path, names: list[str], index: TarIndex) -> None:
     np.save(part, index.records)
     part.replace(folder / RECORDS)
     shards = [[name, (folder / name).stat().st_size] for name in names]
-    document = {"format": "twofold-shards-2", "images": len(index.records), "classes": index.classes, "shards": shards}
+    document = {"format": "twofold-shards-3", "images": len(index.records), "classes": index.classes, "shards": shards}
     document["sha256"] = _digest(document, folder / RECORDS)
     part = folder / f".{INDEX}.{os.getpid()}"
     part.write_text(json.dumps(document, indent=1) + "\n")
