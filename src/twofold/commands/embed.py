@@ -15,6 +15,7 @@ from torch import nn
 from twofold.commands.arguments import EITHER, PATH, add_data, new_parser, require_out
 from twofold.data import DataConfig, Source, open_source
 from twofold.data.groups import groups_of
+from twofold.data.sources.pieces import file_means
 from twofold.devices import choose_device
 from twofold.encoders.load import encoder_path, load
 from twofold.encoders.weights import read_header
@@ -22,7 +23,7 @@ from twofold.errors import UserError
 from twofold.evaluation.features import Extractor, Pixels
 from twofold.evaluation.protocols.base import BatchOptions, HeadOptions, PreprocessingOptions, with_head
 from twofold.files import write_atomically
-from twofold.options import OptionsParser, add_options, merge, refuse_unused
+from twofold.options import OptionsParser, add_options, merge, option, refuse_unused
 from twofold.results import in_json
 
 
@@ -32,6 +33,8 @@ class EmbedConfig(HeadOptions, PreprocessingOptions, BatchOptions):
 
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to compute; auto takes a GPU where there is one."""
+    per_file: bool = option(False, when={"kind": ("image",)})
+    """Of tiles and frames (data.tile, data.frames): one row a file, the mean of the features of its pieces."""
     data: DataConfig = field(default_factory=DataConfig)
     """Data: images are read as in the encoder's training, unless told otherwise"""
 
@@ -68,8 +71,9 @@ def embed(
         run: a run's folder, or an `encoder.safetensors`.
         data: whatever `twofold.pretrain` takes; of data with splits the one that `data.split` names, or the training
             part.
-        out: a new .npz file. `names` in it are paths relative to `data`, or positions where there are no files; what
-            could not be read is missing.
+        out: a new .npz file. `names` in it are paths relative to `data`, or positions where there are no files; of
+            tiles and frames ``file#left,top``, ``file#frame`` or ``file#frame#left,top``. What could not be read is
+            missing.
         encoder: your own module, if the run was trained with one.
         options: fields of `EmbedConfig`, nested or dotted.
 
@@ -93,24 +97,29 @@ def embed(
         model = with_head(model, path)
     source = open_source(data, dataclasses.replace(config.data, channels=config.data.channels or model.input.channels))
     result = extractor.extract(model, source)
-    arrays: dict[str, Any] = {"features": result.h, "names": _names(source, result.index, data)}
-    if result.labels is not None:
-        arrays["labels"] = result.labels
+    h, index, labels = result.h, result.index, result.labels
+    if config.per_file:
+        index, h = file_means(source, index, h)
+        labels = None if source.labels is None else source.labels[index]
+    arrays: dict[str, Any] = {"features": h, "names": _names(source, index, data, config.per_file)}
+    if labels is not None:
+        arrays["labels"] = labels
         if source.classes:
             arrays["classes"] = np.array(source.classes)
     if (groups := groups_of(source)) is not None:
-        arrays["groups"] = np.array([groups[index] for index in result.index.tolist()])
+        arrays["groups"] = np.array([groups[place] for place in index.tolist()])
     write_atomically(out, lambda file: np.savez(file, **arrays))
-    text = f"{out}: features [{result.h.shape[0]:,}, {result.h.shape[1]}] of {source.name} ({result.text}), with names"
-    text += "" if result.labels is None else " and labels"
+    text = f"{out}: features [{h.shape[0]:,}, {h.shape[1]}] of {source.name} ({result.text}), with names"
+    text += "" if labels is None else " and labels"
+    text += ", means of the pieces of each file" if config.per_file else ""
     if source.skipped:
         text += f"; {len(source.skipped):,} file(s) left out:\n{source.skipped.summary(10)}"
-    return EmbedResult(out, (len(result.h), result.h.shape[1]), text)
+    return EmbedResult(out, (len(h), h.shape[1]), text)
 
 
-def _names(source: Source, index: NDArray[np.int64], data: Any) -> NDArray[np.str_]:
+def _names(source: Source, index: NDArray[np.int64], data: Any, per_file: bool) -> NDArray[np.str_]:
     """Paths below the data's folder, whole ones elsewhere; positions where the data are not made of files."""
-    path = getattr(source, "path", None)
+    path = getattr(source, "file" if per_file else "path", None)
     if path is None:
         return index.astype(np.str_)
     base = Path(data).expanduser() if isinstance(data, str | Path) else Path()

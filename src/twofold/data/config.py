@@ -8,7 +8,7 @@ from typing import Literal
 from PIL import Image, ImageColor
 
 from twofold.errors import Option, UserError
-from twofold.options import option
+from twofold.options import GIVEN, option
 
 _IMAGES = {"kind": ("image",)}
 
@@ -84,18 +84,31 @@ class DataConfig:
     """Colour behind transparent pixels: a name, or a code such as #808080."""
     orient: bool = option(True, when=_IMAGES)
     """Turn photographs as their EXIF tag says (the published ImageNet numbers were made without)."""
-    deep_pixels: Literal["full", "bands", "stretch"] = option("full", when=_IMAGES)
+    deep_pixels: Literal["full", "bands", "stretch", "window"] = option("full", when=_IMAGES)
     """Pixels of more than 8 bits: full takes one range for all images (see pixel_range), bands one for each band, from
-    the 1st to the 99th percentile of some images, stretch each image's own."""
+    the 1st to the 99th percentile of some images, stretch each image's own, and window the one that a DICOM file says
+    it is to be looked at with."""
     pixel_range: tuple[float, float] | None = option(None, when=_IMAGES)
     """Values of black and white among pixels of more than 8 bits, such as [0, 4095] for a 12-bit camera; what lies
-    beyond is black or white. When not given 0 and 65535 for 16-bit pixels, and for floats 0 and the first of 1, 255 and
-    65535 that all images looked at keep to."""
+    beyond is black or white. When not given what DICOM files and 12-bit TIFF files state, 0 and 65535 for other 16-bit
+    pixels, and for floats 0 and the first of 1, 255 and 65535 that all images looked at keep to."""
     band_ranges: tuple[tuple[float, float], ...] | None = option(None, when=_IMAGES)
     """Values of black and white of each band in the order in which the bands are read, such as [[0, 3000],
     [200, 5000]]; deep_pixels bands measures them."""
     max_pixels: int = option(2 * 89_478_485, when=_IMAGES)
     """Files with more pixels are skipped; the default is the size beyond which Pillow suspects an attack."""
+    tile: int | None = option(None, when=_IMAGES)
+    """Side in pixels: an image with a longer side is read as square tiles of this one, each an image of its own with
+    the label of its file. Of tiled TIFF files a tile is read alone, so that they may have more than max_pixels."""
+    tile_overlap: int = option(0, when={"tile": (GIVEN,)}, instead="leave it at 0")
+    """Pixels that neighbouring tiles share."""
+    tile_rest: float = option(0.5, when={"tile": (GIVEN,)}, instead="leave it at 0.5")
+    """Share of the side: what is left over at the right or bottom edge gets a tile that ends there if it is at least so
+    wide, and is left out if it is narrower."""
+    frames: Literal["first", "all"] = option("first", when=_IMAGES)
+    """Of animated and multi-page files (GIF, APNG, WebP, TIFF, MPO, DICOM) read the first frame, or all as images."""
+    frame_step: int = option(1, when={"frames": ("all",)}, instead="leave it at 1")
+    """Read every so many frames of a file, beginning with its first: neighbours in an animation are nearly equal."""
     max_skipped: float = 0.2
     """Share of the files that may be unreadable; more is an error."""
     last_batch: Literal["straddle", "drop"] | None = None
@@ -140,12 +153,31 @@ class DataConfig:
             )
         if self.jpeg_draft and self.cache == "ram":
             raise UserError("--data.jpeg_draft decodes anew for every crop: use it with --data.cache off, not ram")
+        self._check_pieces()
         try:
             ImageColor.getrgb(self.background)
         except ValueError as error:
             raise UserError(
                 f"--data.background {self.background}: no colour; give a name such as white or a code such as #808080"
             ) from error
+
+    @property
+    def in_pieces(self) -> bool:
+        """Whether one file can be several images."""
+        return self.tile is not None or self.frames == "all"
+
+    def _check_pieces(self) -> None:
+        if self.tile is not None and not 1 <= self.tile**2 <= self.max_pixels:
+            raise UserError(f"--data.tile {self.tile}: give a side from 1 whose square is within --data.max_pixels")
+        if not 0 <= self.tile_overlap < (self.tile or self.tile_overlap + 1):
+            raise UserError(f"--data.tile_overlap {self.tile_overlap}: give 0 or more, and less than --data.tile")
+        if not 0 <= self.tile_rest <= 1:
+            raise UserError(f"--data.tile_rest {self.tile_rest:g}: a share of the side lies in 0..1")
+        if self.frame_step < 1:
+            raise UserError(f"--data.frame_step {self.frame_step}: give 1 or more")
+        if self.in_pieces and self.jpeg_draft:
+            what = "--data.tile" if self.tile is not None else "--data.frames all"
+            raise UserError(f"--data.jpeg_draft decodes whole files smaller, which {what} cannot use: leave it out")
 
     def _check_bands(self) -> None:
         given, ranges = self.bands, self.band_ranges

@@ -17,11 +17,14 @@ from twofold.data.decoding.opening import BadImage
 from twofold.data.sources.audio import AudioSource
 from twofold.data.sources.encoded import EncodedSource
 from twofold.data.sources.files import FileSource
+from twofold.data.sources.pieces import PiecesSource
 from twofold.data.sources.shards import ShardSource
 from twofold.data.sources.subset import SubsetSource
 
 SAMPLED = 64
 """Most files that are read of data too large to be read whole."""
+_LARGE = 8 * 2**20
+"""Bytes that are read at either end of a file of many tiles."""
 READ_WHOLE = 2 * 2**30
 """Data of up to so many bytes (some seconds of reading) are read whole when a run begins."""
 STATE = np.dtype([("size", "<i8"), ("changed", "<i8"), ("digest", "<u8")])
@@ -35,21 +38,25 @@ def content_digest(source: Source | AudioSource) -> str | None:
     """sha256 over the bytes of at most 64 files, evenly spread; None where the fingerprint reads the content itself.
 
     A fingerprint of files goes by names and lengths, which an image that is saved anew need not change. One file of
-    many may still change unseen, see `file_states`; data that were made anew, or processed in place, do not.
+    many may still change unseen, see `file_states`; data that were made anew, or processed in place, do not. Of files
+    that are read in pieces only the two ends count where they are large.
     """
+    most: int | None = None
     if isinstance(source, SubsetSource):
         return content_digest(source.whole)
+    if isinstance(source, PiecesSource):
+        source, most = source.whole, _LARGE
     if not isinstance(source, EncodedSource | AudioSource):
         return None
     digest = hashlib.sha256()
     for index in sample_indices(len(source), SAMPLED).tolist():
-        digest.update(_contents(source, index))
+        digest.update(_contents(source, index, most))
     return digest.hexdigest()
 
 
 def files_of(source: Source | AudioSource) -> list[str] | None:
     """The files that a source reads, each once, in its order; None where it is not made of files that it knows."""
-    if isinstance(source, SubsetSource):
+    if isinstance(source, SubsetSource | PiecesSource):
         return files_of(source.whole)
     if isinstance(source, FileSource | ShardSource | AudioSource):
         return list(dict.fromkeys(source.files())) or None
@@ -111,11 +118,17 @@ def _digest(path: str) -> int:
     return int.from_bytes(digest, "little") or 1
 
 
-def _contents(source: EncodedSource | AudioSource, index: int) -> bytes:
+def _contents(source: EncodedSource | AudioSource, index: int, most: int | None) -> bytes:
+    """The bytes of one file; of more than `most` so many from the beginning and as many from the end."""
     try:
         if isinstance(source, AudioSource):
             return source.contents(index)
         path, contents = source.locate(index)
+        if contents is None and most is not None and Path(path).stat().st_size > 2 * most:
+            with Path(path).open("rb") as file:
+                begin = file.read(most)
+                file.seek(-most, 2)
+                return begin + file.read()
         return Path(path).read_bytes() if contents is None else contents
     except (BadImage, OSError):
         return b"unreadable"

@@ -21,6 +21,7 @@ from twofold.data.sources.arrays import ArraySource
 from twofold.data.sources.audio import AudioSource
 from twofold.data.sources.encoded import EncodedSource
 from twofold.data.sources.files import FileSource
+from twofold.data.sources.pieces import PiecesSource
 from twofold.data.sources.shards import ShardSource
 from twofold.data.sources.subset import SubsetSource
 from twofold.encoders import Encoder
@@ -167,7 +168,7 @@ def decode_options(source: Source) -> dict[str, Any] | None:
     Returns:
         None where nobody can know whether the same examples come again: a data set or source of the user's own.
     """
-    if isinstance(source, SubsetSource | CachedSource):
+    if isinstance(source, SubsetSource | CachedSource | PiecesSource):
         return decode_options(source.whole)
     if isinstance(source, ArraySource):
         return {}

@@ -21,6 +21,7 @@ from twofold.data import ArraySource, AudioSource, BadImage, DataConfig, Dataset
 from twofold.data.batches.cache import CachedSource
 from twofold.data.decoding.pixels import DeepPixels
 from twofold.data.sources.encoded import EncodedSource
+from twofold.data.sources.pieces import PiecesSource
 from twofold.data.sources.subset import SubsetSource
 from twofold.encoders import Encoder, Waves, read_header
 from twofold.errors import UserError
@@ -38,7 +39,8 @@ _BATCHES_AHEAD = 2
 
 @dataclass(frozen=True)
 class Pixels:
-    """What decides what a pixel is when image files are read: options of `DataConfig`, None where nobody knows."""
+    """What decides what a pixel is, and what of a file is an image, when image files are read: options of `DataConfig`,
+    None where nobody knows."""
 
     background: str | None = None
     orient: bool | None = None
@@ -46,6 +48,11 @@ class Pixels:
     pixel_range: tuple[float, float] | None = None
     bands: tuple[int, ...] | None = None
     band_ranges: tuple[tuple[float, float], ...] | None = None
+    tile: int | None = None
+    tile_overlap: int | None = None
+    tile_rest: float | None = None
+    frames: Literal["first", "all"] | None = None
+    frame_step: int | None = None
 
     @classmethod
     def of(cls, header: Mapping[str, Any]) -> Pixels:
@@ -61,6 +68,10 @@ class Pixels:
         """Those that are not the defaults, as the lowest layer of a command's options: what a user gives wins."""
         plain = DataConfig()
         return {"data": {name: value for name, value in self.known().items() if value != getattr(plain, name)}}
+
+    def of_whole_images(self) -> Pixels:
+        """The same without tiles and frames: for data sets whose published scores count images."""
+        return dataclasses.replace(self, tile=None, tile_overlap=None, tile_rest=None, frames=None, frame_step=None)
 
     def fill(self, config: DataConfig) -> DataConfig:
         """The same with what is left at its default as it was in training."""
@@ -85,9 +96,16 @@ def _as_tuple(value: Any) -> Any:
     return tuple(_as_tuple(each) for each in value) if isinstance(value, list | tuple) else value
 
 
+def cut_from(source: Any) -> str:
+    """Of what files images are tiles or frames, in words; empty where they are whole."""
+    if isinstance(source, SubsetSource | CachedSource):
+        return cut_from(source.whole)
+    return f"{source.whole.name}: {source.count}" if isinstance(source, PiecesSource) else ""
+
+
 def _decoding(source: Any) -> DataConfig | None:
     """The options that image files are read with; None where nothing is decoded."""
-    if isinstance(source, SubsetSource | CachedSource):
+    if isinstance(source, SubsetSource | CachedSource | PiecesSource):
         return _decoding(source.whole)
     return source.config if isinstance(source, EncodedSource | DatasetSource) else None
 
@@ -159,7 +177,9 @@ class Extractor:
         if result.kept and progress:
             progress(len(source), len(source))
         differing = self.pixels.differences(source) if self.pixels else ""
-        return dataclasses.replace(result, text=f"{result.text}, read with {differing}") if differing else result
+        words = [result.text, f"the images are pieces of {whole}" if (whole := cut_from(source)) else ""]
+        words.append(f"read with {differing}" if differing else "")
+        return dataclasses.replace(result, text=", ".join(filter(None, words)))
 
     def _run(
         self, encoder: Encoder, source: Source, device: torch.device, progress: Callable[[int, int], None] | None

@@ -178,6 +178,8 @@ def resolve(
 ) -> DistillConfig:
     """Fill what was left open, and say what was chosen; `module` is the student, if it is the user's own."""
     facts = train.facts()
+    if facts.layout:
+        print_rank0(facts.layout)
     selection, message = choose(config.as_run(facts.kind), facts, accelerator.device)
     student = _student(selection.encoder, selection.views.size, train.channels, module)
     if student.input.channels != train.channels:

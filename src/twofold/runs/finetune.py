@@ -41,7 +41,7 @@ from twofold.encoders.composed import EncoderWithClassifier
 from twofold.encoders.load import kind_of
 from twofold.errors import UserError
 from twofold.evaluation.class_weights import check_class_weights, class_weights_in_words, weights_by_class
-from twofold.evaluation.features import Extractor, Pixels
+from twofold.evaluation.features import Extractor, Pixels, cut_from
 from twofold.evaluation.for_encoder import source_for
 from twofold.evaluation.frozen import assert_frozen, digest, tensor_digests
 from twofold.evaluation.grouped import groups_in_words
@@ -264,6 +264,7 @@ def _about_the_data(
     differing, left_out = Pixels.of(header).differences(part), int((targets < 0).sum()) if targets.ndim == 1 else 0
     told = [
         f"images read with {differing}" if differing else "",
+        f"the images are pieces of {whole}" if (whole := cut_from(part)) else "",
         without_label({"test": left_out}, EXAMPLE[kind_of(header["spec"])]),
         groups_in_words(config.data.group, {"training": groups_of(part), "test": groups_of(test)}),
     ]

@@ -14,6 +14,7 @@ from twofold.data.base import DataFacts, Source
 from twofold.data.config import DataConfig
 from twofold.data.decoding.opening import BadImage
 from twofold.data.sources.encoded import EncodedSource
+from twofold.data.sources.pieces import PiecesSource
 from twofold.devices import available_memory, usable_cores
 from twofold.errors import UserError
 
@@ -151,7 +152,7 @@ class CachedSource:
 
 def _threads(source: Source) -> int:
     """Pillow decodes outside Python's lock, so threads help; a user's own data set may not stand several."""
-    return usable_cores() if isinstance(source, EncodedSource) else 1
+    return usable_cores() if isinstance(source, EncodedSource | PiecesSource) else 1
 
 
 def _measure(source: Source) -> NDArray[np.int32]:

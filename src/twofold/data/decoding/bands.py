@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -14,7 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from twofold.data.decoding.pixels import NODATA, PixelRange, no_data
+from twofold.data.decoding.frames import MASK, REDUCED, Frame
+from twofold.data.decoding.pixels import NODATA, DeepPixels, PixelRange, no_data, scaled, to_channels
 
 NPY = ".npy"
 """The extension of files that hold an array each."""
@@ -89,6 +91,14 @@ class Stored(NamedTuple):
     """The value of pixels without data, where the file says so."""
     shape: tuple[int, ...] = ()
     """Of an .npy file's array."""
+    stated: PixelRange | None = None
+    """Black and white, where the file says how many bits of its samples are used."""
+    window: PixelRange | None = None
+    """Black and white that a DICOM file asks for."""
+    inverted: bool = False
+    """Low values are white."""
+    frames: tuple[Frame, ...] = ()
+    """Pages of a TIFF file that are images of their own: the first two of them, unless all were asked for."""
     values: NDArray[Any] | None = None
 
 
@@ -105,6 +115,21 @@ def kind_of_file(path: str, contents: bytes | None = None) -> str:
         with Path(path).open("rb") as file:
             head = file.read(8)
     return "npy" if head.startswith(_NPY) else "tiff" if head.startswith(_TIFF) else ""
+
+
+def as_channels(found: Stored, channels: int, deep: DeepPixels, plan: BandPlan) -> NDArray[np.uint8]:
+    """The bands that are read of what a file holds, as 8 bits [H, W, channels].
+
+    Raises:
+        ValueError: it has other bands, or values that are not finite.
+    """
+    assert found.values is not None
+    values = plan.choose(found.values, found.alpha)
+    ranges = plan.ranges if plan.by_band or values.dtype != np.uint8 else ()
+    if deep == "window" and found.window is not None:
+        ranges = (found.window,)
+    result = scaled(values, deep, ranges, found.nodata)
+    return to_channels(255 - result if found.inverted else result, channels)
 
 
 def read_npy(path: str, contents: bytes | None, first: bool, pixels: bool = True) -> Stored:
@@ -158,8 +183,10 @@ def extra_samples(photometric: int | None, samples: int, extra: Sequence[int]) -
     return samples - len(alpha), alpha
 
 
-def read_tiff(path: str, contents: bytes | None, asked: bool, most: int, pixels: bool = True) -> Stored | None:
-    """The first page of a TIFF file with all its samples, upright; None where it holds no plain measurements.
+def read_tiff(
+    path: str, contents: bytes | None, asked: bool, most: int, pixels: bool = True, frame: int = 0, every: bool = False
+) -> Stored | None:
+    """A page of a TIFF file with all its samples, upright; None where it holds no plain measurements.
 
     Args:
         path: the file.
@@ -168,6 +195,8 @@ def read_tiff(path: str, contents: bytes | None, asked: bool, most: int, pixels:
             bands of one image.
         most: pixels of an image at most.
         pixels: read the values and not the header alone.
+        frame: which page, from 0.
+        every: list all pages that are images of their own.
 
     Raises:
         ValueError: it is damaged, has too many pixels, or needs a codec that is missing.
@@ -176,7 +205,7 @@ def read_tiff(path: str, contents: bytes | None, asked: bool, most: int, pixels:
 
     logging.getLogger("tifffile").addHandler(logging.NullHandler())  # what it has to say is raised as well
     with tifffile.TiffFile(path if contents is None else io.BytesIO(contents)) as file:
-        page = file.pages.first
+        page: Any = file.pages[frame]
         found = extra_samples(page.photometric, page.samplesperpixel, page.extrasamples)
         if found is None or page.dtype is None:
             return None
@@ -189,10 +218,12 @@ def read_tiff(path: str, contents: bytes | None, asked: bool, most: int, pixels:
             series = file.series[0]
             if len(series.shape) == 3 and series.axes.endswith("YX") and series.shape[1:] == (height, width):
                 stack, samples = series, series.shape[0]
+        frames = tuple(itertools.islice(_pages(file), None if every else 2)) if stack is page and not pixels else ()
         orientation = int(page.tags.valueof(274, default=1))
         header = Stored(
             *((width, height) if orientation >= 5 else (height, width)), samples, np.dtype(page.dtype), alpha,
-            no_data(page.tags.valueof(NODATA)),
+            no_data(page.tags.valueof(NODATA)), stated=(0.0, 4095.0) if page.bitspersample == 12 else None,
+            frames=frames,
         )  # fmt: skip
         if not pixels:
             return header
@@ -201,6 +232,16 @@ def read_tiff(path: str, contents: bytes | None, asked: bool, most: int, pixels:
         if stack is not page or page.axes.startswith("S"):
             values = np.moveaxis(values, 0, -1)
         return header._replace(values=_turned(values.reshape(height, width, samples), orientation))
+
+
+def _pages(file: Any) -> Iterator[Frame]:
+    """The pages that are images of their own, upright; see `frames_of`."""
+    for number, page in enumerate(file.pages):
+        if number and int(page.subfiletype) & (REDUCED | MASK):
+            continue
+        turned = int(page.tags.valueof(274, default=1)) >= 5
+        height, width = page.imagelength, page.imagewidth
+        yield Frame(number, *((width, height) if turned else (height, width)))
 
 
 @contextmanager

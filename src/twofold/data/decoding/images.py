@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from twofold.data.config import DataConfig
-from twofold.data.decoding.bands import NPY, PICTURES, BandPlan
+from twofold.data.decoding.bands import NPY, PICTURES, BandPlan, as_channels
+from twofold.data.decoding.dicom import EXTENSIONS, is_dicom, may_be_dicom
 from twofold.data.decoding.opening import BadImage, NoPicture, opened, stored, upright_picture
-from twofold.data.decoding.pixels import PixelRange, scaled, to_channels, to_uint8
+from twofold.data.decoding.pixels import PixelRange, to_uint8
 
 _NOT_RASTER = {"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"}
 """Formats that Pillow knows by name and cannot decode by itself, or at all."""
@@ -30,14 +31,25 @@ _PICTURES = frozenset({
 def find_images(folder: Path, left: Counter[str] | None = None) -> list[str]:
     """Paths, relative to `folder` and sorted, of all image files in it and below; hidden ones are left out.
 
-    Where there are none, .npy files count as images. Pictures of formats that Pillow does not decode are counted in
-    `left` by their extension.
+    By their extensions; files without one, or with one of digits, where they begin as DICOM files do. Where there are
+    none, .npy files count as images. Pictures of formats that Pillow does not decode are counted in `left` by their
+    extension.
     """
-    return find_files(folder, image_extensions(), left) or find_files(folder, frozenset({NPY}))
+    return find_pictures(folder, left) or find_files(folder, frozenset({NPY}))
 
 
-def find_files(folder: Path, extensions: frozenset[str], left: Counter[str] | None = None) -> list[str]:
-    """Paths, relative to `folder` and sorted, of all files with such extensions; hidden ones are left out."""
+def find_pictures(folder: Path, left: Counter[str] | None = None) -> list[str]:
+    """As `find_images`, without .npy files."""
+    return find_files(folder, image_extensions(), left, dicom=True)
+
+
+def find_files(
+    folder: Path, extensions: frozenset[str], left: Counter[str] | None = None, dicom: bool = False
+) -> list[str]:
+    """Paths, relative to `folder` and sorted, of all files with such extensions; hidden ones are left out.
+
+    With `dicom` also those whose names tell nothing and which begin as DICOM files do.
+    """
     result, visited = [], set()
     base = str(folder)
     for root, folders, files in os.walk(base, followlinks=True):
@@ -48,9 +60,11 @@ def find_files(folder: Path, extensions: frozenset[str], left: Counter[str] | No
         folders[:] = [name for name in folders if not name.startswith(".")]
         prefix = root[len(base) :].replace(os.sep, "/").strip("/")
         for name in files:
-            if not name.startswith(".") and Path(name).suffix.lower() in extensions:
+            if name.startswith("."):
+                continue
+            if Path(name).suffix.lower() in extensions or (dicom and may_be_dicom(name) and is_dicom(Path(root, name))):
                 result.append(f"{prefix}/{name}" if prefix else name)
-            elif left is not None and not name.startswith(".") and Path(name).suffix.lower() in _PICTURES:
+            elif left is not None and Path(name).suffix.lower() in _PICTURES:
                 left[Path(name).suffix.lower()] += 1
     return sorted(result)
 
@@ -99,16 +113,15 @@ def _decode_bands(
 ) -> NDArray[np.uint8]:
     """The bands that are read of one file, as 8 bits; where pictures are read, of one or three bands."""
     found = stored(path, config, contents, plan.first, shrink=shrink)
-    assert found.values is not None
     try:
-        values = plan.choose(found.values, found.alpha)
-        ranges = plan.ranges if plan.by_band or values.dtype != np.uint8 else ()
-        return to_channels(scaled(values, config.deep_pixels, ranges, found.nodata), channels)
+        return as_channels(found, channels, config.deep_pixels, plan)
     except ValueError as error:
         raise BadImage(path, str(error)) from error
 
 
 def image_extensions() -> frozenset[str]:
-    """The extensions, such as ``.jpg``, of every format that Pillow decodes."""
+    """The extensions, such as ``.jpg``, of every format that Pillow decodes, and of DICOM."""
     known = Image.registered_extensions().items()
-    return frozenset(extension for extension, kind in known if kind in Image.OPEN and kind not in _NOT_RASTER)
+    readable = {*Image.OPEN, "MPO"} - _NOT_RASTER  # MPO is opened as JPEG, of which it is a series
+    pillow = {extension for extension, kind in known if kind in readable}
+    return frozenset(pillow | EXTENSIONS)

@@ -6,14 +6,18 @@ import contextlib
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 from twofold.data.config import DataConfig
+from twofold.data.decoding import dicom, regions
 from twofold.data.decoding.bands import NPY, Stored, extra_samples, kind_of_file, read_npy, read_tiff
-from twofold.data.decoding.pixels import DEEP_MODES, GREY_MODES, NODATA, as_picture, no_data
+from twofold.data.decoding.frames import Frame, are_more, frames_of
+from twofold.data.decoding.pixels import DEEP_MODES, GREY_MODES, PixelRange, as_picture, nodata_of
+from twofold.errors import UserError
 
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -43,8 +47,7 @@ class NoPicture(BadImage):
 
 
 class Header(NamedTuple):
-    """What a file says before its pixels are decoded; height and width after orientation; `deep` pixels
-    have more than 8 bits."""
+    """What a file says before its pixels are decoded; heights and widths after orientation."""
 
     height: int
     width: int
@@ -58,30 +61,61 @@ class Header(NamedTuple):
     """Pillow can make a picture of it."""
     shape: tuple[int, ...] = ()
     """Of an .npy file's array."""
+    stated: PixelRange | None = None
+    """Black and white of deep pixels, where the file says how many of their bits are used."""
+    unbounded: bool = False
+    """Nobody knows what white is among such pixels but from their values: DICOM files that store 16 bits and more."""
+    more: bool = False
+    """There are other frames than the first."""
+    frames: tuple[Frame, ...] = ()
+    """All frames that are images of their own, where `data.frames` asks for them. Pages that are bands are none."""
+    patient: str = ""
+    """Stands for the patient whom a DICOM file is of."""
 
 
 def image_header(path: str, config: DataConfig, contents: bytes | None = None, first: bool = False) -> Header:
-    """Size, colour and bands of one file, or of its `contents`, without decoding it; raises BadImage.
+    """Size, colour, bands and frames of one file, or of its `contents`, without decoding it; raises BadImage.
 
     The channels of .npy arrays lie `first` or last.
     """
     if _named_npy(path, contents):
-        return _header(stored(path, config, contents, first, pixels=False))
+        return _header(stored(path, config, contents, first, pixels=False), config)
     try:
         with opened(path, config, contents) as image:
-            width, height = image.size
-            if orientation(image, config) >= 5:
-                width, height = height, width
-            grey = image.mode in GREY_MODES
-            bands, alpha, deep = _bands_of_picture(image, grey)
+            header = _of_picture(image, config)
             if not (image.format == "TIFF" and (asks_for_bands(config) or config.deep_pixels == "bands")):
-                return Header(height, width, grey, deep, bands, bands + alpha)
+                return header
     except NoPicture:
-        return _header(stored(path, config, contents, first, pixels=False))
+        return _header(stored(path, config, contents, first, pixels=False), config)
     found = _measured_tiff(path, config, contents)  # pages that may be bands, and deep pixels of several samples
-    if found is None:
-        return Header(height, width, grey, deep, bands, bands + alpha)
-    return _header(found)._replace(picture=True)
+    return header if found is None else _header(found, config)._replace(picture=True)
+
+
+def _of_picture(image: Image.Image, config: DataConfig) -> Header:
+    """What an opened picture says, of which another frame may be the current one afterwards."""
+    width, height = image.size
+    turned = orientation(image, config) >= 5
+    if turned:
+        width, height = height, width
+    grey, stated = image.mode in GREY_MODES, _stated(image)
+    bands, alpha, deep = _bands_of_picture(image, grey)
+    unbounded, patient = image.format == "DICOM" and stated is None, str(image.info.get(dicom.PATIENT, ""))
+    frames: tuple[Frame, ...] = ()
+    if config.frames == "all":
+        frames = frames_of(image)
+        if turned:
+            frames = tuple(Frame(number, wide, high) for number, high, wide in frames)
+    return Header(
+        height, width, grey, deep, bands, bands + alpha, stated=stated, unbounded=unbounded, more=are_more(image),
+        frames=frames, patient=patient,
+    )  # fmt: skip
+
+
+def _stated(image: Image.Image) -> PixelRange | None:
+    """Black and white, where a file says how many bits of its pixels are used."""
+    if isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(258) == (12,):
+        return 0.0, 4095.0
+    return image.info.get(dicom.STATED)
 
 
 def asks_for_bands(config: DataConfig) -> bool:
@@ -91,8 +125,9 @@ def asks_for_bands(config: DataConfig) -> bool:
 
 
 def stored(
-    path: str, config: DataConfig, contents: bytes | None, first: bool, pixels: bool = True, shrink: int = 1
-) -> Stored:
+    path: str, config: DataConfig, contents: bytes | None, first: bool, pixels: bool = True, shrink: int = 1,
+    frame: int = 0,
+) -> Stored:  # fmt: skip
     """All samples of one file: of an .npy file or of TIFF's measurements as they are stored, else of the picture.
 
     Args:
@@ -102,47 +137,54 @@ def stored(
         first: the channels of .npy arrays are their first axis.
         pixels: read the values and not the header alone.
         shrink: JPEG files are decoded at this fraction of their size.
+        frame: which one, from 0.
 
     Raises:
         BadImage: no image, broken, cut short, empty, or larger than `max_pixels`.
     """
-    with _reasons(path):
-        kind = kind_of_file(path, contents)
+    config = replace(config, tile=None)  # what follows decodes whole frames
+    with faults_told(path, contents):
+        kind = "" if dicom.begins_as_dicom(_begin(path, config, contents)) else kind_of_file(path, contents)
         if kind == "npy":
             found = read_npy(path, contents, first, pixels)
             if found.height * found.width > config.max_pixels:
                 raise BadImage(path, f"{found.width} x {found.height} pixels, more than {config.max_pixels}")
             return found
         if kind == "tiff":
-            measured = _measured_tiff(path, config, contents, pixels)
+            measured = _measured_tiff(path, config, contents, pixels, frame)
             if measured is not None:
                 return measured
-    with opened(path, config, contents) as image:
+    with opened(path, config, contents, frame) as image:
         upright = upright_picture(image, config, shrink)
         values = as_picture(upright, config.background, alpha=asks_for_bands(config))
         height, width, samples = values.shape
         alpha = (samples - 1,) if samples in (2, 4) else ()
-        nodata = no_data(getattr(image, "tag_v2", {}).get(NODATA)) if image.mode in DEEP_MODES else None
-        return Stored(height, width, samples, values.dtype, alpha, nodata, values=values)
+        return Stored(
+            height, width, samples, values.dtype, alpha, nodata_of(image), window=image.info.get(dicom.WINDOW),
+            inverted=bool(image.info.get(dicom.INVERTED)), values=values,
+        )  # fmt: skip
 
 
-def _measured_tiff(path: str, config: DataConfig, contents: bytes | None, pixels: bool = False) -> Stored | None:
+def _measured_tiff(
+    path: str, config: DataConfig, contents: bytes | None, pixels: bool = False, frame: int = 0
+) -> Stored | None:
     """What a TIFF file holds where that is more than a picture of 8 bits: n samples or pages, or deep ones."""
-    asked = asks_for_bands(config)
-    with _reasons(path):
-        found = read_tiff(path, contents, asked, config.max_pixels, pixels=False)
+    asked, every = asks_for_bands(config), config.frames == "all"
+    with faults_told(path, contents):
+        found = read_tiff(path, contents, asked, config.max_pixels, pixels=False, frame=frame, every=every)
         bands = 0 if found is None else found.samples - len(found.alpha)
         if found is None or bands == 1 or (bands == 3 and found.dtype.itemsize == 1):  # Pillow knows more codecs
-            with contextlib.suppress(NoPicture), opened(path, config, contents):
+            with contextlib.suppress(NoPicture), opened(path, config, contents, frame):
                 return None
-        return read_tiff(path, contents, asked, config.max_pixels) if pixels else found
+        return read_tiff(path, contents, asked, config.max_pixels, frame=frame) if pixels else found
 
 
-def _header(found: Stored) -> Header:
+def _header(found: Stored, config: DataConfig) -> Header:
     bands = found.samples - len(found.alpha)
     deep = found.dtype.itemsize > 1 or found.dtype.kind not in "ub"
     return Header(
-        found.height, found.width, bands == 1, deep, bands, found.samples, picture=False, shape=found.shape
+        found.height, found.width, bands == 1, deep, bands, found.samples, picture=False, shape=found.shape,
+        stated=found.stated, more=len(found.frames) > 1, frames=found.frames if config.frames == "all" else (),
     )  # fmt: skip
 
 
@@ -181,20 +223,28 @@ def orientation(image: Image.Image, config: DataConfig) -> int:
 
 
 @contextmanager
-def opened(path: str, config: DataConfig, contents: bytes | None = None) -> Iterator[Image.Image]:
+def opened(path: str, config: DataConfig, contents: bytes | None = None, frame: int = 0) -> Iterator[Image.Image]:
     """Open a file, or what it holds; whatever goes wrong inside the block is a BadImage with a reason for people.
 
     Args:
         path: the file; for messages only where `contents` are given.
-        config: `max_pixels` applies.
+        config: `max_pixels` applies, and `tile`.
         contents: the encoded image, where it is no file of its own.
+        frame: which one is the current one, from 0.
     """
+    with faults_told(path, contents), open_image(path, config, contents) as image:
+        if frame:
+            image.seek(frame)
+        check_size(path, image, config)
+        yield image
+
+
+@contextmanager
+def faults_told(path: str, contents: bytes | None = None) -> Iterator[None]:
+    """Whatever goes wrong inside with an image is a BadImage with a reason for people; a UserError stays one."""
     try:
-        with Image.open(path if contents is None else io.BytesIO(contents)) as image:
-            if image.width * image.height > config.max_pixels:
-                raise BadImage(path, f"{image.width} x {image.height} pixels, more than {config.max_pixels}")
-            yield image
-    except BadImage:
+        yield
+    except (BadImage, UserError):
         raise
     except UnidentifiedImageError as error:
         if kind_of_file(path, contents):
@@ -202,15 +252,41 @@ def opened(path: str, config: DataConfig, contents: bytes | None = None) -> Iter
         empty = (Path(path).stat().st_size if contents is None else len(contents)) == 0
         raise BadImage(path, "empty file" if empty else "not an image of a format that Pillow reads") from error
     except Exception as error:  # malformed bytes make Pillow's decoders raise nearly every kind of exception
-        raise BadImage(path, str(error) or type(error).__name__) from error
+        raise BadImage(path, " ".join(str(error).split()) or type(error).__name__) from error  # in one line
 
 
-@contextmanager
-def _reasons(path: str) -> Iterator[None]:
-    """Whatever goes wrong inside the block is a BadImage with a reason for people."""
-    try:
-        yield
-    except BadImage:
-        raise
-    except Exception as error:  # malformed bytes make decoders raise nearly every kind of exception
-        raise BadImage(path, str(error) or type(error).__name__) from error
+def open_image(path: str, config: DataConfig, contents: bytes | None = None) -> Image.Image:
+    """Open a file, or what it holds, as an image of Pillow's that is decoded when its pixels are asked for."""
+    begin = _begin(path, config, contents)
+    if dicom.begins_as_dicom(begin):
+        return dicom.open_dicom(path, contents)
+    stream = path if contents is None else io.BytesIO(contents)
+    if config.tile is not None and begin.startswith(regions.BEGINS):  # Image.open refuses very large ones
+        try:
+            return TiffImagePlugin.TiffImageFile(stream)
+        except SyntaxError as error:  # of samples for which Pillow has no mode, as Image.open would say
+            raise UnidentifiedImageError(str(error)) from error
+    return Image.open(stream)
+
+
+def check_size(path: str, image: Image.Image, config: DataConfig) -> None:
+    """Raise BadImage for a frame of more than `max_pixels` that would have to be decoded whole."""
+    if image.width * image.height <= config.max_pixels:
+        return
+    if config.tile is not None and regions.grid_for(image, config.tile, config.max_pixels) is not None:
+        return
+    reason = f"{image.width} x {image.height} pixels, more than {config.max_pixels}"
+    if config.tile is not None:
+        reason += ", and of this file no tile can be decoded alone: save it as a tiled TIFF file"
+    raise BadImage(path, reason)
+
+
+def _begin(path: str, config: DataConfig, contents: bytes | None) -> bytes:
+    """The first bytes, where they decide how an image is opened; of most files Pillow alone reads them."""
+    length = dicom.BEGINS_AT + len(dicom.MAGIC)
+    if contents is not None:
+        return contents[:length]
+    if config.tile is None and not dicom.may_be_dicom(path):
+        return b""
+    with Path(path).open("rb") as file:
+        return file.read(length)

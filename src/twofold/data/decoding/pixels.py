@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageColor
 
+from twofold.data.decoding.dicom import INVERTED, WINDOW
 from twofold.errors import UserError
 
 GREY_MODES = frozenset({"1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N", "F"})
@@ -17,16 +18,19 @@ GREY_MODES = frozenset({"1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;
 DEEP_MODES = frozenset({"I", "I;16", "I;16L", "I;16B", "I;16N", "F"})
 """Those of them whose pixels have more than 8 bits."""
 
-DeepPixels = Literal["full", "bands", "stretch"]
-"""One range for all images; one for each band; each image's own."""
+DeepPixels = Literal["full", "bands", "stretch", "window"]
+"""One range for all images; one for each band; each image's own; the window that a DICOM file asks for."""
 
 PixelRange = tuple[float, float]
 """The values of black and of white among pixels of more than 8 bits."""
 
 NODATA = 42113
 """GDAL's tag for the value of TIFF pixels without data (documentation of its GTiff driver)."""
+_KEPT = "gdal_nodata"
+"""Where `info` of a part of an image keeps that value."""
 _KNOWN = (1.0, 255.0, 65535.0)
 """What white is among floats, in the order in which it is tried."""
+_TWELVE_BITS = 4095
 _LITTLE = 0.05
 """A source whose brightest pixel lies below this share of its range is warned of."""
 _INNER = (1.0, 99.0)
@@ -73,6 +77,11 @@ def describe_range(pixels: PixelRange, dtype: np.dtype[Any], samples: Sequence[N
     """How pixels of more than 8 bits are read, in words, with a warning where they use little of their range."""
     text = f"{dtype} pixels, of which {pixels[0]:g} is black and {pixels[1]:g} white"
     brightest = max((float(values.max()) for values in samples if values.size), default=pixels[1])
+    if dtype.kind == "u" and pixels == (0.0, 65535.0) and _LITTLE * 65535 <= brightest <= _TWELVE_BITS:
+        text += (
+            f" (warning: the brightest that was looked at is {brightest:g}: if these are 12 bits in 16, as of many "
+            f"cameras, say so with --data.pixel_range '[0, {_TWELVE_BITS}]')"
+        )
     if dtype != np.bool_ and brightest - pixels[0] < _LITTLE * (pixels[1] - pixels[0]):
         text += (
             f" (warning: the brightest that was looked at is {brightest:g}, so that all is nearly black: say what "
@@ -157,6 +166,19 @@ def no_data(text: Any) -> float | None:
         return None
 
 
+def nodata_of(image: Image.Image) -> float | None:
+    """The value of deep pixels without data in an opened file, or a part of one (see `keep_nodata`); None without."""
+    if image.mode not in DEEP_MODES:
+        return None
+    return no_data(getattr(image, "tag_v2", {}).get(NODATA, image.info.get(_KEPT)))
+
+
+def keep_nodata(part: Image.Image, whole: Image.Image) -> Image.Image:
+    """A part of an opened file, which knows of pixels without data as the file does."""
+    part.info[_KEPT] = nodata_of(whole)
+    return part
+
+
 def without_data(values: NDArray[Any], nodata: float) -> NDArray[np.bool_]:
     """Which pixels hold no data."""
     return np.asarray(np.isnan(values) if np.isnan(nodata) else values == nodata)
@@ -181,15 +203,19 @@ def to_uint8(
     """Pixels [H, W, channels] of an image of any mode.
 
     Transparency (alpha, a transparent palette entry or a transparent colour) is laid over `background`. Colour becomes
-    grey by ITU-R 601 luma. Pixels of more than 8 bits follow `eight_bits`. Colour profiles are not applied.
+    grey by ITU-R 601 luma. Pixels of more than 8 bits follow `eight_bits`; of DICOM files, those whose low values are
+    white are inverted afterwards, and `deep` window takes black and white from the file where it has a window. Colour
+    profiles are not applied.
 
     Raises:
         ValueError: Pillow knows no conversion from the image's mode, or a float pixel is not finite.
     """
     if image.mode in DEEP_MODES:
         values = np.array(image)
-        nodata = no_data(getattr(image, "tag_v2", {}).get(NODATA))
-        grey = scaled(values[..., None], deep, (pixels,) if pixels else (), nodata)[..., 0]
+        shown = (image.info.get(WINDOW) if deep == "window" else None) or pixels
+        grey = scaled(values[..., None], deep, (shown,) if shown else (), nodata_of(image))[..., 0]
+        if image.info.get(INVERTED):
+            grey = 255 - grey
         if isinstance(key := image.info.get("transparency"), int):
             grey[values == key] = np.array(Image.new("RGB", (1, 1), background).convert("L"))[0, 0]
         return np.repeat(grey[..., None], channels, axis=2)
@@ -206,7 +232,7 @@ def eight_bits(values: NDArray[Any], deep: DeepPixels = "full", pixels: PixelRan
     Args:
         values: of one image, or of several.
         deep: "stretch" takes black and white from the smallest and largest of these values, each image for itself;
-            "full" and "bands" from `pixels`, the same for all images of a source.
+            "full", "bands" and "window" from `pixels`.
         pixels: see `range_of`, which is asked about these values alone when not given. What lies beyond is black or
             white.
 

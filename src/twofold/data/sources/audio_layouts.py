@@ -11,7 +11,7 @@ from typing import Any
 
 from twofold.data.base import Format, Source, Splits
 from twofold.data.config import AudioConfig, DataConfig
-from twofold.data.decoding.images import find_files, image_extensions
+from twofold.data.decoding.images import find_pictures, image_extensions
 from twofold.data.decoding.recordings import EXTENSIONS, FFMPEG_EXTENSIONS, passed_over
 from twofold.data.groups import named_by
 from twofold.data.sources.audio import AudioSource, Recording, find_recordings
@@ -335,7 +335,7 @@ def _holds_audio(what: str) -> bool:
         if kinds & pictures:
             return False
         if kinds & {*EXTENSIONS, *FFMPEG_EXTENSIONS}:
-            return not find_files(path, pictures)
+            return not find_pictures(path)
     return False
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from twofold.data.base import Format, Splits
 from twofold.data.config import DataConfig
 from twofold.data.decoding.bands import NPY
-from twofold.data.decoding.images import find_files, find_images, image_extensions, unread
+from twofold.data.decoding.images import find_images, find_pictures, image_extensions, unread
 from twofold.data.labels import UNLABELLED
 from twofold.data.sources.encoded import EncodedSource
 from twofold.errors import UserError
@@ -169,7 +169,7 @@ def folder_splits(folder: Path) -> dict[str, Path]:
 
 def _like(folder: Path, names: Sequence[str]) -> bool:
     """Whether files found in a folder's neighbour are of its kind: arrays count as images only where there are none."""
-    return bool(names) and not (names[0].endswith(NPY) and find_files(folder, image_extensions()))
+    return bool(names) and not (names[0].endswith(NPY) and find_pictures(folder))
 
 
 def _images_folder(folder: Path) -> Path:

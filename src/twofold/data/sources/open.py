@@ -19,6 +19,7 @@ from twofold.data.sources.audio_layouts import AUDIO
 from twofold.data.sources.datasets import DatasetSource
 from twofold.data.sources.files import FOLDER
 from twofold.data.sources.hub import HUB, is_hub_dataset, open_hub
+from twofold.data.sources.pieces import in_pieces
 from twofold.data.sources.shards import SHARDS
 from twofold.data.sources.tables import TABLE
 from twofold.data.sources.torchvision_sets import NAMED, NAMED_SETS
@@ -54,6 +55,8 @@ def open_source(what: Any, config: DataConfig | None = None, split: str | None =
     source = _open(what, config, split)
     refuse_unused(config, "data.", kind="audio" if isinstance(source, AudioSource) else "image")
     take_groups(source, config.group)
+    if not isinstance(source, AudioSource):
+        source = in_pieces(source, config)
     require_pairs(source)
     return source
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import io
 import json
 import tarfile
@@ -17,6 +18,7 @@ from PIL import Image, UnidentifiedImageError
 from twofold.data.base import SkipList, Source
 from twofold.data.config import DataConfig
 from twofold.data.decoding.bands import kind_of_file
+from twofold.data.decoding.dicom import begins_as_dicom
 from twofold.data.decoding.opening import BadImage, stored
 from twofold.data.groups import groups_of
 from twofold.data.sources.encoded import EncodedSource
@@ -41,8 +43,9 @@ class Item:
 def items(source: Source) -> Iterator[Item]:
     """The images of a source, in its order; those that cannot be decoded are noted in `skipped` and left out.
 
-    Encoded images keep their bytes; arrays are encoded as PNG, or TIFF where they are neither grey nor RGB, which
-    loses nothing.
+    Encoded images keep their bytes, but for DICOM files, whose pixels alone are taken: they name patients. Those,
+    arrays, tiles and frames are encoded as PNG, or TIFF where they are neither grey nor RGB, which loses nothing of
+    what is read.
 
     Raises:
         UserError: more unreadable images than `max_skipped`, or an image can have several labels.
@@ -55,12 +58,13 @@ def items(source: Source) -> Iterator[Item]:
         label, group = None if labels is None else int(labels[index]), groups[index] if groups else ""
         try:
             pixels = source.read(index)
-            if not isinstance(source, EncodedSource):
-                yield _encoded(pixels, label, group)
-                continue
-            path, data = source.locate(index)
-            contents = Path(path).read_bytes() if data is None else data
-            yield Item(contents, _extension(contents), label, group)
+            if isinstance(source, EncodedSource):
+                path, data = source.locate(index)
+                contents = Path(path).read_bytes() if data is None else data
+                if not begins_as_dicom(contents):
+                    yield Item(contents, _extension(contents), label, group)
+                    continue
+            yield _encoded(pixels, label, group)
         except BadImage as error:
             source.skipped.add(error.path, error.reason)
 
@@ -148,8 +152,8 @@ def _add(archive: tarfile.TarFile, number: int, item: Item) -> None:
     members = [(item.extension, item.data)]
     if isinstance(item.label, str) or (item.label is not None and item.label >= 0):
         members.append(("cls", str(item.label).encode()))
-    if item.group:
-        members.append(("json", json.dumps({"group": item.group}).encode()))
+    if item.group:  # a hash: names of files or patients stay where they are, and equal ones are equal in other archives
+        members.append(("json", json.dumps({"group": hashlib.sha256(item.group.encode()).hexdigest()[:16]}).encode()))
     for extension, data in members:
         info = tarfile.TarInfo(f"{number:09d}.{extension}")  # no time, no owner: the same images give the same bytes
         info.size = len(data)

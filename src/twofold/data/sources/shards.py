@@ -17,7 +17,7 @@ import numpy as np
 
 from twofold.data.base import Format, SkipList, Source, Splits
 from twofold.data.config import DataConfig
-from twofold.data.decoding.images import find_files, image_extensions
+from twofold.data.decoding.images import find_pictures
 from twofold.data.decoding.opening import BadImage
 from twofold.data.groups import group_names
 from twofold.data.labels import class_labels
@@ -37,7 +37,8 @@ class ShardSource(EncodedSource):
 
     Each archive is read by position, without walking it: an order of examples stays a function of the step, as for
     files, and nothing is replayed to resume. Labels are the whole numbers or names in ``KEY.cls``, or ``label`` or
-    ``cls`` in ``KEY.json``; an image without one, or with -1, is unlabelled.
+    ``cls`` in ``KEY.json``; an image without one, or with -1, is unlabelled. What belongs together has the same
+    ``group`` in ``KEY.json``.
 
     Args:
         paths: the archives.
@@ -62,7 +63,7 @@ class ShardSource(EncodedSource):
             raise UserError(
                 f"{name}: no images in {len(paths)} tar archives (members such as 000017.jpg and 000017.cls)"
             )
-        self.groups = self._json_groups(config.group)
+        self.groups = self._json_groups(config.group) if config.group is not None else self._groups()
         self._take_labels()
         self.examine()
 
@@ -113,10 +114,13 @@ class ShardSource(EncodedSource):
             digest.update(self._records[start : start + 2**20][list(PLACE.names or ())].astype(PLACE).tobytes())
         return digest.hexdigest()
 
-    def _json_groups(self, wanted: str | None) -> list[str] | None:
-        """The group of each image by its ``KEY.json``; None where none has such a field, and names may tell."""
-        if wanted is None:
+    def _groups(self) -> list[str] | None:
+        if "group" not in (self._records.dtype.names or ()) or not self._records["group"].any():
             return None
+        return [f"{group:016x}" if group else "" for group in self._records["group"].tolist()]
+
+    def _json_groups(self, wanted: str) -> list[str] | None:
+        """The group of each image by its ``KEY.json``; None where none has such a field, and names may tell."""
         paths = [Path(self._paths[i]) for i in range(len(self._paths))]
         with ThreadPoolExecutor(min(16, 4 * (os.cpu_count() or 1))) as threads:
             fields = [f for each in threads.map(lambda path: member_fields(path, wanted), paths) for f in each]
@@ -267,7 +271,7 @@ def shard_splits(folder: Path) -> dict[str, Path]:
 
 def is_shard_folder(folder: Path) -> bool:
     """Whether a folder holds tar archives, itself or by split, and no image files."""
-    return bool(archives(folder) or shard_splits(folder)) and not find_files(folder, image_extensions())
+    return bool(archives(folder) or shard_splits(folder)) and not find_pictures(folder)
 
 
 def _is_shards(what: str) -> bool:

@@ -22,13 +22,14 @@ from twofold.data.labels import UNLABELLED, class_labels
 from twofold.errors import UserError
 
 _PLACE = [("offset", "<i8"), ("size", "<i4"), ("shard", "<i4"), ("label", "<i4")]
-RECORD = np.dtype([*_PLACE, ("crc", "<u4")])
+_CHECKED = [*_PLACE, ("crc", "<u4")]
+RECORD = np.dtype([*_CHECKED, ("group", "<u8")])
 """One image: where its bytes begin in which archive, how many there are, its label (-1 none, BAD_LABEL one that cannot
-be read), and the CRC-32 of its bytes; 0 where they were not read."""
+be read), the CRC-32 of its bytes, 0 where they were not read, and a hash of its group, 0 without one."""
 BAD_LABEL = -2
 PLACE = np.dtype(_PLACE)
 """What of it tells one image from another, and all that indices of the first format hold."""
-_FORMATS = {"twofold-shards-1": PLACE, "twofold-shards-2": RECORD}
+_FORMATS = {"twofold-shards-1": PLACE, "twofold-shards-2": np.dtype(_CHECKED), "twofold-shards-3": RECORD}
 
 INDEX, RECORDS = "index.json", "index.npy"
 """The files that keep an index beside the archives of a folder."""
@@ -68,6 +69,7 @@ def index_tar(path: Path, checksums: bool = False) -> TarWalk:
     images: list[tuple[str, int, int, int]] = []
     arrays: list[tuple[str, int, int, int]] = []
     labels: dict[str, int | str] = {}
+    groups: dict[str, int] = {}
     problems: list[tuple[str, str]] = []
     known = image_extensions()
     try:
@@ -84,7 +86,7 @@ def index_tar(path: Path, checksums: bool = False) -> TarWalk:
                     crc = _checksum(archive, member) if checksums else 0
                     (arrays if kind == NPY else images).append((key, member.offset_data, member.size, crc))
                 elif extension in ("cls", "json"):
-                    _note_label(archive, member, key, labels)
+                    _note(archive, member, key, labels, groups)
             if size < archive.offset + 512 or (not images and not arrays and size == 0):
                 raise tarfile.ReadError("cut short: the end of the archive is missing")
     except (tarfile.TarError, OSError, EOFError) as error:
@@ -96,6 +98,7 @@ def index_tar(path: Path, checksums: bool = False) -> TarWalk:
     records["offset"], records["size"] = [o for _, o, _, _ in images], [s for _, _, s, _ in images]
     records["label"] = [UNLABELLED if isinstance(label, str) else label for label in found]
     records["crc"] = [crc for *_, crc in images]
+    records["group"] = [groups.get(key, 0) for key, *_ in images]
     return TarWalk(records, found, problems)
 
 
@@ -148,18 +151,22 @@ def _checksum(archive: tarfile.TarFile, member: tarfile.TarInfo) -> int:
     return zlib.crc32(stream.read() if stream is not None else b"")
 
 
-def _note_label(archive: tarfile.TarFile, member: tarfile.TarInfo, key: str, labels: dict[str, int | str]) -> None:
-    """Take down what a .cls member, or the label in a .json member, says of an image."""
+def _note(
+    archive: tarfile.TarFile, member: tarfile.TarInfo, key: str, labels: dict[str, int | str], groups: dict[str, int]
+) -> None:
+    """Take down what a .cls member, or the label and the group in a .json member, say of an image."""
     stream = archive.extractfile(member)
     text = stream.read() if stream is not None else b""
     of_json = member.name.endswith(".json")
     try:
         value: Any = json.loads(text)
     except ValueError:
-        value = (
-            BAD_LABEL if of_json else text.decode(errors="replace").strip()
-        )  # a name stands in a .cls without quotes
+        # (a name stands in a .cls without quotes)
+        value = BAD_LABEL if of_json else text.decode(errors="replace").strip()
     if of_json and value != BAD_LABEL:
+        if isinstance(value, dict) and isinstance(value.get("group"), str | int):
+            digest = hashlib.sha256(str(value["group"]).encode(errors="surrogatepass")).digest()
+            groups[key] = int.from_bytes(digest[:8], "little")
         names = [name for name in ("label", "cls") if isinstance(value, dict) and name in value]
         if not names:
             return  # about something else
@@ -178,7 +185,7 @@ def write_index(folder: Path, names: list[str], index: TarIndex) -> None:
     np.save(part, index.records)
     part.replace(folder / RECORDS)
     shards = [[name, (folder / name).stat().st_size] for name in names]
-    document = {"format": "twofold-shards-2", "images": len(index.records), "classes": index.classes, "shards": shards}
+    document = {"format": "twofold-shards-3", "images": len(index.records), "classes": index.classes, "shards": shards}
     document["sha256"] = _digest(document, folder / RECORDS)
     part = folder / f".{INDEX}.{os.getpid()}"
     part.write_text(json.dumps(document, indent=1) + "\n")

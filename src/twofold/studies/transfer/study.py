@@ -147,7 +147,7 @@ class TransferStudy(Study[TransferPart, TransferResult]):
                 f"{self.encoder} does not say which side its images had: give --size, 224 for ImageNet's nets"
             )
         self.size: int = size
-        data = Pixels.of(read_header(self.encoder)).fill(DataConfig(
+        data = Pixels.of(read_header(self.encoder)).of_whole_images().fill(DataConfig(
             root=config.root, download=config.download, max_skipped=config.max_skipped,
             channels=self.model.input.channels, workers=config.workers,
         ))  # fmt: skip
@@ -180,9 +180,9 @@ class TransferStudy(Study[TransferPart, TransferResult]):
         )  # fmt: skip
 
     def _asked(self) -> dict[str, Any]:
-        pixels: dict[str, Any] = (self.extractor.pixels or Pixels()).options()[
-            "data"
-        ]  # of the defaults nothing, as ever
+        pixels: dict[str, Any] = (
+            (self.extractor.pixels or Pixels()).of_whole_images().options()["data"]
+        )  # of the defaults nothing, as ever
         return {"size": self.size, "resample": self.extractor.resample, "seed": self.config.seed} | pixels
 
     def measured(self, cell: TransferResult) -> Mapping[str, float]:
