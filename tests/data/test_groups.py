@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+from pathlib import Path
 
 import datasets
 import numpy as np
@@ -122,7 +123,9 @@ def test_archives(folder, tmp_path, index):
     files, groups = grouped(folder, BY_NAME)
     shard(folder, tmp_path / "packed", data={"group": BY_NAME})
     packed, kept = grouped(tmp_path / "packed", "group")
-    assert kept == groups
+    assert len(set(kept)) == len(set(groups)) == len(set(zip(kept, groups, strict=True))), "hashes of the names"
+    assert not set(kept) & set(groups)
+    assert groups_of(open_source(tmp_path / "packed")) is not None, "without being asked for"
     assert packed.labels.tolist() == files.labels.tolist()
     others = tmp_path / "others"
     others.mkdir()
@@ -174,3 +177,14 @@ def test_what_was_an_option_of_tables_is_one_of_all_data():
     assert upgraded({"data": {"table": {"group": "video", "label": "kind"}}}) == {
         "data": {"group": "video", "table": {"label": "kind"}}
     }
+
+
+def test_a_pattern_groups_the_tiles_of_files(tmp_path):
+    """What was asked for counts, not that each file is a group of its own tiles."""
+    for name in ("ann_1", "ann_2", "bob_1"):
+        Image.fromarray(np.zeros((20, 40, 3), np.uint8)).save(tmp_path / f"{name}.png")
+    source = open_source(tmp_path, DataConfig(tile=20, group="^([a-z]+)_"))
+    assert list(source.groups) == ["ann"] * 4 + ["bob"] * 2
+    assert [str(Path(group).stem) for group in open_source(tmp_path, DataConfig(tile=20)).groups] == [
+        "ann_1", "ann_1", "ann_2", "ann_2", "bob_1", "bob_1",
+    ]  # fmt: skip

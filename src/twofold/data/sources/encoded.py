@@ -102,7 +102,7 @@ class EncodedSource:
         good = self._examined(complete)
         if not complete and any(header.patient for header in good):
             good = self._examined(complete=True)
-        if self.groups is None and any(header.patient for header in good):
+        if self.groups is None and self.config.group is None and any(header.patient for header in good):
             self.groups = [header.patient for header in good]
         self.headers = good if self.config.in_pieces else None
         self._more_frames = 0 if self.config.frames == "all" else sum(header.more for header in good)

@@ -46,8 +46,8 @@ class HubSource(EncodedSource):
         self._column = image_column(dataset.features, name)
         label = label_column(dataset.features)
         labels, classes = (None, None) if label is None else _labels(dataset, label, name)
-        self.groups = _groups(dataset, config.group, name)
         super().__init__(len(dataset), config, labels=labels, classes=classes, name=name)
+        self.groups = _groups(dataset, config.group, name)
         self._table, self._dtype = _undecoded(dataset.with_format(None).select_columns([self._column]), self._column)
         self.examine()
 
