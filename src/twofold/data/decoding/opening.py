@@ -191,7 +191,10 @@ def open_file(path: str, contents: bytes | None = None) -> IO[bytes]:
 
 def cut_alone(file: IO[bytes], config: DataConfig, frame: int) -> tuple[regions.Page, regions.Grid] | None:
     """A page of a TIFF file and its blocks, where tiles of its bands are decoded alone; None where it is read whole."""
-    if config.tile is None or (page := regions.open_page(file, frame)) is None:
+    file.seek(0)
+    if config.tile is None or dicom.begins_as_dicom(file.read(dicom.BEGINS_AT + len(dicom.MAGIC))):
+        return None
+    if (page := regions.open_page(file, frame)) is None:
         return None
     if asks_for_bands(config) and page.tags.get(277, 1) == 1 and page.tags.next:  # its pages are bands
         return None

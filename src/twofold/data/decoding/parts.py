@@ -115,6 +115,7 @@ class _File:
         self.lock = threading.Lock()
         self.path, self.kept = "", 0
         self._image: Image.Image | None = None
+        self._no_picture = False
         self._turn = 1
         self._decoded: int | None = None
         self._bands: Stored | None = None
@@ -129,9 +130,10 @@ class _File:
 
     def cut(self, where: Where, part: Part, config: DataConfig, plan: BandPlan) -> Image.Image | Stored:
         """One part, upright, of a picture or of bands; `lock` is held."""
-        if plan.channels is None and self._bands is None:
+        if plan.channels is None and not self._no_picture:
             with contextlib.suppress(NoPicture):
                 return self._of_picture(where, part, config)
+            self._no_picture = True
         return self._of_bands(where, part, config, plan)
 
     def _of_bands(self, where: Where, part: Part, config: DataConfig, plan: BandPlan) -> Stored:
