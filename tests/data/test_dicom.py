@@ -74,6 +74,19 @@ def test_low_values_are_white_where_the_file_says_so(tmp_path):
     assert source.read(0).std() > 5
 
 
+@pytest.mark.parametrize("options", [{}, {"deep_pixels": "window"}, {"deep_pixels": "stretch"}, {"frames": "all"}])
+def test_a_band_of_a_file_is_read_as_its_picture(tmp_path, options):
+    for i, kind in enumerate(("MONOCHROME1", "MONOCHROME2")):
+        changed(tmp_path / f"{i}.dcm", PhotometricInterpretation=kind, WindowCenter=600, WindowWidth=1200)
+    picture, band = (open_source(tmp_path, DataConfig(bands=each, **options)) for each in (None, (1,)))
+    assert band.groups == picture.groups
+    for i in range(2):
+        np.testing.assert_array_equal(band.read(i), picture.read(i))
+    tiles = open_source(tmp_path, DataConfig(bands=(1,), tile=32, pixel_range=(0, 4000)))
+    whole = open_source(tmp_path, DataConfig(pixel_range=(0, 4000)))
+    np.testing.assert_array_equal(tiles.read(3), whole.read(0)[32:, 32:])
+
+
 def test_the_window_of_the_file_where_it_is_asked_for(tmp_path):
     for i in range(2):
         changed(tmp_path / f"{i}.dcm", WindowCenter=[600, 50], WindowWidth=[1200, 7])

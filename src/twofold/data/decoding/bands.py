@@ -184,7 +184,13 @@ def extra_samples(photometric: int | None, samples: int, extra: Sequence[int]) -
 
 
 def read_tiff(
-    path: str, contents: bytes | None, asked: bool, most: int, pixels: bool = True, frame: int = 0, every: bool = False
+    path: str,
+    contents: bytes | None,
+    asked: bool,
+    most: float,
+    pixels: bool = True,
+    frame: int = 0,
+    every: bool = False,
 ) -> Stored | None:
     """A page of a TIFF file with all its samples, upright; None where it holds no plain measurements.
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
@@ -142,7 +142,8 @@ def stored(
     Raises:
         BadImage: no image, broken, cut short, empty, or larger than `max_pixels`.
     """
-    config = replace(config, tile=None)  # what follows decodes whole frames
+    if pixels:
+        config = replace(config, tile=None)  # what follows decodes whole frames
     with faults_told(path, contents):
         kind = "" if dicom.begins_as_dicom(_begin(path, config, contents)) else kind_of_file(path, contents)
         if kind == "npy":
@@ -170,13 +171,35 @@ def _measured_tiff(
 ) -> Stored | None:
     """What a TIFF file holds where that is more than a picture of 8 bits: n samples or pages, or deep ones."""
     asked, every = asks_for_bands(config), config.frames == "all"
+    most: float = config.max_pixels
+    if not pixels and config.tile is not None:
+        with open_file(path, contents) as file, faults_told(path, contents):
+            most = most if cut_alone(file, config, frame) is None else float("inf")
     with faults_told(path, contents):
-        found = read_tiff(path, contents, asked, config.max_pixels, pixels=False, frame=frame, every=every)
+        found = read_tiff(path, contents, asked, most, pixels=False, frame=frame, every=every)
         bands = 0 if found is None else found.samples - len(found.alpha)
         if found is None or bands == 1 or (bands == 3 and found.dtype.itemsize == 1):  # Pillow knows more codecs
             with contextlib.suppress(NoPicture), opened(path, config, contents, frame):
                 return None
-        return read_tiff(path, contents, asked, config.max_pixels, frame=frame) if pixels else found
+        return read_tiff(path, contents, asked, most, frame=frame) if pixels else found
+
+
+def open_file(path: str, contents: bytes | None = None) -> IO[bytes]:
+    """A file, or what it holds, as bytes."""
+    return Path(path).open("rb") if contents is None else io.BytesIO(contents)
+
+
+def cut_alone(file: IO[bytes], config: DataConfig, frame: int) -> tuple[regions.Page, regions.Grid] | None:
+    """A page of a TIFF file and its blocks, where tiles of its bands are decoded alone; None where it is read whole."""
+    file.seek(0)
+    if config.tile is None or dicom.begins_as_dicom(file.read(dicom.BEGINS_AT + len(dicom.MAGIC))):
+        return None
+    if (page := regions.open_page(file, frame)) is None:
+        return None
+    if asks_for_bands(config) and page.tags.get(277, 1) == 1 and page.tags.next:  # its pages are bands
+        return None
+    grid = regions.grid_for(page, config.tile, config.max_pixels)
+    return None if grid is None else (page, grid)
 
 
 def _header(found: Stored, config: DataConfig) -> Header:
@@ -273,7 +296,7 @@ def check_size(path: str, image: Image.Image, config: DataConfig) -> None:
     """Raise BadImage for a frame of more than `max_pixels` that would have to be decoded whole."""
     if image.width * image.height <= config.max_pixels:
         return
-    if config.tile is not None and regions.grid_for(image, config.tile, config.max_pixels) is not None:
+    if config.tile is not None and regions.grid_for(regions.page_of(image), config.tile, config.max_pixels) is not None:
         return
     reason = f"{image.width} x {image.height} pixels, more than {config.max_pixels}"
     if config.tile is not None:

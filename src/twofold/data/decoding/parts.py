@@ -8,7 +8,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import replace
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,13 +23,15 @@ from twofold.data.decoding.opening import (
     Header,
     NoPicture,
     check_size,
+    cut_alone,
     faults_told,
+    open_file,
     open_image,
     orientation,
     stored,
 )
-from twofold.data.decoding.pixels import PixelRange, keep_nodata, nodata_of, to_uint8
-from twofold.data.decoding.regions import Box, grid_for, region
+from twofold.data.decoding.pixels import NODATA, PixelRange, keep_nodata, no_data, nodata_of, to_uint8
+from twofold.data.decoding.regions import Box, Grid, Page, grid_for, page_of, region, region_file
 
 KEPT_BYTES = 64 * 2**20
 """Decoded pixels that a process keeps for neighbouring parts; the image used last is kept whatever its size."""
@@ -113,24 +115,38 @@ class _File:
         self.lock = threading.Lock()
         self.path, self.kept = "", 0
         self._image: Image.Image | None = None
+        self._no_picture = False
         self._turn = 1
         self._decoded: int | None = None
         self._bands: Stored | None = None
+        self._file: IO[bytes] | None = None
+        self._blocks: tuple[int, tuple[Page, Grid] | None] | None = None
 
     def __del__(self) -> None:
-        if self._image is not None:
-            with contextlib.suppress(Exception):  # at the interpreter's end there may be nothing left to close with
-                self._image.close()
+        for each in (self._image, self._file):
+            if each is not None:
+                with contextlib.suppress(Exception):  # at the interpreter's end there may be nothing left to do it with
+                    each.close()
 
     def cut(self, where: Where, part: Part, config: DataConfig, plan: BandPlan) -> Image.Image | Stored:
         """One part, upright, of a picture or of bands; `lock` is held."""
-        if plan.channels is None and self._bands is None:
+        if plan.channels is None and not self._no_picture:
             with contextlib.suppress(NoPicture):
                 return self._of_picture(where, part, config)
+            self._no_picture = True
         return self._of_bands(where, part, config, plan)
 
     def _of_bands(self, where: Where, part: Part, config: DataConfig, plan: BandPlan) -> Stored:
-        """Cut from the whole frame, decoded once for neighbours."""
+        """Decoded alone, or cut from the whole frame, which is decoded once for neighbours."""
+        if part.box is not None and (cut := self._blocks_of(where, part.frame, config)) is not None:
+            with faults_told(self.path):
+                data, (left, top, right, bottom) = region_file(*cut, part.box)
+            whole = stored(self.path, config, data, plan.first)
+            assert whole.values is not None
+            values = whole.values[top:bottom, left:right]
+            return whole._replace(
+                height=bottom - top, width=right - left, nodata=no_data(cut[0].tags.get(NODATA)), values=values
+            )
         if self._bands is None or self._decoded != part.frame:
             self._bands = None
             self.path, contents = where()
@@ -143,6 +159,17 @@ class _File:
             return found
         left, top, right, bottom = part.box
         return found._replace(height=bottom - top, width=right - left, values=found.values[top:bottom, left:right])
+
+    def _blocks_of(self, where: Where, frame: int, config: DataConfig) -> tuple[Page, Grid] | None:
+        """A page whose tiles are decoded alone, and its blocks; None of another one."""
+        if self._file is None:
+            self.path, contents = where()
+            with faults_told(self.path, contents):
+                self._file = open_file(self.path, contents)
+        if self._blocks is None or self._blocks[0] != frame:
+            with faults_told(self.path):
+                self._blocks = frame, cut_alone(self._file, config, frame)
+        return self._blocks[1]
 
     def _of_picture(self, where: Where, part: Part, config: DataConfig) -> Image.Image:
         if self._image is None:
@@ -158,10 +185,11 @@ class _File:
             if image.tell() != part.frame:
                 image.seek(part.frame)
             check_size(self.path, image, config)
-            grid = None if config.tile is None else grid_for(image, config.tile, config.max_pixels)
-            if grid is not None and part.box is not None:
+            page = page_of(image)
+            grid = None if config.tile is None else grid_for(page, config.tile, config.max_pixels)
+            if page is not None and grid is not None and part.box is not None:
                 self._decoded = None
-                return region(image, grid, part.box)
+                return region(page, grid, part.box)
             image.load()  # Pillow may close the file now, and takes away a tag that has been obeyed
             self._decoded = part.frame
         self.kept = image.width * image.height * (1 if image.mode in ("1", "L", "P") else 4)

@@ -1,8 +1,8 @@
 """A region of a TIFF file without decoding the rest: its tiles or strips as a small TIFF file in memory.
 
-What decodes the region is the same code that decodes whole files (Pillow with libtiff), so every compression, layout of
-planes and kind of pixel that is read at all is read the same in parts. Layout of the format: TIFF 6.0 (Adobe, 1992),
-sections 2, 8 and 15.
+What decodes the region is the same code that decodes whole files (Pillow with libtiff, or tifffile), so every
+compression, layout of planes and kind of pixel that is read at all is read the same in parts. Layout of the format:
+TIFF 6.0 (Adobe, 1992), sections 2, 8 and 15.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import struct
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from PIL import Image, TiffImagePlugin
 
@@ -45,31 +45,69 @@ class Grid(NamedTuple):
     """Bytes of a row of such a strip."""
 
 
-def grid_for(image: Image.Image, side: int, most: int) -> Grid | None:
-    """How to read squares of `side` pixels of the current page alone; None where the whole has to be decoded instead.
+class Page(NamedTuple):
+    """A page of an opened TIFF file."""
+
+    tags: Any
+    """As Pillow parses them."""
+    width: int
+    height: int
+    file: IO[bytes]
+
+
+def page_of(image: Image.Image) -> Page | None:
+    """The current page of an image; None of one that is no TIFF file."""
+    if not isinstance(image, TiffImagePlugin.TiffImageFile) or image.fp is None:
+        return None
+    return Page(image.tag_v2, image.width, image.height, image.fp)
+
+
+def open_page(file: IO[bytes], number: int = 0) -> Page | None:
+    """A page of a TIFF file, counted from 0, of any kind of samples; None of a file that Pillow cannot parse.
+
+    Raises:
+        EOFError: it has fewer pages.
+    """
+    file.seek(0)
+    head = file.read(8)
+    if not head.startswith(BEGINS):
+        return None
+    head += file.read(8 if head.startswith(BEGINS[2]) else 0)
+    tags = TiffImagePlugin.ImageFileDirectory_v2(head)
+    for _ in range(number + 1):
+        if not tags.next:
+            raise EOFError(f"the file has no page {number}")
+        file.seek(tags.next)
+        tags.load(file)
+    return Page(tags, int(tags.get(_WIDTH, 0)), int(tags.get(_LENGTH, 0)), file)
+
+
+def grid_for(page: Page | None, side: int, most: int) -> Grid | None:
+    """How to read squares of `side` pixels of a page alone; None where the whole has to be decoded instead.
 
     That is so where its blocks would make it decode more than `most` pixels for one square; and where the whole has no
     more than `most`, and the blocks are so large that decoding it once costs less.
     """
-    grid, whole = grid_of(image), image.width * image.height
-    if grid is None or (cost := pixels_read(grid, side)) > most or (whole <= most and 4 * cost > whole):
+    grid = None if page is None else grid_of(page)
+    if page is None or grid is None:
+        return None
+    whole = page.width * page.height
+    if (cost := pixels_read(grid, side)) > most or (whole <= most and 4 * cost > whole):
         return None
     return grid
 
 
-def grid_of(image: Image.Image) -> Grid | None:
-    """The blocks of the current page of a TIFF file; None where no part can be decoded alone."""
-    if not isinstance(image, TiffImagePlugin.TiffImageFile):
-        return None
-    tags = image.tag_v2
+def grid_of(page: Page) -> Grid | None:
+    """The blocks of a page; None where no part can be decoded alone."""
+    tags = page.tags
     if tags.get(_ORIENTATION, 1) != 1 or tags.get(_COMPRESSION, 1) == _OLD_JPEG:
         return None
     tiled = _TILES["width"] in tags
-    width = int(tags[_TILES["width"]]) if tiled else image.width
-    rows = int(tags[_TILES["rows"]]) if tiled else min(int(tags.get(_STRIPS["rows"], image.height)), image.height)
+    width = int(tags[_TILES["width"]]) if tiled else page.width
+    rows = int(tags[_TILES["rows"]]) if tiled else min(int(tags.get(_STRIPS["rows"], page.height)), page.height)
     if min(width, rows) < 1:
         return None
-    grid = Grid(width, rows, -(-image.width // width), -(-image.height // rows), tiled)
+    grid = Grid(width, rows, -(-page.width // width), -(-page.height // rows), tiled)
     bits = _numbers(tags, _BITS) or (1,)
     planes = len(bits) if tags.get(_PLANAR, 1) == 2 else 1
     named = _TILES if tiled else _STRIPS
@@ -79,7 +117,7 @@ def grid_of(image: Image.Image) -> Grid | None:
     if tiled or tags.get(_COMPRESSION, 1) != 1 or tags.get(_PHOTOMETRIC, 1) == _YCBCR or rows == 1 or planes > 1:
         return grid
     step = 1 if sum(bits) % 8 == 0 else width
-    return Grid(step, 1, width // step, image.height, False, rows, -(-image.width * sum(bits) // 8))
+    return Grid(step, 1, width // step, page.height, False, rows, -(-page.width * sum(bits) // 8))
 
 
 def pixels_read(grid: Grid, side: int) -> int:
@@ -89,22 +127,28 @@ def pixels_read(grid: Grid, side: int) -> int:
     return across * grid.width * down * grid.rows
 
 
-def region(image: Image.Image, grid: Grid, box: Box) -> Image.Image:
-    """A part of the current page.
+def region(page: Page, grid: Grid, box: Box) -> Image.Image:
+    """A part of a page that Pillow can decode.
 
     Args:
-        image: an opened TIFF file whose pixels have not been loaded.
+        page: its pixels have not been loaded.
         grid: its blocks.
         box: within the page.
 
     Raises:
         OSError, ValueError: the file is cut short or damaged there.
     """
-    assert isinstance(image, TiffImagePlugin.TiffImageFile)  # it has a grid
+    data, within = region_file(page, grid, box)
+    with Image.open(io.BytesIO(data), formats=["TIFF"]) as part:
+        return part.crop(within)
+
+
+def region_file(page: Page, grid: Grid, box: Box) -> tuple[bytes, Box]:
+    """A TIFF file of the blocks that a part of a page lies in, and where it lies in them; see `region`."""
     left, top, right, bottom = box
     columns = range(left // grid.width, -(-right // grid.width))
     lines = range(top // grid.rows, -(-bottom // grid.rows))
-    tags, named = image.tag_v2, _TILES if grid.tiled else _STRIPS
+    tags, named = page.tags, _TILES if grid.tiled else _STRIPS
     offsets, counts = _numbers(tags, named["offsets"]), _numbers(tags, named["counts"])
     if grid.strip:
         skip, count = (grid.row_bytes * part // grid.across for part in (columns[0], len(columns)))
@@ -115,14 +159,13 @@ def region(image: Image.Image, grid: Grid, box: Box) -> Image.Image:
             for plane in range(len(offsets) // (grid.across * grid.down)) for line in lines for column in columns
         ]  # fmt: skip
         places = [(offsets[block], counts[block]) for block in chosen]
-    blocks = [_read(image, *place) for place in places]
+    blocks = [_read(page.file, *place) for place in places]
     height = len(lines) * grid.rows
     if not grid.tiled:  # the last strip may be shorter
-        height = min(height, image.height - lines[0] * grid.rows)
+        height = min(height, page.height - lines[0] * grid.rows)
     data = _small_file(tags, grid, (len(columns) * grid.width, height), blocks)
-    with Image.open(io.BytesIO(data), formats=["TIFF"]) as part:
-        corner = (columns[0] * grid.width, lines[0] * grid.rows)
-        return part.crop((left - corner[0], top - corner[1], right - corner[0], bottom - corner[1]))
+    x, y = columns[0] * grid.width, lines[0] * grid.rows
+    return data, (left - x, top - y, right - x, bottom - y)
 
 
 def _numbers(tags: Any, tag: int) -> Sequence[int]:
@@ -130,10 +173,9 @@ def _numbers(tags: Any, tag: int) -> Sequence[int]:
     return value if isinstance(value, tuple) else (value,)
 
 
-def _read(image: TiffImagePlugin.TiffImageFile, offset: int, count: int) -> bytes:
-    assert image.fp is not None
-    image.fp.seek(offset)
-    data: bytes = image.fp.read(count)
+def _read(file: IO[bytes], offset: int, count: int) -> bytes:
+    file.seek(offset)
+    data = file.read(count)
     if len(data) < count or not count:
         raise OSError("the file is cut short or has an empty block")
     return data
