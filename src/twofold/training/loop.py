@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Generic, Protocol
 
 import torch
@@ -15,16 +15,20 @@ from torch import Tensor
 from twofold.console import console
 from twofold.data.batches.base import Batch, BatchLoader, Draw, Examples
 from twofold.distributed import all_reduce_mean, rank, world_size
+from twofold.errors import UserError
 from twofold.kinds import EXAMPLE
 from twofold.methods import Method, Output
 from twofold.randomness import derive_seed
-from twofold.training.checkpoint import load_checkpoint, save_checkpoint
+from twofold.text import printable
+from twofold.training.checkpoint import check_state_fits, load_checkpoint, load_newest, save_checkpoint, set_aside
 from twofold.training.clock import StepClock
-from twofold.training.health import Health, check_finite
+from twofold.training.health import Health
 from twofold.training.inputs import MakeInputs
 from twofold.training.interrupts import StopRequest
+from twofold.training.metrics import MetricsFile
 from twofold.training.progress import ProgressReport
 from twofold.training.rundir import RunDirectory
+from twofold.training.soundness import Soundness
 from twofold.views import ImageDraw
 from twofold.views.audio.views import WaveDraw
 from twofold.waves import Waves
@@ -69,9 +73,13 @@ class Training(Generic[Examples, Draw]):
     sums: dict[str, Tensor] = field(default_factory=dict)
     stopped_by: int | None = None
     clock: StepClock = field(init=False)
+    metrics: MetricsFile = field(init=False)
+    soundness: Soundness = field(init=False)
 
     def __post_init__(self) -> None:
         self.clock = StepClock(self.method, self.accelerator.device)
+        self.metrics = MetricsFile(self.run.metrics_file)
+        self.soundness = Soundness(self.method, self.loader.name, self.run.latest_step)
 
     def fit(self) -> bool:
         """Train to the last step; returns whether it was reached (a signal ends a run early, with a checkpoint)."""
@@ -113,6 +121,7 @@ class Training(Generic[Examples, Draw]):
         self.clock.mark("views")
         with self.accelerator.autocast():
             output: Output = model(inputs)
+        self.soundness.after_forward(output.loss.detach(), self.step, batch.index)
         self.clock.backward()
         self.accelerator.backward(output.loss)
         self.clock.mark("encoder")
@@ -147,7 +156,7 @@ class Training(Generic[Examples, Draw]):
     def measure(self, output: Output) -> dict[str, float]:
         """One row of metrics: means since the last row, and what the method tells of the last step."""
         loss = float(all_reduce_mean(self.sums["loss"] / self.sums["steps"]))
-        check_finite(loss, self.step)
+        self.soundness.check_loss(loss, self.step)
         self.sums = {}
         self.clock.collect()
         row = {"step": self.step, "epoch": self.step / self.steps_per_epoch, "loss": loss, "seconds": self.seconds}
@@ -156,8 +165,7 @@ class Training(Generic[Examples, Draw]):
     def record(self, row: dict[str, float]) -> None:
         """Append a row to metrics.jsonl, and to the tracker if there is one."""
         if rank() == 0:
-            with self.run.metrics_file.open("a") as file:
-                file.write(json.dumps(row) + "\n")
+            self.metrics.append(row)
         self.accelerator.log({k: v for k, v in row.items() if k != "step"}, step=self.step)
 
     def agree(self, requested: bool) -> bool:
@@ -170,8 +178,6 @@ class Training(Generic[Examples, Draw]):
 
     def save(self) -> None:
         """Write a checkpoint, unless the weights are spoiled."""
-        if "loss" in self.sums:
-            check_finite(float(self.sums["loss"]), self.step)
         # (the open means of all ranks, as every rank will take them up)
         sums = {name: all_reduce_mean(value) for name, value in self.sums.items()}
         state = {
@@ -179,22 +185,46 @@ class Training(Generic[Examples, Draw]):
             "method": self.method.state_dict(), "optimizer": self.optimizer.state_dict(),
             "monitors": [monitor.state_dict() for monitor in self.monitors],
         }  # fmt: skip
+        self.soundness.check_state(state, self.step)
         if rank() == 0:
-            save_checkpoint(self.run.path, self.step, state, self.keep)
+            save_checkpoint(self.run.path, self.step, state | {"metrics": self.metrics.mark()}, self.keep)
 
     def resume(self) -> None:
-        """Take up the run at its newest checkpoint, if it has one."""
-        newest = self.run.latest()
-        if newest:
-            state = load_checkpoint(newest)
-            self.step, self.seconds = state["step"], state["seconds"]
-            self.sums = {name: value.to(self.accelerator.device) for name, value in state["sums"].items()}
+        """Take up the run at its newest checkpoint that is sound, if it has one."""
+        mark: dict[str, int] | None = None
+
+        def take(path: Path) -> None:
+            nonlocal mark
+            state = load_checkpoint(path, self.steps)
+            self._take_up(state, path)
+            mark = state.get("metrics")
+
+        _, problems = load_newest(self.run.path, take, self._everywhere)
+        if rank() > 0:
+            return
+        for problem in problems:
+            console.print(f"warning: {printable(problem)}; going on from step {self.step}", markup=False)
+        set_aside(self.run.path, self.step)
+        damage = self.metrics.restore(mark, self.step)
+        if damage:
+            console.print(f"warning: {printable(damage)}", markup=False)
+
+    def _take_up(self, state: dict[str, Any], path: Path) -> None:
+        """Fill in a checkpoint; a UserError where it is not one of this run."""
+        try:
+            check_state_fits(self.optimizer, state["optimizer"])
             self.method.load_state_dict(state["method"])
             self.optimizer.load_state_dict(state["optimizer"])
+            self.sums = {name: value.to(self.accelerator.device) for name, value in state["sums"].items()}
             for monitor, saved in zip(self.monitors, state["monitors"], strict=True):
                 monitor.load_state_dict(saved)
-        if rank() == 0:
-            self.run.keep_metrics_until(self.step)
+            self.step, self.seconds = state["step"], state["seconds"]
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise UserError(f"{path} is no checkpoint of this run: {type(error).__name__}: {error}") from error
+
+    def _everywhere(self, here: bool) -> bool:
+        """Whether something holds on every rank."""
+        return float(all_reduce_mean(torch.tensor(float(here), device=self.accelerator.device))) == 1
 
 
 AnyTraining = Training[Tensor, ImageDraw] | Training[Waves, WaveDraw]

@@ -13,6 +13,7 @@ from twofold.errors import UserError
 from twofold.files import check_out, write_atomically
 from twofold.options import OptionsParser, flatten, plain, upgraded
 from twofold.training.checkpoint import latest_checkpoint
+from twofold.training.metrics import MetricsFile
 from twofold.versions import environment
 
 Config = TypeVar("Config")
@@ -104,27 +105,14 @@ class RunDirectory:
         """The newest checkpoint."""
         return latest_checkpoint(self.path)
 
+    def latest_step(self) -> int | None:
+        """Steps that the newest checkpoint holds."""
+        newest = self.latest()
+        return None if newest is None else int(newest.stem.removeprefix("step-"))
+
     def rows(self) -> list[dict[str, Any]]:
-        """The rows of metrics.jsonl."""
-        if not self.metrics_file.exists():
-            return []
-        return [json.loads(line) for line in self.metrics_file.read_text().splitlines() if line.strip()]
-
-    def keep_metrics_until(self, step: int) -> None:
-        """Drop rows after `step`: a resumed run writes them again."""
-        rows = [row for row in self._whole_rows() if row["step"] <= step]
-        text = "".join(json.dumps(row) + "\n" for row in rows)
-        write_atomically(self.metrics_file, lambda file: file.write(text.encode()))
-
-    def _whole_rows(self) -> list[dict[str, Any]]:
-        """Rows that were written whole; a kill can cut the last one short."""
-        rows = []
-        for line in self.metrics_file.read_text().splitlines() if self.metrics_file.exists() else []:
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:
-                break
-        return rows
+        """The rows of metrics.jsonl that can be read."""
+        return MetricsFile(self.metrics_file).rows()
 
     def write_json(self, name: str, value: dict[str, Any]) -> Path:
         """Write a JSON document into the run, whole or not at all."""

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from twofold.data.base import Source
+from twofold.data.base import Source, name_of
 from twofold.data.batches.base import Batch
 from twofold.data.batches.cache import CachedSource, with_cache
 from twofold.data.batches.order import Order
@@ -100,6 +100,10 @@ class Loader:
         if _whole_shape(reader, self.views) and isinstance(reader, ArraySource | CachedSource):
             return self._from_memory(reader, start, stop)
         return self._from_workers(reader, start, stop)
+
+    def name(self, index: int) -> str:
+        """The file of one example."""
+        return name_of(self.source, index)
 
     def close(self) -> None:
         """Stop the worker processes; another `iterate` would start them again."""
