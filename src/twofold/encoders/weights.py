@@ -171,7 +171,7 @@ def sealed(header: str, tensors: Mapping[str, Tensor]) -> dict[str, str]:
     for name in sorted(tensors):
         tensor = tensors[name].contiguous()
         result.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        result.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+        result.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return {_KEY: header, _HEADER_SUM: alone, _SUM: result.hexdigest()}
 
 

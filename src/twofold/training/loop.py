@@ -14,17 +14,18 @@ from torch import Tensor
 
 from twofold.console import console
 from twofold.data.batches.base import Batch, BatchLoader, Draw, Examples
-from twofold.distributed import all_reduce_mean, rank, world_size
+from twofold.distributed import all_reduce_mean, highest, rank
 from twofold.errors import UserError
+from twofold.interrupts import StopRequest
 from twofold.kinds import EXAMPLE
 from twofold.methods import Method, Output
 from twofold.randomness import derive_seed
 from twofold.text import printable
+from twofold.training.best import Best
 from twofold.training.checkpoint import check_state_fits, load_checkpoint, load_newest, save_checkpoint, set_aside
 from twofold.training.clock import StepClock
 from twofold.training.health import Health
 from twofold.training.inputs import MakeInputs
-from twofold.training.interrupts import StopRequest
 from twofold.training.metrics import MetricsFile
 from twofold.training.progress import ProgressReport
 from twofold.training.rundir import RunDirectory
@@ -66,6 +67,9 @@ class Training(Generic[Examples, Draw]):
     keep: int
     size: int | None = None
     """Side of a view of images, in pixels."""
+    checkpoint_minutes: float | None = None
+    save_best: Callable[[float], None] | None = None
+    """Called with its score where the checkpoint just written is the best by a monitor."""
     monitors: Sequence[Monitor] = ()
     monitor_every: int = 0
     step: int = 0
@@ -75,6 +79,8 @@ class Training(Generic[Examples, Draw]):
     clock: StepClock = field(init=False)
     metrics: MetricsFile = field(init=False)
     soundness: Soundness = field(init=False)
+    best: Best = field(default_factory=Best)
+    _saved: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
         self.clock = StepClock(self.method, self.accelerator.device)
@@ -92,23 +98,25 @@ class Training(Generic[Examples, Draw]):
                 output = self.update(model, optimizer, batch)
                 self.step += 1
                 self.seconds = before + time.monotonic() - begun
-                last, stopping = self.step == self.steps, self.agree(stop.requested)
+                last = self.step == self.steps
+                stopping, due = self.agree(stop.number()), self.checkpoint_due()
                 if self.step % self.log_every == 0 or last:
                     row = self.measure(output)
                     if last or self.monitor_due():
                         row |= self.run_monitors()
+                        self.best.look(row)
                     self.record(row)
                     progress.status = f"loss {row['loss']:.3f}"
                     if rank() == 0:
                         for advice in health.advice(self.step, row):
                             console.print(f"warning: {advice}")
                     self.clock.mark("logging")
-                if self.step % self.checkpoint_every == 0 or last or stopping:
+                if self.step % self.checkpoint_every == 0 or due or last or stopping:
                     self.save()
                     self.clock.mark("saving")
                 progress.advance()
                 if stopping:
-                    self.stopped_by = stop.signal
+                    self.stopped_by = int(stopping)
                     break
         return self.step == self.steps
 
@@ -168,13 +176,15 @@ class Training(Generic[Examples, Draw]):
             self.metrics.append(row)
         self.accelerator.log({k: v for k, v in row.items() if k != "step"}, step=self.step)
 
-    def agree(self, requested: bool) -> bool:
-        """Whether to stop, the same on every rank at the same step; asked now and then, as it costs a message."""
-        if world_size() == 1:
-            return requested
-        return self.step % 8 == 0 and bool(
-            all_reduce_mean(torch.tensor(float(requested), device=self.accelerator.device)) > 0
-        )
+    def agree(self, number: int) -> int:
+        """The signal to stop by, 0 for none: the highest that any rank was sent."""
+        return highest(number)[0]
+
+    def checkpoint_due(self) -> bool:
+        """Whether the minutes between two checkpoints are over on any rank."""
+        if self.checkpoint_minutes is None:
+            return False
+        return bool(highest(int(time.monotonic() - self._saved > 60 * self.checkpoint_minutes))[0])
 
     def save(self) -> None:
         """Write a checkpoint, unless the weights are spoiled."""
@@ -186,8 +196,13 @@ class Training(Generic[Examples, Draw]):
             "monitors": [monitor.state_dict() for monitor in self.monitors],
         }  # fmt: skip
         self.soundness.check_state(state, self.step)
+        self.best.consider(self.step)
         if rank() == 0:
-            save_checkpoint(self.run.path, self.step, state | {"metrics": self.metrics.mark()}, self.keep)
+            state |= {"metrics": self.metrics.mark(), "best": self.best.state()}
+            save_checkpoint(self.run.path, self.step, state, self.keep, self.best.step)
+            if self.best.step == self.step and self.save_best is not None:
+                self.save_best(self.best.value)
+        self._saved = time.monotonic()
 
     def resume(self) -> None:
         """Take up the run at its newest checkpoint that is sound, if it has one."""
@@ -218,6 +233,7 @@ class Training(Generic[Examples, Draw]):
             self.sums = {name: value.to(self.accelerator.device) for name, value in state["sums"].items()}
             for monitor, saved in zip(self.monitors, state["monitors"], strict=True):
                 monitor.load_state_dict(saved)
+            self.best.load_state(state.get("best"))
             self.step, self.seconds = state["step"], state["seconds"]
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise UserError(f"{path} is no checkpoint of this run: {type(error).__name__}: {error}") from error

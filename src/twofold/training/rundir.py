@@ -21,7 +21,7 @@ Config = TypeVar("Config")
 
 # Options that may differ when a run is resumed: they change neither what is learned nor in which order.
 OPERATIONAL = re.compile(
-    r"training\.(device|threads|keep|keep_memory|track|log_every|checkpoint_every)|data\.(workers|cache|root|download)"
+    r"training\.(device|threads|keep|keep_memory|track|log_every|checkpoint_every|checkpoint_minutes)|data\.(workers|patience|cache|root|download)"
 )
 
 
@@ -42,6 +42,10 @@ class RunDirectory:
     @property
     def encoder_file(self) -> Path:
         return self.path / "encoder.safetensors"
+
+    @property
+    def best_file(self) -> Path:
+        return self.path / "best.safetensors"
 
     def create(self, config: Any, facts: dict[str, Any]) -> None:
         """Start a run here.

@@ -13,7 +13,8 @@ from twofold.data.base import Source, name_of
 from twofold.data.batches.base import Batch
 from twofold.data.batches.cache import CachedSource, with_cache
 from twofold.data.batches.order import Order
-from twofold.data.batches.workers import Part, Pipe, Substitution, Task, join_draws
+from twofold.data.batches.pipe import Pipe
+from twofold.data.batches.workers import Part, Substitution, Task, join_draws
 from twofold.data.config import DataConfig
 from twofold.data.sources.arrays import ArraySource
 from twofold.data.sources.encoded import EncodedSource
@@ -136,7 +137,8 @@ class Loader:
         shape = _whole_shape(reader, self.views)
         if self._pipe is None:
             draft = self._config.jpeg_draft
-            self._pipe = Pipe(reader, self.views, self.seed, shape, draft, len(self.rows), self.workers)
+            rows, patience = len(self.rows), self._config.patience
+            self._pipe = Pipe(reader, self.views, self.seed, shape, draft, rows, self.workers, patience)
         parts: list[Part] = []
         done = 0
         for part, pixels in self._pipe.run(self._tasks(start, stop, self._pipe.chunk)):
