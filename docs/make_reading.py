@@ -43,7 +43,7 @@ SKIP = {
     "training/rundir.py": "what a run writes",
     "training/progress.py": "the bar",
     "training/clock.py": "where the time goes",
-    "training/interrupts.py": "Ctrl-C",
+    "interrupts.py": "Ctrl-C",
     "evaluation/feature_cache.py": "features kept for the next evaluation",
     "evaluation/frozen.py": "the proof that nothing was trained",
     "encoders/weights.py": "the encoder's file",

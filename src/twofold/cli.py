@@ -6,12 +6,14 @@ Nothing heavy is imported here: `twofold --help` answers at once.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
 from twofold import __version__
 from twofold.commands import COMMANDS
 from twofold.errors import Stopped, UserError, suggest
+from twofold.interrupts import Interrupted, interruptible
 from twofold.text import printable
 
 
@@ -52,18 +54,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     try:
         name, words = command_of(arguments)
-        from twofold import parsers  # PyTorch and all: seconds
+        with interruptible():
+            from twofold import parsers  # PyTorch and all: seconds
 
-        parsers.run(name, words)
+            parsers.run(name, words)
     except UserError as error:
         print(f"twofold: error: {printable(str(error))}", file=sys.stderr)
         return 2
     except Stopped as stop:
         print(f"twofold: {printable(str(stop))}", file=sys.stderr)
         return 128 + stop.signal
-    except KeyboardInterrupt:
-        print("twofold: interrupted", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stop:
+        number = stop.signal if isinstance(stop, Interrupted) else signal.SIGINT
+        print(
+            f"twofold: stopped by {signal.Signals(number).name}; what was saved before is whole, and a command that "
+            "takes --resume goes on with it",
+            file=sys.stderr,
+        )
+        return 128 + number
     except BrokenPipeError:  # the reader of our output went away (`| head`): no news is for anybody
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141

@@ -47,6 +47,26 @@ def is_distributed() -> bool:
     return world_size() > 1
 
 
+_control: tuple[Any, Any] | None = None
+"""The group of all processes, and the one beside it that talks through main memory."""
+
+
+def highest(*numbers: int) -> tuple[int, ...]:
+    """The largest of each number over all ranks, which must ask at the same place; 0..255.
+
+    The message goes through main memory, by gloo, so that nobody waits for a GPU: 0.1 ms on one machine.
+    """
+    global _control
+    if not is_distributed():
+        return numbers
+    world: Any = dist.group.WORLD
+    if _control is None or _control[0] is not world:
+        _control = world, world if "gloo" in dist.get_backend_config() else dist.new_group(backend="gloo")
+    told = torch.tensor(numbers, dtype=torch.uint8)
+    dist.all_reduce(told, dist.ReduceOp.MAX, _control[1])
+    return tuple(told.tolist())
+
+
 class _AllGather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:

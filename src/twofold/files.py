@@ -10,6 +10,9 @@ from typing import Any
 from twofold.errors import UserError
 from twofold.text import printable
 
+LOCK = ".lock"
+"""The file in a run's folder that its owner has locked."""
+
 
 def write_atomically(path: Path, write: Any) -> None:
     """Call `write(file)` on a temporary file beside `path`, sync it, and rename it to `path`.
@@ -50,7 +53,7 @@ def check_out(out: Path, begun: bool, what: str, resume: bool) -> bool:
         raise UserError(f"--out {out}: a name that is not UTF-8, or holds control characters; choose another folder")
     if begun and not resume:
         raise UserError(f"--out {out} already holds a {what}; continue it with --resume, or choose another folder")
-    if not begun and out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if not begun and out.exists() and (not out.is_dir() or any(path.name != LOCK for path in out.iterdir())):
         raise UserError(
             f"--out {out} exists and is no empty folder; choose another one, so that nothing is overwritten"
         )

@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 
 from twofold.data import Batch, DataConfig, Loader, Order, open_source
 from twofold.data.batches import cache as cache_module
-from twofold.data.batches.workers import SUBSTITUTES
+from twofold.data.batches.workers import SUBSTITUTES, Decoder
 from twofold.data.sources import encoded as encoded_module
 from twofold.errors import UserError
 from twofold.randomness import Key
@@ -362,16 +362,57 @@ def test_a_truncated_draft_is_substituted(tmp_path):
         assert torch.equal(got.draws[1].box, wanted.draws[1].box)
 
 
-def test_a_killed_worker_is_an_error_with_a_remedy(mixed):
+def loading(source, workers=2, **options):
+    config = DataConfig(cache="off", **options)
+    return Loader(source, VIEWS, Order(len(source), 12, SEED), SEED, config=config, workers=workers)
+
+
+def processes(loader):
+    return loader._pipe._loader._iterator._workers
+
+
+def test_killed_workers_are_started_again_and_the_batches_are_the_same(mixed, capsys, monkeypatch):
+    monkeypatch.setattr("twofold.data.batches.pipe.LOOK", 0.5)
     source = open_source(mixed)
-    with Loader(source, VIEWS, Order(len(source), 12, SEED), SEED, config=OFF, workers=1) as loader:
-        stream = loader.iterate(0, 1000)
-        next(stream)
-        (pid,) = (worker.pid for worker in loader._pipe._loader._iterator._workers)
-        os.kill(pid, signal.SIGKILL)
-        with pytest.raises(UserError, match=r"a decoding process was killed .* --data.workers"):
-            for _ in stream:
-                pass
+    with loading(source, workers=0) as loader:
+        wanted = list(loader.iterate(3, 40))
+    with loading(source) as loader:
+        for got, want in zip(loader.iterate(3, 40), wanted, strict=True):
+            assert got.step == want.step
+            assert torch.equal(got.index, want.index)
+            assert torch.equal(got.examples, want.examples)
+            assert torch.equal(got.draws[1].box, want.draws[1].box)
+            if got.step in (5, 6, 21):
+                victims = processes(loader)
+                os.kill(victims[got.step % 2].pid, signal.SIGKILL)
+    assert "a decoding process was killed (process " in capsys.readouterr().out
+
+
+def test_workers_that_die_again_and_again_are_an_error_with_a_remedy(mixed, monkeypatch):
+    monkeypatch.setattr(Decoder, "__getitem__", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    monkeypatch.setattr("twofold.data.batches.pipe.LOOK", 0.5)
+    told = pytest.raises(UserError, match=r"end again and again .*SIGKILL.*--data.workers")
+    with loading(open_source(mixed), workers=1) as loader, told:
+        next(loader.iterate(0, 1000))
+
+
+def test_an_image_that_hangs_its_decoder_counts_as_unreadable(mixed, monkeypatch):
+    """It is told, and the next image by index stands in for it, as for any other that cannot be read."""
+    source = open_source(mixed)
+    read, slow = type(source).read, int(Order(len(source), 12, SEED).indices(1)[5])
+    monkeypatch.setattr(
+        type(source), "read", lambda self, i, *more: time.sleep(1000) if i == slow else read(self, i, *more)
+    )
+    monkeypatch.setattr("twofold.data.batches.pipe.LOOK", 0.5)
+    with loading(source, patience=1.0) as loader:
+        first, second = loader.iterate(0, 2)
+    for batch in (first, second):
+        asked = torch.from_numpy(Order(len(source), 12, SEED).indices(batch.step))
+        wanted = torch.where(asked == slow, (asked + 1) % len(source), asked)
+        assert torch.equal(batch.index, wanted)
+    assert [reason for path, reason in source.skipped if path == source.path(slow)] == [
+        "reading it took more than 1 s (--data.patience)"
+    ]
 
 
 CHILD = """
@@ -428,7 +469,7 @@ def alive(pid: int) -> bool:
 
 def test_processes_can_be_spawned_as_on_macos(mixed, monkeypatch):
     monkeypatch.setattr(cache_module, "START_METHOD", "spawn")
-    monkeypatch.setattr("twofold.data.batches.workers.START_METHOD", "spawn")
+    monkeypatch.setattr("twofold.data.batches.pipe.START_METHOD", "spawn")
     got = batches(mixed, DataConfig(cache="ram"), workers=1, stop=2)
     for one, other in zip(got, batches(mixed, workers=0, stop=2), strict=True):
         assert_equal(one, other)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from twofold.encoders import Encoder, EncoderConfig, ResNet, adapt, build_encoder
-from twofold.encoders.weights import load_encoder, load_head, read_header, save_encoder
+from twofold.encoders.weights import load_encoder, load_head, read_header, save_encoder, sealed
 from twofold.errors import UserError
 from twofold.heads import HeadConfig, ProjectionHead
 
@@ -38,10 +40,10 @@ def saved(tmp_path: Path) -> Path:
 
 
 def rewrite(path: Path, header: Any = None, drop: str = "", **tensors: torch.Tensor) -> Path:
-    """The same file with another header, without some tensor, with others."""
+    """The same file with another header, without some tensor, with others, and the sums of these, as anyone can."""
     kept = {name: t for name, t in load_file(path).items() if name != drop} | tensors
-    header = header_with(path) if header is None else header
-    save_file(kept, path, metadata={"twofold": header} if header else None)
+    header = json.dumps(read_header(path)) if header is None else header
+    save_file(kept, path, metadata=sealed(header, kept) if header else None)
     return path
 
 
@@ -138,7 +140,6 @@ def test_strays_are_told(saved: Path) -> None:
 def header_with(path: Path, **changes: Any) -> str:
     """Without the digest, as files of earlier versions are: what else is wrong is to be told."""
     header = read_header(path) | changes
-    header.pop("sha256", None)
     return json.dumps(header)
 
 
@@ -207,3 +208,55 @@ def test_own_module_must_be_given(tmp_path: Path) -> None:
     save_encoder(tmp_path / "resnet.safetensors", small())
     with pytest.raises(UserError, match="leave `module` out"):
         load_encoder(tmp_path / "resnet.safetensors", nn.Identity())
+
+
+def test_a_flipped_bit_anywhere_is_noticed(saved: Path) -> None:
+    """In the header, the names, the sums or the weights: refused, or, in padding, what was written."""
+    whole, encoder, header = saved.read_bytes(), load_encoder(saved), read_header(saved)
+    rng = np.random.default_rng(0)
+    start = int.from_bytes(whole[:8], "little") + 8
+    places = [*rng.integers(0, len(whole), 200), *rng.integers(0, start, 300)]
+    for place, bit in zip(places, rng.integers(0, 8, len(places)), strict=True):
+        changed = bytearray(whole)
+        changed[place] ^= 1 << bit
+        saved.write_bytes(changed)
+        try:
+            loaded = load_encoder(saved)
+            assert same(loaded, encoder), place
+            assert read_header(saved) == header, place
+        except UserError as error:
+            assert str(saved) in str(error)  # noqa: PT017  # either outcome is right, silence is not
+
+
+def test_files_of_format_1_have_no_sums_and_are_read(saved: Path) -> None:
+    """What earlier versions wrote."""
+    encoder = load_encoder(saved)
+    header = json.dumps(read_header(saved) | {"format": 1})
+    save_file(load_file(saved), saved, metadata={"twofold": header})
+    assert same(load_encoder(saved), encoder)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("encoder.bn1.running_var", -torch.ones(8), "negative variances: bn1.running_var"),
+        ("encoder.bn1.weight", torch.full((8,), torch.inf), "infinite or not a number: bn1.weight"),
+        ("encoder.bn1.weight", torch.full((8,), torch.nan), "infinite or not a number: bn1.weight"),
+        ("encoder.bn1.weight", torch.ones(8, dtype=torch.int64), r"of another type: bn1.weight \(int64\)"),
+    ],
+)
+def test_weights_that_no_network_has_are_told(saved: Path, name: str, value: torch.Tensor, message: str) -> None:
+    """Their sums may be right: anyone can write such a file."""
+    rewrite(saved, **{name: value})
+    with pytest.raises(UserError, match=message):
+        load_encoder(saved)
+
+
+def test_others_may_read_an_encoder_as_umask_says(saved: Path) -> None:
+    """As any file that a user makes."""
+    before = os.umask(0o022)
+    try:
+        save_encoder(saved, small())
+    finally:
+        os.umask(before)
+    assert saved.stat().st_mode & 0o777 == 0o644

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -167,6 +167,12 @@ def class_count(labels: NDArray[np.int64] | None, classes: list[str] | None) -> 
     if classes is not None:
         return len(classes)
     return labels.shape[1] if labels.ndim == 2 else int(labels.max()) + 1
+
+
+def name_of(source: Any, index: int) -> str:
+    """The file of one example of a source of images or recordings, or its place in data that have no files."""
+    path = getattr(source, "path", None)
+    return str(path(index)) if callable(path) else f"{source.name}[{index}]"
 
 
 def require_pairs(source: Source) -> None:

@@ -116,6 +116,8 @@ class DataConfig:
     not given straddle; recordings are put into batches of like lengths, and an epoch's rest is left out."""
     workers: int | None = None
     """Processes that decode files; 0 decodes in the main process; by default chosen from the number of cores."""
+    patience: float = option(60.0, when=_IMAGES)
+    """Seconds that decoding one image may take in a decoding process; beyond, it counts as unreadable."""
     cache: Literal["auto", "off", "ram"] = "auto"
     """Keep decoded files in memory: ram always, off never, auto if they fit in `cache_gb` and half the free memory; of
     recordings auto keeps as many as fit. Recordings of more than `audio.max_seconds` are read anew each time."""
@@ -143,6 +145,8 @@ class DataConfig:
             raise UserError(Option("data.max_skipped"), f" {self.max_skipped}: a share of the files lies in 0..1")
         if self.workers is not None and self.workers < 0:
             raise UserError(Option("data.workers"), f" {self.workers}: give 0 or more, or leave it out")
+        if not self.patience > 0:
+            raise UserError(Option("data.patience"), f" {self.patience}: give seconds above 0")
         if self.cache_gb < 0:
             raise UserError(f"--data.cache_gb {self.cache_gb}: give 0 or more")
         limit = 2 * (Image.MAX_IMAGE_PIXELS or self.max_pixels)

@@ -1,6 +1,7 @@
 """Encoder files: weights in safetensors, and everything needed to rebuild the encoder as JSON in the header.
 
-Nothing in such a file is executed; it can be read from anyone.
+Nothing in such a file is executed; it can be read from anyone. SHA-256 sums of the header and of the whole, which stand
+in the file, are compared on reading (safetensors has none of its own).
 """
 
 from __future__ import annotations
@@ -19,15 +20,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from twofold.archives import spoiled
 from twofold.encoders.base import Encoder, build_encoder_from_spec
 from twofold.encoders.resnet import ResNet
 from twofold.errors import UserError
 from twofold.heads import Classifier, HeadConfig, ProjectionHead
 from twofold.versions import package_version
 
-FORMAT = 1
+FORMAT = 2
+"""Since 2 with sums; files of format 1 have none and are read without."""
 Module = TypeVar("Module", bound=nn.Module)
-_KEY = "twofold"
+_KEY, _HEADER_SUM, _SUM = "twofold", "header_sha256", "sha256"
 
 
 def save_encoder(
@@ -64,15 +67,15 @@ def save_encoder(
     }
     tensors = _prefixed("encoder", encoder) | _prefixed("head", head) | _prefixed("classifier", classifier)
     try:
-        header["sha256"] = _digest(header, tensors)
         text = json.dumps(header, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise UserError(f"{path}: `extra` must hold JSON's types only: {error}") from error
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        save_file(tensors, temporary, metadata={_KEY: text})
+        save_file(tensors, temporary, metadata=sealed(text, tensors))
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
+        temporary.chmod(0o666 & ~_umask())  # safetensors writes for the owner alone
         temporary.replace(path)  # atomic: a reader sees the old file or the new one
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path} could not be written: {error}") from error
@@ -161,15 +164,22 @@ def _prefixed(prefix: str, module: nn.Module | None) -> dict[str, Tensor]:
     }
 
 
-def _digest(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
-    """sha256 of a header, but for the digest itself, and of the tensors: safetensors keeps no checksum."""
-    rest = {name: value for name, value in header.items() if name != "sha256"}
-    digest = hashlib.sha256(json.dumps(rest, sort_keys=True, allow_nan=False).encode())
+def sealed(header: str, tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """A header as it stands in a file, with its SHA-256 sum, and that of it and all names, types, shapes and bytes."""
+    result = hashlib.sha256(header.encode())
+    alone = result.hexdigest()
     for name in sorted(tensors):
         tensor = tensors[name].contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+        result.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        result.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return {_KEY: header, _HEADER_SUM: alone, _SUM: result.hexdigest()}
+
+
+def _umask() -> int:
+    """The permissions that the process takes off new files; asking means setting it."""
+    result = os.umask(0o077)
+    os.umask(result)
+    return result
 
 
 def _read(path: str | Path, weights: bool = True) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -191,24 +201,53 @@ def _read(path: str | Path, weights: bool = True) -> tuple[dict[str, Any], dict[
         )
     try:
         header = json.loads(metadata[_KEY])
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise UserError(f"{path}: its header is no JSON: {error}") from error
     complete = isinstance(header, dict) and {"format", "spec", "head", "versions", "extra"} <= header.keys()
     if not complete or not isinstance(header["spec"], dict) or not isinstance(header["head"], dict | None):
         raise UserError(f"{path}: its header is malformed: {metadata[_KEY][:200]}")
-    if header["format"] != FORMAT:
+    if header["format"] not in (1, FORMAT):
         raise UserError(
-            f"{path} has format {header['format']}, this version reads {FORMAT}; it was written by twofold "
+            f"{path} has format {header['format']}, this version reads 1 and {FORMAT}; it was written by twofold "
             f"{header['versions'].get('twofold')}: install that version or a later one"
         )
-    if weights and "sha256" in header and header["sha256"] != _digest(header, tensors):  # older files have none
-        raise UserError(f"{path} is damaged: the digest in it differs from what it holds; write it again")
+    if header["format"] > 1:
+        right = sealed(metadata[_KEY], tensors)
+        if any(metadata.get(key) != right[key] for key in ((_HEADER_SUM, _SUM) if weights else (_HEADER_SUM,))):
+            raise UserError(
+                f"{path} is damaged: its bytes are not those that were written (SHA-256 sums differ). Copy it again, "
+                "or make it anew: `twofold pretrain ... --resume` writes the encoder of a run's last checkpoint"
+            )
     header.setdefault("classifier", None)
     parts = ("encoder.", *(f"{part}." for part in ("head", "classifier") if header[part] is not None))
     strays = sorted(name for name in tensors if not name.startswith(parts))
     if strays:
         raise UserError(f"{path} holds tensors that belong to none of its parts: {', '.join(strays)}")
     return header, tensors
+
+
+def check_values(path: str | Path, wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
+    """Raise a UserError if values are none that a network can hold.
+
+    Args:
+        path: the file that they come from, for the message.
+        wanted: tensors of the network, under the same names; their types count.
+        tensors: to be filled in.
+    """
+    kinds = [
+        f"{name} ({str(tensor.dtype).removeprefix('torch.')})"
+        for name, tensor in sorted(tensors.items())
+        if name in wanted and tensor.is_floating_point() != wanted[name].is_floating_point()
+    ]
+    variances = [n for n, t in sorted(tensors.items()) if n.endswith("running_var") and t.numel() and t.min() < 0]
+    problems = {
+        "of another type": kinds, "infinite or not a number": spoiled(tensors), "negative variances": variances,
+    }  # fmt: skip
+    if any(problems.values()):
+        message = "; ".join(f"{what}: {', '.join(names[:5])}" for what, names in problems.items() if names)
+        raise UserError(
+            f"{path} holds weights that no network can have ({message}): it is damaged, or its run diverged"
+        )
 
 
 def _convert(path: Path) -> str:
@@ -243,5 +282,6 @@ def _fill(path: str | Path, module: Module, prefix: str, tensors: dict[str, Tens
     if any(problems.values()):
         message = "; ".join(f"{what}: {', '.join(names)}" for what, names in problems.items() if names)
         raise UserError(f"{path} does not fit its {prefix}: {message}")
+    check_values(path, wanted, result)
     module.load_state_dict(result, assign=all(tensor.is_meta for tensor in wanted.values()))
     return module.eval()

@@ -182,6 +182,8 @@ def assemble(
         extensions=config.extensions,
     )  # fmt: skip
     training.monitors, training.monitor_every = watch(config, training, source)
+    if training.monitors:
+        training.save_best = lambda score: save_net(training, run.best_file, config, {"score": score})
     return training
 
 
@@ -214,16 +216,22 @@ def watch(config: RunConfig, training: AnyTraining, source: Source) -> tuple[lis
     return [monitor], max(1, round(epochs * training.steps_per_epoch))
 
 
+def save_net(training: AnyTraining, path: Path, config: RunConfig, more: Mapping[str, float] | None = None) -> None:
+    """Write the encoder, with the head if there is one, as it is now."""
+    method = training.method
+    facts = {
+        "steps": training.step, "of": training.steps, "seconds": round(training.seconds, 3), "options": plain(config),
+        **(more or {}),
+    }  # fmt: skip
+    head = method.head if isinstance(method, ContrastiveMethod) else None
+    save_encoder(path, method.encoder, head if isinstance(head, ProjectionHead) else None, extra=facts)
+
+
 def _finish(training: AnyTraining, source: Source, complete: bool) -> PretrainOutcome:
     """Leave the encoder in the run's folder, and a list of what could not be read."""
     run, method, first = training.run, training.method, rank() == 0  # asked now: the group of processes ends below
     if first:
-        facts = {
-            "steps": training.step, "of": training.steps, "seconds": round(training.seconds, 3),
-            "options": plain(run.read(RunConfig)[0]),
-        }  # fmt: skip
-        head = method.head if isinstance(method, ContrastiveMethod) else None
-        save_encoder(run.encoder_file, method.encoder, head if isinstance(head, ProjectionHead) else None, extra=facts)
+        save_net(training, run.encoder_file, run.read(RunConfig)[0])
         if source.skipped:
             lines = "".join(f"{path}\t{reason}\n" for path, reason in source.skipped)
             (run.path / "skipped.tsv").write_text(lines, encoding="utf-8", errors="surrogateescape")  # bytes as on disk

@@ -25,6 +25,7 @@ from twofold.devices import choose_device
 from twofold.errors import Stopped, UserError
 from twofold.evaluation.parts import evaluation_parts
 from twofold.evaluation.splits import check_labels
+from twofold.interrupts import StopRequest
 from twofold.methods import MethodConfig
 from twofold.options import merge
 from twofold.recipe import read_layers
@@ -33,7 +34,6 @@ from twofold.report.tables import spread
 from twofold.runs.config import build
 from twofold.runs.defaults import choose
 from twofold.studies.base import Folder, Study, reading_options
-from twofold.training.interrupts import StopRequest
 
 TITLES = {"simclr": "SimCLR", "moco": "MoCo v2"}
 EQUAL = "Every cell saw {images:,} images (up to a batch): equal images, not equal operations, which time shows."

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import re
-import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from twofold.archives import DamagedFile, read_tensors
 from twofold.errors import UserError
 from twofold.files import write_atomically
 
@@ -26,39 +28,104 @@ def step_of(path: Path) -> int:
     return int(path.stem.rpartition("-")[2])
 
 
-def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
-    """Write the state after `step` steps and remove all but the last `keep` checkpoints."""
+def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int, spare: int | None = None) -> Path:
+    """Write the state after `step` steps and remove all but the last `keep`, and the one of the step `spare`."""
     path = folder / "checkpoints" / f"step-{step:09d}.pt"
     write_atomically(path, lambda file: torch.save(state, file))
     for old in checkpoints(folder)[:-keep]:
-        old.unlink(missing_ok=True)
+        if step_of(old) != spare:
+            old.unlink(missing_ok=True)
     return path
 
 
-def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint; only tensors and plain values are accepted.
+def load_checkpoint(path: Path, steps: int | None = None) -> dict[str, Any]:
+    """Read a checkpoint; only tensors and plain values are accepted, and every checksum is compared.
 
-    It is a zip file with a checksum of each member, which PyTorch writes and does not compare: that is done here.
+    Args:
+        path: the file.
+        steps: of the whole run, where they are known: no checkpoint can lie beyond.
 
     Raises:
-        UserError: if the file is damaged or holds anything else.
+        UserError: if the file is damaged, holds anything else, or a step that the run does not have.
     """
     try:
-        with zipfile.ZipFile(path) as file:
-            broken = file.testzip()
-        if broken is not None:
-            raise zipfile.BadZipFile(f"the checksum of {broken} in it differs")
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file fails in many ways inside zip and unpickling
-        raise UserError(
-            f"{path} cannot be read as a checkpoint ({error}); remove it to resume from the one before"
-        ) from error
+        state = read_tensors(path)
+    except (DamagedFile, OSError) as error:
+        raise UserError(f"{path} cannot be read as a checkpoint ({error})") from error
     if not isinstance(state, dict) or "step" not in state:
         raise UserError(f"{path} is not a checkpoint of a Twofold run: it has no 'step'")
+    step, seconds = state["step"], state.get("seconds", 0.0)
+    if type(step) is not int or step < 0 or (steps is not None and step > steps):
+        raise UserError(f"{path} is of step {step!r}, which a run of {steps} steps does not have")
+    if not isinstance(seconds, float | int) or not math.isfinite(seconds) or seconds < 0:
+        raise UserError(f"{path} says that {seconds!r} seconds were trained")
     return state
+
+
+def load_newest(
+    folder: Path, take: Callable[[Path], None], agreed: Callable[[bool], bool]
+) -> tuple[Path | None, list[str]]:
+    """Give the newest checkpoint that can be taken up to `take`; go back to the one before where it cannot.
+
+    Args:
+        folder: of the run.
+        take: loads a checkpoint; a UserError means that it cannot be used.
+        agreed: whether a checkpoint was taken on every rank, given whether it was on this one.
+
+    Returns:
+        The one that was taken, None if the run has none, and what was wrong with those that were passed over.
+
+    Raises:
+        UserError: there are checkpoints and none can be used.
+    """
+    problems: list[str] = []
+    for path in reversed(checkpoints(folder)):
+        problem = ""
+        try:
+            take(path)
+        except UserError as error:
+            problem = str(error)
+        if agreed(not problem):
+            return path, problems
+        problems.append(problem or f"{path} cannot be read by another process")
+    if problems:
+        raise UserError(
+            f"none of the checkpoints in {folder} can be used: {'; '.join(problems)}. Bring them back from a copy, or "
+            "start again in another folder"
+        )
+    return None, problems
+
+
+def set_aside(folder: Path, step: int) -> list[Path]:
+    """Rename the checkpoints after `step`, which could not be used, so that they are not counted among those kept."""
+    result = []
+    for path in checkpoints(folder):
+        if step_of(path) > step:
+            result.append(path.rename(path.with_name(f"{path.name}.damaged")))
+    return result
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
     """The newest checkpoint of a run, or None if it has none yet."""
     result = checkpoints(folder)
     return result[-1] if result else None
+
+
+def check_state_fits(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Raise a ValueError where a saved state is not one of this optimiser, which `load_state_dict` does not look at.
+
+    Args:
+        optimizer: whose parameters count.
+        state: what its `state_dict` gave.
+    """
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    named = [number for group in state["param_groups"] for number in group["params"]]
+    if len(named) != len(parameters):
+        raise ValueError(f"its optimiser has {len(named)} parameters, this run's {len(parameters)}")
+    for number, parameter in zip(named, parameters, strict=True):
+        for name, value in state["state"].get(number, {}).items():
+            if isinstance(value, torch.Tensor) and value.ndim and value.shape != parameter.shape:
+                raise ValueError(
+                    f"the optimiser's {name} of parameter {number} has the shape {tuple(value.shape)} instead of "
+                    f"{tuple(parameter.shape)}"
+                )

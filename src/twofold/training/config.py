@@ -33,8 +33,11 @@ class TrainingConfig:
     """Steps between two rows of metrics.jsonl; chosen from the run's length when not given."""
     checkpoint_every: int | None = None
     """Steps between two checkpoints; one epoch when not given."""
+    checkpoint_minutes: float | None = None
+    """A checkpoint also after so many minutes without one."""
     keep: int = 2
-    """How many of the last checkpoints are kept, at least 1."""
+    """How many of the last checkpoints are kept, at least 1; where labels are watched, the best by its neighbours (or
+    probe) stays as well, and its encoder as best.safetensors."""
     track: Literal["none", "tensorboard"] = "none"
     """Send the metrics to a tracker too; needs the extra `track`."""
 
@@ -47,3 +50,5 @@ class TrainingConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"--training.{name} must be at least 1, got {value}")
+        if self.checkpoint_minutes is not None and not self.checkpoint_minutes > 0:
+            raise UserError(f"--training.checkpoint_minutes must be above 0, got {self.checkpoint_minutes}")

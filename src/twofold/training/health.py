@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-
-from twofold.errors import UserError
 
 
 class Health:
@@ -45,16 +42,3 @@ class Health:
         fresh = [text for name, text in result.items() if name not in self._told]
         self._told.update(result)
         return fresh
-
-
-def check_finite(loss: float, step: int) -> None:
-    """Raise if the loss is no number, so that no checkpoint is written from spoiled weights.
-
-    Raises:
-        UserError: with advice, if `loss` is infinite or not a number.
-    """
-    if not math.isfinite(loss):
-        raise UserError(
-            f"the loss became {loss} before step {step}; the checkpoints written so far are sound. "
-            "Start again with a lower --optim.lr or a longer --optim.warmup_epochs, or use --training.precision fp32"
-        )

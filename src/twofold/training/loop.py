@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Generic, Protocol
 
 import torch
@@ -14,17 +14,22 @@ from torch import Tensor
 
 from twofold.console import console
 from twofold.data.batches.base import Batch, BatchLoader, Draw, Examples
-from twofold.distributed import all_reduce_mean, average_running_statistics, rank, world_size
+from twofold.distributed import all_reduce_mean, average_running_statistics, highest, rank
+from twofold.errors import UserError
+from twofold.interrupts import StopRequest
 from twofold.kinds import EXAMPLE
 from twofold.methods import Method, Output
 from twofold.randomness import derive_seed
-from twofold.training.checkpoint import load_checkpoint, save_checkpoint
+from twofold.text import printable
+from twofold.training.best import Best
+from twofold.training.checkpoint import check_state_fits, load_checkpoint, load_newest, save_checkpoint, set_aside
 from twofold.training.clock import StepClock
-from twofold.training.health import Health, check_finite
+from twofold.training.health import Health
 from twofold.training.inputs import MakeInputs
-from twofold.training.interrupts import StopRequest
+from twofold.training.metrics import MetricsFile
 from twofold.training.progress import ProgressReport
 from twofold.training.rundir import RunDirectory
+from twofold.training.soundness import Soundness
 from twofold.views import ImageDraw
 from twofold.views.audio.views import WaveDraw
 from twofold.waves import Waves
@@ -64,6 +69,9 @@ class Training(Generic[Examples, Draw]):
     """Side of a view of images, in pixels."""
     ends: Sequence[int] = ()
     """Steps after which the run as it was planned, and then each extension of it, ends; the last is `steps`."""
+    checkpoint_minutes: float | None = None
+    save_best: Callable[[float], None] | None = None
+    """Called with its score where the checkpoint just written is the best by a monitor."""
     monitors: Sequence[Monitor] = ()
     monitor_every: int = 0
     step: int = 0
@@ -71,9 +79,15 @@ class Training(Generic[Examples, Draw]):
     sums: dict[str, Tensor] = field(default_factory=dict)
     stopped_by: int | None = None
     clock: StepClock = field(init=False)
+    metrics: MetricsFile = field(init=False)
+    soundness: Soundness = field(init=False)
+    best: Best = field(default_factory=Best)
+    _saved: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
         self.clock = StepClock(self.method, self.accelerator.device)
+        self.metrics = MetricsFile(self.run.metrics_file)
+        self.soundness = Soundness(self.method, self.loader.name, self.run.latest_step)
 
     def fit(self) -> bool:
         """Train to the last step; returns whether it was reached (a signal ends a run early, with a checkpoint)."""
@@ -86,23 +100,25 @@ class Training(Generic[Examples, Draw]):
                 output = self.update(model, optimizer, batch)
                 self.step += 1
                 self.seconds = before + time.monotonic() - begun
-                last, stopping = self.step == self.steps, self.agree(stop.requested)
+                last = self.step == self.steps
+                stopping, due = self.agree(stop.number()), self.checkpoint_due()
                 if self.step % self.log_every == 0 or last:
                     row = self.measure(output)
                     if last or self.monitor_due():
                         row |= self.run_monitors()
+                        self.best.look(row)
                     self.record(row)
                     progress.status = f"loss {row['loss']:.3f}"
                     if rank() == 0:
                         for advice in health.advice(self.step, row):
                             console.print(f"warning: {advice}")
                     self.clock.mark("logging")
-                if self.step % self.checkpoint_every == 0 or last or stopping:
+                if self.step % self.checkpoint_every == 0 or due or last or stopping:
                     self.save()
                     self.clock.mark("saving")
                 progress.advance()
                 if stopping:
-                    self.stopped_by = stop.signal
+                    self.stopped_by = int(stopping)
                     break
         return self.step == self.steps
 
@@ -115,6 +131,7 @@ class Training(Generic[Examples, Draw]):
         self.clock.mark("views")
         with self.accelerator.autocast():
             output: Output = model(inputs)
+        self.soundness.after_forward(output.loss.detach(), self.step, batch.index)
         self.clock.backward()
         self.accelerator.backward(output.loss)
         self.clock.mark("encoder")
@@ -150,7 +167,7 @@ class Training(Generic[Examples, Draw]):
     def measure(self, output: Output) -> dict[str, float]:
         """One row of metrics: means since the last row, and what the method tells of the last step."""
         loss = float(all_reduce_mean(self.sums["loss"] / self.sums["steps"]))
-        check_finite(loss, self.step)
+        self.soundness.check_loss(loss, self.step)
         self.sums = {}
         self.clock.collect()
         row = {"step": self.step, "epoch": self.step / self.steps_per_epoch, "loss": loss, "seconds": self.seconds}
@@ -159,22 +176,21 @@ class Training(Generic[Examples, Draw]):
     def record(self, row: dict[str, float]) -> None:
         """Append a row to metrics.jsonl, and to the tracker if there is one."""
         if rank() == 0:
-            with self.run.metrics_file.open("a") as file:
-                file.write(json.dumps(row) + "\n")
+            self.metrics.append(row)
         self.accelerator.log({k: v for k, v in row.items() if k != "step"}, step=self.step)
 
-    def agree(self, requested: bool) -> bool:
-        """Whether to stop, the same on every rank at the same step; asked now and then, as it costs a message."""
-        if world_size() == 1:
-            return requested
-        return self.step % 8 == 0 and bool(
-            all_reduce_mean(torch.tensor(float(requested), device=self.accelerator.device)) > 0
-        )
+    def agree(self, number: int) -> int:
+        """The signal to stop by, 0 for none: the highest that any rank was sent."""
+        return highest(number)[0]
+
+    def checkpoint_due(self) -> bool:
+        """Whether the minutes between two checkpoints are over on any rank."""
+        if self.checkpoint_minutes is None:
+            return False
+        return bool(highest(int(time.monotonic() - self._saved > 60 * self.checkpoint_minutes))[0])
 
     def save(self) -> None:
         """Write a checkpoint, unless the weights are spoiled."""
-        if "loss" in self.sums:
-            check_finite(float(self.sums["loss"]), self.step)
         # (the open means of all ranks, as every rank will take them up)
         sums = {name: all_reduce_mean(value) for name, value in self.sums.items()}
         state = {
@@ -182,22 +198,52 @@ class Training(Generic[Examples, Draw]):
             "method": self.method.state_dict(), "optimizer": self.optimizer.state_dict(),
             "monitors": [monitor.state_dict() for monitor in self.monitors],
         }  # fmt: skip
+        self.soundness.check_state(state, self.step)
+        self.best.consider(self.step)
         if rank() == 0:
-            save_checkpoint(self.run.path, self.step, state, self.keep)
+            state |= {"metrics": self.metrics.mark(), "best": self.best.state()}
+            save_checkpoint(self.run.path, self.step, state, self.keep, self.best.step)
+            if self.best.step == self.step and self.save_best is not None:
+                self.save_best(self.best.value)
+        self._saved = time.monotonic()
 
     def resume(self) -> None:
-        """Take up the run at its newest checkpoint, if it has one."""
-        newest = self.run.latest()
-        if newest:
-            state = load_checkpoint(newest)
-            self.step, self.seconds = state["step"], state["seconds"]
-            self.sums = {name: value.to(self.accelerator.device) for name, value in state["sums"].items()}
+        """Take up the run at its newest checkpoint that is sound, if it has one."""
+        mark: dict[str, int] | None = None
+
+        def take(path: Path) -> None:
+            nonlocal mark
+            state = load_checkpoint(path, self.steps)
+            self._take_up(state, path)
+            mark = state.get("metrics")
+
+        _, problems = load_newest(self.run.path, take, self._everywhere)
+        if rank() > 0:
+            return
+        for problem in problems:
+            console.print(f"warning: {printable(problem)}; going on from step {self.step}", markup=False)
+        set_aside(self.run.path, self.step)
+        damage = self.metrics.restore(mark, self.step)
+        if damage:
+            console.print(f"warning: {printable(damage)}", markup=False)
+
+    def _take_up(self, state: dict[str, Any], path: Path) -> None:
+        """Fill in a checkpoint; a UserError where it is not one of this run."""
+        try:
+            check_state_fits(self.optimizer, state["optimizer"])
             self.method.load_state_dict(state["method"])
             self.optimizer.load_state_dict(state["optimizer"])
+            self.sums = {name: value.to(self.accelerator.device) for name, value in state["sums"].items()}
             for monitor, saved in zip(self.monitors, state["monitors"], strict=True):
                 monitor.load_state_dict(saved)
-        if rank() == 0:
-            self.run.keep_metrics_until(self.step)
+            self.best.load_state(state.get("best"))
+            self.step, self.seconds = state["step"], state["seconds"]
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise UserError(f"{path} is no checkpoint of this run: {type(error).__name__}: {error}") from error
+
+    def _everywhere(self, here: bool) -> bool:
+        """Whether something holds on every rank."""
+        return float(all_reduce_mean(torch.tensor(float(here), device=self.accelerator.device))) == 1
 
 
 AnyTraining = Training[Tensor, ImageDraw] | Training[Waves, WaveDraw]

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from twofold.errors import UserError
 from twofold.files import check_out, write_atomically
 from twofold.options import OptionsParser, flatten, plain, upgraded
-from twofold.training.checkpoint import latest_checkpoint
+from twofold.training.checkpoint import latest_checkpoint, step_of
+from twofold.training.metrics import MetricsFile
 from twofold.versions import environment
 
 Config = TypeVar("Config")
@@ -22,7 +23,8 @@ Config = TypeVar("Config")
 
 # Options that may differ when a run is resumed: they change neither what is learned nor in which order.
 OPERATIONAL = re.compile(
-    r"training\.(device|threads|changed_data|keep|keep_memory|track|log_every|checkpoint_every)|data\.(workers|cache|root|download)"
+    r"training\.(device|threads|changed_data|keep|keep_memory|track|log_every|checkpoint_every|checkpoint_minutes)"
+    r"|data\.(workers|patience|cache|root|download)"
 )
 
 
@@ -47,6 +49,10 @@ class RunDirectory:
     @property
     def encoder_file(self) -> Path:
         return self.path / "encoder.safetensors"
+
+    @property
+    def best_file(self) -> Path:
+        return self.path / "best.safetensors"
 
     def create(self, config: Any, facts: dict[str, Any]) -> None:
         """Start a run here.
@@ -140,27 +146,14 @@ class RunDirectory:
         """The newest checkpoint."""
         return latest_checkpoint(self.path)
 
+    def latest_step(self) -> int | None:
+        """Steps that the newest checkpoint holds."""
+        newest = self.latest()
+        return None if newest is None else step_of(newest)
+
     def rows(self) -> list[dict[str, Any]]:
-        """The rows of metrics.jsonl."""
-        if not self.metrics_file.exists():
-            return []
-        return [json.loads(line) for line in self.metrics_file.read_text().splitlines() if line.strip()]
-
-    def keep_metrics_until(self, step: int) -> None:
-        """Drop rows after `step`: a resumed run writes them again."""
-        rows = [row for row in self._whole_rows() if row["step"] <= step]
-        text = "".join(json.dumps(row) + "\n" for row in rows)
-        write_atomically(self.metrics_file, lambda file: file.write(text.encode()))
-
-    def _whole_rows(self) -> list[dict[str, Any]]:
-        """Rows that were written whole; a kill can cut the last one short."""
-        rows = []
-        for line in self.metrics_file.read_text().splitlines() if self.metrics_file.exists() else []:
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:
-                break
-        return rows
+        """The rows of metrics.jsonl that can be read."""
+        return MetricsFile(self.metrics_file).rows()
 
     def write_json(self, name: str, value: dict[str, Any]) -> Path:
         """Write a JSON document into the run, whole or not at all."""

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from twofold.data.base import name_of
 from twofold.data.batches.balanced import BalancedDraws
 from twofold.data.batches.base import Batch
 from twofold.data.batches.workers import Substitution
@@ -189,6 +190,10 @@ class AudioLoader:
                 batch = coming.result()
                 coming = ahead.submit(self._make, step + 1, readers) if step + 1 < stop else None
                 yield batch
+
+    def name(self, index: int) -> str:
+        """The file of one example."""
+        return name_of(self.source, index)
 
     def close(self) -> None:
         """Nothing stays open between iterations."""

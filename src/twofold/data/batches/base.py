@@ -69,5 +69,8 @@ class BatchLoader(Protocol[Examples, Draw]):
     def iterate(self, start: int, stop: int) -> Iterator[Batch[Examples, Draw]]:
         """The batches of the steps start <= step < stop, each a pure function of its step."""
 
+    def name(self, index: int) -> str:
+        """What one example is called in messages: its file."""
+
     def close(self) -> None:
         """Stop what runs beside the training."""

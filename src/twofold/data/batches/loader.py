@@ -9,11 +9,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from twofold.data.base import Source
+from twofold.data.base import Source, name_of
 from twofold.data.batches.base import Batch
 from twofold.data.batches.cache import CachedSource, with_cache
 from twofold.data.batches.order import Order
-from twofold.data.batches.workers import Part, Pipe, Substitution, Task, join_draws
+from twofold.data.batches.pipe import Pipe
+from twofold.data.batches.workers import Part, Substitution, Task, join_draws
 from twofold.data.config import DataConfig
 from twofold.data.sources.arrays import ArraySource
 from twofold.data.sources.encoded import EncodedSource
@@ -101,6 +102,10 @@ class Loader:
             return self._from_memory(reader, start, stop)
         return self._from_workers(reader, start, stop)
 
+    def name(self, index: int) -> str:
+        """The file of one example."""
+        return name_of(self.source, index)
+
     def close(self) -> None:
         """Stop the worker processes; another `iterate` would start them again."""
         if self._pipe is not None:
@@ -132,7 +137,8 @@ class Loader:
         shape = _whole_shape(reader, self.views)
         if self._pipe is None:
             draft = self._config.jpeg_draft
-            self._pipe = Pipe(reader, self.views, self.seed, shape, draft, len(self.rows), self.workers)
+            rows, patience = len(self.rows), self._config.patience
+            self._pipe = Pipe(reader, self.views, self.seed, shape, draft, rows, self.workers, patience)
         parts: list[Part] = []
         done = 0
         for part, pixels in self._pipe.run(self._tasks(start, stop, self._pipe.chunk)):

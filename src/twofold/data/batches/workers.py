@@ -1,21 +1,19 @@
-"""Decoding in worker processes: each image is decoded once, and what a step needs of it comes back as uint8."""
+"""What decoding processes do: each image is decoded once, and what a step needs of it comes back as uint8."""
 
 from __future__ import annotations
 
-import itertools
-import signal
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, fields, replace
-from typing import Any
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset, get_worker_info
 
-from twofold.data.base import Source
-from twofold.data.batches.cache import START_METHOD, shared_bytes
+from twofold.data.base import Source, name_of
+from twofold.data.batches.cache import shared_bytes
 from twofold.data.decoding.opening import BadImage
 from twofold.data.sources.encoded import EncodedSource
 from twofold.errors import UserError
@@ -23,8 +21,6 @@ from twofold.randomness import Key
 from twofold.views.images import ImageDraw, ImageViews
 from twofold.views.resample import crop_resize_image
 
-CHUNK = 32
-"""Most images of one task: few, so that all processes work on the same batch."""
 SUBSTITUTES = 16
 """How many images in a row may be unreadable before it is an error."""
 
@@ -101,6 +97,7 @@ class Decoder(Dataset[Part]):
         shape: (height, width) of every image, to give them whole; None to cut crops.
         draft: decode JPEG files smaller where both crops allow it (`DataConfig.jpeg_draft`).
         chunk, slots: size of the ring of pixels that the processes and the caller share.
+        workers: processes that run tasks; each notes for the caller what it reads and since when.
     """
 
     def __init__(
@@ -112,8 +109,10 @@ class Decoder(Dataset[Part]):
         draft: bool,
         chunk: int,
         slots: int,
+        workers: int = 0,
     ) -> None:
         self._source, self._views, self._seed, self._shape, self._draft = source, views, seed, shape, draft
+        self._reading = shared_bytes(16 * max(workers, 1)).view(torch.int64).view(-1, 2)
         self._size = int(views.config.size or 0)
         side = shape or (self._size, self._size)
         ring = (slots, 1 if shape else 2, chunk, source.channels, *side)
@@ -129,6 +128,29 @@ class Decoder(Dataset[Part]):
     def pixels(self, task: Task) -> torch.Tensor:
         """uint8 [views, rows, C, H, W] of a task that is done; valid until its slot is used again."""
         return self._ring[task.slot, :, : len(task.rows)]
+
+    def name(self, index: int) -> str:
+        """The file of an image."""
+        return name_of(self._source, index)
+
+    def pass_over(self, index: int, reason: str) -> None:
+        """Count an image as unreadable; for processes that are started from now on."""
+        self._substitution.bad[index] = BadImage(self.name(index), reason)
+
+    def reading(self) -> list[tuple[int, float]]:
+        """(image, seconds since) of what each process reads just now."""
+        now = time.monotonic_ns()
+        return [(index - 1, (now - since) / 1e9) for index, since in self._reading.tolist() if index > 0]
+
+    def forget(self) -> None:
+        """The processes have been ended: none of them reads."""
+        self._reading.zero_()
+
+    def _note(self, index: int) -> None:
+        worker = get_worker_info()
+        if worker is not None:
+            row = self._reading[worker.id]
+            row[1], row[0] = time.monotonic_ns(), index + 1  # (in this order: the reader looks between the two)
 
     def _whole(self, task: Task) -> Part:
         images: dict[int, NDArray[np.uint8]] = {}
@@ -152,6 +174,7 @@ class Decoder(Dataset[Part]):
                 for row, i in enumerate(index.tolist()):
                     boxes = [draw.box[row].tolist() for draw in draws]
                     if self._draft:
+                        self._note(i)
                         crops = self._cut_draft(i, boxes, shapes[row])
                     else:
                         crops = self._cut(images[i], boxes)
@@ -160,6 +183,8 @@ class Decoder(Dataset[Part]):
             except BadImage as error:  # a draft is decoded last, and its substitute has other boxes: begin again
                 self._substitution.bad[i] = error
                 continue
+            finally:
+                self._note(-1)
             return Part(task, index, skipped, (_packed(draws[0]), _packed(draws[1])))
 
     def _until_good(
@@ -170,10 +195,13 @@ class Decoder(Dataset[Part]):
             resolved, skipped = self._substitution.resolve(index)
             try:
                 for i in resolved.tolist():
+                    self._note(i)
                     probe(i)
             except BadImage as error:
                 self._substitution.bad[i] = error
                 continue
+            finally:
+                self._note(-1)
             return resolved, skipped
 
     def _measure(self, i: int, sizes: dict[int, tuple[int, int]]) -> None:
@@ -216,83 +244,6 @@ class Decoder(Dataset[Part]):
         return crops
 
 
-class Pipe:
-    """A decoder and the processes that run it; with 0 workers it runs in this one."""
-
-    def __init__(
-        self,
-        source: Source,
-        views: ImageViews,
-        seed: int,
-        shape: tuple[int, int] | None,
-        draft: bool,
-        rows: int,
-        workers: int,
-    ) -> None:
-        self.chunk = min(CHUNK, -(-rows // max(workers, 1)))
-        # Enough for a whole batch while the caller trains on the one before, and one chunk more for each process.
-        prefetch = max(2, -(-rows // (self.chunk * max(workers, 1))) + 1)
-        self._slots = prefetch * workers + 1
-        self._decoder = Decoder(source, views, seed, shape, draft, self.chunk, self._slots)
-        self._tasks = _Tasks()
-        self._loader: DataLoader[Part] | None = None
-        if workers:
-            self._loader = DataLoader(
-                self._decoder,
-                batch_size=None,
-                sampler=self._tasks,
-                num_workers=workers,
-                prefetch_factor=prefetch,
-                persistent_workers=True,
-                collate_fn=_unchanged,
-                worker_init_fn=_start_worker,
-                multiprocessing_context=START_METHOD,
-                generator=torch.Generator(),  # its own: starting an iteration must not move the global one
-            )
-
-    def run(self, tasks: Iterable[Task]) -> Iterator[tuple[Part, torch.Tensor]]:
-        """(part, pixels) of each task in turn; copy the pixels before asking for the next.
-
-        Raises:
-            UserError: as `Decoder` and the source raise, or a process was killed.
-        """
-        # PyTorch has handed out at most slots - 1 tasks beyond the one that it gives us, so no slot is still in use.
-        self._tasks.pending = (replace(t, slot=slot) for t, slot in zip(tasks, itertools.cycle(range(self._slots))))
-        parts = map(self._decoder.__getitem__, self._tasks) if self._loader is None else iter(self._loader)
-        try:
-            while (part := _next(parts)) is not None:
-                if part.error is not None:
-                    raise part.error
-                yield part, self._decoder.pixels(part.task)
-        finally:
-            del parts  # a traceback that someone keeps would keep the processes too
-
-    def close(self) -> None:
-        """Stop the processes."""
-        self._loader = None
-
-
-class _Tasks(Sampler[Task]):
-    """The tasks of the iteration that runs."""
-
-    def __init__(self) -> None:
-        self.pending: Iterator[Task] = iter(())
-
-    def __iter__(self) -> Iterator[Task]:
-        return self.pending
-
-
-def _next(parts: Iterator[Part]) -> Part | None:
-    try:
-        return next(parts, None)
-    except RuntimeError as error:
-        if "exited unexpectedly" not in str(error):
-            raise
-        raise UserError(
-            f"a decoding process was killed ({error}); if memory ran out, give fewer --data.workers or less --batch"
-        ) from error
-
-
 def join_draws(parts: list[Drawn]) -> ImageDraw:
     """One view's draws of consecutive rows, put together again."""
     kind, first = parts[0]
@@ -301,12 +252,3 @@ def join_draws(parts: list[Drawn]) -> ImageDraw:
 
 def _packed(draw: ImageDraw) -> Drawn:
     return type(draw), {field.name: getattr(draw, field.name).numpy() for field in fields(draw)}
-
-
-def _unchanged(part: Any) -> Any:
-    return part
-
-
-def _start_worker(worker: int) -> None:  # noqa: ARG001  # PyTorch's signature
-    torch.set_num_threads(1)  # the processes are the parallelism
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the main one decides and stops these
