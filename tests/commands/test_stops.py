@@ -19,6 +19,8 @@ import pytest
 from PIL import Image
 from tiny import OPTIONS, as_arguments
 
+import twofold
+from twofold.errors import UserError
 from twofold.options import merge
 from twofold.training.rundir import RunDirectory
 
@@ -66,6 +68,8 @@ def test_a_signal_to_the_whole_group(photos: Path, tmp_path: Path, number: signa
     words = command(photos, run.path, **{"training.log_every": 5})
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
     wait_for(lambda: rows(run) > 2, process)
+    with pytest.raises(UserError, match=rf"is being written by another process \(process {process.pid} on "):
+        twofold.pretrain(photos, run.path, resume=True)
     os.killpg(process.pid, number)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 128 + number, err

@@ -32,7 +32,7 @@ from twofold.options import OptionsParser, merge, plain
 from twofold.runs.build import build_training
 from twofold.runs.config import DistillConfig
 from twofold.runs.defaults import choose
-from twofold.runs.starting import check_same_data, start_accelerator, start_run
+from twofold.runs.starting import check_same_data, owned_run, start_accelerator, start_run
 from twofold.runs.teacher import Comparison, TeacherSource, check_classes, compare, load_teacher
 from twofold.training.inputs import CachedTeacher, OnlineTeacher, TaughtView, Teacher, Views
 from twofold.training.loop import AnyTraining
@@ -142,31 +142,32 @@ def distill(
             given = merge({"encoder": own.student_options()}, given)
         config = OptionsParser(DistillConfig).build(given)
     accelerator, done = start_accelerator(config.training, run), None
-    if resuming:
-        check_same_data(run, train, config.training.changed_data)
-        done = DistillResult.read(run)
-        if done is not None and done.test == labels_fingerprint(test or train):
-            return done
-    else:
-        config = resolve(config, train, own, accelerator, student)
-    net, classes = _teacher(run, own, config, train.channels, resuming, accelerator.device)
-    before = tensor_digests(net)
-    check_classes(net, classes, config, train, test)
-    if resuming and run.facts().get("teacher_digest") != digest(before):
-        raise UserError(f"the run in {run.path} began with another teacher than {teacher}; give the same one")
-    if done is not None:
-        return _compared_anew(done, net, run, config, train, test, own, accelerator, student)
-    training = assemble(net, own, train, config, run, accelerator, student)
-    if not resuming:  # only now: what is wrong with the options leaves no folder behind
-        start_run(run, config, train, train.name, recipe, teacher=own.name, teacher_digest=digest(before))
-        if config.teacher_labels is not None and rank() == 0 and isinstance(net, EncoderWithClassifier):
-            extra = own.header()["extra"] | {"class_names": classes}
-            save_encoder(run.path / TEACHER, net.encoder, None, extra, net.classifier, 0)
-    training.resume()
-    if training.step:
-        print_rank0(f"resumed {run.path} at step {training.step:,} of {training.steps:,}")
-    train_or_advise(training, config.micro_batch)
-    return _finish(training, net, classes, config, train, test, own, before)
+    with owned_run(run):
+        if resuming:
+            check_same_data(run, train, config.training.changed_data)
+            done = DistillResult.read(run)
+            if done is not None and done.test == labels_fingerprint(test or train):
+                return done
+        else:
+            config = resolve(config, train, own, accelerator, student)
+        net, classes = _teacher(run, own, config, train.channels, resuming, accelerator.device)
+        before = tensor_digests(net)
+        check_classes(net, classes, config, train, test)
+        if resuming and run.facts().get("teacher_digest") != digest(before):
+            raise UserError(f"the run in {run.path} began with another teacher than {teacher}; give the same one")
+        if done is not None:
+            return _compared_anew(done, net, run, config, train, test, own, accelerator, student)
+        training = assemble(net, own, train, config, run, accelerator, student)
+        if not resuming:  # only now: what is wrong with the options leaves no folder behind
+            start_run(run, config, train, train.name, recipe, teacher=own.name, teacher_digest=digest(before))
+            if config.teacher_labels is not None and rank() == 0 and isinstance(net, EncoderWithClassifier):
+                extra = own.header()["extra"] | {"class_names": classes}
+                save_encoder(run.path / TEACHER, net.encoder, None, extra, net.classifier, 0)
+        training.resume()
+        if training.step:
+            print_rank0(f"resumed {run.path} at step {training.step:,} of {training.steps:,}")
+        train_or_advise(training, config.micro_batch)
+        return _finish(training, net, classes, config, train, test, own, before)
 
 
 def resolve(

@@ -56,7 +56,7 @@ from twofold.options import OptionsParser, as_written, merge, plain, refuse_unus
 from twofold.runs.build import build_training
 from twofold.runs.config import FinetuneConfig
 from twofold.runs.inputs import refuse_straddling
-from twofold.runs.starting import check_same_data, start_accelerator, start_run
+from twofold.runs.starting import check_same_data, owned_run, start_accelerator, start_run
 from twofold.training.inputs import LabelledView
 from twofold.training.loop import AnyTraining
 from twofold.training.micro_batch import train_or_advise
@@ -201,24 +201,25 @@ def finetune(
     words = "; ".join([words, *_about_the_data(header, config, part, test, targets)])
     config = resolve(config, len(part))
     accelerator, file_hash = start_accelerator(config.training, run), _fingerprint(encoder_file)
-    if resuming:
-        check_same_data(run, part, config.training.changed_data)
-        if run.facts().get("encoder") != file_hash:
-            raise UserError(f"the run in {run.path} began with another encoder than {encoder_file}")
-        done = FinetuneResult.read(run)
-        if done is not None and done.test == labels_fingerprint(test):
-            return done
-        if done is not None:
-            return _scored_anew(done, run, config, test, targets, module)
-    training = assemble(encoder_file, part, config, run, accelerator, module)
-    if not resuming:  # only now: what is wrong with the options leaves no folder behind
-        start_run(run, config, part, part.name, recipe, encoder=file_hash, base=str(encoder_file))
-    before = tensor_digests(training.method.encoder)
-    training.resume()
-    if training.step and not quiet:
-        print_rank0(f"resumed {run.path} at step {training.step:,} of {training.steps:,}")
-    train_or_advise(training, config.micro_batch)
-    return _finish(training, config, part, test, targets, words, before)
+    with owned_run(run):
+        if resuming:
+            check_same_data(run, part, config.training.changed_data)
+            if run.facts().get("encoder") != file_hash:
+                raise UserError(f"the run in {run.path} began with another encoder than {encoder_file}")
+            done = FinetuneResult.read(run)
+            if done is not None and done.test == labels_fingerprint(test):
+                return done
+            if done is not None:
+                return _scored_anew(done, run, config, test, targets, module)
+        training = assemble(encoder_file, part, config, run, accelerator, module)
+        if not resuming:  # only now: what is wrong with the options leaves no folder behind
+            start_run(run, config, part, part.name, recipe, encoder=file_hash, base=str(encoder_file))
+        before = tensor_digests(training.method.encoder)
+        training.resume()
+        if training.step and not quiet:
+            print_rank0(f"resumed {run.path} at step {training.step:,} of {training.steps:,}")
+        train_or_advise(training, config.micro_batch)
+        return _finish(training, config, part, test, targets, words, before)
 
 
 def assemble(

@@ -33,7 +33,7 @@ from twofold.runs.config import RunConfig, build
 from twofold.runs.defaults import choose
 from twofold.runs.extending import begin_extension, extended_config
 from twofold.runs.from_weights import StartingPoint, from_start, read_start
-from twofold.runs.starting import check_same_data, start_accelerator, start_run
+from twofold.runs.starting import check_same_data, owned_run, start_accelerator, start_run
 from twofold.training.inputs import TwoViews
 from twofold.training.loop import AnyTraining
 from twofold.training.micro_batch import train_or_advise
@@ -105,38 +105,39 @@ def pretrain(
         point, given = from_start(options)
         config = build(given)
     accelerator = start_accelerator(config.training, run)
-    source = open_source(data, config.data, split=config.data.split)
-    if resuming:
-        check_same_data(run, source, config.training.changed_data)
-        if config.start_from is not None and run.latest() is None:  # killed before its first checkpoint
-            point = read_start(config.start_from, config.start_prefix, plain(config.encoder))
-    else:
-        facts = source.facts()
+    with owned_run(run):
+        source = open_source(data, config.data, split=config.data.split)
+        if resuming:
+            check_same_data(run, source, config.training.changed_data)
+            if config.start_from is not None and run.latest() is None:  # killed before its first checkpoint
+                point = read_start(config.start_from, config.start_prefix, plain(config.encoder))
+        else:
+            facts = source.facts()
+            if point is not None:
+                point.check_kind(facts.kind)
+                print_rank0(point.told)
+            if facts.layout:
+                print_rank0(facts.layout)
+            config, message = choose(config, facts, accelerator.device)
+            print_rank0(message)
+        training = assemble(config, source, run, accelerator, module, point)
+        if training.method.notice():
+            print_rank0(training.method.notice())
         if point is not None:
-            point.check_kind(facts.kind)
-            print_rank0(point.told)
-        if facts.layout:
-            print_rank0(facts.layout)
-        config, message = choose(config, facts, accelerator.device)
-        print_rank0(message)
-    training = assemble(config, source, run, accelerator, module, point)
-    if training.method.notice():
-        print_rank0(training.method.notice())
-    if point is not None:
-        _keep_start(run, config, training, source, data, recipe, resuming)
-    elif not resuming:
-        start_run(run, config, source, data, recipe)
-    if extend is not None:
-        begin_extension(run, config, training)
-        training.resume()
-    if resume:
-        training.resume()
-        print_rank0(
-            f"resumed {run.path} at step {training.step:,} of {training.steps:,}"
-            if training.step
-            else f"starting {run.path}"
-        )
-    return _finish(training, source, train_or_advise(training, config.micro_batch))
+            _keep_start(run, config, training, source, data, recipe, resuming)
+        elif not resuming:
+            start_run(run, config, source, data, recipe)
+        if extend is not None:
+            begin_extension(run, config, training)
+            training.resume()
+        if resume:
+            training.resume()
+            print_rank0(
+                f"resumed {run.path} at step {training.step:,} of {training.steps:,}"
+                if training.step
+                else f"starting {run.path}"
+            )
+        return _finish(training, source, train_or_advise(training, config.micro_batch))
 
 
 def _keep_start(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any, Literal
 
 import torch
@@ -20,6 +21,7 @@ from twofold.distributed import rank, world_size
 from twofold.errors import UserError
 from twofold.text import printable
 from twofold.training.config import TrainingConfig
+from twofold.training.ownership import owned, remove_leftovers
 from twofold.training.rundir import RunDirectory
 
 _EXAMPLES = ("images", "recordings")
@@ -48,6 +50,23 @@ def start_accelerator(config: TrainingConfig, run: RunDirectory) -> Accelerator:
     if track != "none":
         accelerator.init_trackers("tensorboard")
     return accelerator
+
+
+@contextmanager
+def owned_run(run: RunDirectory) -> Iterator[None]:
+    """Own the run's folder, for all ranks, while the block lasts; what a killed save left there is removed.
+
+    Raises:
+        UserError: on every rank, if another process writes the run.
+    """
+    with ExitStack() as lock:
+
+        def take() -> None:
+            lock.enter_context(owned(run.path))
+            remove_leftovers(run.path)
+
+        _on_first_rank(take)
+        yield
 
 
 def start_run(run: RunDirectory, config: Any, source: Source, data: Any, recipe: str | None, **more: Any) -> None:
