@@ -28,8 +28,10 @@ def scenes(root, kind=np.uint8, count=5, **layout):
     return root
 
 
-def same_as_whole(root, **options):
-    whole, source = open_source(root, DataConfig(**options)), open_source(root, DataConfig(tile=32, **options))
+def same_as_whole(root, alone=False, **options):
+    """Compare tiles; `alone`: the whole has more than `max_pixels`, so that only a part of it can be decoded."""
+    whole = open_source(root, DataConfig(**options))
+    source = open_source(root, DataConfig(tile=32, **options, **({"max_pixels": 3700} if alone else {})))
     assert source.channels == whole.channels
     assert len(source) == 4 * 3 * 2  # 90 = 2 x 32 + 26, and 70 = 2 x 32 + 6, which is less than half
     for i in range(len(source)):
@@ -62,16 +64,18 @@ def test_tiles_of_five_bands_are_those_of_the_whole(tmp_path, layout, kind):
     scenes(tmp_path, kind, **layout)
     # Black and white are given: they are measured on the middle of what is read, which for tiles is one tile.
     options = {} if kind == np.uint8 else {"pixel_range": (0.0, 4095.0)}
-    _, source = same_as_whole(tmp_path, **options)
+    alone = "extratags" not in layout
+    _, source = same_as_whole(tmp_path, alone, **options)
     assert source.channels == 5
     assert source.labels.tolist() == [0] * 12 + [1] * 12
     assert len(set(source.groups)) == 4
+    same_as_whole(tmp_path, alone, bands=(4, 1, 3), **options)
     same_as_whole(tmp_path, bands=(4, 1, 3), **options)
 
 
 def test_ranges_of_bands_hold_for_tiles(tmp_path):
     scenes(tmp_path, np.uint16, **CONTIG, tile=(16, 16))
-    same_as_whole(tmp_path, band_ranges=tuple((10.0 * i, 3000.0 + i) for i in range(5)))
+    same_as_whole(tmp_path, True, band_ranges=tuple((10.0 * i, 3000.0 + i) for i in range(5)))
     source = open_source(tmp_path, DataConfig(tile=32, deep_pixels="bands"))
     assert len(source.facts().band_ranges) == len(source.band_ranges) == 5
 
@@ -85,7 +89,8 @@ def test_tiles_know_of_pixels_without_data(tmp_path, count, bands, layout):
         shape = values if count > 1 else values[..., 0]
         extra = [(42113, "s", 0, "65000", True)]
         tifffile.imwrite(tmp_path / f"{i}.tif", shape, extratags=extra, **(CONTIG if count > 1 else {}), **layout)
-    _, source = same_as_whole(tmp_path, pixel_range=(0.0, 4095.0), bands=bands)
+    same_as_whole(tmp_path, pixel_range=(0.0, 4095.0), bands=bands)
+    _, source = same_as_whole(tmp_path, True, pixel_range=(0.0, 4095.0), bands=bands)
     assert not source.read(1)[:, 40 - 32 : 60 - 32].any()
     measured = open_source(tmp_path, DataConfig(tile=32, bands=bands, deep_pixels="bands"))
     assert all(high <= 4000 for _, high in measured.band_ranges)
