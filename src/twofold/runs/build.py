@@ -84,7 +84,7 @@ def build_training(
             method, inputs(reading.views, accelerator.device, memory_format), reading.loader, optimizer,
             build_schedule(config.optim, len(source), batch, epochs, steps), accelerator, run, config.seed, batch,
             steps, order.steps_per_epoch, log_every, checkpoint_every, config.training.keep, size=config.views.size,
-            checkpoint_minutes=config.training.checkpoint_minutes,
+            checkpoint_minutes=config.training.checkpoint_minutes, patience=config.training.patience,
         )  # fmt: skip
 
     pin = accelerator.device.type == "cuda"
