@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from twofold import __version__
 from twofold.commands import COMMANDS
-from twofold.errors import Stopped, UserError, suggest
+from twofold.errors import RankLost, Stopped, UserError, suggest
 from twofold.interrupts import Interrupted, interruptible
 from twofold.text import printable
 
@@ -44,7 +44,7 @@ def run() -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit status: 0, 2 for a user's error, 128 + signal when stopped by one."""
+    """Run a command; returns the exit status: 0, 2 for a user's error, 75 where --resume mends it, 128 + a signal."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage())
@@ -61,6 +61,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"twofold: error: {printable(str(error))}", file=sys.stderr)
         return 2
+    except RankLost as lost:
+        print(f"twofold: error: {printable(str(lost))}", file=sys.stderr)
+        return lost.status
+    except RuntimeError as error:
+        from twofold.distributed import speaks_of_partners
+
+        if not speaks_of_partners(error):
+            raise
+        what = f"the connection to another process of the run broke, which says why: {str(error).splitlines()[0]}"
+        print(f"twofold: error: {printable(str(RankLost(what)))}", file=sys.stderr)
+        return RankLost.status
     except Stopped as stop:
         print(f"twofold: {printable(str(stop))}", file=sys.stderr)
         return 128 + stop.signal

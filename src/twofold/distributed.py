@@ -47,6 +47,14 @@ def is_distributed() -> bool:
     return world_size() > 1
 
 
+def speaks_of_partners(error: BaseException) -> bool:
+    """Whether an error, raised where several processes train, may come of one that is gone."""
+    if not is_distributed() or not isinstance(error, RuntimeError) or isinstance(error, torch.OutOfMemoryError):
+        return False
+    words, text = ("gloo", "nccl", "connection", "peer", "socket", "broken pipe", "timed out"), str(error).lower()
+    return isinstance(error, dist.DistError) or any(word in text for word in words)
+
+
 _control: tuple[Any, Any] | None = None
 """The group of all processes, and the one beside it that talks through main memory."""
 

@@ -58,6 +58,24 @@ class Stopped(Exception):
         return cls(f"stopped {place}; nothing is lost: the same command with --resume goes on", number)
 
 
+class RankLost(Exception):
+    """Another process of the run has died, hangs or never came: what --resume mends.
+
+    The command line prints the message alone, and exits with the status.
+
+    Args:
+        message: which process, where, and what it was doing; how the run goes on is added where that mends it.
+        status: 75 (EX_TEMPFAIL of sysexits.h: try again), by which schedulers start again, or another process's own.
+    """
+
+    status = 75
+
+    def __init__(self, message: str, status: int = status) -> None:
+        again = "; the same command with --resume goes on from the newest checkpoint"
+        super().__init__(message + (again if status == RankLost.status and again not in message else ""))
+        self.status = status
+
+
 def suggest(name: str, known: Iterable[str]) -> str:
     """'; did you mean ...?' with the names in `known` that are close to `name`, or nothing."""
     known = list(known)

@@ -112,7 +112,7 @@ def test_a_scheduler_warns_and_starts_again(data, tmp_path):
     assert "the same command with --resume goes on" in told[0][1]
     run = RunDirectory(out)
     stopped = int(run.latest().stem.removeprefix("step-"))
-    assert stopped % 8 == 0  # the ranks agree every eighth step
+    assert stopped - run.rows()[-1]["step"] in (0, 1)  # in the step in hand; there is a row every second step
     options = {**OPTIONS, **CHANGES, "training.keep": 9, "monitor.every": 0, "epochs": 12}
     twofold.pretrain(data, out, resume=True, **options)
     steps = [row["step"] for row in run.rows()]

@@ -61,3 +61,25 @@ def test_the_sentence_names_what_took_time_and_nothing_else() -> None:
     seconds = {"data": 0.2, "views": 0.0, "encoder": 8.8, "loss": 0.0, "optimiser": 1.0}
     assert share(seconds) == pytest.approx(0.88)
     assert describe_time(seconds) == "time: 88.0 % encoder and head (the limit is 100 %); optimiser 10.0 %, data 2.0 %"
+
+
+def test_stations_follow_the_step_and_not_what_monitors_do() -> None:
+    method = nn.Sequential(ProjectionHead(4, HeadConfig(out_dim=2)))
+    clock = StepClock(method, torch.device("cpu"))
+    seen = [clock.doing]
+    for part in ("data", "views"):
+        clock.mark(part)
+        seen.append(clock.doing)
+    loss = method(torch.rand(8, 4)).sum()
+    seen.append(clock.doing)
+    clock.backward()
+    loss.backward()
+    seen.append(clock.doing)
+    for part in ("encoder", "optimiser", "monitors"):
+        clock.mark(part)
+    clock.doing = "monitors"
+    before = clock.marks
+    method(torch.rand(8, 4))
+    assert seen == ["starting", "views", "encoder", "loss", "backward"]
+    assert clock.doing == "monitors"
+    assert clock.marks == before + 1

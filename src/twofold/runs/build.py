@@ -102,7 +102,7 @@ def build_training(
             method, inputs(reading.views, accelerator.device, memory_format), reading.loader, optimizer,
             extended(planned, ends, extensions), accelerator, run, config.seed, batch, steps, order.steps_per_epoch,
             log_every, checkpoint_every, config.training.keep, size=config.views.size, ends=ends,
-            checkpoint_minutes=config.training.checkpoint_minutes,
+            checkpoint_minutes=config.training.checkpoint_minutes, patience=config.training.patience,
         )  # fmt: skip
 
     pin = accelerator.device.type == "cuda"

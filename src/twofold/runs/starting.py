@@ -19,6 +19,7 @@ from twofold.data.content import changed_files, content_digest, file_states, fil
 from twofold.devices import choose_device, choose_precision, keep_freed_memory
 from twofold.distributed import rank, world_size
 from twofold.errors import UserError
+from twofold.runs.joining import join
 from twofold.text import printable
 from twofold.training.config import TrainingConfig
 from twofold.training.ownership import owned, remove_leftovers
@@ -39,6 +40,7 @@ def start_accelerator(config: TrainingConfig, run: RunDirectory) -> Accelerator:
         raise UserError('--training.track tensorboard needs an extra: pip install "twofold[track]"')
     # Accelerate keeps its settings for the life of the process; an earlier run's need not be this one's.
     AcceleratorState._reset_state(reset_partial_state=world_size() == 1)
+    join(config.join_patience, device)
     accelerator = Accelerator(
         cpu=device.type == "cpu",
         mixed_precision=choose_precision(config.precision, device),

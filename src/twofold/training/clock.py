@@ -15,6 +15,15 @@ from twofold.heads import ProjectionHead
 # In the order in which a step comes by them. "encoder" is forward and backward of encoder and head: the limit.
 PARTS = ("data", "views", "encoder", "loss", "optimiser", "monitors", "logging", "saving")
 
+STATIONS = ("starting", "logging", "monitors", "saving", "data", "views", "encoder", "loss", "backward", "optimiser")
+"""What a rank does one after the other while it has done a number of steps, for those who watch from outside."""
+
+_NEXT = {
+    "data": "views", "views": "encoder", "encoder": "optimiser", "optimiser": "optimiser", "monitors": "logging",
+    "logging": "logging", "saving": "data",
+}  # fmt: skip
+"""The station that follows a part as the loop marks it."""
+
 _MOST_EVENTS = 2000
 """Of a GPU's marks that are kept before they are read, which waits for the GPU: some 200 steps."""
 
@@ -29,10 +38,16 @@ class StepClock:
     Args:
         method: whose projection heads are watched.
         device: where it computes.
+
+    Attributes:
+        seconds: by part.
+        marks: set so far.
+        doing: the station of the step that has been reached.
     """
 
     def __init__(self, method: nn.Module, device: torch.device) -> None:
         self.seconds = dict.fromkeys(PARTS, 0.0)
+        self.marks, self.doing = 0, "starting"
         self._cuda = device.type == "cuda"
         self._events: list[tuple[str, torch.cuda.Event]] = []
         self._last: float | None = None
@@ -43,6 +58,11 @@ class StepClock:
 
     def mark(self, part: str) -> None:
         """What passed since the last mark was `part`; the first mark starts the clock."""
+        self._count(part)
+        self.doing = _NEXT.get(part, self.doing)
+
+    def _count(self, part: str) -> None:
+        self.marks += 1
         if self._cuda:
             event = torch.cuda.Event(enable_timing=True)
             event.record()
@@ -62,7 +82,8 @@ class StepClock:
 
     def backward(self) -> None:
         """The forward pass is over and the backward pass begins."""
-        self.mark("loss")
+        self._count("loss")
+        self.doing = "backward"
         self._backward_at_heads = False
 
     def collect(self) -> None:
@@ -74,14 +95,16 @@ class StepClock:
             self._events = self._events[-1:]
 
     def _after_head(self, _module: nn.Module, _inputs: Any, z: Tensor) -> None:
-        self.mark("encoder")
+        self._count("encoder")
+        if self.doing == "encoder":  # (monitors come by here too)
+            self.doing = "loss"
         if z.requires_grad:
             z.register_hook(self._gradient_at_head)
 
     def _gradient_at_head(self, _gradient: Tensor) -> None:
         if not self._backward_at_heads:  # of several heads, the first to be reached ends the loss
             self._backward_at_heads = True
-            self.mark("loss")
+            self._count("loss")
 
 
 def share(seconds: Mapping[str, float]) -> float:

@@ -38,6 +38,11 @@ class TrainingConfig:
     keep: int = 2
     """How many of the last checkpoints are kept, at least 1; where labels are watched, the best by its neighbours (or
     probe) stays as well, and its encoder as best.safetensors."""
+    patience: float = 60.0
+    """Of several processes: seconds within which one that has died or hangs is noticed, and the run ends, to be
+    resumed."""
+    join_patience: float = 300.0
+    """Of several processes: seconds within which all must have started."""
     track: Literal["none", "tensorboard"] = "none"
     """Send the metrics to a tracker too; needs the extra `track`."""
 
@@ -50,5 +55,8 @@ class TrainingConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"--training.{name} must be at least 1, got {value}")
+        for name in ("patience", "join_patience"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise UserError(f"--training.{name} {getattr(self, name)}: give seconds above 0")
         if self.checkpoint_minutes is not None and not self.checkpoint_minutes > 0:
             raise UserError(f"--training.checkpoint_minutes must be above 0, got {self.checkpoint_minutes}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, Protocol
 
@@ -30,6 +31,7 @@ from twofold.training.metrics import MetricsFile
 from twofold.training.progress import ProgressReport
 from twofold.training.rundir import RunDirectory
 from twofold.training.soundness import Soundness
+from twofold.training.vigil import Pulse, Vigil
 from twofold.views import ImageDraw
 from twofold.views.audio.views import WaveDraw
 from twofold.waves import Waves
@@ -70,6 +72,8 @@ class Training(Generic[Examples, Draw]):
     ends: Sequence[int] = ()
     """Steps after which the run as it was planned, and then each extension of it, ends; the last is `steps`."""
     checkpoint_minutes: float | None = None
+    patience: float = 60.0
+    """Seconds within which a process of several that has died or hangs is noticed."""
     save_best: Callable[[float], None] | None = None
     """Called with its score where the checkpoint just written is the best by a monitor."""
     monitors: Sequence[Monitor] = ()
@@ -91,10 +95,12 @@ class Training(Generic[Examples, Draw]):
 
     def fit(self) -> bool:
         """Train to the last step; returns whether it was reached (a signal ends a run early, with a checkpoint)."""
-        model, optimizer = self.accelerator.prepare(self.method, self.optimizer)
         health, before, begun = Health(self.steps, self.batch), self.seconds, time.monotonic()
         unit = f"{EXAMPLE[self.method.encoder.input.kind]}s"
-        with StopRequest() as stop, ProgressReport(self.steps, self.step, self.batch, unit, rank() > 0) as progress:
+        watch = Vigil(self.patience, partial(self.pulse, self.step))
+        progress = ProgressReport(self.steps, self.step, self.batch, unit, rank() > 0)
+        with StopRequest() as stop, watch, progress:
+            model, optimizer = self.accelerator.prepare(self.method, self.optimizer)
             for batch in self.loader.iterate(self.step, self.steps):
                 self.clock.mark("data")
                 output = self.update(model, optimizer, batch)
@@ -114,9 +120,11 @@ class Training(Generic[Examples, Draw]):
                             console.print(f"warning: {advice}")
                     self.clock.mark("logging")
                 if self.step % self.checkpoint_every == 0 or due or last or stopping:
+                    self.clock.doing = "saving"
                     self.save()
                     self.clock.mark("saving")
                 progress.advance()
+                self.clock.doing = "data"
                 if stopping:
                     self.stopped_by = int(stopping)
                     break
@@ -148,6 +156,15 @@ class Training(Generic[Examples, Draw]):
         self.clock.mark("monitors")
         return output
 
+    def pulse(self, first: int) -> Pulse:
+        """Where this process is; what may take long are the first step, monitors and saving.
+
+        Batches that other processes read take as long as these do: what hangs there is ended there.
+        """
+        doing = self.clock.doing
+        long = self.step == first or doing in ("monitors", "saving") or (doing == "data" and self.loader.watched)
+        return Pulse(self.clock.marks, self.step, doing, long)
+
     def monitor_due(self) -> bool:
         """Whether a multiple of `monitor_every` came since the last logged step, or is this one."""
         return (
@@ -158,6 +175,7 @@ class Training(Generic[Examples, Draw]):
     def run_monitors(self) -> dict[str, float]:
         """What the monitors see now."""
         self.clock.mark("logging")
+        self.clock.doing = "monitors"
         row: dict[str, float] = {}
         for monitor in self.monitors:
             row |= monitor.measure()

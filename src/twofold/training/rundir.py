@@ -23,8 +23,8 @@ Config = TypeVar("Config")
 
 # Options that may differ when a run is resumed: they change neither what is learned nor in which order.
 OPERATIONAL = re.compile(
-    r"training\.(device|threads|changed_data|keep|keep_memory|track|log_every|checkpoint_every|checkpoint_minutes)"
-    r"|data\.(workers|patience|cache|root|download)"
+    r"training\.(device|threads|changed_data|keep|keep_memory|patience|join_patience|track|log_every|checkpoint_every"
+    r"|checkpoint_minutes)|data\.(workers|patience|cache|root|download)"
 )
 
 

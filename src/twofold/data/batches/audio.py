@@ -177,6 +177,11 @@ class AudioLoader:
         )
         self._pin, self._substitution = pin_memory, Substitution(len(source))
 
+    @property
+    def watched(self) -> bool:
+        """False: a thread that hangs cannot be ended."""
+        return False
+
     def iterate(self, start: int, stop: int) -> Iterator[AudioBatch]:
         """The batches of the steps start <= step < stop, each made while the one before is in use.
 

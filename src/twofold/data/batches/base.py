@@ -66,6 +66,10 @@ class BatchOrder(Protocol):
 class BatchLoader(Protocol[Examples, Draw]):
     """Makes the batches of an order."""
 
+    @property
+    def watched(self) -> bool:
+        """Whether examples are read in processes that are ended and started again where they hang."""
+
     def iterate(self, start: int, stop: int) -> Iterator[Batch[Examples, Draw]]:
         """The batches of the steps start <= step < stop, each a pure function of its step."""
 

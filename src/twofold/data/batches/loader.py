@@ -82,6 +82,11 @@ class Loader:
         self._reader: Source | None = None
         self._pipe: Pipe | None = None
 
+    @property
+    def watched(self) -> bool:
+        """Whether examples are read in processes that are ended and started again where they hang."""
+        return self._pipe is not None and self.workers > 0
+
     def prepare(self) -> Source:
         """Fill the cache if there is to be one, which may take a while; `iterate` does it where it was not done."""
         if self._reader is None:
