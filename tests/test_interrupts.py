@@ -9,6 +9,15 @@ import pytest
 from twofold.interrupts import Interrupted, StopRequest, interruptible
 
 
+@pytest.fixture
+def heard(number):
+    """The signal is not ignored, whatever started the tests."""
+    before = signal.signal(number, signal.default_int_handler)
+    yield
+    signal.signal(number, before)
+
+
+@pytest.mark.usefixtures("heard")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
 def test_one_signal_asks_and_a_second_insists(number):
     before = signal.getsignal(number)

@@ -35,7 +35,7 @@ class Interrupted(KeyboardInterrupt):
 def interruptible() -> Iterator[None]:
     """While open, each of the signals raises `Interrupted` in the main thread, where it would end the process mutely.
 
-    Those that the process was started to ignore (nohup) stay ignored.
+    SIGHUP stays ignored where the process was started to ignore it (nohup).
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -102,14 +102,20 @@ def _raise(number: int, _frame: FrameType | None) -> None:
 
 
 def _install(handler: Any) -> dict[int, Any]:
-    ignored = (signal.SIG_IGN, None)  # by nohup, or by something that is no Python
-    before = {number: signal.getsignal(number) for number in STOPPING}
-    return {number: signal.signal(number, handler) for number, current in before.items() if current not in ignored}
+    deaf = {getattr(signal, "SIGHUP", None)} if _ignores_hangup() else set()
+    return {number: signal.signal(number, handler) for number in STOPPING if number not in deaf}
+
+
+def _ignores_hangup() -> bool:
+    """Whether nohup started this process. (A shell that starts one with & makes it deaf to SIGINT alike, which says
+    nothing of what its user wants.)"""
+    return hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
 
 
 def _restore(before: dict[int, Any]) -> None:
     for number, handler in before.items():
-        signal.signal(number, handler)
+        if handler is not None:  # one that no Python had set cannot be put back by Python
+            signal.signal(number, handler)
 
 
 def leave_to_parent() -> None:

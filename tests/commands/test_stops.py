@@ -86,7 +86,7 @@ def test_a_terminal_that_closes(photos: Path, tmp_path: Path) -> None:
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
         words, stdin=theirs, stdout=theirs, stderr=theirs, text=True, start_new_session=True,
-        preexec_fn=lambda: fcntl.ioctl(theirs, termios.TIOCSCTTY, 0),
+        preexec_fn=lambda: (signal.signal(signal.SIGHUP, signal.SIG_DFL), fcntl.ioctl(theirs, termios.TIOCSCTTY, 0)),
     )  # fmt: skip
     os.close(theirs)
     os.set_blocking(ours, False)

@@ -108,7 +108,7 @@ def test_checkpoints(tmp_path: Path) -> None:
             return str(error)
         return state["step"], state["weights"]["w"].numpy().tobytes()
 
-    noticed = each_flip(path, look, str(path), "remove it to resume")
+    noticed = each_flip(path, look, str(path))
     assert noticed > FLIPS // 2
 
 

@@ -152,7 +152,9 @@ class Steps:
         training, schedule = self.training, self.training.schedule
         assert lr == pytest.approx(schedule(training.step), rel=1e-6)  # the reference's is rounded to float32
         training.make_inputs, training.schedule = lambda _batch: inputs, lambda _step: lr
-        output = training.update(self.model, self.optimizer, SimpleNamespace(labels=labels))
+        output = training.update(
+            self.model, self.optimizer, SimpleNamespace(labels=labels, index=torch.arange(len(images)))
+        )
         training.schedule, training.step = schedule, training.step + 1
         kept: dict[str, Any] = self._losses(output, labels, decay)
         for i, (_, tensor, random) in self.tensors.items():

@@ -70,7 +70,7 @@ def local_steps(rank: int, options: dict[str, Any]) -> list[dict[str, Tensor]]:
         for step in range(STEPS):
             a, b = views_of(step)[:, rank * N : (rank + 1) * N]
             training.make_inputs = lambda _batch, a=a, b=b: Inputs(a, b)
-            training.update(model, optimizer, SimpleNamespace(labels=None))
+            training.update(model, optimizer, SimpleNamespace(labels=None, index=torch.arange(N)))
             training.step += 1
             states.append({name: value.clone() for name, value in training.method.state_dict().items()})
     return states
