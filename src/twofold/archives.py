@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+import pickletools
+import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor
+
+from twofold.reading import regular
 
 
 class DamagedFile(Exception):
@@ -31,8 +35,12 @@ def read_tensors(path: str | Path) -> Any:
         OSError: the file cannot be read.
     """
     path = Path(path)
+    regular(path)
     with path.open("rb") as file:
         archive = file.read(4) == b"PK\3\4"  # as PyTorch tells them
+        if not archive:
+            file.seek(0)
+            check_program(file, parts=_LEGACY_PARTS)
     if archive:
         check_archive(path)
     try:
@@ -58,10 +66,47 @@ def check_archive(path: str | Path) -> None:
                 if member.compress_type != zipfile.ZIP_STORED or member.file_size != member.compress_size:
                     raise DamagedFile(f"its member {member.filename} is compressed, which PyTorch does not write")
             differing = archive.testzip()
+            for member in archive.infolist():
+                if differing is None and member.filename.endswith("/data.pkl"):
+                    with archive.open(member) as file:
+                        check_program(file)
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError, OverflowError) as error:
         raise DamagedFile(str(error) or type(error).__name__) from error
     if differing is not None:
         raise DamagedFile(f"the checksum of its member {differing} differs")
+
+
+_MADE = re.compile(
+    r"collections OrderedDict|torch\._utils _rebuild_(tensor|tensor_v2|sparse_tensor|parameter|parameter_with_state)"
+    r"|torch (\w+Storage|Size|device|(b?float|int|uint|complex|q?u?int)\d+\w*|bool|half|double|long)"
+    r"|torch\.storage (Typed|Untyped)Storage|torch\.serialization _get_layout"
+)
+"""What tensors and plain values are put together from. PyTorch itself lets a file call more, such as
+``torch.FloatTensor(10**10)`` and ``bytearray(10**10)``, which take that memory."""
+_LEGACY_PARTS = 5
+"""Pickles in a file of PyTorch before 1.6: two numbers, facts of the system, the values, the names of the storages."""
+
+
+def check_program(file: IO[bytes], parts: int = 1) -> None:
+    """Look through pickles, without running them, for calls of anything but what makes tensors and plain values.
+
+    Args:
+        file: at the first pickle; stays after the last.
+        parts: how many there are.
+
+    Raises:
+        DamagedFile: another call, or no pickle.
+    """
+    try:
+        for _ in range(parts):
+            for operation, argument, _ in pickletools.genops(file):
+                if operation.name == "GLOBAL" and not _MADE.fullmatch(str(argument)):
+                    called = str(argument).replace(" ", ".")
+                    raise DamagedFile(f"it calls {called}, which no tensors or plain values need")
+                if operation.name in ("STACK_GLOBAL", "INST", "OBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4"):
+                    raise DamagedFile("it makes objects, and no tensors or plain values alone")
+    except (ValueError, IndexError, KeyError, UnicodeDecodeError, OverflowError) as error:
+        raise DamagedFile(f"it holds no values that PyTorch saved ({error})") from error
 
 
 def check_extent(name: str, tensor: Tensor) -> None:
@@ -73,16 +118,21 @@ def check_extent(name: str, tensor: Tensor) -> None:
         raise DamagedFile(f"{name} claims {math.prod(tensor.shape):,} elements and {held:,} are stored")
 
 
-def tensors_within(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
-    """(dotted name, tensor) of every tensor in nested mappings, lists and tuples, in their order."""
-    if isinstance(value, Tensor):
-        yield name, value
-    elif isinstance(value, Mapping):
-        for key, part in value.items():
-            yield from tensors_within(part, f"{name}.{key}" if name else str(key))
-    elif isinstance(value, (list, tuple)):
-        for key, part in enumerate(value):
-            yield from tensors_within(part, f"{name}.{key}" if name else str(key))
+def tensors_within(value: Any) -> Iterator[tuple[str, Tensor]]:
+    """(dotted name, tensor) of every tensor in nested mappings, lists and tuples, in their order.
+
+    What stands in several places is gone through in the first: a file of a kilobyte can repeat itself 2**40 times.
+    """
+    seen: set[int] = set()
+    waiting: list[tuple[str, Any]] = [("", value)]
+    while waiting:
+        name, part = waiting.pop()
+        if isinstance(part, Tensor):
+            yield name, part
+        elif isinstance(part, (Mapping, list, tuple)) and id(part) not in seen:
+            seen.add(id(part))
+            inner = part.items() if isinstance(part, Mapping) else enumerate(part)
+            waiting += [(f"{name}.{key}" if name else str(key), each) for key, each in inner][::-1]
 
 
 def spoiled(value: Any) -> list[str]:

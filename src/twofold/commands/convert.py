@@ -21,6 +21,7 @@ from twofold.heads import Classifier, ProjectionHead
 from twofold.interop.detect import Network, Weights, detect
 from twofold.interop.moco import read_moco
 from twofold.interop.tensorflow import Variables, read_variables
+from twofold.reading import usable
 from twofold.versions import environment
 
 PUBLISHED_STEPS = {
@@ -114,6 +115,8 @@ def convert(
     """
     out = Path(out)
     check_out(out, False, "conversion", resume=False)
+    if (problem := usable(str(source))) is not None:
+        raise UserError(f"the path of a checkpoint '{str(source)[:100]}' {problem}")
     path = Path(source)
     is_moco = path.is_file() and path.suffix in _MOCO_SUFFIXES
     result = _from_moco(path, weights) if is_moco else _from_tensorflow(path, weights, classifier_layer)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
 
 from twofold.data.base import Source, sample_indices
 from twofold.data.decoding.opening import BadImage
 from twofold.data.sources.audio import AudioSource
 from twofold.data.sources.encoded import EncodedSource
 from twofold.data.sources.subset import SubsetSource
+from twofold.devices import available_memory
+from twofold.reading import read_bytes
 
 SAMPLED = 64
 """Most files that are read."""
@@ -34,6 +35,6 @@ def content_digest(source: Source | AudioSource) -> str | None:
 def _contents(source: EncodedSource | AudioSource, index: int) -> bytes:
     try:
         path, contents = (source.path(index), None) if isinstance(source, AudioSource) else source.locate(index)
-        return Path(path).read_bytes() if contents is None else contents
+        return read_bytes(path, available_memory() // 8) if contents is None else contents
     except (BadImage, OSError):
         return b"unreadable"

@@ -402,7 +402,8 @@ def _adapt_first_convolution(model: nn.Module, channels: int) -> None:
         if channels == 1:
             weight = first.weight.sum(1, keepdim=True)
         else:
-            weight = first.weight[:, [c % 3 for c in range(channels)]] * (3 / channels)
+            weight = torch.empty(first.out_channels, channels, *first.kernel_size, dtype=first.weight.dtype)
+            weight = torch.index_select(first.weight, 1, torch.arange(channels) % 3, out=weight) * (3 / channels)
     first.in_channels, first.weight = channels, nn.Parameter(weight)
 
 

@@ -5,7 +5,6 @@ Source: facebookresearch/moco, main_moco.py (what is saved), moco/builder.py (th
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import torch
 import torchvision
 from torch import Tensor
 
+from twofold.archives import DamagedFile, read_tensors
 from twofold.encoders import Encoder
 from twofold.encoders.adapters import TorchvisionEncoder
 from twofold.errors import UserError
@@ -142,10 +142,10 @@ def write_moco(
 
 def _load(path: Path) -> dict[str, Any]:
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint = read_tensors(path)
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, IndexError, TypeError) as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
+    except DamagedFile as error:
         raise UserError(
             f"{path} is no whole PyTorch checkpoint of plain tensors ({(str(error) or type(error).__name__)[:200]}); "
             "fetch it again"

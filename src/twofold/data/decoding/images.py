@@ -12,6 +12,8 @@ from PIL import Image
 from twofold.data.config import DataConfig
 from twofold.data.decoding.opening import TURNS, opened, orientation
 from twofold.data.decoding.pixels import PixelRange, to_uint8
+from twofold.data.decoding.room import PIXELS
+from twofold.reading import unreadable_folder
 
 _NOT_RASTER = {"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"}
 """Formats that Pillow knows by name and cannot decode by itself, or at all."""
@@ -21,7 +23,7 @@ def find_images(folder: Path) -> list[str]:
     """Paths, relative to `folder` and sorted, of all image files in it and below; hidden ones are left out."""
     extensions, result, visited = image_extensions(), [], set()
     base = str(folder)
-    for root, folders, files in os.walk(base, followlinks=True):
+    for root, folders, files in os.walk(base, onerror=unreadable_folder, followlinks=True):
         if (here := Path(root).resolve()) in visited:  # a link back up
             folders.clear()
             continue
@@ -58,8 +60,9 @@ def decode_image(
         turn = orientation(image, config)
         if shrink > 1:
             image.draft(image.mode, (max(1, image.width // shrink), max(1, image.height // shrink)))
-        upright = image.transpose(TURNS[turn]) if turn in TURNS else image
-        return to_uint8(upright, channels, config.background, config.deep_pixels, pixels or config.pixel_range)
+        with PIXELS.taken(image.width * image.height):
+            upright = image.transpose(TURNS[turn]) if turn in TURNS else image
+            return to_uint8(upright, channels, config.background, config.deep_pixels, pixels or config.pixel_range)
 
 
 def image_extensions() -> frozenset[str]:

@@ -14,6 +14,8 @@ from PIL import Image, UnidentifiedImageError
 
 from twofold.data.config import DataConfig
 from twofold.data.decoding.pixels import DEEP_MODES, GREY_MODES
+from twofold.data.decoding.room import PIXELS
+from twofold.reading import regular
 
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -77,6 +79,8 @@ def opened(path: str, config: DataConfig, contents: bytes | None = None) -> Iter
         contents: the encoded image, where it is no file of its own.
     """
     try:
+        if contents is None:
+            regular(path)
         with Image.open(path if contents is None else io.BytesIO(contents)) as image:
             if image.width * image.height > config.max_pixels:
                 raise BadImage(path, f"{image.width} x {image.height} pixels, more than {config.max_pixels}")
@@ -92,5 +96,5 @@ def opened(path: str, config: DataConfig, contents: bytes | None = None) -> Iter
 
 def deep_pixels(path: str, config: DataConfig, contents: bytes | None = None) -> NDArray[Any]:
     """The values of an image whose pixels have more than 8 bits, as they are stored; raises BadImage."""
-    with opened(path, config, contents) as image:
+    with opened(path, config, contents) as image, PIXELS.taken(image.width * image.height):
         return np.array(image)

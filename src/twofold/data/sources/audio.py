@@ -6,7 +6,7 @@ import copy
 import hashlib
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +20,13 @@ from twofold.data.config import DataConfig
 from twofold.data.decoding.opening import BadImage
 from twofold.devices import available_memory
 from twofold.errors import UserError
+from twofold.reading import regular, unreadable_folder
 
 EXTENSIONS = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".sph", ".caf", ".w64")
+_RATES, _MOST_CHANNELS, _LONGEST = (1000, 768_000), 64, 24 * 3600
+"""What the header of a recording can say: Hz, channels, seconds."""
+_BLOCK = 2**22
+"""Values that are decoded at once: 16 MiB, 4 minutes at 16 kHz."""
 _SILENT = 1e-4
 """Peak below which a recording holds nothing (-80 dB of full scale)."""
 
@@ -282,7 +287,7 @@ def read_folder(
 def find_recordings(folder: Path, most: int | None = None) -> list[Path]:
     """Audio files in a folder and below, sorted; hidden ones left out; at most `most`, then unsorted."""
     result = []
-    for base, folders, files in os.walk(folder):
+    for base, folders, files in os.walk(folder, onerror=unreadable_folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         result += [Path(base, name) for name in files if name.lower().endswith(EXTENSIONS) and name[0] != "."]
         if most is not None and len(result) >= most:
@@ -308,12 +313,23 @@ def _headers(recordings: Sequence[Recording]) -> list[tuple[int, int] | str]:
 def _header(path: str) -> tuple[int, int] | str:
     """(samples, rate) of a file, or what is wrong with it."""
     try:
-        if not Path(path).stat().st_size:
+        if not regular(path).size:
             return "empty file"
         info = soundfile().info(path)
-        return int(info.frames), int(info.samplerate)
+        return _unlikely(info) or (int(info.frames), int(info.samplerate))
     except (OSError, RuntimeError, ValueError, TypeError) as error:  # soundfile's errors are RuntimeErrors
         return f"not a recording that libsndfile reads: {error}"
+
+
+def _unlikely(info: Any) -> str | None:
+    """What no recording's header says; a damaged or hostile one is not to choose how much memory is taken."""
+    if not _RATES[0] <= info.samplerate <= _RATES[1]:
+        return f"its header says {info.samplerate:,} Hz, and recordings have {_RATES[0]:,} to {_RATES[1]:,}"
+    if not 1 <= info.channels <= _MOST_CHANNELS:
+        return f"its header says {info.channels} channels, and recordings have 1 to {_MOST_CHANNELS}"
+    if info.frames / info.samplerate > _LONGEST:
+        return f"its header says {info.frames / info.samplerate / 3600:,.0f} hours: cut it into parts of at most 24"
+    return None
 
 
 def _part_of(recording: Recording, samples: int, rate: int) -> tuple[int, int]:
@@ -337,23 +353,56 @@ def _decode_part(path: str, first: int, size: int, start: int, count: int) -> ND
     try:
         return _decode(path, first + start, count)
     except Silent:
-        return _around_loudest(_decode(path, first, size), count)
+        return _decode(path, first + _place_of_loudest(path, first, size, count), count)
 
 
 def _around_loudest(whole: NDArray[np.float32], count: int) -> NDArray[np.float32]:
-    start = min(max(0, int(np.abs(whole).argmax()) - count // 2), len(whole) - count)
+    start = _start_around(int(np.abs(whole).argmax()), len(whole), count)
     return whole[start : start + count].copy()
 
 
-def _decode(path: str, start: int, count: int) -> NDArray[np.float32]:
+def _start_around(loudest: int, size: int, count: int) -> int:
+    return min(max(0, loudest - count // 2), size - count)
+
+
+def _place_of_loudest(path: str, first: int, size: int, count: int) -> int:
+    """Where the `count` samples around the loudest of `size` begin, a block at a time: hours need no memory."""
+    loudest, place, seen = -1.0, 0, 0
+    for block in _blocks(path, first, size):
+        peak = int(np.abs(block).argmax())
+        if np.abs(block[peak]) > loudest:
+            loudest, place = float(np.abs(block[peak])), seen + peak
+        seen += len(block)
+    if loudest < _SILENT:
+        raise Silent(path, "silent" if seen else "no samples")
+    return _start_around(place, seen, min(count, seen))
+
+
+def _blocks(path: str, start: int, count: int) -> Iterator[NDArray[np.float32]]:
+    """The samples from `start`, mixed to one channel, in blocks; raises BadRecording."""
     try:
-        wave, _ = soundfile().read(path, frames=count, start=start, dtype="float32", always_2d=True)
+        with soundfile().SoundFile(path) as file:
+            file.seek(start)
+            while count > 0:
+                wave = file.read(min(count, max(1, _BLOCK // file.channels)), dtype="float32", always_2d=True)
+                if not len(wave):
+                    return
+                count -= len(wave)
+                yield wave.mean(axis=1, dtype=np.float32)
     except (OSError, RuntimeError, ValueError) as error:
         raise BadRecording(path, f"cannot be decoded: {error}") from error
-    mono: NDArray[np.float32] = wave.mean(axis=1, dtype=np.float32)
+
+
+def _decode(path: str, start: int, count: int) -> NDArray[np.float32]:
+    mono, filled = np.empty(count, dtype=np.float32), 0
+    for block in _blocks(path, start, count):
+        mono[filled : filled + len(block)] = block
+        filled += len(block)
+    if filled < count:
+        mono = mono[:filled].copy()
     if not np.isfinite(mono).all():
         raise BadRecording(path, "it has samples that are not finite numbers")
-    if not len(mono) or np.abs(mono).max() < _SILENT:
+    if not len(mono) or max(mono.max(), -mono.min()) < _SILENT:
         raise Silent(path, "silent" if len(mono) else "no samples")
     return mono
 

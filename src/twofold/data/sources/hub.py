@@ -8,13 +8,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from twofold.data.base import Format, Splits, sample_indices
 from twofold.data.config import DataConfig
 from twofold.data.decoding.opening import BadImage
+from twofold.data.labels import class_labels
 from twofold.data.sources.encoded import EncodedSource
+from twofold.data.sources.outside import inside
+from twofold.devices import available_memory
 from twofold.errors import UserError
+from twofold.reading import read_bytes
 
 PREFIX = "hf:"
 _IMAGES, _LABELS = ("image", "img", "jpg", "png"), ("label", "labels", "cls", "fine_label")
@@ -28,22 +30,27 @@ class HubSource(EncodedSource):
             png; labels are a column of the type ClassLabel, or of whole numbers called label, labels, cls, fine_label.
         config: `channels` and how to decode.
         name: for messages.
+        home: the folder that files named by cells must lie in; None for an object of the user's own.
 
     Raises:
-        UserError: no such column, or several that could be meant.
+        UserError: no such column, several that could be meant, or a cell that names a file elsewhere.
     """
 
-    def __init__(self, dataset: Any, config: DataConfig, name: str) -> None:
+    def __init__(self, dataset: Any, config: DataConfig, name: str, home: Path | None = None) -> None:
         from datasets import Image
 
         self._column = image_column(dataset.features, name)
         label = label_column(dataset.features)
         labels = None
         if label is not None:
-            labels = np.asarray(dataset.select_columns([label]).with_format("numpy")[:][label]).astype(np.int64)
+            # (as Arrow holds them: the format "numpy" makes int64 of all, and of what needs 64 bits negative numbers)
+            labels = dataset.select_columns([label]).with_format("arrow")[:][label].to_numpy()
         classes = getattr(dataset.features[label], "names", None) if label is not None else None
         if labels is not None and (labels.ndim != 1 or (len(labels) and labels.min() < 0)):
             labels, classes = None, None  # a test split whose labels are withheld has -1
+        if labels is not None:
+            labels, classes = class_labels(labels, len(labels), name, classes)
+        self._home = home
         super().__init__(len(dataset), config, labels=labels, classes=classes and list(classes), name=name)
         self._table = dataset.with_format(None).select_columns([self._column])
         self._table = self._table.cast_column(self._column, Image(decode=False))
@@ -58,7 +65,13 @@ class HubSource(EncodedSource):
         where = f"{self.name}[{index}]"
         if not cell or not (cell.get("bytes") or cell.get("path")):
             raise BadImage(where, "an empty cell")
-        return (where, cell["bytes"]) if cell.get("bytes") else (str(cell["path"]), None)
+        if cell.get("bytes"):
+            return where, cell["bytes"]
+        return self._allowed(str(cell["path"]), where), None
+
+    def _allowed(self, path: str, where: str) -> str:
+        """The file that a cell names; raises UserError where it lies outside the data."""
+        return path if self._home is None else inside(self._home, self._home, path, self.config, where)
 
     def keep(self, good: Sequence[int]) -> None:
         """Leave out all images but these."""
@@ -72,7 +85,7 @@ class HubSource(EncodedSource):
         for index in sample_indices(len(self)).tolist():
             try:
                 path, contents = self.locate(index)
-                digest.update(Path(path).read_bytes() if contents is None else contents)
+                digest.update(read_bytes(path, available_memory() // 8) if contents is None else contents)
             except (BadImage, OSError):
                 digest.update(b"unreadable")
         return digest.hexdigest()
@@ -109,7 +122,22 @@ def open_hub(what: Any, split: str | None, config: DataConfig) -> HubSource:
             f"{name} streams: it has neither a length nor [index], which an order that can be resumed needs; pack it "
             "once with `twofold shard hf:NAME --out FOLDER --stream true`, and train on the folder"
         )
-    return HubSource(dataset, config, name)
+    return HubSource(dataset, config, name, _home_of(what))
+
+
+def _home_of(what: Any) -> Path | None:
+    """Where the files of a data set lie: in its folder, or in what the hub's client keeps."""
+    if not isinstance(what, str | Path):
+        return None
+    folder = Path(str(what).removeprefix(PREFIX)).expanduser()
+    return folder if folder.is_dir() else kept_by_hub()
+
+
+def kept_by_hub() -> Path:
+    """The folder in which the hub's client keeps what it fetched."""
+    from datasets import config
+
+    return Path(config.HF_CACHE_HOME)
 
 
 def hub_splits(what: str | Path) -> tuple[str, ...]:
@@ -148,7 +176,10 @@ def stream(what: str, split: str | None) -> tuple[Iterator[tuple[bytes, int | No
 def _cells(dataset: Any, column: str, label: str | None) -> Iterator[tuple[bytes, int | None]]:
     for row in dataset:
         cell = row[column] or {}
-        data = cell.get("bytes") or (Path(cell["path"]).read_bytes() if cell.get("path") else b"")
+        data = cell.get("bytes") or b""
+        if not data and cell.get("path"):
+            file = inside(kept_by_hub(), kept_by_hub(), str(cell["path"]), DataConfig(), "a cell of the stream")
+            data = read_bytes(file, available_memory() // 8)
         yield data, int(row[label]) if label else None
 
 

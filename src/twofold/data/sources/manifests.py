@@ -9,30 +9,41 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from twofold.data.config import AudioConfig
+from twofold.data.config import DataConfig
 from twofold.data.sources.audio import Recording
+from twofold.data.sources.outside import inside
+from twofold.devices import available_memory
 from twofold.errors import UserError
+from twofold.reading import read_text, regular
 
 MANIFESTS = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 _PATH = ("path", "file", "file_name", "audio", "audio_filepath", "wav", "filename", "deb_path")
 _TEXT = ("text", "transcript_norm", "transcript", "sentence", "transcription")
 _SPEAKER = ("speaker", "client_id", "speaker_id")
 _START, _END, _DURATION = ("start", "offset"), ("end",), ("duration",)
+_ROWS_AT_ONCE, _BYTES_A_CELL = 1024, 100
+"""Of a parquet file: rows that are decoded at once, and what a value and its place in a row take in Python."""
 
 
-def read_manifest(path: Path, split: str | None, config: AudioConfig, encoding: str = "utf-8") -> list[Recording]:
+def most_text() -> int:
+    """Bytes of the largest file of texts that is read: decoded and divided into rows it takes some eight times that."""
+    return available_memory() // 8
+
+
+def read_manifest(path: Path, split: str | None, data: DataConfig) -> list[Recording]:
     """Recordings of a manifest, of which each row names a file or, with a start, a segment of one.
 
-    Paths are relative to the manifest, or to a folder `clips` beside it (Common Voice). Columns are those that `config`
-    names, or have one of the usual names: path, file_name, audio_filepath, ...; text, sentence, ...; speaker,
-    client_id; label; fold; split; start or offset with end or duration, in seconds.
+    Paths are relative to the manifest, or to a folder `clips` beside it (Common Voice), and lead to what lies there
+    unless `data.outside` allows more. Columns are those that `data.audio` names, or have one of the usual names: path,
+    file_name, audio_filepath, ...; text, sentence, ...; speaker, client_id; label; fold; split; start or offset with
+    end or duration, in seconds.
 
     Without a split those of the split train, where a column says so.
 
     Raises:
         UserError: no column of paths, a column that was named and is not there, a start or an end that is no number.
     """
-    rows = manifest_rows(path, encoding)
+    config, rows = data.audio, manifest_rows(path, data.encoding)
     columns = list(dict.fromkeys(name for row in rows for name in row))
     for option in ("path", "text", "speaker", "label", "fold"):
         name = getattr(config, option)
@@ -56,8 +67,9 @@ def read_manifest(path: Path, split: str | None, config: AudioConfig, encoding: 
             start, duration = _segment(row, f"{path}, row {number}")
             recordings.append(
                 Recording(
-                    str(folder / str(row[where])), _value(row, named), _value(row, text), _value(row, config.fold),
-                    _value(row, speaker), start, duration,
+                    inside(path.parent, folder, str(row[where]), data, f"{path}, row {number}"),
+                    _value(row, named), _value(row, text), _value(row, config.fold), _value(row, speaker), start,
+                    duration,
                 )
             )  # fmt: skip
     return recordings
@@ -74,8 +86,10 @@ def manifest_rows(path: Path, encoding: str = "utf-8") -> list[dict[str, Any]]:
     """
     try:
         if path.suffix.lower() == ".parquet":
+            regular(path)
             return _parquet(path)
-        text = path.read_text(encoding="utf-8-sig" if encoding == "utf-8" else encoding)  # (spreadsheets put a mark)
+        # (spreadsheets put a mark)
+        text = read_text(path, most_text(), "utf-8-sig" if encoding == "utf-8" else encoding)
     except UnicodeDecodeError as error:
         raise UserError(
             f"{path} is not written in {encoding} (byte {error.start}): save it as UTF-8, or say what it is with "
@@ -97,8 +111,17 @@ def _parquet(path: Path) -> list[dict[str, Any]]:
     except ImportError as error:
         raise UserError(f"{path}: parquet needs pyarrow: pip install pyarrow") from error
     try:
-        rows: list[dict[str, Any]] = pyarrow.parquet.read_table(path).to_pylist()
-    except (OSError, ValueError) as error:  # Arrow's errors are of both kinds
+        rows: list[dict[str, Any]] = []
+        with pyarrow.parquet.ParquetFile(path) as file:
+            facts, room = file.metadata, most_text()
+            if facts.num_rows * facts.num_columns * _BYTES_A_CELL > available_memory() // 2:
+                raise ValueError(f"its {facts.num_rows:,} rows need more memory than there is")
+            for batch in file.iter_batches(_ROWS_AT_ONCE):  # a kilobyte can hold a million equal texts of a megabyte
+                room -= batch.nbytes
+                if room < 0:
+                    raise ValueError(f"its texts have more than the {most_text():,} bytes that are read")
+                rows += batch.to_pylist()
+    except (OSError, ValueError, MemoryError) as error:  # Arrow's errors are of these kinds
         raise UserError(f"{path} is no readable manifest: {error}") from error
     return rows
 
@@ -128,7 +151,7 @@ def _json(text: str, path: Path) -> list[dict[str, Any]]:
             rows = json.loads(text)
         else:
             rows = [json.loads(line) for line in text.split("\n") if line.strip()]
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is no readable manifest: {error}") from error
     wrong = next((number for number, row in enumerate(rows, 1) if not isinstance(row, dict)), None)
     if wrong is not None:
@@ -147,7 +170,7 @@ def _is_fairseq(text: str) -> bool:
 def _fairseq(text: str, path: Path, encoding: str) -> list[dict[str, Any]]:
     root, *lines = [line.rstrip("\r") for line in text.split("\n") if line.strip()]
     words = path.with_suffix(".wrd")
-    texts: list[str] = words.read_text(encoding=encoding).split("\n") if words.is_file() else []
+    texts: list[str] = read_text(words, most_text(), encoding).split("\n") if words.is_file() else []
     return [
         {"path": str(Path(root) / line.split("\t")[0]), "text": texts[place] if place < len(texts) else None}
         for place, line in enumerate(lines)

@@ -19,6 +19,7 @@ from twofold.data.base import Format, SkipList, Splits
 from twofold.data.config import DataConfig
 from twofold.data.decoding.images import find_images
 from twofold.data.decoding.opening import BadImage
+from twofold.data.labels import class_labels
 from twofold.data.sources.encoded import EncodedSource
 from twofold.data.sources.files import SPLIT_FOLDERS, PackedStrings
 from twofold.data.sources.tars import PLACE, RECORD, TarIndex, index_tar, read_index
@@ -111,12 +112,13 @@ class ShardSource(EncodedSource):
                 why = "it has no label and others have" if labels[i] == -1 else "its label is no whole number from 0"
                 self.skipped.add(self.path(i), f"{why} (a member .cls, or label in .json)")
             self.keep(np.flatnonzero(labels >= 0).tolist())
-        self.labels = self._records["label"].astype(np.int64)
-        if self.classes is not None and len(self.labels) and self.labels.max() >= len(self.classes):
+        labels = self._records["label"].astype(np.int64)
+        if self.classes is not None and len(labels) and labels.max() >= len(self.classes):
             raise UserError(
-                f"{self.name}: label {self.labels.max()}, but its index names {len(self.classes)} classes; make the "
+                f"{self.name}: label {labels.max()}, but its index names {len(self.classes)} classes; make the "
                 "index again: twofold shard FOLDER --index true"
             )
+        self.labels, self.classes = class_labels(labels, len(labels), self.name, self.classes)
 
     def _file(self, archive: str) -> int:
         """A descriptor of this thread's own; reading by position shares nothing with other processes either."""

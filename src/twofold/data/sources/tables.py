@@ -6,15 +6,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from twofold.data.base import Format, Source, Splits
 from twofold.data.config import DataConfig, TableConfig
 from twofold.data.decoding.images import image_extensions
 from twofold.data.labels import class_labels
 from twofold.data.sources.files import FileSource
-from twofold.data.sources.manifests import MANIFESTS, manifest_rows
+from twofold.data.sources.manifests import MANIFESTS, manifest_rows, most_text
+from twofold.data.sources.outside import inside
 from twofold.errors import UserError
+from twofold.reading import read_text
 
 LISTS = (".txt", ".lst")
 """Files with a path a line."""
@@ -27,9 +27,10 @@ _LOOKED_AT = 20
 def open_table(path: Path, split: str | None, config: DataConfig) -> FileSource:
     """The images of a table (.csv, .tsv, .jsonl, .json, .parquet) or of a list of files (.txt).
 
-    Paths are relative to the table. Columns are those that `config.table` names, or have one of the usual names: path,
-    image, file_name, ...; label, class, ...; split. Labels are names or numbers; an empty one is unlabelled. Without a
-    split those of the split train, where a column says so.
+    Paths are relative to the table, and lead to what lies in its folder unless `config.outside` allows more. Columns
+    are those that `config.table` names, or have one of the usual names: path, image, file_name, ...; label, class, ...;
+    split. Labels are names or numbers; an empty one is unlabelled. Without a split those of the split train, where a
+    column says so.
 
     Raises:
         UserError: no such column or split, no rows, too many unreadable images.
@@ -55,6 +56,8 @@ def open_table(path: Path, split: str | None, config: DataConfig) -> FileSource:
         raise UserError(f"{path}: no row names an image" + (f" in the split {split}" if split else ""))
     if numbers is not None and (numbers[kept] < 0).all():
         numbers, classes = None, None
+    for i in kept:
+        inside(path.parent, path.parent, str(rows[i][where]), config, f"{path}, row {i + 1}")
     source = FileSource(
         path.parent, [str(rows[i][where]) for i in kept], config,
         labels=None if numbers is None else numbers[kept], classes=classes,
@@ -80,8 +83,8 @@ def is_table(path: Path) -> bool:
         return False
     try:
         rows = _rows(path, DataConfig())[:_LOOKED_AT]
-    except UserError:  # told by whoever opens it
-        return False
+    except UserError:  # told by whoever opens it, which of a list is nobody else
+        return path.suffix.lower() in LISTS
     known = image_extensions()
     texts = [str(value) for row in rows for value in row.values() if isinstance(value, str)]
     return any(Path(text).suffix.lower() in known for text in texts)
@@ -91,8 +94,8 @@ def _rows(path: Path, config: DataConfig) -> list[dict[str, Any]]:
     if path.suffix.lower() not in LISTS:
         return manifest_rows(path, config.encoding)
     try:
-        lines = path.read_text(encoding=config.encoding).split("\n")
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_text(path, most_text(), config.encoding).split("\n")
+    except (OSError, UnicodeDecodeError, LookupError) as error:
         raise UserError(f"{path} is no readable list: {error}") from error
     return [{"path": line.strip()} for line in lines if line.strip()]
 
@@ -125,7 +128,7 @@ def _known(values: Sequence[Any]) -> Any:
     """Whole numbers where all that are given are such; else names."""
     texts = [_text(value) for value in values]
     if all(text == "" or text.lstrip("-").isdigit() for text in texts):
-        return np.array([-1 if text == "" else int(text) for text in texts])
+        return [-1 if text == "" else int(text) for text in texts]
     return [text or None for text in texts]
 
 

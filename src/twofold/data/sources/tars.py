@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from twofold.data.decoding.images import image_extensions
 from twofold.errors import UserError
+from twofold.reading import read_text, regular
 
 _PLACE = [("offset", "<i8"), ("size", "<i4"), ("shard", "<i4"), ("label", "<i4")]
 RECORD = np.dtype([*_PLACE, ("crc", "<u4")])
@@ -23,6 +24,9 @@ CRC-32 of its bytes; 0 where they were not read."""
 PLACE = np.dtype(_PLACE)
 """What of it tells one image from another, and all that indices of the first format hold."""
 _FORMATS = {"twofold-shards-1": PLACE, "twofold-shards-2": RECORD}
+
+_LARGEST_LABEL, _LARGEST_INDEX = 2**20, 2**28
+"""Bytes of a member that says a label, and of index.json, that are read."""
 
 INDEX, RECORDS = "index.json", "index.npy"
 """The files that keep an index beside the archives of a folder."""
@@ -54,7 +58,7 @@ def index_tar(path: Path, checksums: bool = False) -> tuple[NDArray[Any], list[t
     problems: list[tuple[str, str]] = []
     known = image_extensions()
     try:
-        size = path.stat().st_size
+        size = regular(path).size
         with tarfile.open(path, "r:") as archive:
             for member in archive:
                 if not member.isfile():
@@ -87,10 +91,10 @@ def _checksum(archive: tarfile.TarFile, member: tarfile.TarInfo) -> int:
 
 def _note_label(archive: tarfile.TarFile, member: tarfile.TarInfo, key: str, labels: dict[str, int]) -> None:
     stream = archive.extractfile(member)
-    text = stream.read() if stream is not None else b""
+    text = stream.read(_LARGEST_LABEL) if stream is not None else b""
     try:
         value: Any = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         value = "not JSON"
     if member.name.endswith(".json"):
         names = [name for name in ("label", "cls") if isinstance(value, dict) and name in value]
@@ -123,14 +127,14 @@ def read_index(folder: Path) -> TarIndex | None:
         return None
     remedy = f"make it again: twofold shard {folder} --index true"
     try:
-        document = json.loads(file.read_text())
+        document = json.loads(read_text(file, _LARGEST_INDEX))
         if not isinstance(document, dict) or document.get("format") not in _FORMATS:
             return None
         records = np.load(folder / RECORDS, mmap_mode="r", allow_pickle=False)
         shards: dict[str, int] = dict(document["shards"])
         if records.dtype != _FORMATS[document["format"]] or len(records) != document["images"]:
             raise ValueError(f"{RECORDS} does not belong to it")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{file}: damaged ({error}); {remedy}") from error
     present = {path.name: path.stat().st_size for path in folder.glob("*.tar") if not path.name.startswith(".")}
     if present != shards:
