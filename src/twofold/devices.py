@@ -56,6 +56,16 @@ def keep_freed_memory() -> bool:
     return agreed == [1, 1, 1]
 
 
+def return_freed_memory() -> bool:
+    """Give what was freed back to the system, where the C library keeps it for the thread that freed it.
+
+    Returns:
+        Whether any was given back; False, too, where the C library has no such call.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform.startswith("linux") else None
+    return trim is not None and bool(trim(0))
+
+
 def choose_device(asked: str, option: str = "--training.device") -> torch.device:
     """The device that `option` names; auto takes a GPU where there is one. UserError if it is not there."""
     present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}

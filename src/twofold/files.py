@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from twofold.errors import UserError
+from twofold.reading import usable
 from twofold.text import printable
 
 LOCK = ".lock"
@@ -49,6 +50,8 @@ def check_out(out: Path, begun: bool, what: str, resume: bool) -> bool:
         UserError: a name that libraries cannot open; something was begun and is not to be resumed; nothing was, and
             the folder holds other files.
     """
+    if (problem := usable(str(out))) is not None:
+        raise UserError(f"--out {str(out)[:100]} {problem}; give the path of a folder")
     if printable(str(out)) != str(out):
         raise UserError(f"--out {out}: a name that is not UTF-8, or holds control characters; choose another folder")
     if begun and not resume:

@@ -13,6 +13,7 @@ import yaml
 
 from twofold.errors import UserError, suggest
 from twofold.options import merge, upgraded
+from twofold.options.documents import read_yaml, require_parts
 
 
 @dataclass(frozen=True)
@@ -84,11 +85,9 @@ def read_layers(
         own = own or options.get("start_from") is not None
         layers.append({name: value for name, value in result.options.items() if not (own and name == "encoder")})
     if config is not None:
-        try:
-            document = yaml.safe_load(Path(config).read_text()) or {}
-        except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-            raise UserError(f"--config {config} cannot be read: {error}") from error
-        if not isinstance(document, dict):
-            raise UserError(f"--config {config} must hold options by name, got {type(document).__name__}")
-        layers.append(upgraded(document.get("options", document)))  # a run's own config.yaml works as it is
+        name = f"--config {config}"
+        document = read_yaml(config, name)
+        if "options" in document:  # a run's own config.yaml works as it is
+            document = require_parts(document, name, ["options"])["options"]
+        layers.append(upgraded(document))
     return merge(*layers, options)

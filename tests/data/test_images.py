@@ -264,7 +264,7 @@ def broken_files(folder: Path) -> dict[str, str]:
         "text.jpg": "not an image",
         "damaged.png": "",
         "cut.png": "",
-        "folder.png": "directory",
+        "folder.png": "folder",
         "bomb.png": "pixels",
         "dangling.png": "No such file",
         "missing.png": "No such file",

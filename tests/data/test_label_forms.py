@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import tarfile
+
 import numpy as np
 import pytest
 import torch
@@ -141,3 +144,50 @@ def test_some_items_have_no_label(missing, known):
 
 def test_numbers_that_are_no_classes_are_no_labels():
     assert open_source(of([0.25, 0.5, 1.0, 2.0])).labels is None
+
+
+def test_huge_numbers_are_classes_and_never_wrap():
+    """0 and 10**9 are two classes, not 10**9 + 1; what needs 64 bits without a sign does not become negative."""
+    for values in ([0, 10**9, 0], np.array([0, 10**9, 0]), torch.tensor([0, 10**9, 0])):
+        numbers, names = class_labels(values, 3, "it")
+        assert (numbers.tolist(), names) == ([0, 1, 0], ["0", str(10**9)])
+    for values in ([2**63, 1, 2**63], np.array([2**63, 1, 2**63], dtype=np.uint64)):
+        numbers, names = class_labels(values, 3, "it")
+        assert (numbers.tolist(), names) == ([1, 0, 1], ["1", str(2**63)])
+    for values in ([2**63, None, 1], [2**64, 1, 0], [-1, 2**63, 1]):
+        with pytest.raises(UserError, match=r"it: the label (9223372036854775808|18446744073709551616) is no class's"):
+            class_labels(values, 3, "it")
+
+
+def test_huge_numbers_in_tables_and_tables_cells(tmp_path):
+    for i in range(3):
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{i}.png")
+    (tmp_path / "t.csv").write_text(f"path,label\n0.png,{2**63}\n1.png,0\n2.png,\n")
+    with pytest.raises(UserError, match=f"the label {2**63} is no class's number"):
+        open_source(tmp_path / "t.csv")
+    (tmp_path / "t.csv").write_text(f"path,label\n0.png,{10**9}\n1.png,0\n2.png,\n")
+    source = open_source(tmp_path / "t.csv")
+    assert (source.labels.tolist(), source.classes) == ([1, 0, -1], ["0", str(10**9)])
+
+
+def test_huge_numbers_in_hub_data_and_archives(tmp_path):
+    datasets, pa = pytest.importorskip("datasets"), pytest.importorskip("pyarrow")
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(buffer, "PNG")
+    cells = [{"bytes": buffer.getvalue(), "path": None}] * 2
+    for kind, largest in (("int64", 10**9), ("uint64", 2**63 + 5)):
+        features = datasets.Features({"image": datasets.Image(), "label": datasets.Value(kind)})
+        columns = {"image": pa.array(cells, features["image"].pa_type), "label": pa.array([0, largest], kind)}
+        info = datasets.DatasetInfo(features=features)
+        data = datasets.Dataset(datasets.table.InMemoryTable(pa.table(columns)), info=info)
+        source = open_source(data)
+        assert (source.labels.tolist(), source.classes) == ([0, 1], ["0", str(largest)])
+        assert source.facts().classes == 2
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for i, label in enumerate((0, 2 * 10**9)):
+            for name, data in ((f"{i}.png", buffer.getvalue()), (f"{i}.cls", str(label).encode())):
+                info = tarfile.TarInfo(name)
+                info.size = len(data)
+                archive.addfile(info, io.BytesIO(data))
+    source = open_source(tmp_path)
+    assert (source.labels.tolist(), source.classes) == ([0, 1], ["0", str(2 * 10**9)])

@@ -211,13 +211,16 @@ def test_kaldi_folders_whose_recordings_lie_elsewhere(folder):
     table(kaldi, f"r1 {folder}/long.wav\nr2\t{folder}/short.wav\n", "wav.scp")
     table(kaldi, "r1\tFOO BAR\nr2 BAZ\n", "text")
     table(kaldi, "r1\tann\nr2\tbob\n", "utt2spk")
-    source = open_source(kaldi)
+    with pytest.raises(UserError, match=r"wav.scp, r1 names .*long.wav, which lies outside .*--data.outside true"):
+        open_source(kaldi)
+    allowed = DataConfig(outside=True)
+    source = open_source(kaldi, allowed)
     assert (source.texts, source.speakers) == (["FOO BAR", "BAZ"], ["ann", "bob"])
     table(kaldi, "u1 r1 0.5 1.0\nu2 r1 1.0 -1\n", "segments")
-    assert open_source(kaldi).lengths().tolist() == [RATE // 2, RATE]
+    assert open_source(kaldi, allowed).lengths().tolist() == [RATE // 2, RATE]
     table(kaldi, "u1 r1\n", "segments")
     with pytest.raises(UserError, match=r"segments, u1: 'r1' is no recording with a start and an end"):
-        open_source(kaldi)
+        open_source(kaldi, allowed)
 
 
 def test_one_recording_that_is_left_is_called_one(folder):

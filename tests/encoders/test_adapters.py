@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from twofold.encoders import Encoder, EncoderConfig, adapt, build_encoder, build_encoder_from_spec
-from twofold.encoders.adapters import _adapt_first_convolution, spread
+from twofold.encoders.adapters import spread
+from twofold.encoders.surgery import adapt_first_convolution
 from twofold.errors import UserError
 
 
@@ -208,9 +209,9 @@ def test_weights_for_other_channels() -> None:
     x = torch.rand(2, 1, 8, 8)
     rgb = net(x.expand(-1, 3, -1, -1))
     six = copy.deepcopy(net)
-    _adapt_first_convolution(net, 1)
+    adapt_first_convolution(net, 1)
     torch.testing.assert_close(net(x), rgb)
-    _adapt_first_convolution(six, 6)
+    adapt_first_convolution(six, 6)
     torch.testing.assert_close(six(x.expand(-1, 6, -1, -1)), rgb)
     assert spread([1.0, 2.0, 3.0], 1) == [2.0]
     assert spread([1.0, 2.0, 3.0], 5) == [1.0, 2.0, 3.0, 1.0, 2.0]

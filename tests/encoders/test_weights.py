@@ -149,8 +149,8 @@ def header_with(path: Path, **changes: Any) -> str:
         ({"format": 99}, "has format 99"),
         ({"spec": {"kind": "resnet", "depth": 51}}, "no ResNet has depth 51"),
         ({"spec": {"kind": "resnet", "depth": "50"}}, "no ResNet has depth 50"),
-        ({"spec": {"kind": "resnet", "width": 1e4}}, "does not fit its encoder"),
-        ({"spec": {"kind": "resnet", "width": 1e9}}, "builds no encoder"),
+        ({"spec": {"kind": "resnet", "width": 1e4}}, "a network far larger than the 78,024 weights"),
+        ({"spec": {"kind": "resnet", "width": 1e9}}, "a network far larger than the 78,024 weights"),
         ({"spec": {"kind": "resnet", "width": "wide"}}, "builds no encoder"),
         ({"spec": {"kind": "unheard"}}, "unknown kind of encoder 'unheard'"),
         ({"spec": []}, "header is malformed"),
@@ -194,7 +194,7 @@ def test_files_that_are_no_encoder(saved: Path) -> None:
         load_encoder(saved)
     with pytest.raises(UserError, match="no such file"):
         load_encoder(saved.parent / "other.safetensors")
-    with pytest.raises(UserError, match="no such file"):
+    with pytest.raises(UserError, match="is no encoder file: it is a folder, no file"):
         load_encoder(saved.parent)
 
 

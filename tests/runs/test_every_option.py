@@ -46,6 +46,7 @@ OF_THE_SOURCE = {
     "data.root": "where data sets called by name live",
     "data.download": "of data sets called by name",
     "data.encoding": "of manifests, lists and texts",
+    "data.outside": "of what names files: manifests, tables, cells (tests/data/test_outside.py)",
 }
 """Read for some sources alone, not for the folders of this test (see tests/data/test_torchvision_sets.py)."""
 

@@ -24,6 +24,7 @@ from twofold.interop.moco import holds_moco, read_moco
 from twofold.interop.state_dicts import SUFFIXES
 from twofold.interop.tensorflow import Variables, read_variables
 from twofold.options import OptionsParser, add_options, merge, plain
+from twofold.reading import usable
 from twofold.versions import environment
 
 PUBLISHED_STEPS = {
@@ -128,6 +129,8 @@ def convert(
     """
     out = Path(out)
     check_out(out, False, "conversion", resume=False)
+    if (problem := usable(str(source))) is not None:
+        raise UserError(f"the path of a checkpoint '{str(source)[:100]}' {problem}")
     path, named = Path(source), merge(encoder or {})
     if path.is_file() and path.suffix in SUFFIXES:
         if prefix is None and not named and holds_moco(path):

@@ -177,6 +177,8 @@ def name_of(source: Any, index: int) -> str:
 
 def require_pairs(source: Source) -> None:
     """Raise UserError for fewer than two images: contrast needs another one."""
+    if not len(source) and len(source.skipped):
+        raise UserError(f"{source.name} holds no image that can be read:\n{source.skipped.summary()}")
     if not len(source):
         raise UserError(f"{source.name} holds no image: the list or folder of this part is empty")
     if len(source) < 2:

@@ -128,6 +128,9 @@ class DataConfig:
     megapixels load four times as fast, small ones no faster; crops differ by less than 1 in 255 on average."""
     encoding: str = "utf-8"
     """How manifests and files of texts are written."""
+    outside: bool = False
+    """Read files, too, that lie outside the folder of the table, manifest or saved data set that names them: by an
+    absolute path, or by one with `..`."""
     table: TableConfig = option(factory=TableConfig, when=_IMAGES)
     """Tables of images"""
     audio: AudioConfig = option(factory=AudioConfig, when={"kind": ("audio",)})

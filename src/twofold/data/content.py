@@ -20,6 +20,8 @@ from twofold.data.sources.files import FileSource
 from twofold.data.sources.pieces import PiecesSource
 from twofold.data.sources.shards import ShardSource
 from twofold.data.sources.subset import SubsetSource
+from twofold.devices import available_memory
+from twofold.reading import read_bytes, regular
 
 SAMPLED = 64
 """Most files that are read of data too large to be read whole."""
@@ -102,15 +104,16 @@ def changed_files(before: States, now: States) -> NDArray[np.int64]:
 
 def _state(path: str) -> tuple[int, int, int]:
     try:
-        facts = Path(path).stat()
+        facts = regular(path)
     except OSError:
         return -1, 0, 0
-    return facts.st_size, facts.st_mtime_ns, 0
+    return facts.size, facts.changed, 0
 
 
 def _digest(path: str) -> int:
     """blake2b of a file's bytes, never 0; 1 where it cannot be read."""
     try:
+        regular(path)
         with Path(path).open("rb") as file:
             digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8)).digest()
     except OSError:
@@ -124,11 +127,13 @@ def _contents(source: EncodedSource | AudioSource, index: int, most: int | None)
         if isinstance(source, AudioSource):
             return source.contents(index)
         path, contents = source.locate(index)
-        if contents is None and most is not None and Path(path).stat().st_size > 2 * most:
+        if contents is not None:
+            return contents
+        if most is not None and regular(path).size > 2 * most:
             with Path(path).open("rb") as file:
                 begin = file.read(most)
                 file.seek(-most, 2)
-                return begin + file.read()
-        return Path(path).read_bytes() if contents is None else contents
+                return begin + file.read(most)
+        return read_bytes(path, available_memory() // 8)
     except (BadImage, OSError):
         return b"unreadable"

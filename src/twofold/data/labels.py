@@ -36,7 +36,7 @@ def class_labels(
     Raises:
         UserError: wrong shape, fractions, negative numbers, a number or name that `classes` lacks.
     """
-    array = _as_array(values)
+    array = _as_array(values, name)
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
     if array.ndim not in (1, 2) or len(array) != count:
@@ -72,7 +72,7 @@ def is_label(value: Any) -> bool:
     return array.ndim <= 1 and (array.dtype.kind in "iubU" or (array.ndim == 1 and array.dtype.kind == "f"))
 
 
-def _as_array(values: Any) -> NDArray[Any]:
+def _as_array(values: Any, name: str) -> NDArray[Any]:
     if isinstance(values, torch.Tensor):
         return values.detach().cpu().numpy()
     if isinstance(values, np.ndarray):
@@ -82,7 +82,19 @@ def _as_array(values: Any) -> NDArray[Any]:
         array = np.empty(len(rows), dtype=object)
         array[:] = rows
         return array
+    if rows and all(type(value) is int for value in rows):
+        return _integers(rows, name)
     return np.asarray(rows)
+
+
+def _integers(numbers: Sequence[Any], name: str) -> NDArray[Any]:
+    """Whole numbers as an array that holds each of them exactly; numpy makes floats of those that need 64 bits."""
+    if min(numbers) >= -(2**63) and max(numbers) < 2**63:
+        return np.array(numbers, dtype=np.int64)
+    if min(numbers) >= 0 and max(numbers) < 2**64:
+        return np.array(numbers, dtype=np.uint64)
+    largest = max(numbers, key=abs)
+    raise UserError(f"{name}: the label {largest} is no class's number: number the classes from 0, or name them")
 
 
 def _whole(array: NDArray[Any], name: str) -> NDArray[Any]:
@@ -122,7 +134,7 @@ def _from_names(array: NDArray[Any], name: str, classes: Sequence[str] | None) -
     known = [value for value in array.tolist() if value is not None and value == value]
     if known and all(isinstance(value, int) or (isinstance(value, float) and value.is_integer()) for value in known):
         numbers = [UNLABELLED if value is None or value != value else int(value) for value in array.tolist()]
-        return class_labels(np.array(numbers), len(numbers), name, classes)
+        return class_labels(_integers(numbers, name), len(numbers), name, classes)
     names = sorted(set(texts) - {""}) if classes is None else list(classes)
     number = {text: place for place, text in enumerate(names)} | {"": UNLABELLED}
     unknown = sorted(set(texts) - number.keys())

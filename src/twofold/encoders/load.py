@@ -13,6 +13,7 @@ from twofold.encoders import Encoder, UtteranceEncoder
 from twofold.encoders.weights import load_encoder
 from twofold.errors import UserError
 from twofold.kinds import Kind
+from twofold.reading import usable
 
 
 def load(run: str | Path, encoder: nn.Module | None = None, device: str | torch.device = "cpu") -> Encoder:
@@ -35,6 +36,15 @@ def load(run: str | Path, encoder: nn.Module | None = None, device: str | torch.
 def encoder_path(run: str | Path) -> Path:
     """The encoder file of a run's folder, or `run` itself if it is such a file; UserError if there is none."""
     path = Path(run)
+    if (problem := usable(str(run))) is not None:
+        raise UserError(f"the path of a run '{str(path)[:100]}' {problem}")
+    try:
+        return _encoder_file(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+
+
+def _encoder_file(path: Path) -> Path:
     if not path.is_dir():
         if not path.exists():
             raise UserError(f"there is no run or encoder at {path}")

@@ -21,10 +21,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from twofold.archives import spoiled
+from twofold.devices import available_memory
 from twofold.encoders.base import Encoder, build_encoder_from_spec
+from twofold.encoders.budget import WithinFile
 from twofold.encoders.resnet import ResNet
 from twofold.errors import UserError
 from twofold.heads import Classifier, HeadConfig, ProjectionHead
+from twofold.reading import NotRegular, regular
 from twofold.versions import package_version
 
 FORMAT = 2
@@ -97,12 +100,15 @@ def load_encoder(path: str | Path, module: nn.Module | None = None) -> Encoder:
     header, tensors = _read(path)
     if isinstance(module, Encoder) and header["spec"].get("kind") != "custom":
         module = None  # an encoder of the package that was trained on: its specification is enough
+    if header["spec"].get("pretrained"):
+        raise UserError(f"{path}: its header asks for weights of a hub, and an encoder file brings its own: refused")
     try:
-        if header["spec"].get("kind") == ResNet.kind:
-            with torch.device("meta"):  # the weights are replaced at once: no need to draw them
+        with WithinFile(_part("encoder", tensors)):
+            if header["spec"].get("kind") == ResNet.kind:
+                with torch.device("meta"):  # the weights are replaced at once: no need to draw them
+                    encoder = build_encoder_from_spec(header["spec"], module)
+            else:
                 encoder = build_encoder_from_spec(header["spec"], module)
-        else:
-            encoder = build_encoder_from_spec(header["spec"], module)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     return _fill(path, encoder, "encoder", tensors)
@@ -119,8 +125,9 @@ def load_head(path: str | Path) -> ProjectionHead | None:
         return None
     config = dict(header["head"])
     try:
-        head = ProjectionHead(config.pop("in_dim"), HeadConfig(**config))
-    except (TypeError, KeyError, UserError) as error:
+        with WithinFile(_part("head", tensors)):
+            head = ProjectionHead(config.pop("in_dim"), HeadConfig(**config))
+    except (TypeError, ValueError, KeyError, RuntimeError, OverflowError, UserError) as error:
         raise UserError(f"{path}: its head {header['head']} cannot be built: {error}") from error
     return _fill(path, head, "head", tensors)
 
@@ -139,8 +146,9 @@ def load_classifier(path: str | Path) -> tuple[Classifier, int | None] | None:
         return None
     try:
         facts = header["classifier"]
-        classifier, layer = Classifier(facts["in_dim"], facts["classes"]), facts["layer"]
-    except (TypeError, KeyError, RuntimeError) as error:
+        with WithinFile(_part("classifier", tensors)):
+            classifier, layer = Classifier(facts["in_dim"], facts["classes"]), facts["layer"]
+    except (TypeError, ValueError, KeyError, RuntimeError, OverflowError, UserError) as error:
         raise UserError(f"{path}: its classifier {header['classifier']} cannot be built: {error}") from error
     return _fill(path, classifier, "classifier", tensors), layer
 
@@ -184,8 +192,17 @@ def _umask() -> int:
 
 def _read(path: str | Path, weights: bool = True) -> tuple[dict[str, Any], dict[str, Tensor]]:
     path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; an encoder file is written by save_encoder and `twofold pretrain`")
+    try:
+        size = regular(path).size
+    except NotRegular as error:
+        raise UserError(f"{path} is no encoder file: {error}") from error
+    except OSError as error:
+        raise UserError(
+            f"{path}: no such file ({error.strerror}); an encoder file is written by save_encoder and "
+            "`twofold pretrain`"
+        ) from error
+    if weights and size > available_memory():
+        raise UserError(f"{path} has {size / 2**30:.0f} GiB, and {available_memory() / 2**30:.0f} GiB are free")
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
@@ -201,7 +218,7 @@ def _read(path: str | Path, weights: bool = True) -> tuple[dict[str, Any], dict[
         )
     try:
         header = json.loads(metadata[_KEY])
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits are ValueErrors
         raise UserError(f"{path}: its header is no JSON: {error}") from error
     complete = isinstance(header, dict) and {"format", "spec", "head", "versions", "extra"} <= header.keys()
     if not complete or not isinstance(header["spec"], dict) or not isinstance(header["head"], dict | None):
@@ -262,13 +279,17 @@ def _is_pickle(path: Path) -> bool:
 
 def encoder_tensors(path: str | Path) -> dict[str, Tensor]:
     """The encoder's tensors in a file, by their names in the encoder's state; raises as `load_encoder`."""
-    tensors = _read(path)[1]
-    return {name.removeprefix("encoder."): tensor for name, tensor in tensors.items() if name.startswith("encoder.")}
+    return _part("encoder", _read(path)[1])
+
+
+def _part(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors under `prefix`, by their names in that part."""
+    return {name.removeprefix(f"{prefix}."): t for name, t in tensors.items() if name.startswith(f"{prefix}.")}
 
 
 def _fill(path: str | Path, module: Module, prefix: str, tensors: dict[str, Tensor]) -> Module:
     """Give `module` exactly the tensors under `prefix`."""
-    result = {name.removeprefix(f"{prefix}."): t for name, t in tensors.items() if name.startswith(f"{prefix}.")}
+    result = _part(prefix, tensors)
     wanted = module.state_dict()
     problems = {
         "missing": sorted(wanted.keys() - result.keys()),

@@ -24,10 +24,12 @@ from twofold.data.sources.files import FileSource
 from twofold.data.sources.pieces import PiecesSource
 from twofold.data.sources.shards import ShardSource
 from twofold.data.sources.subset import SubsetSource
+from twofold.devices import available_memory
 from twofold.encoders import Encoder
 from twofold.errors import UserError
 from twofold.evaluation.frozen import digest
 from twofold.files import write_atomically
+from twofold.reading import regular
 
 FORMAT = 1
 
@@ -108,7 +110,7 @@ class FeatureCache:
             return None
         try:
             facts, h, index = _load(path, dim, len(source))
-        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        except (OSError, ValueError, KeyError, TypeError, EOFError, MemoryError, zipfile.BadZipFile) as error:
             self.tell(f"the features kept in {path} are damaged ({error}): computed anew")
             return None
         differing = [name for name, value in made.items() if facts["made"].get(name) != value]
@@ -137,8 +139,20 @@ class FeatureCache:
 NOTHING_KEPT = FeatureCache(None)
 
 
+def check_stored(path: Path) -> None:
+    """Raise a ValueError for a file that is compressed, as none of ours is, or does not fit into memory."""
+    regular(path)
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+    if any(member.file_size != member.compress_size for member in members):
+        raise ValueError("it is compressed")
+    if sum(member.file_size for member in members) > available_memory():
+        raise ValueError("it is larger than the memory that is free")
+
+
 def _load(path: Path, dim: int, images: int) -> tuple[dict[str, Any], Any, Any]:
     """(facts, h [N, a multiple of dim], index [N]) of a file; a ValueError, among others, where it is not whole."""
+    check_stored(path)
     with np.load(path, allow_pickle=False) as file:
         facts = json.loads(file["facts"].tobytes())
         h, index = file["h"], file["index"]

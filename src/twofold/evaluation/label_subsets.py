@@ -17,7 +17,10 @@ from twofold.data import Source
 from twofold.data.sources.subset import subset
 from twofold.errors import UserError
 from twofold.randomness import permutation
+from twofold.reading import read_text, usable
 
+_LARGEST = 2**30
+"""Bytes of a list that is read."""
 _FORM = re.compile(r"(?P<share>\d+(?:\.\d+)?) ?%|(?P<each>\d+) ?/ ?class|(?P<total>\d+)")
 _FORMS = "all, a share (10%), a number in all (40), so many of each class (4/class), or the path of a list"
 
@@ -83,6 +86,9 @@ def labelled_part(source: Source, wanted: str | int = "all", seed: int = 0, draw
 
 
 def _path(text: str) -> Path:
+    problem = usable(text)
+    if problem is not None:
+        raise UserError(f"--labels {text[:100]} {problem}; give {_FORMS}")
     path = Path(text).expanduser()
     if not path.is_file():
         raise UserError(f"--labels {text}: there is no such file; give {_FORMS}")
@@ -92,7 +98,7 @@ def _path(text: str) -> Path:
 def _listed(source: Source, path: Path) -> NDArray[np.int64]:
     """The images that a file lists, by name or by position."""
     try:
-        lines = [line.strip() for line in path.read_text().splitlines() if line.strip()]
+        lines = [line.strip() for line in read_text(path, _LARGEST).splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--labels {path} cannot be read: {error}") from error
     if not lines:

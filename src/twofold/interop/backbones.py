@@ -6,6 +6,7 @@ encoder's parts has to belong to it. Heads, predictors and queues beside them ar
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from twofold.encoders import Encoder, EncoderConfig
 from twofold.encoders.adapters import Adapted, TimmEncoder, TorchvisionEncoder, spread, torchvision_names
+from twofold.encoders.budget import WithinFile
 from twofold.errors import UserError
 from twofold.heads import Classifier
 from twofold.interop.detect import require_same, shorten
@@ -89,10 +91,14 @@ def read_backbone(
     given = {name: value for name, value in (options or {}).items() if value is not None}
     if given.get("pretrained"):
         raise UserError(f"--encoder.pretrained asks for other weights than those of {path}: leave it out")
-    if given.get("name") is None:
+    named = given.get("name") is not None
+    if not named:
         given["name"] = _recognised(state, rules)
-    given, remarks = _completed(state, rules, given)
-    encoder = _build(given)
+    # What a file calls itself is not to choose how much memory is taken.
+    with contextlib.nullcontext() if named else WithinFile(state.tensors):
+        given, remarks = _completed(state, rules, given)
+    with contextlib.nullcontext() if named else WithinFile(state.tensors):
+        encoder = _build(given)
     found = fit(state, rules, encoder)
     encoder.load_state_dict(found.tensors)
     top, ignored, hint = _top(state, found, encoder, classifier)

@@ -19,12 +19,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from twofold.devices import available_memory
 from twofold.errors import UserError
 from twofold.interop.crc32c import crc32c, masked
 from twofold.interop.protobuf import Malformed, integer, messages, varint
+from twofold.reading import read_bytes
 
 _MAGIC = 0xDB4775248B80FB57
 _FOOTER = 48
+_LARGEST_INDEX = 2**28
+_LONGEST_NAME, _LARGEST_NAMES = 2**14, 2**26
+"""Bytes of one name, and of all: a name is written as what it adds to the one before, so that an index of 400 kB could
+hold gigabytes of them."""
+_MOST_DIMENSIONS = 32
 _TRAILER = 5  # a byte that names the compression, and a checksum, follow each block
 
 STRING = 7
@@ -85,7 +92,7 @@ class Bundle:
         self.prefix = str(prefix)
         self.index_path = Path(f"{self.prefix}.index")
         try:
-            table = dict(_table(self.index_path.read_bytes()))
+            table = dict(_table(read_bytes(self.index_path, _LARGEST_INDEX)))
             header = table.pop(b"", None)
             if header is None:
                 raise Malformed("it has no header")
@@ -94,7 +101,7 @@ class Bundle:
                 raise UserError(f"{self.index_path} was written on a big-endian machine; save it anew on a usual one")
             self.entries = {key.decode(): _entry(value) for key, value in table.items() if not key.startswith(b"\0")}
         except OSError as error:
-            raise UserError(f"{self.index_path} cannot be read: {error.strerror}") from error
+            raise UserError(f"{self.index_path} cannot be read: {error.strerror or error}") from error
         except (Malformed, UnicodeDecodeError, IndexError, struct.error) as error:
             raise UserError(f"{self.index_path} is no TensorFlow checkpoint or is damaged: {error}") from error
         self._check_data_files()
@@ -147,6 +154,8 @@ class Bundle:
 
     def _bytes(self, entry: Entry) -> NDArray[np.uint8]:
         path = self.shard_path(entry.shard)
+        if entry.size > available_memory():
+            raise UserError(f"{path} holds a tensor of {entry.size / 2**30:.0f} GiB, more than the memory that is free")
         try:
             return np.fromfile(path, dtype=np.uint8, count=entry.size, offset=entry.offset)
         except OSError as error:
@@ -178,6 +187,8 @@ class Bundle:
 
 def _entry(message: bytes) -> Entry:
     shape = [integer(dim, 1) for proto in messages(message, 2) for dim in messages(proto, 2)]
+    if len(shape) > _MOST_DIMENSIONS:
+        raise Malformed(f"a tensor of {len(shape):,} dimensions")
     return Entry(
         dtype=integer(message, 1),
         shape=tuple(shape),
@@ -196,9 +207,17 @@ def _table(data: bytes) -> Iterator[tuple[bytes, bytes]]:
         raise Malformed("its end is not that of an index (cut short, or another kind of file)")
     _, position = _handle(footer, 0)  # of the block of filters, which bundles do not have
     index, _ = _handle(footer, position)
+    names, blocks = 0, 0
     for _, value in _block(data, *index):
         handle, _ = _handle(value, 0)
-        yield from _block(data, *handle)
+        blocks += handle[1]
+        if blocks > len(data):
+            raise Malformed("its blocks lie over each other")
+        for key, entry in _block(data, *handle):
+            names += len(key)
+            if names > _LARGEST_NAMES:
+                raise Malformed(f"its names have more than {_LARGEST_NAMES:,} bytes")
+            yield key, entry
 
 
 def _handle(data: bytes, start: int) -> tuple[tuple[int, int], int]:
@@ -223,6 +242,8 @@ def _block(data: bytes, offset: int, size: int) -> Iterator[tuple[bytes, bytes]]
         shared, position = varint(content, position)
         added, position = varint(content, position)
         length, position = varint(content, position)
+        if shared > len(key) or shared + added > _LONGEST_NAME:
+            raise Malformed(f"a name of {shared + added:,} bytes, of which {shared:,} are those of one of {len(key):,}")
         key = key[:shared] + content[position : position + added]
         position += added
         yield key, content[position : position + length]

@@ -16,8 +16,11 @@ from pathlib import Path
 
 from twofold.errors import UserError
 from twofold.interop.protobuf import Malformed, messages, text, texts
+from twofold.reading import read_bytes
 
 _CLASSIFIER = re.compile(r"(^|/)head_supervised/linear_layer/dense(_\d+)?/MatMul$")
+_LARGEST = 2**30
+"""Bytes of a graph: its format allows 2 GiB, and the largest of SimCLR's has some MB."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ def classifier_layer(path: Path) -> int | None:
         UserError: the file is damaged.
     """
     try:
-        data = path.read_bytes()
+        data = read_bytes(path, _LARGEST)
         graphs = messages(data, 2) if path.name == "saved_model.pb" else [data]
         result = {
             _layers_below(nodes, name)
@@ -52,7 +55,7 @@ def classifier_layer(path: Path) -> int | None:
             if node.op == "MatMul" and _CLASSIFIER.search(name)
         }
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
     except Malformed as error:
         raise UserError(f"{path} is damaged: {error}; fetch it again") from error
     return result.pop() if len(result) == 1 else None

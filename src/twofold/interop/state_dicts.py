@@ -7,24 +7,26 @@ executes nothing. `.safetensors` holds tensors alone.
 from __future__ import annotations
 
 import argparse
-import pickle
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from twofold.archives import DamagedFile, read_tensors
+from twofold.devices import available_memory
 from twofold.errors import UserError
 from twofold.interop.detect import shorten
+from twofold.reading import regular
 
 SUFFIXES = (".pth", ".pt", ".ckpt", ".tar", ".bin", ".safetensors")
 """Of the names of such files."""
 _QUERY = "encoder_q."
+_DEEPEST, _MOST = 64, 10**7
+"""How deep mappings lie in one another in any checkpoint, and how many names there are."""
 
 
 @dataclass(frozen=True)
@@ -50,25 +52,27 @@ def load_pickle(path: Path) -> Any:
     Raises:
         UserError: no such file, a damaged one, or one with other objects in it.
     """
+    check_size(path)
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):  # the options of many training scripts: no code
-            return torch.load(path, map_location="cpu", weights_only=True)
+        return read_tensors(path, also=[argparse.Namespace])  # the options of many training scripts: no code
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, IndexError, TypeError) as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
+    except DamagedFile as error:
         raise UserError(
-            f"{path} is no whole PyTorch checkpoint of plain tensors ({_reason(error)}); fetch it again, or, if it "
+            f"{path} is no whole PyTorch checkpoint of plain tensors ({str(error)[:200]}); fetch it again, or, if it "
             "holds objects of Python, which are never loaded, save the tensors alone where it was made: "
             "torch.save(model.state_dict(), FILE)"
         ) from error
 
 
-def _reason(error: Exception) -> str:
-    """Why loading failed, in a line; PyTorch's own words tell how to run what is in the file."""
-    if isinstance(error, pickle.UnpicklingError):
-        named = re.search(r"GLOBAL ([\w.]+)", str(error))
-        return f"it needs {named.group(1)}" if named else "its pickle is damaged, or holds more than that"
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+def check_size(path: Path) -> None:
+    """Raise a UserError for what is no regular file, and for more tensors than there is memory for."""
+    try:
+        size, free = regular(path).size, available_memory()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
+    if size > free:
+        raise UserError(f"{path} has {size / 2**30:.0f} GiB, and {free / 2**30:.0f} GiB of memory are free")
 
 
 def check_values(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -87,6 +91,7 @@ def read_state_dict(path: str | Path) -> StateDict:
     """
     path = Path(path)
     if path.suffix == ".safetensors":
+        check_size(path)
         try:
             with safe_open(path, "pt") as file:
                 own = "twofold" in (file.metadata() or {})
@@ -110,15 +115,28 @@ def read_state_dict(path: str | Path) -> StateDict:
     return StateDict(path, tensors, tuple(sorted(keys)), facts)
 
 
-def _flat(content: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-    """Tensors under names; what is numbered, as optimisers keep their state, is passed over."""
-    for name, value in content.items():
-        if not isinstance(name, str):
-            continue
+def _flat(content: Mapping[Any, Any]) -> Iterator[tuple[str, Tensor]]:
+    """Tensors under names; what is numbered, as optimisers keep their state, is passed over.
+
+    Raises:
+        UserError: mappings in mappings without end, as a kilobyte can hold that repeats itself.
+    """
+    waiting: list[tuple[str, Any, int]] = [("", content, 0)]
+    gone_through = 0
+    while waiting:
+        name, value, depth = waiting.pop()
         if isinstance(value, Tensor):
-            yield f"{prefix}{name}", value
+            yield name, value
         elif isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
+            gone_through += len(value)
+            if depth > _DEEPEST or gone_through > _MOST:
+                raise UserError("the file holds mappings in mappings without end, as no network's tensors are kept")
+            inner = [
+                (f"{name}.{key}" if depth else key, each, depth + 1)
+                for key, each in value.items()
+                if isinstance(key, str)
+            ]
+            waiting += inner[::-1]
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from twofold.errors import UserError
 from twofold.interop.bundle import Bundle
 from twofold.interop.graphs import classifier_layer
 from twofold.interop.protobuf import Malformed, messages, text
+from twofold.reading import read_bytes
 
 _OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 _LEAVES = "kernel|bias|gamma|beta|moving_mean|moving_variance"
@@ -148,7 +149,9 @@ def _latest(folder: Path) -> Path | None:
     state = folder / "checkpoint"
     if not state.is_file():
         return None
-    match = re.search(r'^model_checkpoint_path:\s*"(.+)"', state.read_text(errors="replace"), re.MULTILINE)
+    match = re.search(
+        r'^model_checkpoint_path:\s*"(.+)"', read_bytes(state, 2**20).decode(errors="replace"), re.MULTILINE
+    )
     if match is None:
         raise UserError(f"{state} names no checkpoint; give the path of one without .index")
     return folder / re.split(r"[/\\]", match.group(1))[-1]

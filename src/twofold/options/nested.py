@@ -8,12 +8,16 @@ from typing import Any
 
 from jsonargparse import Namespace
 
+from twofold.errors import UserError
+
 
 def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
     """Merge nested mappings, later ones over earlier ones; dotted keys are paths, dataclasses mappings."""
     merged: dict[str, Any] = {}
     for layer in layers:
         for key, value in layer.items():
+            if not isinstance(key, str):
+                raise UserError(f"the option {key!r} is a {type(key).__name__}: options go by names, which are text")
             head, _, rest = key.partition(".")
             if dataclasses.is_dataclass(value) and not isinstance(value, type):
                 value = dataclasses.asdict(value)

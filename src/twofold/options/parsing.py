@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any, Generic, TypeVar
@@ -54,9 +55,20 @@ class OptionsParser(Generic[Options]):
             parsed = parser.parse_object(merge(given)).as_flat()
         except Exception as error:  # jsonargparse raises several kinds; each says which key and why
             raise UserError(f"{origin}: {explain(str(error))}") from error
+        for path in given:
+            _check_number(path, getattr(parsed, path), origin)
         built = build(self.cls, merge({path: getattr(parsed, path) for path in given}))
         refuse_unused(built)
         return built
+
+
+def _check_number(path: str, value: Any, origin: str) -> None:
+    """Raise a UserError for a number that no option means: infinite, not a number, beyond 64 bits."""
+    for each in value if isinstance(value, tuple | list) else [value]:
+        if isinstance(each, float) and not math.isfinite(each):
+            raise UserError(f"{origin}: --{path} {value}: give a finite number")
+        if isinstance(each, int) and not -(2**63) <= each < 2**63:
+            raise UserError(f"{origin}: --{path} is a number of {each.bit_length()} bits: give a smaller one")
 
 
 def _leaf_values(nested: Mapping[str, Any], known: Mapping[str, Leaf], prefix: str = "") -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from twofold.evaluation.splits import labels_fingerprint, single_labels, without
 from twofold.kinds import EXAMPLE, Kind
 from twofold.methods.distill import Distill
 from twofold.options import OptionsParser, merge, plain
+from twofold.reading import read_json
 from twofold.runs.build import build_training
 from twofold.runs.config import DistillConfig
 from twofold.runs.defaults import choose
@@ -76,9 +76,9 @@ class DistillResult:
         if not file.exists():
             return None
         try:
-            values = json.loads(file.read_text())
+            values = read_json(file)
             return cls(**{**values, "comparison": Comparison(**values["comparison"])})
-        except (ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{file} is damaged: {error}; remove it to have both measured again") from error
 
     def summary(self) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +52,7 @@ from twofold.kinds import EXAMPLE
 from twofold.methods.supervised import Supervised
 from twofold.optim.layer_decay import decay_layers
 from twofold.options import OptionsParser, as_written, merge, plain, refuse_unused
+from twofold.reading import read_json
 from twofold.runs.build import build_training
 from twofold.runs.config import FinetuneConfig
 from twofold.runs.inputs import refuse_straddling
@@ -103,9 +103,11 @@ class FinetuneResult:
     def read(cls, run: RunDirectory) -> FinetuneResult | None:
         """What an earlier call left in `run`; None if it is not done."""
         try:
-            values = json.loads((run.path / RESULT).read_text())
+            values = read_json(run.path / RESULT)
         except FileNotFoundError:
             return None
+        except (OSError, ValueError) as error:
+            raise UserError(f"{run.path / RESULT} is damaged: {error}; remove it to have it measured again") from error
         result = values.pop("scores")
         if "map11" in result:
             result["per_class"] = tuple(result["per_class"])

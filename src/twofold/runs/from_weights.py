@@ -21,6 +21,7 @@ from twofold.interop.detect import require_same
 from twofold.interop.state_dicts import SUFFIXES, Prefixes, read_state_dict
 from twofold.kinds import EXAMPLE, Kind
 from twofold.options import as_written, flatten, merge
+from twofold.reading import usable
 from twofold.training.rundir import RunDirectory
 
 _INITIAL = ("pretrained", "zero_init_residual")
@@ -113,6 +114,8 @@ def read_start(start: str, prefix: str | None, encoder: Mapping[str, Any]) -> St
         if encoder.get(name) not in (None, name == "zero_init_residual"):
             value = as_written(encoder[name])
             raise UserError(f"--encoder.{name} {value} is about other weights than those of --start_from: leave it out")
+    if (problem := usable(start)) is not None:
+        raise UserError(f"--start_from '{start[:100]}' {problem}")
     path = Path(start)
     if path.is_file() and path.suffix in SUFFIXES and not _is_ours(path):
         return _of_backbone(start, prefix, encoder)

@@ -24,6 +24,7 @@ from twofold.evaluation.parts import evaluation_parts
 from twofold.evaluation.splits import check_test_labels
 from twofold.files import check_out, write_atomically
 from twofold.options import flatten, merge, plain
+from twofold.reading import read_json
 from twofold.recipe import read_layers
 from twofold.report import Report, Table, write_report
 from twofold.report.tables import terminal
@@ -136,7 +137,7 @@ class StudyFolder:
     def read(self) -> dict[str, Any]:
         """What `study.json` holds; UserError if there is none or it is damaged."""
         try:
-            document = json.loads(self.file.read_text())
+            document = read_json(self.file)
         except (OSError, ValueError) as error:
             raise UserError(f"{self.file} cannot be read: {error}") from error
         if not isinstance(document, dict) or not isinstance(document.get("asked"), dict):

@@ -33,6 +33,7 @@ from twofold.evaluation.parts import evaluation_parts, labelled_parts
 from twofold.evaluation.splits import check_test_labels
 from twofold.files import check_out, write_atomically
 from twofold.options import option
+from twofold.reading import read_json
 from twofold.report import Report, label_figure, label_table, write_report
 from twofold.runs.finetune import finetune
 from twofold.studies.base import Study, check_one_label
@@ -117,8 +118,8 @@ class LabelsFolder:
         if not self.file.exists():
             return
         try:
-            subject = dict(json.loads(self.file.read_text())["subject"])
-        except (ValueError, KeyError, TypeError) as error:
+            subject = dict(read_json(self.file)["subject"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{self.file} is damaged: {error!r}; remove it, or choose another --out") from error
         differing = [name for name, value in self.subject.items() if subject.get(name) != value]
         if differing:

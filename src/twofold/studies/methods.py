@@ -28,6 +28,7 @@ from twofold.evaluation.splits import check_labels
 from twofold.interrupts import StopRequest
 from twofold.methods import MethodConfig
 from twofold.options import merge
+from twofold.reading import read_json
 from twofold.recipe import read_layers
 from twofold.report import Report, Series, Table, line_figure
 from twofold.report.tables import spread
@@ -138,8 +139,8 @@ def read_outcome(folder: Path) -> Outcome | None:
     if not file.exists():
         return None
     try:
-        return Outcome(**json.loads(file.read_text()))
-    except (ValueError, TypeError) as error:
+        return Outcome(**read_json(file))
+    except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{file} is damaged: {error}; remove it to have the cell measured again") from error
 
 

@@ -10,6 +10,10 @@ from typing import Any
 
 from twofold.errors import UserError
 from twofold.files import write_atomically
+from twofold.reading import read_bytes
+
+_LARGEST = 2**30
+"""Bytes of the file that are read: some millions of rows."""
 
 
 class MetricsFile:
@@ -56,7 +60,7 @@ class MetricsFile:
             What is wrong with the file, in words, where it is not what it was; its readable rows are kept, and the file
             as it was lies beside it.
         """
-        data = self.path.read_bytes() if self.path.exists() else b""
+        data = self._read()
         whole = mark is not None and len(data) >= mark["bytes"] and zlib.crc32(data[: mark["bytes"]]) == mark["crc32"]
         problem = None
         if mark is not None and whole:
@@ -79,7 +83,18 @@ class MetricsFile:
 
     def rows(self) -> list[dict[str, Any]]:
         """The rows that can be read."""
-        return parsed(self.path.read_bytes())[0] if self.path.exists() else []
+        return parsed(self._read())[0]
+
+    def _read(self) -> bytes:
+        """All that the file holds, nothing where there is none; UserError where it is no file or cannot be read."""
+        if not self.path.exists():
+            return b""
+        try:
+            return read_bytes(self.path, _LARGEST)
+        except OSError as error:
+            raise UserError(
+                f"{self.path} cannot be read: {error}; take it away, and its rows are written anew"
+            ) from error
 
 
 def parsed(data: bytes) -> tuple[list[dict[str, Any]], int]:

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from twofold.errors import UserError
 from twofold.files import check_out, write_atomically
 from twofold.options import OptionsParser, flatten, plain, upgraded
+from twofold.options.documents import read_yaml
+from twofold.reading import regular, usable
 from twofold.training.checkpoint import latest_checkpoint, step_of
 from twofold.training.metrics import MetricsFile
 from twofold.versions import environment
@@ -24,7 +26,7 @@ Config = TypeVar("Config")
 # Options that may differ when a run is resumed: they change neither what is learned nor in which order.
 OPERATIONAL = re.compile(
     r"training\.(device|threads|changed_data|keep|keep_memory|patience|join_patience|track|log_every|checkpoint_every"
-    r"|checkpoint_minutes)|data\.(workers|patience|cache|root|download)"
+    r"|checkpoint_minutes)|data\.(workers|patience|cache|root|download|outside)"
 )
 
 
@@ -32,6 +34,8 @@ class RunDirectory:
     """`config.yaml`, `metrics.jsonl`, `checkpoints/`, `encoder.safetensors`, `report.html` of one run."""
 
     def __init__(self, path: str | Path) -> None:
+        if (problem := usable(str(path))) is not None:
+            raise UserError(f"the path of a run '{str(path)[:100]}' {problem}; give that of a folder")
         self.path = Path(path)
 
     @property
@@ -64,7 +68,11 @@ class RunDirectory:
         Raises:
             UserError: if the folder holds another run or other files.
         """
-        check_out(self.path, self.config_file.exists(), "run", resume=False)
+        try:
+            begun = self.config_file.exists()
+        except OSError as error:
+            raise UserError(f"--out {self.path} cannot be looked into: {error}; choose another folder") from error
+        check_out(self.path, begun, "run", resume=False)
         self._write({"run": facts | environment(), "options": plain(config)})
 
     def record_extension(self, config: Any, facts: dict[str, Any]) -> None:
@@ -88,6 +96,7 @@ class RunDirectory:
     def states(self) -> NDArray[Any] | None:
         """The states of the data's files when the run began; None for a run that has none."""
         try:
+            regular(self.states_file)
             states: NDArray[Any] | None = np.load(self.states_file, allow_pickle=False)
         except FileNotFoundError:
             return None
@@ -107,17 +116,16 @@ class RunDirectory:
         return dict(self._document()["run"])
 
     def _document(self) -> dict[str, Any]:
-        if not self.config_file.is_file():
+        try:
+            there = self.config_file.exists()
+        except OSError as error:
+            raise UserError(f"{self.path} cannot be looked into: {error}") from error
+        if not there:
             raise UserError(
                 f"{self.path} holds no run: there is no config.yaml; give a folder that `twofold pretrain --out` made"
             )
-        try:
-            document: dict[str, Any] = yaml.safe_load(self.config_file.read_text())
-            if not all(isinstance(document[part], dict) for part in ("options", "run")):
-                raise TypeError("its parts are not lists of options")
-            return document | {"options": upgraded(document["options"])}
-        except (yaml.YAMLError, KeyError, TypeError) as error:
-            raise UserError(f"{self.config_file} is damaged: {error}") from error
+        document = read_yaml(self.config_file, f"{self.config_file} is damaged: it", ("options", "run"))
+        return document | {"options": upgraded(document["options"])}
 
     def check_resumable(self, kind: type[Config], options: dict[str, Any], to: str = "resume") -> Config:
         """The stored configuration, of the dataclass `kind`, with operational options renewed.

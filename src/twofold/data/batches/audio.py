@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from twofold.data.base import name_of
 from twofold.data.batches.balanced import BalancedDraws
 from twofold.data.batches.base import Batch
+from twofold.data.batches.order import check_epochs
 from twofold.data.batches.workers import Substitution
 from twofold.data.decoding.opening import BadImage
 from twofold.data.sources.audio import AudioSource
@@ -83,7 +84,8 @@ class LengthOrder:
         return indices
 
     def steps(self, epochs: float) -> int:
-        """Whole steps in so many epochs."""
+        """Whole steps in so many epochs; UserError for more than can be counted."""
+        check_epochs(epochs, self.steps_per_epoch)
         return int(self.n // self.batch * epochs)
 
     def epoch(self, step: int) -> float:

@@ -16,6 +16,14 @@ LONG = 2**24
 """Above so many images no order is made whole: each step asks for its own entries (`randomness.permuted`)."""
 
 
+def check_epochs(epochs: float, steps_per_epoch: float) -> None:
+    """Raise a UserError for more steps than can be counted: 2**53, beyond which fractions of an epoch are lost."""
+    if not steps_per_epoch * epochs < 2**53:
+        raise UserError(
+            f"--epochs {epochs:g} of {steps_per_epoch:g} steps are more steps than can be counted: give fewer"
+        )
+
+
 class Order:
     """The images of each step's global batch.
 
@@ -72,7 +80,11 @@ class Order:
         """Whole steps in so many epochs: floor(n * epochs / batch), or floor(epochs * (n // batch)) with drop.
 
         The SimCLR code trains n * epochs // batch + 1 (tf2/model.py, get_train_steps).
+
+        Raises:
+            UserError: more steps than can be counted.
         """
+        check_epochs(epochs, self.steps_per_epoch)
         return int(self.n // self.batch * epochs) if self.rule == "drop" else int(self.n * epochs // self.batch)
 
     def epoch(self, step: int) -> float:

@@ -17,12 +17,16 @@ from numpy.typing import NDArray
 
 from twofold.data.decoding.frames import MASK, REDUCED, Frame
 from twofold.data.decoding.pixels import NODATA, DeepPixels, PixelRange, no_data, scaled, to_channels
+from twofold.devices import available_memory
+from twofold.reading import regular
 
 NPY = ".npy"
 """The extension of files that hold an array each."""
 _NPY, _TIFF = b"\x93NUMPY", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _GREY, _RGB = (0, 1), 2
 """Values of TIFF's PhotometricInterpretation for which further samples are bands."""
+_ALWAYS = 2**28
+"""Bytes for which there is room anyhow."""
 _ALPHA = (1, 2)
 """Values of TIFF's ExtraSamples that mean transparency (TIFF 6.0, section 18); 0 leaves open what a sample is."""
 
@@ -112,9 +116,17 @@ def kind_of_file(path: str, contents: bytes | None = None) -> str:
     if contents is not None:
         head = contents[:8]
     else:
+        regular(path)
         with Path(path).open("rb") as file:
             head = file.read(8)
     return "npy" if head.startswith(_NPY) else "tiff" if head.startswith(_TIFF) else ""
+
+
+def check_room(found: Stored) -> None:
+    """Raise a ValueError for a file that says that it holds more than there is memory for, before it is decoded."""
+    needed = found.height * found.width * found.samples * found.dtype.itemsize
+    if needed > _ALWAYS and 2 * needed > (free := available_memory()):  # (it is copied once)
+        raise ValueError(f"{needed / 2**30:.1f} GiB of pixels, which do not fit twice into the {free / 2**30:.1f} free")
 
 
 def as_channels(found: Stored, channels: int, deep: DeepPixels, plan: BandPlan) -> NDArray[np.uint8]:

@@ -10,15 +10,19 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import io
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
+from twofold.data.decoding.frames import MOST_FRAMES
+from twofold.devices import available_memory
 from twofold.errors import UserError
+from twofold.reading import regular
 
 EXTENSIONS = frozenset({".dcm", ".dicom", ".dic", ".ima"})
 """Usual endings of the files' names; many have none, or that of an identifier."""
@@ -28,6 +32,8 @@ INVERTED, WINDOW, STATED, PATIENT = "dicom_inverted", "dicom_window", "dicom_sta
 """What `info` of an opened file tells: whether low values are white; the (black, white) of its window and of the bits
 that are stored; a hash of the patient's ID."""
 _NOT_PIXELS = "DICOMDIR"
+_META_BEGINS, _DEFLATED = 144, b"1.2.840.10008.1.2.1.99"
+"""Where the elements that follow the length of the file's meta information begin, and the UID of deflated ones."""
 _ELEMENTS = (
     "TransferSyntaxUID", "PatientID", "SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames", "Rows",
     "Columns", "BitsAllocated", "BitsStored", "PixelRepresentation", "PlanarConfiguration", "WindowCenter",
@@ -43,6 +49,7 @@ def is_dicom(path: str | Path) -> bool:
     if Path(path).name.upper() == _NOT_PIXELS:
         return False
     try:
+        regular(path)
         with Path(path).open("rb") as file:
             return begins_as_dicom(file.read(BEGINS_AT + len(MAGIC)))
     except OSError:
@@ -76,12 +83,15 @@ class DicomFile(ImageFile.ImageFile):
         from pydicom import dcmread
 
         assert self.fp is not None
+        _check_deflated(self.fp)
         self._header: Any = dcmread(self.fp, stop_before_pixels=True, specific_tags=list(_ELEMENTS))
         if not ("Rows" in self._header and "Columns" in self._header and "BitsAllocated" in self._header):
             raise ValueError("a DICOM file without pixels")
         self._fp = self.fp
         self._size = (int(self._header.Columns), int(self._header.Rows))
         self.n_frames = max(1, int(self._header.get("NumberOfFrames", 1) or 1))
+        if self.n_frames > MOST_FRAMES:
+            raise ValueError(f"it says that it has {self.n_frames:,} frames, more than {MOST_FRAMES:,}")
         self.is_animated = self.n_frames > 1
         self._frame = 0
         self._grey = int(self._header.get("SamplesPerPixel", 1)) == 1 and self._colours() != "PALETTE COLOR"
@@ -188,6 +198,30 @@ def open_dicom(path: str, contents: bytes | None = None) -> DicomFile:
     """
     require_pydicom(path)
     return DicomFile(path if contents is None else io.BytesIO(contents))
+
+
+def _check_deflated(file: IO[bytes]) -> None:
+    """Inflate a file whose elements are deflated (PS3.5, A.5) without keeping what comes out, and go back to its start.
+
+    Raises:
+        ValueError: it would take more memory than there is.
+    """
+    head = file.read(_META_BEGINS + 2**10)
+    file.seek(0)
+    if _DEFLATED not in head[_META_BEGINS:]:
+        return
+    length = int.from_bytes(
+        head[_META_BEGINS - 4 : _META_BEGINS], "little"
+    )  # (0002,0000), the first element: PS3.10, 7.1
+    file.seek(_META_BEGINS + length)
+    inflate, size, most = zlib.decompressobj(-zlib.MAX_WBITS), 0, available_memory() // 4
+    data = file.read(2**16)
+    while data and not inflate.eof:
+        size += len(inflate.decompress(data, 2**24))
+        if size > most:
+            raise ValueError(f"its deflated elements have more than the {most:,} bytes that are read")
+        data = inflate.unconsumed_tail or file.read(2**16)
+    file.seek(0)
 
 
 def _first(value: Any) -> float | None:

@@ -16,34 +16,45 @@ import numpy as np
 from numpy.typing import NDArray
 
 REMEDY = "pip install 'twofold[av]'"
+_OPTIONS = {
+    "format_whitelist": "mov,mp4,m4a,3gp,matroska,webm,asf,aac,loas,wv,ape,tta,ac3,eac3,amr,mp3,rm,dsf",
+    "protocol_whitelist": "file",
+}
+"""What is opened: no playlists or session descriptions, whatever a file is called, which name other files and hosts."""
 _SHORT = 4096
 """Samples that may be missing at the end of what a file says that it holds: two frames of any usual codec."""
 
 
-def header(file: Any) -> tuple[int, int]:
-    """(samples, rate) of the first track of sound.
+def header(file: Any, longest: float) -> tuple[int, int, int]:
+    """(samples, rate, channels) of the first track of sound.
 
     Where a container counts in samples its own word is taken; others (webm, wma and raw aac, which count otherwise) are
     decoded once to count.
 
     Args:
         file: a path, or a file of bytes.
+        longest: seconds after which counting ends.
 
     Raises:
         OSError, ValueError, ...: as PyAV does.
     """
     import av
 
-    with av.open(file) as container:
+    with av.open(file, options=_OPTIONS) as container:
         stream = _track(container)
-        rate = int(stream.codec_context.sample_rate)
+        rate, channels = int(stream.codec_context.sample_rate), int(stream.codec_context.channels)
         if stream.duration is not None and stream.time_base == Fraction(1, rate):
-            return int(stream.duration), rate
-        return sum(frame.samples for frame in container.decode(stream)), rate
+            return int(stream.duration), rate, channels
+        samples = 0
+        for frame in container.decode(stream):
+            samples += frame.samples
+            if samples > longest * rate:
+                break
+        return samples, rate, channels
 
 
-def decode(file: Any, start: int, count: int) -> NDArray[np.float32]:
-    """`count` samples from `start` of the first track of sound, [count, channels].
+def waves(file: Any, start: int, count: int) -> Iterator[NDArray[np.float32]]:
+    """`count` samples from `start` of the first track of sound, [n, channels] a frame.
 
     Everything before them is decoded, too: seeking would be exact for few codecs, and what one example is must not
     depend on how it is reached.
@@ -53,20 +64,19 @@ def decode(file: Any, start: int, count: int) -> NDArray[np.float32]:
     """
     import av
 
-    parts: list[NDArray[np.float32]] = []
     done = 0
-    with av.open(file) as container:
+    with av.open(file, options=_OPTIONS) as container:
         stream = _track(container)
         rate = int(stream.codec_context.sample_rate)
         for wave in _planes(container, stream, rate):
-            parts.append(wave[max(0, start - done) : max(0, start + count - done)])
+            part = wave[max(0, start - done) : max(0, start + count - done)]
+            if len(part):
+                yield part
             done += len(wave)
             if done >= start + count:
                 break
-    result = np.concatenate(parts) if parts else np.zeros((0, 1), np.float32)
-    if count - len(result) > _SHORT:
+    if min(count, start + count - done) > _SHORT:
         raise ValueError(f"it ends after {done} samples, before {start + count}")
-    return result
 
 
 def _track(container: Any) -> Any:

@@ -11,6 +11,8 @@ from PIL import Image, TiffImagePlugin
 _NEW_SUBFILE_TYPE = 254  # TIFF 6.0, section 8
 REDUCED, MASK = 1, 4
 """Bits of it: a smaller version of another page, a mask."""
+MOST_FRAMES = 2**20
+"""Nine hours of film at 30 a second: a header that says more is damaged, or is to take all memory."""
 _SERIES = frozenset({"GIF", "PNG", "WEBP", "AVIF", "TIFF", "MPO", "FLI", "DCX", "DICOM"})
 """Formats whose frames are pictures in a row; those of others (PSD) are layers of one."""
 _OWN_SIZES = frozenset({"TIFF", "MPO"})
@@ -31,7 +33,12 @@ def frames_of(image: Image.Image) -> tuple[Frame, ...]:
     Left out are what repeat the picture beside them: smaller versions and masks among the pages of a TIFF file (as its
     tag NewSubfileType says), and in MPO files, which phones write, pictures of another size than the first (previews,
     gain maps, depth).
+
+    Raises:
+        ValueError: more than `MOST_FRAMES`.
     """
+    if image.format not in _OWN_SIZES and _several(image) and image.n_frames > MOST_FRAMES:  # type: ignore[attr-defined]
+        raise ValueError(f"it says that it has {image.n_frames:,} frames, more than {MOST_FRAMES:,}")  # type: ignore[attr-defined]
     return tuple(_walked(image))
 
 

@@ -14,8 +14,10 @@ from PIL import Image
 from twofold.data.config import DataConfig
 from twofold.data.decoding.bands import NPY, PICTURES, BandPlan, as_channels
 from twofold.data.decoding.dicom import EXTENSIONS, is_dicom, may_be_dicom
-from twofold.data.decoding.opening import BadImage, NoPicture, opened, stored, upright_picture
+from twofold.data.decoding.opening import BadImage, NoPicture, draft, opened, stored, upright_picture
 from twofold.data.decoding.pixels import PixelRange, to_uint8
+from twofold.data.decoding.room import PIXELS
+from twofold.reading import unreadable_folder
 
 _NOT_RASTER = {"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"}
 """Formats that Pillow knows by name and cannot decode by itself, or at all."""
@@ -52,7 +54,7 @@ def find_files(
     """
     result, visited = [], set()
     base = str(folder)
-    for root, folders, files in os.walk(base, followlinks=True):
+    for root, folders, files in os.walk(base, onerror=unreadable_folder, followlinks=True):
         if (here := Path(root).resolve()) in visited:  # a link back up
             folders.clear()
             continue
@@ -102,8 +104,10 @@ def decode_image(
         return _decode_bands(path, channels, config, contents, plan, shrink)
     try:
         with opened(path, config, contents) as image:
-            upright = upright_picture(image, config, shrink)
-            return to_uint8(upright, channels, config.background, config.deep_pixels, pixels)
+            draft(image, shrink)
+            with PIXELS.taken(image.width * image.height):
+                upright = upright_picture(image, config)
+                return to_uint8(upright, channels, config.background, config.deep_pixels, pixels)
     except NoPicture:
         return _decode_bands(path, channels, config, contents, replace(plan, ranges=(pixels,) if pixels else ()))
 

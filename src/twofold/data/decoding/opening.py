@@ -14,10 +14,12 @@ from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 from twofold.data.config import DataConfig
 from twofold.data.decoding import dicom, regions
-from twofold.data.decoding.bands import NPY, Stored, extra_samples, kind_of_file, read_npy, read_tiff
+from twofold.data.decoding.bands import NPY, Stored, check_room, extra_samples, kind_of_file, read_npy, read_tiff
 from twofold.data.decoding.frames import Frame, are_more, frames_of
 from twofold.data.decoding.pixels import DEEP_MODES, GREY_MODES, PixelRange, as_picture, nodata_of
+from twofold.data.decoding.room import PIXELS
 from twofold.errors import UserError
+from twofold.reading import regular
 
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -147,17 +149,22 @@ def stored(
     with faults_told(path, contents):
         kind = "" if dicom.begins_as_dicom(_begin(path, config, contents)) else kind_of_file(path, contents)
         if kind == "npy":
-            found = read_npy(path, contents, first, pixels)
+            found = read_npy(path, contents, first, pixels=False)
             if found.height * found.width > config.max_pixels:
                 raise BadImage(path, f"{found.width} x {found.height} pixels, more than {config.max_pixels}")
-            return found
+            if not pixels:
+                return found
+            with PIXELS.taken(_units(found)):
+                return read_npy(path, contents, first)
         if kind == "tiff":
             measured = _measured_tiff(path, config, contents, pixels, frame)
             if measured is not None:
                 return measured
     with opened(path, config, contents, frame) as image:
-        upright = upright_picture(image, config, shrink)
-        values = as_picture(upright, config.background, alpha=asks_for_bands(config))
+        draft(image, shrink)
+        with PIXELS.taken(image.width * image.height):
+            upright = upright_picture(image, config)
+            values = as_picture(upright, config.background, alpha=asks_for_bands(config))
         height, width, samples = values.shape
         alpha = (samples - 1,) if samples in (2, 4) else ()
         return Stored(
@@ -181,12 +188,24 @@ def _measured_tiff(
         if found is None or bands == 1 or (bands == 3 and found.dtype.itemsize == 1):  # Pillow knows more codecs
             with contextlib.suppress(NoPicture), opened(path, config, contents, frame):
                 return None
-        return read_tiff(path, contents, asked, most, frame=frame) if pixels else found
+        if found is None or not pixels:
+            return found
+        with PIXELS.taken(_units(found)):
+            return read_tiff(path, contents, asked, most, frame=frame)
+
+
+def _units(found: Stored) -> int:
+    """What decoding takes of `PIXELS`, which counts pixels of a picture; raises ValueError where there is no room."""
+    check_room(found)
+    return found.height * found.width * max(1, found.samples * found.dtype.itemsize // 4)
 
 
 def open_file(path: str, contents: bytes | None = None) -> IO[bytes]:
-    """A file, or what it holds, as bytes."""
-    return Path(path).open("rb") if contents is None else io.BytesIO(contents)
+    """A regular file, or what it holds, as bytes."""
+    if contents is not None:
+        return io.BytesIO(contents)
+    regular(path)
+    return Path(path).open("rb")
 
 
 def cut_alone(file: IO[bytes], config: DataConfig, frame: int) -> tuple[regions.Page, regions.Grid] | None:
@@ -227,11 +246,15 @@ def _bands_of_picture(image: Image.Image, grey: bool) -> tuple[int, int, bool]:
     return (1 if grey else 3), alpha, image.mode in DEEP_MODES
 
 
-def upright_picture(image: Image.Image, config: DataConfig, shrink: int = 1) -> Image.Image:
-    """A picture turned as its EXIF tag says; JPEG at a fraction of its size (Pillow's draft mode)."""
-    turn = orientation(image, config)
+def draft(image: Image.Image, shrink: int) -> None:
+    """Have a JPEG file decoded at a fraction of its size (Pillow's draft mode); once for an opened file."""
     if shrink > 1:
         image.draft(image.mode, (max(1, image.width // shrink), max(1, image.height // shrink)))
+
+
+def upright_picture(image: Image.Image, config: DataConfig) -> Image.Image:
+    """A picture turned as its EXIF tag says."""
+    turn = orientation(image, config)
     return image.transpose(TURNS[turn]) if turn in TURNS else image
 
 
@@ -309,6 +332,7 @@ def _begin(path: str, config: DataConfig, contents: bytes | None) -> bytes:
     length = dicom.BEGINS_AT + len(dicom.MAGIC)
     if contents is not None:
         return contents[:length]
+    regular(path)
     if config.tile is None and not dicom.may_be_dicom(path):
         return b""
     with Path(path).open("rb") as file:

@@ -32,6 +32,7 @@ from twofold.data.decoding.opening import (
 )
 from twofold.data.decoding.pixels import NODATA, PixelRange, keep_nodata, no_data, nodata_of, to_uint8
 from twofold.data.decoding.regions import Box, Grid, Page, grid_for, page_of, region, region_file
+from twofold.data.decoding.room import PIXELS
 
 KEPT_BYTES = 64 * 2**20
 """Decoded pixels that a process keeps for neighbouring parts; the image used last is kept whatever its size."""
@@ -190,7 +191,8 @@ class _File:
             if page is not None and grid is not None and part.box is not None:
                 self._decoded = None
                 return region(page, grid, part.box)
-            image.load()  # Pillow may close the file now, and takes away a tag that has been obeyed
+            with PIXELS.taken(image.width * image.height):
+                image.load()  # Pillow may close the file now, and takes away a tag that has been obeyed
             self._decoded = part.frame
         self.kept = image.width * image.height * (1 if image.mode in ("1", "L", "P") else 4)
         chosen = image if part.box is None else image.crop(_as_stored(part.box, image.size, self._turn))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
-import io
 import os
 from collections import Counter
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from twofold.data.decoding import ffmpeg
 from twofold.data.decoding.opening import BadImage
 from twofold.errors import UserError
+from twofold.reading import regular
 
 EXTENSIONS = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".sph", ".caf", ".w64")
 """What libsndfile reads."""
@@ -23,6 +25,10 @@ FFMPEG_EXTENSIONS = (
     ".tta", ".ac3", ".amr", ".mp2", ".ra", ".rm", ".dsf",
 )  # fmt: skip
 """What FFmpeg reads beside it; of a video the first track of sound."""
+_RATES, _MOST_CHANNELS, LONGEST = (1000, 768_000), 64, 24 * 3600
+"""What the header of a recording can say: Hz, channels, seconds."""
+_BLOCK = 2**22
+"""Values that are decoded at once: 16 MiB, 4 minutes at 16 kHz."""
 SILENT = 1e-4
 """Peak below which a recording holds nothing (-80 dB of full scale)."""
 
@@ -79,12 +85,16 @@ def passed_over(folder: Path) -> str:
 def recording_header(path: str, held: Held | None = None) -> tuple[int, int] | str:
     """(samples, rate) of a recording, or what is wrong with it."""
     try:
-        if held is None and not Path(path).stat().st_size:
+        if held is None and not regular(path).size:
             return "empty file"
         if _for_ffmpeg(path):
-            return ffmpeg.header(path if held is None else held.open()) if _has_ffmpeg() else _needs(path)
-        info = soundfile().info(path if held is None else held.open())
-        return int(info.frames), int(info.samplerate)
+            if not _has_ffmpeg():
+                return _needs(path)
+            samples, rate, channels = ffmpeg.header(path if held is None else held.open(), LONGEST)
+        else:
+            info = soundfile().info(path if held is None else held.open())
+            samples, rate, channels = int(info.frames), int(info.samplerate), int(info.channels)
+        return _unlikely(samples, rate, channels) or (samples, rate)
     except (OSError, RuntimeError, ValueError, TypeError, IndexError) as error:  # soundfile's are RuntimeErrors
         library = "FFmpeg" if _for_ffmpeg(path) else "libsndfile"
         return _compressed(path, held) or f"not a recording that {library} reads: {error}"
@@ -104,20 +114,80 @@ def decode_recording(path: str, start: int, count: int, held: Held | None = None
     Raises:
         BadRecording: it cannot be decoded, or is silent.
     """
-    file: Any = path if held is None else held.open()
-    try:
-        if _for_ffmpeg(path):
-            wave = ffmpeg.decode(file, start, count)
-        else:
-            wave, _ = soundfile().read(file, frames=count, start=start, dtype="float32", always_2d=True)
-    except (OSError, RuntimeError, ValueError, IndexError) as error:
-        raise BadRecording(path, f"cannot be decoded: {error}") from error
-    mono: NDArray[np.float32] = wave.mean(axis=1, dtype=np.float32)
+    mono, filled = np.empty(count, dtype=np.float32), 0
+    for block in _blocks(path, start, count, held):
+        mono[filled : filled + len(block)] = block
+        filled += len(block)
+    if filled < count:
+        mono = mono[:filled].copy()
     if not np.isfinite(mono).all():
         raise BadRecording(path, "it has samples that are not finite numbers")
-    if not len(mono) or np.abs(mono).max() < SILENT:
+    if not len(mono) or max(mono.max(), -mono.min()) < SILENT:
         raise Silent(path, "silent" if len(mono) else "no samples")
     return mono
+
+
+def place_of_loudest(path: str, first: int, size: int, count: int, held: Held | None = None) -> int:
+    """Where the `count` samples around the loudest of `size` from `first` begin, counted from there.
+
+    A block is decoded at a time: hours need no memory.
+
+    Raises:
+        BadRecording: it cannot be decoded, or is silent.
+    """
+    loudest, place, seen = -1.0, 0, 0
+    for block in _blocks(path, first, size, held):
+        if len(block):
+            peak = int(np.abs(block).argmax())
+            if np.abs(block[peak]) > loudest:
+                loudest, place = float(np.abs(block[peak])), seen + peak
+            seen += len(block)
+    if loudest < SILENT:
+        raise Silent(path, "silent" if seen else "no samples")
+    return start_around(place, seen, min(count, seen))
+
+
+def start_around(loudest: int, size: int, count: int) -> int:
+    """Where `count` of `size` samples begin that have the loudest in the middle, or as near to it as can be."""
+    return min(max(0, loudest - count // 2), size - count)
+
+
+def _blocks(path: str, start: int, count: int, held: Held | None) -> Iterator[NDArray[np.float32]]:
+    """The samples from `start`, mixed to one channel, in blocks; raises BadRecording."""
+    try:
+        if held is None:
+            regular(path)
+        with contextlib.closing(_waves(path if held is None else held.open(), path, start, count)) as waves:
+            for wave in waves:
+                yield wave.mean(axis=1, dtype=np.float32)
+    except (OSError, RuntimeError, ValueError, IndexError) as error:
+        raise BadRecording(path, f"cannot be decoded: {error}") from error
+
+
+def _waves(file: Any, path: str, start: int, count: int) -> Generator[NDArray[np.float32]]:
+    """The same, [n, channels]; raises what the libraries do."""
+    if _for_ffmpeg(path):
+        yield from ffmpeg.waves(file, start, count)
+        return
+    with soundfile().SoundFile(file) as opened:
+        opened.seek(start)
+        while count > 0:
+            wave = opened.read(min(count, max(1, _BLOCK // opened.channels)), dtype="float32", always_2d=True)
+            if not len(wave):
+                return
+            count -= len(wave)
+            yield wave
+
+
+def _unlikely(samples: int, rate: int, channels: int) -> str | None:
+    """What no recording's header says; a damaged or hostile one is not to choose how much memory is taken."""
+    if not _RATES[0] <= rate <= _RATES[1]:
+        return f"its header says {rate:,} Hz, and recordings have {_RATES[0]:,} to {_RATES[1]:,}"
+    if not 1 <= channels <= _MOST_CHANNELS:
+        return f"its header says {channels} channels, and recordings have 1 to {_MOST_CHANNELS}"
+    if samples / rate > LONGEST:
+        return f"its header says {samples / rate / 3600:,.0f} hours: cut it into parts of at most 24"
+    return None
 
 
 def _has_ffmpeg() -> bool:
@@ -135,7 +205,9 @@ def _needs(path: str) -> str:
 def _compressed(path: str, held: Held | None) -> str | None:
     """That a SPHERE file is compressed inside, as NIST's discs are; None of anything else."""
     try:
-        with Path(path).open("rb") if held is None else io.BytesIO(held.read()) as file:
+        if held is None:
+            regular(path)
+        with Path(path).open("rb") if held is None else held.open() as file:
             head = file.read(1024)
     except OSError:
         return None

@@ -14,6 +14,8 @@ from typing import IO, Any, NamedTuple
 
 from PIL import Image, TiffImagePlugin
 
+from twofold.devices import available_memory
+
 Box = tuple[int, int, int, int]
 """Left, top, right and bottom, in pixels; the last two lie outside."""
 
@@ -27,6 +29,8 @@ _COPIED = (258, 259, 262, 266, 277, 284, 292, 293, 317, 320, 332, 338, 339, 347,
 """Tags that say how pixels are stored: bits, compression, colour, planes, predictor, tables, subsampling."""
 _OLD_JPEG = 6
 """The one compression whose strips are no streams of their own."""
+_ALWAYS = 2**28
+"""Bytes for which there is room anyhow."""
 _SHORT, _LONG, _RATIONAL, _UNDEFINED = 3, 4, 5, 7
 
 
@@ -159,6 +163,9 @@ def region_file(page: Page, grid: Grid, box: Box) -> tuple[bytes, Box]:
             for plane in range(len(offsets) // (grid.across * grid.down)) for line in lines for column in columns
         ]  # fmt: skip
         places = [(offsets[block], counts[block]) for block in chosen]
+    needed = sum(count for _, count in places)
+    if needed > _ALWAYS and needed > available_memory() // 4:
+        raise ValueError(f"its blocks have {needed:,} bytes, more than there is memory for")
     blocks = [_read(page.file, *place) for place in places]
     height = len(lines) * grid.rows
     if not grid.tiled:  # the last strip may be shorter

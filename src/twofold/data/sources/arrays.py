@@ -27,13 +27,18 @@ from twofold.data.decoding.pixels import (
 )
 from twofold.data.groups import group_names
 from twofold.data.labels import Labels, class_labels
+from twofold.devices import available_memory
 from twofold.errors import UserError
+from twofold.reading import regular
 
 IMAGE_KEYS, LABEL_KEYS = ("images", "x", "data"), ("labels", "y")
 """What the arrays of an .npz file are called, in any case; a split's own are ``train_images``, ``x_train``, ..."""
 
 _LOOKED_AT = 16_384
 """About as many pixels of each image are looked at to find the range of bands."""
+_UNPACKED, _TIGHTEST = 2**28, 100
+"""Bytes up to which an array may be packed as tightly as it likes, and how tightly beyond (deflate makes 1,032 equal
+bytes one; black-and-white drawings are packed some 30 times)."""
 _HASHED_WHOLE = 2**28
 """Bytes up to which the fingerprint reads every pixel; of larger arrays it reads this much, evenly spread."""
 
@@ -162,9 +167,11 @@ def open_array_file(path: Path, split: str | None, config: DataConfig) -> ArrayS
     """
     if path.suffix.lower() == ".npy":
         try:
+            regular(path)
             images = np.load(path, allow_pickle=False, mmap_mode="c")
         except (ValueError, OSError, EOFError) as error:
             raise UserError(f"{path}: not a plain .npy file ({error}); write it with numpy.save") from error
+        _check_copy(path, images)
         if split is not None:
             raise UserError(f"--data.split {split}: {path} holds one array; splits need an .npz file or a folder")
         return ArraySource.of(images, None, config, name=str(path))
@@ -191,12 +198,44 @@ def open_array_file(path: Path, split: str | None, config: DataConfig) -> ArrayS
 
 def _open_npz(path: Path) -> Any:
     try:
+        regular(path)
         file = np.load(path, allow_pickle=False)
         if isinstance(file, np.ndarray):
             raise ValueError("it holds a single array, as .npy files do")
         return file
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"{path}: not an .npz file ({error}); write it with numpy.savez") from error
+
+
+def _check_copy(path: Path, images: NDArray[Any]) -> None:
+    """Raise a UserError where the pixels of a mapped file have to be copied, and there is no room for that."""
+    mapped = images.dtype == np.uint8 and (images.ndim != 4 or images.shape[1] in (1, 3, 4))
+    needed = 0 if mapped else images.size + (images.nbytes if images.dtype != np.uint8 else 0)
+    if needed > available_memory():
+        raise UserError(
+            f"{path} needs {needed / 2**30:.0f} GiB in memory, and {available_memory() / 2**30:.0f} GiB are free: save "
+            "it as uint8 [N, C, H, W], which stays on the disk, or in parts"
+        )
+
+
+def check_member(path: Path, name: str) -> None:
+    """Look at what an archive says of a member before it is read.
+
+    Raises:
+        ValueError: it needs more memory than there is, or is packed as tightly as no images are.
+    """
+    with zipfile.ZipFile(path) as archive:
+        member = archive.getinfo(name)
+    if member.file_size > available_memory() // 2:
+        raise ValueError(
+            f"it says that it unpacks to {member.file_size / 2**30:.1f} GiB, which do not fit twice into the "
+            f"{available_memory() / 2**30:.1f} GiB of memory that are free"
+        )
+    if member.file_size > _UNPACKED and member.file_size > _TIGHTEST * member.compress_size:
+        raise ValueError(
+            f"its {member.compress_size:,} bytes unpack to {member.file_size:,}, all but equal ones: if that is "
+            "meant, write it with numpy.savez, which does not compress"
+        )
 
 
 def _split_key(name: str, split: str) -> set[str]:
@@ -209,9 +248,10 @@ def _pick(file: Any, names: tuple[str, ...], split: str | None, path: Path) -> N
         for key in file.files:
             if key.lower() in wanted:
                 try:
+                    check_member(path, f"{key}.npy")
                     array: NDArray[Any] = file[key]
                     return array
-                except (ValueError, OSError, zipfile.BadZipFile) as error:
+                except (ValueError, OSError, KeyError, MemoryError, EOFError, zipfile.BadZipFile) as error:
                     raise UserError(
                         f"{path}: array {key} cannot be read ({error}); plain numbers are needed"
                     ) from error

@@ -23,11 +23,14 @@ from twofold.data.decoding.recordings import (
     Silent,
     decode_recording,
     extensions,
+    place_of_loudest,
     recording_header,
     soundfile,
+    start_around,
 )
 from twofold.devices import available_memory
 from twofold.errors import UserError
+from twofold.reading import read_bytes, unreadable_folder
 
 
 @dataclass(frozen=True)
@@ -161,7 +164,9 @@ class AudioSource:
     def contents(self, index: int) -> bytes:
         """The bytes of the file of one recording; raises OSError."""
         recording = self.recordings[index]
-        return Path(recording.path).read_bytes() if recording.held is None else recording.held.read()
+        if recording.held is not None:
+            return recording.held.read()
+        return read_bytes(recording.path, available_memory() // 8)
 
     def seconds(self) -> NDArray[np.float64]:
         """[n] durations."""
@@ -315,7 +320,7 @@ def read_folder(
 def find_recordings(folder: Path, most: int | None = None) -> list[Path]:
     """Audio files in a folder and below, sorted; hidden ones left out; at most `most`, then unsorted."""
     result, known = [], extensions()
-    for base, folders, files in os.walk(folder):
+    for base, folders, files in os.walk(folder, onerror=unreadable_folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         result += [Path(base, name) for name in files if name.lower().endswith(known) and name[0] != "."]
         if most is not None and len(result) >= most:
@@ -350,11 +355,12 @@ def _decode_part(recording: Recording, first: int, size: int, start: int, count:
     try:
         return _decode(recording, first + start, count)
     except Silent:
-        return _around_loudest(_decode(recording, first, size), count)
+        start = first + place_of_loudest(recording.path, first, size, count, recording.held)
+        return _decode(recording, start, count)
 
 
 def _around_loudest(whole: NDArray[np.float32], count: int) -> NDArray[np.float32]:
-    start = min(max(0, int(np.abs(whole).argmax()) - count // 2), len(whole) - count)
+    start = start_around(int(np.abs(whole).argmax()), len(whole), count)
     return whole[start : start + count].copy()
 
 

@@ -16,9 +16,13 @@ from twofold.data.decoding.recordings import EXTENSIONS, FFMPEG_EXTENSIONS, pass
 from twofold.data.groups import named_by
 from twofold.data.sources.audio import AudioSource, Recording, find_recordings
 from twofold.data.sources.files import SPLIT_FOLDERS
-from twofold.data.sources.manifests import MANIFESTS, manifest_rows, read_manifest
+from twofold.data.sources.manifests import MANIFESTS, manifest_rows, most_text, read_manifest
+from twofold.data.sources.outside import inside
 from twofold.errors import UserError
+from twofold.reading import read_text
 
+_LONGEST_TRANSCRIPT = 2**24
+"""Bytes of a transcript beside a recording: hours of speech are some hundred thousand."""
 _EMOTIONS = {"neu": "neutral", "hap": "happy", "exc": "happy", "ang": "angry", "sad": "sad"}
 
 Layout = Callable[[Path, str | None, DataConfig], list[Recording]]
@@ -35,7 +39,7 @@ def open_audio(path: Path, split: str | None, config: DataConfig) -> AudioSource
     refuse_colours(path, config)
     left = "" if path.is_file() else passed_over(path)
     if path.is_file():
-        recordings = read_manifest(path, split, config.audio, config.encoding, config.group)
+        recordings = read_manifest(path, split, config)
     else:
         recordings = _relabelled(_LAYOUTS[layout_of(path)](path, split, config), path, config.audio)
         recordings = _grouped(recordings, path, config.group)
@@ -164,13 +168,19 @@ def _folder(folder: Path, split: str | None, config: DataConfig) -> list[Recordi
 def _text_beside(path: Path, encoding: str) -> str | None:
     """The transcript in a .txt file of the same name."""
     file = next((file for file in (path.with_suffix(".txt"), path.with_suffix(".TXT")) if file.is_file()), None)
-    return None if file is None else _read(file, encoding).strip() or None
+    if file is None:
+        return None
+    if file.stat().st_size > _LONGEST_TRANSCRIPT:
+        raise UserError(f"{file} has {file.stat().st_size:,} bytes, and would be what {path.name} says: take it away")
+    return _read(file, encoding).strip() or None
 
 
 def _read(file: Path, encoding: str) -> str:
     """A file of texts; UserError where it is written otherwise."""
     try:
-        return file.read_text(encoding=encoding)
+        return read_text(file, most_text(), encoding)
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error}") from error
     except (UnicodeDecodeError, LookupError) as error:
         raise UserError(
             f"{file} is not written in {encoding} ({error}): save it as UTF-8, or say what it is with --data.encoding"
@@ -194,7 +204,8 @@ def _librispeech(folder: Path, split: str | None, config: DataConfig) -> list[Re
                 continue
             name, _, text = line.partition(" ")
             speaker = name.split("-")[0]
-            recordings.append(Recording(str(table.parent / f"{name}.flac"), speaker, text, None, speaker))
+            path = inside(table.parent, table.parent, f"{name}.flac", config, str(table))
+            recordings.append(Recording(path, speaker, text, None, speaker))
     return recordings
 
 
@@ -292,7 +303,7 @@ def _kaldi(folder: Path, split: str | None, config: DataConfig) -> list[Recordin
             ) from error
         if source not in files:
             raise UserError(f"{folder}/segments names {source}, which is not in wav.scp")
-        path = str(folder / files[source])
+        path = inside(folder, folder, files[source], config, f"{folder}/wav.scp, {source}")
         speaker = speakers.get(utterance)
         recordings.append(Recording(path, speaker, texts.get(utterance) or None, None, speaker, begin, duration))
     return recordings
@@ -304,7 +315,7 @@ def _common_voice(folder: Path, split: str | None, config: DataConfig) -> list[R
     split = split or "train"
     if split not in names:
         raise UserError(f"--data.split {split}: {folder} has {', '.join(names)}")
-    return read_manifest(folder / f"{split}.tsv", None, config.audio, config.encoding, config.group)
+    return read_manifest(folder / f"{split}.tsv", None, config)
 
 
 _LAYOUTS: dict[str, Layout] = {

@@ -19,7 +19,9 @@ from twofold.data.decoding.recordings import EXTENSIONS, FFMPEG_EXTENSIONS
 from twofold.data.sources.audio import AudioSource
 from twofold.data.sources.audio_layouts import refuse_colours
 from twofold.data.sources.manifests import choose_columns, with_groups
+from twofold.data.sources.tars import LARGEST_LABEL
 from twofold.errors import UserError
+from twofold.reading import regular
 
 _KINDS = {*EXTENSIONS, *FFMPEG_EXTENSIONS}
 _LOOKED_AT = 1000
@@ -108,6 +110,7 @@ def holds_recordings(paths: Sequence[Path]) -> bool:
     pictures = image_extensions()
     for path in paths:
         try:
+            regular(path)
             with tarfile.open(path, "r:") as archive:
                 for _, member in zip(range(_LOOKED_AT), archive, strict=False):
                     kind = Path(member.name).suffix.lower()
@@ -152,7 +155,7 @@ def open_audio_tars(paths: Sequence[Path], config: DataConfig, name: str) -> Aud
 def _walk(path: Path, encoding: str) -> _Walked:
     result = _Walked(path, {}, {}, [])
     try:
-        size = path.stat().st_size
+        size = regular(path).size
         with tarfile.open(path, "r:") as archive:
             for member in archive:
                 base, kind = Path(member.name).name, Path(member.name).suffix.lower()
@@ -174,8 +177,13 @@ def _walk(path: Path, encoding: str) -> _Walked:
 
 def _note(archive: tarfile.TarFile, member: tarfile.TarInfo, encoding: str, result: _Walked) -> None:
     """Keep what a member says of its key."""
-    stream = archive.extractfile(member)
     place = f"{result.archive}:{member.name}"
+    if member.size > LARGEST_LABEL:
+        result.problems.append(
+            (place, f"{member.size:,} bytes, more than the {LARGEST_LABEL:,} of a text that are read")
+        )
+        return
+    stream = archive.extractfile(member)
     try:
         text = (stream.read() if stream is not None else b"").decode(encoding).strip()
         kind = Path(member.name).suffix.lower()
@@ -184,7 +192,7 @@ def _note(archive: tarfile.TarFile, member: tarfile.TarInfo, encoding: str, resu
         raise UserError(
             f"{place} is not written in {encoding} ({error}): say what it is with --data.encoding"
         ) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         result.problems.append((place, f"no JSON: {error}"))
         return
     if isinstance(said, dict):

@@ -19,7 +19,10 @@ from twofold.data.groups import group_names
 from twofold.data.labels import Labels, class_labels
 from twofold.data.sources.encoded import EncodedSource
 from twofold.data.sources.hub_audio import audio_column, open_hub_audio
+from twofold.data.sources.outside import inside
+from twofold.devices import available_memory
 from twofold.errors import UserError
+from twofold.reading import read_bytes
 
 PREFIX = "hf:"
 _ARRAYS = ("Array2D", "Array3D")
@@ -37,15 +40,17 @@ class HubSource(EncodedSource):
             unlabelled.
         config: `channels` and how to decode.
         name: for messages.
+        home: the folder that files named by cells must lie in; None for an object of the user's own.
 
     Raises:
-        UserError: no such column, or several that could be meant.
+        UserError: no such column, several that could be meant, or a cell that names a file elsewhere.
     """
 
-    def __init__(self, dataset: Any, config: DataConfig, name: str) -> None:
+    def __init__(self, dataset: Any, config: DataConfig, name: str, home: Path | None = None) -> None:
         self._column = image_column(dataset.features, name)
         label = label_column(dataset.features)
         labels, classes = (None, None) if label is None else _labels(dataset, label, name)
+        self._home = home
         super().__init__(len(dataset), config, labels=labels, classes=classes, name=name)
         self.groups = _groups(dataset, config.group, name)
         self._table, self._dtype = _undecoded(dataset.with_format(None).select_columns([self._column]), self._column)
@@ -62,7 +67,13 @@ class HubSource(EncodedSource):
             return where, _as_npy(cell, self._dtype)
         if not cell or not (cell.get("bytes") or cell.get("path")):
             raise BadImage(where, "an empty cell")
-        return (where, cell["bytes"]) if cell.get("bytes") else (str(cell["path"]), None)
+        if cell.get("bytes"):
+            return where, cell["bytes"]
+        return self._allowed(str(cell["path"]), where), None
+
+    def _allowed(self, path: str, where: str) -> str:
+        """The file that a cell names; raises UserError where it lies outside the data."""
+        return path if self._home is None else inside(self._home, self._home, path, self.config, where)
 
     def keep(self, good: Sequence[int]) -> None:
         """Leave out all images but these."""
@@ -77,7 +88,7 @@ class HubSource(EncodedSource):
         for index in sample_indices(len(self)).tolist():
             try:
                 path, contents = self.locate(index)
-                digest.update(Path(path).read_bytes() if contents is None else contents)
+                digest.update(read_bytes(path, available_memory() // 8) if contents is None else contents)
             except (BadImage, OSError):
                 digest.update(b"unreadable")
         return digest.hexdigest()
@@ -137,9 +148,25 @@ def open_hub(what: Any, split: str | None, config: DataConfig) -> Source:
         column = None if _has_images(dataset.features) else audio_column(dataset.features, config.audio)
     except UserError as error:
         raise UserError(f"{name}: {error}") from error
+    home = _home_of(what)
     if column is not None:
-        return open_hub_audio(dataset, column, config, name)  # type: ignore[return-value]  # it reads recordings
-    return HubSource(dataset, config, name)
+        return open_hub_audio(dataset, column, config, name, home)  # type: ignore[return-value]  # it reads recordings
+    return HubSource(dataset, config, name, home)
+
+
+def _home_of(what: Any) -> Path | None:
+    """Where the files of a data set lie: in its folder, or in what the hub's client keeps."""
+    if not isinstance(what, str | Path):
+        return None
+    path = Path(str(what).removeprefix(PREFIX)).expanduser()
+    return path if path.is_dir() else path.parent if path.is_file() else kept_by_hub()
+
+
+def kept_by_hub() -> Path:
+    """The folder in which the hub's client keeps what it fetched."""
+    from datasets import config
+
+    return Path(config.HF_CACHE_HOME)
 
 
 def hub_splits(what: str | Path) -> tuple[str, ...]:
@@ -229,7 +256,10 @@ def _cells(dataset: Any, column: str, label: str | None, dtype: str | None) -> I
             data = _as_npy(row[column], dtype)
         else:
             cell = row[column] or {}
-            data = cell.get("bytes") or (Path(cell["path"]).read_bytes() if cell.get("path") else b"")
+            data = cell.get("bytes") or b""
+            if not data and cell.get("path"):
+                file = inside(kept_by_hub(), kept_by_hub(), str(cell["path"]), DataConfig(), "a cell of the stream")
+                data = read_bytes(file, available_memory() // 8)
         yield data, value or None if isinstance(value, str) else None if value is None else int(value)
 
 

@@ -12,6 +12,7 @@ from twofold.data.config import AudioConfig, DataConfig
 from twofold.data.sources.audio import AudioSource, Recording
 from twofold.data.sources.audio_layouts import refuse_colours
 from twofold.data.sources.manifests import PATHS, choose_columns, with_groups
+from twofold.data.sources.outside import inside
 from twofold.errors import UserError
 
 _STORED = ("binary", "large_binary", "string", "large_string")
@@ -60,15 +61,17 @@ def audio_column(features: Any, config: AudioConfig) -> str | None:
     return chosen[0] if chosen else None
 
 
-def open_hub_audio(dataset: Any, column: str, config: DataConfig, name: str) -> AudioSource:
+def open_hub_audio(dataset: Any, column: str, config: DataConfig, name: str, home: Path | None = None) -> AudioSource:
     """The recordings of a map-style data set; they stay encoded until they are read.
 
     Columns of texts, speakers, labels and folds are those that `config.audio` names, or have the usual names of
     manifests; a column of the type ClassLabel gives the names of its classes. Each cell is a whole recording: columns
-    such as start and end are about where it came from.
+    such as start and end are about where it came from. Files that cells name must lie in `home`, if there is one,
+    unless `config.outside` allows more.
 
     Raises:
-        UserError: a column that was named and is not there, or holds no encoded recordings; too many unreadable ones.
+        UserError: a column that was named and is not there, or holds no encoded recordings; too many unreadable ones; a
+            cell that names a file elsewhere.
     """
     from datasets import Audio
 
@@ -91,7 +94,8 @@ def open_hub_audio(dataset: Any, column: str, config: DataConfig, name: str) -> 
         facts = {each: _known(said[each][row], kinds[each]) for each in wanted}
         rows.append(facts)
         if path is not None and not path[1]:
-            recordings.append(columns.recording(path[0], facts))
+            file = path[0] if home is None else inside(home, home, path[0], config, f"{name}[{row}]")
+            recordings.append(columns.recording(file, facts))
         else:
             where = f"{name}[{row}]" + (f":{Path(path[0]).name}" if path is not None else "")
             recordings.append(columns.recording(where, facts, Cell(table, column, row)))

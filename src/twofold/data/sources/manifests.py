@@ -12,11 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from twofold.data.config import AudioConfig
+from twofold.data.config import AudioConfig, DataConfig
 from twofold.data.decoding.recordings import Held
 from twofold.data.groups import named_by
 from twofold.data.sources.audio import Recording
+from twofold.data.sources.outside import inside
+from twofold.devices import available_memory
 from twofold.errors import UserError
+from twofold.reading import read_text, regular
 
 MANIFESTS = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 PATHS = ("path", "file", "file_name", "audio", "audio_filepath", "wav", "filename", "deb_path")
@@ -31,25 +34,30 @@ _SECONDS = {
 """Usual names of the columns of a segment; those that end in _ms count milliseconds."""
 _CERTAIN = ("start", "offset", "end", "duration")
 """Of these the columns that can be about nothing else: a value that is no number is an error, not another meaning."""
+_ROWS_AT_ONCE, _BYTES_A_CELL = 1024, 100
+"""Of a parquet file: rows that are decoded at once, and what a value and its place in a row take in Python."""
 
 
-def read_manifest(
-    path: Path, split: str | None, config: AudioConfig, encoding: str = "utf-8", group: str | None = None
-) -> list[Recording]:
+def most_text() -> int:
+    """Bytes of the largest file of texts that is read: decoded and divided into rows it takes some eight times that."""
+    return available_memory() // 8
+
+
+def read_manifest(path: Path, split: str | None, data: DataConfig) -> list[Recording]:
     """Recordings of a manifest, of which each row names a file or, with a start, a segment of one.
 
-    Paths are relative to the manifest, or to a folder `clips` beside it (Common Voice). Columns are those that `config`
-    names, or have one of the usual names: path, file_name, audio_filepath, ...; text, sentence, ...; speaker,
-    client_id; label; fold; split; start, offset, begin, start_time, ... with end, end_time, ... or duration, in seconds
-    (in milliseconds where the name ends in _ms). `group` is a column, or "speaker", or a pattern that is searched for
-    in the paths.
+    Paths are relative to the manifest, or to a folder `clips` beside it (Common Voice), and lead to what lies there
+    unless `data.outside` allows more. Columns are those that `data.audio` names, or have one of the usual names: path,
+    file_name, audio_filepath, ...; text, sentence, ...; speaker, client_id; label; fold; split; start, offset, begin,
+    start_time, ... with end, end_time, ... or duration, in seconds (in milliseconds where the name ends in _ms).
+    `data.group` is a column, or "speaker", or a pattern that is searched for in the paths.
 
     Without a split those of the split train, where a column says so.
 
     Raises:
         UserError: no column of paths, a column that was named and is not there, a start or an end that is no number.
     """
-    rows = manifest_rows(path, encoding)
+    config, rows = data.audio, manifest_rows(path, data.encoding)
     columns = list(dict.fromkeys(name for row in rows for name in row))
     chosen = choose_columns(columns, config, str(path))
     where, spans = chosen.path, _span_columns(rows, columns)
@@ -63,11 +71,13 @@ def read_manifest(
     if split is not None:
         rows = [row for row in rows if str(row.get("split")) == split]
     folder, recordings = _folder_of(path, rows, where), []
-    together = _groups(rows, where, path, group, columns, chosen.speaker)
+    together = _groups(rows, where, path, data.group, columns, chosen.speaker)
     for number, row in enumerate(rows, 1):
         if row.get(where):
-            start, duration = _segment(row, spans, f"{path}, row {number}")
-            recording = chosen.recording(str(folder / _place(row[where])), row)
+            place = f"{path}, row {number}"
+            start, duration = _segment(row, spans, place)
+            file = inside(path.parent, folder, _place(row[where]), data, place)
+            recording = chosen.recording(file, row)
             group_of = together[number - 1]
             recordings.append(dataclasses.replace(recording, start=start, duration=duration, group=group_of))
     return recordings
@@ -149,8 +159,10 @@ def manifest_rows(path: Path, encoding: str = "utf-8") -> list[dict[str, Any]]:
     """
     try:
         if path.suffix.lower() == ".parquet":
+            regular(path)
             return _parquet(path)
-        text = path.read_text(encoding="utf-8-sig" if encoding == "utf-8" else encoding)  # (spreadsheets put a mark)
+        # (spreadsheets put a mark)
+        text = read_text(path, most_text(), "utf-8-sig" if encoding == "utf-8" else encoding)
     except UnicodeDecodeError as error:
         raise UserError(
             f"{path} is not written in {encoding} (byte {error.start}): save it as UTF-8, or say what it is with "
@@ -172,8 +184,17 @@ def _parquet(path: Path) -> list[dict[str, Any]]:
     except ImportError as error:
         raise UserError(f"{path}: parquet needs pyarrow: pip install pyarrow") from error
     try:
-        rows: list[dict[str, Any]] = pyarrow.parquet.read_table(path).to_pylist()
-    except (OSError, ValueError) as error:  # Arrow's errors are of both kinds
+        rows: list[dict[str, Any]] = []
+        with pyarrow.parquet.ParquetFile(path) as file:
+            facts, room = file.metadata, most_text()
+            if facts.num_rows * facts.num_columns * _BYTES_A_CELL > available_memory() // 2:
+                raise ValueError(f"its {facts.num_rows:,} rows need more memory than there is")
+            for batch in file.iter_batches(_ROWS_AT_ONCE):  # a kilobyte can hold a million equal texts of a megabyte
+                room -= batch.nbytes
+                if room < 0:
+                    raise ValueError(f"its texts have more than the {most_text():,} bytes that are read")
+                rows += batch.to_pylist()
+    except (OSError, ValueError, MemoryError) as error:  # Arrow's errors are of these kinds
         raise UserError(f"{path} is no readable manifest: {error}") from error
     return rows
 
@@ -225,7 +246,7 @@ def _json(text: str, path: Path) -> list[dict[str, Any]]:
             rows = json.loads(text)
         else:
             rows = [json.loads(line) for line in text.split("\n") if line.strip()]
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is no readable manifest: {error}") from error
     wrong = next((number for number, row in enumerate(rows, 1) if not isinstance(row, dict)), None)
     if wrong is not None:
@@ -244,7 +265,7 @@ def _is_fairseq(text: str) -> bool:
 def _fairseq(text: str, path: Path, encoding: str) -> list[dict[str, Any]]:
     root, *lines = [line.rstrip("\r") for line in text.split("\n") if line.strip()]
     words = path.with_suffix(".wrd")
-    texts: list[str] = words.read_text(encoding=encoding).split("\n") if words.is_file() else []
+    texts: list[str] = read_text(words, most_text(), encoding).split("\n") if words.is_file() else []
     return [
         {"path": str(Path(root) / line.split("\t")[0]), "text": texts[place] if place < len(texts) else None}
         for place, line in enumerate(lines)

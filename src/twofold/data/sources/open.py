@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from twofold.data.sources.tables import TABLE
 from twofold.data.sources.torchvision_sets import NAMED, NAMED_SETS
 from twofold.errors import UserError
 from twofold.options import refuse_unused
+from twofold.reading import regular, usable
 
 FORMATS = [HUB, TABLE, AUDIO, SHARDS, FOLDER, ARRAY_FILE, NAMED]
 """Every form in which data are given by a path or a name; the first that takes it opens it."""
@@ -50,6 +52,26 @@ def open_source(what: Any, config: DataConfig | None = None, split: str | None =
     """
     config = config or DataConfig()
     split = split if split is not None else config.split
+    if isinstance(what, str | Path):
+        check_path(what)
+    try:
+        return _checked(what, config, split)
+    except OSError as error:  # (a folder that may not be read, a disk that went away)
+        raise UserError(f"{what} cannot be read: {error}") from error
+
+
+def check_path(what: str | Path) -> None:
+    """Raise a UserError for words that can be no path of data: empty, too long, the root of the file system."""
+    text = str(what)
+    problem = usable(text)
+    if problem is None and os.path.normpath(text).strip("/") == "":
+        problem = "is the root of all files"
+    if problem is not None:
+        shown = text if len(text) < 100 else f"{text[:100]}..."
+        raise UserError(f"the path of the data '{shown}' {problem}: give that of a folder or a file of data")
+
+
+def _checked(what: Any, config: DataConfig, split: str | None) -> Source:
     if config.table != TableConfig() and not (isinstance(what, str | Path) and format_of(str(what)) is TABLE):
         raise UserError("--data.table.* is for tables and lists of images, and the data are none: leave it out")
     source = _open(what, config, split)
@@ -63,8 +85,14 @@ def open_source(what: Any, config: DataConfig | None = None, split: str | None =
 
 def splits_of(what: Any) -> Splits:
     """The splits of `what` (as for `open_source`), without reading images."""
-    form = format_of(str(what)) if isinstance(what, str | Path) else None
-    return form.splits(str(what)) if form else Splits()
+    if not isinstance(what, str | Path):
+        return Splits()
+    check_path(what)
+    try:
+        form = format_of(str(what))
+        return form.splits(str(what)) if form else Splits()
+    except OSError as error:
+        raise UserError(f"{what} cannot be read: {error}") from error
 
 
 def format_of(what: str) -> Format | None:
@@ -103,6 +131,11 @@ def _open_path(what: str, config: DataConfig, split: str | None) -> Source:
     form, path = format_of(what), Path(what).expanduser()
     if form:
         return form.open(what, split, config)
+    if path.exists() and not path.is_dir():
+        try:
+            regular(path)
+        except OSError as error:
+            raise UserError(f"{what} is no data: {error}") from error
     lone_file = "not a file of data; of an image, give the folder that holds the images."
     problem = lone_file if path.exists() else _not_found(what, path)
     raise UserError(f"{what}: {problem} Give {', '.join(form.example for form in FORMATS)}")

@@ -23,7 +23,9 @@ from twofold.data.decoding.opening import BadImage, stored
 from twofold.data.groups import groups_of
 from twofold.data.sources.encoded import EncodedSource
 from twofold.data.sources.tars import TarIndex, index_tar, joined, write_index
+from twofold.devices import available_memory
 from twofold.errors import UserError
+from twofold.reading import read_bytes
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ def items(source: Source) -> Iterator[Item]:
             pixels = source.read(index)
             if isinstance(source, EncodedSource):
                 path, data = source.locate(index)
-                contents = Path(path).read_bytes() if data is None else data
+                contents = read_bytes(path, available_memory() // 8) if data is None else data
                 if not begins_as_dicom(contents):
                     yield Item(contents, _extension(contents), label, group)
                     continue

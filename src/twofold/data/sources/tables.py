@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from twofold.data.base import Format, Source, Splits
 from twofold.data.config import DataConfig, TableConfig
 from twofold.data.decoding.bands import NPY
@@ -16,8 +14,10 @@ from twofold.data.decoding.images import image_extensions
 from twofold.data.groups import group_names, named_by
 from twofold.data.labels import UNLABELLED, class_labels
 from twofold.data.sources.files import FileSource
-from twofold.data.sources.manifests import MANIFESTS, manifest_rows
+from twofold.data.sources.manifests import MANIFESTS, manifest_rows, most_text
+from twofold.data.sources.outside import inside
 from twofold.errors import UserError
+from twofold.reading import read_text
 
 LISTS = (".txt", ".lst")
 """Files with a path a line."""
@@ -30,9 +30,10 @@ _LOOKED_AT = 20
 def open_table(path: Path, split: str | None, config: DataConfig) -> FileSource:
     """The images of a table (.csv, .tsv, .jsonl, .json, .parquet) or of a list of files (.txt).
 
-    Paths are relative to the table. Columns are those that `config.table` names, or have one of the usual names: path,
-    image, file_name, ...; label, class, ...; split. Labels are names or numbers; an empty one is unlabelled. Groups are
-    a column, or what a pattern finds in the paths. Without a split those of the split train, where a column says so.
+    Paths are relative to the table, and lead to what lies in its folder unless `config.outside` allows more. Columns
+    are those that `config.table` names, or have one of the usual names: path, image, file_name, ...; label, class, ...;
+    split. Labels are names or numbers; an empty one is unlabelled. Groups are a column, or what a pattern finds in the
+    paths. Without a split those of the split train, where a column says so.
 
     Raises:
         UserError: no such column or split, no rows, too many unreadable images.
@@ -58,6 +59,8 @@ def open_table(path: Path, split: str | None, config: DataConfig) -> FileSource:
         raise UserError(f"{path}: no row names an image" + (f" in the split {split}" if split else ""))
     if numbers is not None and (numbers[kept] < 0).all():
         numbers, classes = None, None
+    for i in kept:
+        inside(path.parent, path.parent, str(rows[i][where]), config, f"{path}, row {i + 1}")
     source = FileSource(
         path.parent, [str(rows[i][where]) for i in kept], config,
         labels=None if numbers is None else numbers[kept], classes=classes,
@@ -94,8 +97,8 @@ def is_table(path: Path) -> bool:
         return False
     try:
         rows = _rows(path, DataConfig())[:_LOOKED_AT]
-    except UserError:  # told by whoever opens it
-        return False
+    except UserError:  # told by whoever opens it, which of a list is nobody else
+        return path.suffix.lower() in LISTS
     known = image_extensions() | {NPY}
     texts = [str(value) for row in rows for value in row.values() if isinstance(value, str)]
     return any(Path(text).suffix.lower() in known for text in texts)
@@ -105,8 +108,8 @@ def _rows(path: Path, config: DataConfig) -> list[dict[str, Any]]:
     if path.suffix.lower() not in LISTS:
         return manifest_rows(path, config.encoding)
     try:
-        lines = path.read_text(encoding=config.encoding).split("\n")
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_text(path, most_text(), config.encoding).split("\n")
+    except (OSError, UnicodeDecodeError, LookupError) as error:
         raise UserError(f"{path} is no readable list: {error}") from error
     return [{"path": line.strip()} for line in lines if line.strip()]
 
@@ -140,7 +143,7 @@ def _known(values: Sequence[Any]) -> Any:
     texts = [_text(value) for value in values]
     numbers = [_whole(text) for text in texts]
     if all(number is not None for number in numbers):
-        return np.array(numbers)
+        return numbers
     return [text or None for text in texts]
 
 
@@ -148,7 +151,7 @@ def _whole(text: str) -> int | None:
     """A whole number, as programs write it that have no whole numbers beside missing ones; -1 for a missing one."""
     if text.lower() in ("", "nan"):
         return UNLABELLED
-    return int(text.removesuffix(".0")) if re.fullmatch(r"-?\d+(\.0)?", text) else None
+    return int(text.removesuffix(".0")) if re.fullmatch(r"-?\d{1,40}(\.0)?", text) else None
 
 
 def _open(what: str, split: str | None, config: DataConfig) -> Source:

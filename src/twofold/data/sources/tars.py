@@ -20,6 +20,7 @@ from twofold.data.decoding.bands import NPY
 from twofold.data.decoding.images import image_extensions
 from twofold.data.labels import UNLABELLED, class_labels
 from twofold.errors import UserError
+from twofold.reading import read_text, regular
 
 _PLACE = [("offset", "<i8"), ("size", "<i4"), ("shard", "<i4"), ("label", "<i4")]
 _CHECKED = [*_PLACE, ("crc", "<u4")]
@@ -30,6 +31,9 @@ BAD_LABEL = -2
 PLACE = np.dtype(_PLACE)
 """What of it tells one image from another, and all that indices of the first format hold."""
 _FORMATS = {"twofold-shards-1": PLACE, "twofold-shards-2": np.dtype(_CHECKED), "twofold-shards-3": RECORD}
+
+LARGEST_LABEL, _LARGEST_INDEX = 2**20, 2**28
+"""Bytes of a member that says a label, and of index.json, that are read."""
 
 INDEX, RECORDS = "index.json", "index.npy"
 """The files that keep an index beside the archives of a folder."""
@@ -73,7 +77,7 @@ def index_tar(path: Path, checksums: bool = False) -> TarWalk:
     problems: list[tuple[str, str]] = []
     known = image_extensions()
     try:
-        size = path.stat().st_size
+        size = regular(path).size
         with tarfile.open(path, "r:") as archive:
             for member in archive:
                 if not member.isfile():
@@ -118,8 +122,8 @@ def member_fields(path: Path, name: str) -> list[str | None]:
                 if (kind in known or kind == NPY) and not hidden:
                     (arrays if kind == NPY else keys).append(key)
                 elif extension == "json" and (stream := archive.extractfile(member)) is not None:
-                    with contextlib.suppress(ValueError):  # told where labels are read
-                        document = json.loads(stream.read())
+                    with contextlib.suppress(ValueError, RecursionError):  # told where labels are read
+                        document = json.loads(stream.read(LARGEST_LABEL))
                         values[key] = document.get(name) if isinstance(document, dict) else None
     except (tarfile.TarError, OSError, EOFError):  # told where the archive is indexed, and what lies before counts
         pass
@@ -148,7 +152,10 @@ def _parts(name: str) -> tuple[str, str, bool]:
 
 def _checksum(archive: tarfile.TarFile, member: tarfile.TarInfo) -> int:
     stream = archive.extractfile(member)
-    return zlib.crc32(stream.read() if stream is not None else b"")
+    crc = 0
+    while stream is not None and (part := stream.read(2**24)):
+        crc = zlib.crc32(part, crc)
+    return crc
 
 
 def _note(
@@ -156,13 +163,14 @@ def _note(
 ) -> None:
     """Take down what a .cls member, or the label and the group in a .json member, say of an image."""
     stream = archive.extractfile(member)
-    text = stream.read() if stream is not None else b""
+    text = stream.read(LARGEST_LABEL) if stream is not None else b""
     of_json = member.name.endswith(".json")
     try:
         value: Any = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         # (a name stands in a .cls without quotes)
-        value = BAD_LABEL if of_json else text.decode(errors="replace").strip()
+        named = not of_json and member.size <= LARGEST_LABEL
+        value = text.decode(errors="replace").strip() if named else BAD_LABEL
     if of_json and value != BAD_LABEL:
         if isinstance(value, dict) and isinstance(value.get("group"), str | int):
             digest = hashlib.sha256(str(value["group"]).encode(errors="surrogatepass")).digest()
@@ -195,6 +203,7 @@ def write_index(folder: Path, names: list[str], index: TarIndex) -> None:
 def _digest(document: dict[str, Any], records: Path) -> str:
     """sha256 of an index: of its document, but for the digest itself, and of the file of its records."""
     rest = {name: value for name, value in document.items() if name != "sha256"}
+    regular(records)
     with records.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256")
     digest.update(json.dumps(rest, sort_keys=True).encode())
@@ -215,7 +224,7 @@ def read_index(folder: Path) -> TarIndex | None:
         return None
     remedy = f"make it again: twofold shard {folder} --index true"
     try:
-        document = json.loads(file.read_text())
+        document = json.loads(read_text(file, _LARGEST_INDEX))
         if not isinstance(document, dict):
             return None
         if document.get("format") not in _FORMATS:
@@ -228,7 +237,7 @@ def read_index(folder: Path) -> TarIndex | None:
         shards: dict[str, int] = dict(document["shards"])
         if records.dtype != _FORMATS[document["format"]] or len(records) != document["images"]:
             raise ValueError(f"{RECORDS} does not belong to it")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{file}: damaged ({error}); {remedy}") from error
     present = {path.name: path.stat().st_size for path in folder.glob("*.tar") if not path.name.startswith(".")}
     if present != shards:

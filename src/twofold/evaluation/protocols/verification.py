@@ -30,6 +30,7 @@ from twofold.evaluation.protocols.base import (
 )
 from twofold.evaluation.splits import single_labels
 from twofold.randomness import permutation
+from twofold.reading import read_text
 
 _MOST = 4000  # utterances, which make eight million pairs
 
@@ -148,6 +149,10 @@ def _all_utterances(source: AudioSource, seed: int) -> tuple[AudioSource, str]:
     return source.subset(np.sort(known[permutation(seed, "verification", 0, len(known))[:_MOST]])), who
 
 
+_LARGEST = 2**30
+"""Bytes of a list of trials that is read."""
+
+
 def read_trials(path: str | Path, source: AudioSource) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The utterances of `source` that a list of trials names, and its trials [n, 3]: 1 or 0, and two places in these.
 
@@ -157,7 +162,7 @@ def read_trials(path: str | Path, source: AudioSource) -> tuple[NDArray[np.int64
         UserError: the file cannot be read, another kind of line, names that the data lack or that several files have.
     """
     try:
-        lines = [line.split() for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
+        lines = [line.split() for line in read_text(path, _LARGEST).splitlines() if line.strip()]
     except (OSError, ValueError) as error:
         raise UserError(f"--trials {path} cannot be read: {error}") from error
     wrong = next((line for line in lines if len(line) != 3 or line[0] not in ("0", "1")), None)

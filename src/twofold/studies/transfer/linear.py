@@ -29,6 +29,7 @@ from twofold.evaluation.logistic import PAPER_GRID, Array, LinearModel, fit_path
 from twofold.evaluation.scores import score, score_many
 from twofold.evaluation.splits import check_test_labels, stratified_split
 from twofold.files import write_atomically
+from twofold.reading import read_json
 from twofold.studies.transfer.sets import SETS, Metric, Protocol
 
 HELD_OUT = 0.2
@@ -110,9 +111,9 @@ def _stored(path: Path) -> TransferResult | None:
     if not path.exists():
         return None
     try:
-        values = json.loads(path.read_text())
+        values = read_json(path)
         return TransferResult(**{**values, "images": tuple(values["images"])})
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged: {error!r}; remove it to have it measured again") from error
 
 
