@@ -8,7 +8,7 @@ WORKERS ?= auto
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-speech test test-full lint format bench docs clean
+.PHONY: help demo demo-speech test test-full test-reliability lint format bench docs clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -45,6 +45,12 @@ test: lint ## lint, types, architecture and every test that CI runs
 
 test-full: lint ## every test there is, slow ones too
 	$(BIN)/python -m pytest -n $(WORKERS)
+
+test-reliability: $(VENV)/.dev ## kills, faults of disks, damage, hostile files, lost processes: slow ones too (docs/reliability.md)
+	$(BIN)/python -m pytest -n $(WORKERS) tests/reliability tests/training tests/encoders/test_weights.py \
+	  tests/evaluation/test_flipped_bits.py tests/data/test_loader.py tests/data/test_outside.py tests/test_interrupts.py \
+	  tests/runs/test_changed_data.py tests/runs/test_joining.py tests/commands/test_stops.py \
+	  tests/commands/test_lost_ranks.py tests/commands/test_restarts.py
 
 lint: $(VENV)/.dev ## formatting, lint, types and import rules
 	$(BIN)/ruff format --check src tests benchmarks docs

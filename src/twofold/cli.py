@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Sequence
 
 from twofold import __version__
@@ -54,6 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     try:
         name, words = command_of(arguments)
+        # What Pillow remarks on a file's metadata or size is for programmers; what matters of it is told of the file.
+        warnings.filterwarnings("ignore", module=r"PIL\.")
         with interruptible():
             from twofold import parsers  # PyTorch and all: seconds
 

@@ -112,5 +112,6 @@ def labelled_parts(
     listed = np.searchsorted(known, label_positions(train, labels)) if is_list(labels) else None
     groups = group_numbers(train)
     together = None if groups is None else groups[known]
-    first, second = stratified_split(train.labels[known], held_out, seed, first=listed, groups=together)
+    names = train.classes
+    first, second = stratified_split(train.labels[known], held_out, seed, first=listed, groups=together, classes=names)
     return train if is_list(labels) else subset(train, known[first]), subset(train, known[second])

@@ -21,6 +21,7 @@ Labels = NDArray[np.int64]
 def stratified_split(
     labels: Labels, held_out: float = 0.2, seed: int = 0, stream: str = "test split", draw: int = 0,
     first: Labels | None = None, groups: Labels | None = None, lone: bool = False,
+    classes: Sequence[str] | None = None,
 ) -> tuple[Labels, Labels]:  # fmt: skip
     """Split positions 0..N-1 in two, each class in the same proportion, or as nearly as whole groups allow.
 
@@ -31,6 +32,7 @@ def stratified_split(
         first: positions that stay in the first part; the second gets as many of the others as it would of all.
         groups: [N] number of the group of each, all of which goes to one part (see `held_out_groups`).
         lone: of groups: a class that lies in a single one stays in the first part, which else is an error.
+        classes: names, by label, for messages.
 
     Returns:
         Positions of the first part and of the second, each in ascending order.
@@ -48,7 +50,7 @@ def stratified_split(
         members = np.flatnonzero(labels == label)
         if len(members) < 2:
             raise UserError(
-                f"class {label} has 1 labelled image; a split into two parts needs at least 2 of each class: "
+                f"class {classes[label] if classes else label} has 1 labelled image; a split into two parts needs at least 2 of each class: "
                 "add images, leave the class out, or give a test set of its own"
             )
         count = int(np.clip(round(held_out * len(members)), 1, len(members) - 1))
@@ -56,7 +58,7 @@ def stratified_split(
         free = order if first is None else order[~np.isin(order, first)]
         if not len(free):
             raise UserError(
-                f"every image of class {label} is to be trained on, which leaves none to hold out for the score: give "
+                f"every image of class {classes[label] if classes else label} is to be trained on, which leaves none to hold out for the score: give "
                 "--test with images of their own"
             )
         second.append(free[:count])
@@ -158,7 +160,8 @@ def check_labels(
     y = single_labels(train.labels, train.name)
     if test is None:
         groups = group_numbers(train)
-        stratified_split(y[y >= 0], held_out, seed, groups=None if groups is None else groups[y >= 0])
+        together = None if groups is None else groups[y >= 0]
+        stratified_split(y[y >= 0], held_out, seed, groups=together, classes=train.classes)
     else:
         y_test = single_labels(test.labels, test.name, least=1)
         match_classes(y[y >= 0], train.classes, y_test[y_test >= 0], test.classes)

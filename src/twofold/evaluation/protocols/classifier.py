@@ -311,7 +311,9 @@ class ClassifierProtocol(Protocol):
         groups = _of_labelled(group_numbers(parts.train), bank)
         names = {"training": _names(parts.train, bank)}
         if parts.test is None or queries is None:
-            first, second = stratified_split(y, config.held_out, config.seed, groups=groups)
+            first, second = stratified_split(
+                y, config.held_out, config.seed, groups=groups, classes=parts.train.classes
+            )
             share = f"{config.held_out:.0%} of each class held out for the score (seed {config.seed})"
             x, y, x_test, y_test = x[first], y[first], x[second], y[second]
             words = f"no test set given: {share}"
