@@ -360,3 +360,22 @@ def test_packed_tiles_keep_their_groups_and_no_names(folder, tmp_path):
 def test_options_that_make_no_sense_are_named(folder, options, words):
     with pytest.raises(UserError, match=words):
         open_source(folder, DataConfig(**options))
+
+
+@pytest.mark.parametrize("cache", ["off", "ram"])
+def test_a_broken_file_of_many_tiles_is_one_broken_file(tmp_path, cache):
+    """Each of its tiles is stood in for by a tile of another file, however many there are."""
+    for name in ("a", "b", "c", "d", "e", "f"):
+        pixels = np.random.default_rng(ord(name)).integers(0, 256, (160, 160, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{name}.png")
+    whole = (tmp_path / "b.png").read_bytes()
+    (tmp_path / "b.png").write_bytes(whole[: len(whole) // 3])
+    config = DataConfig(tile=16, cache=cache, workers=1)
+    source = open_source(tmp_path, config)
+    order = Order(len(source), 100, 0)
+    with Loader(source, ImageViews(ViewsConfig(size=16)), order, 0, config=config) as loader:
+        for batch in loader.iterate(0, 6):
+            files = source.files[batch.index.numpy()]
+            asked = source.files[order.indices(batch.step)]
+            assert (files == np.where(asked == 1, 2, asked)).all()
+    assert [path for path, _ in source.skipped] == [str(tmp_path / "b.png")]

@@ -47,10 +47,10 @@ def stratified_split(
         return np.setdiff1d(np.arange(len(labels)), selection), selection
     second = []
     for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
+        members, name = np.flatnonzero(labels == label), classes[label] if classes else label
         if len(members) < 2:
             raise UserError(
-                f"class {classes[label] if classes else label} has 1 labelled image; a split into two parts needs at least 2 of each class: "
+                f"class {name} has 1 labelled image; a split into two parts needs at least 2 of each class: "
                 "add images, leave the class out, or give a test set of its own"
             )
         count = int(np.clip(round(held_out * len(members)), 1, len(members) - 1))
@@ -58,7 +58,7 @@ def stratified_split(
         free = order if first is None else order[~np.isin(order, first)]
         if not len(free):
             raise UserError(
-                f"every image of class {classes[label] if classes else label} is to be trained on, which leaves none to hold out for the score: give "
+                f"every image of class {name} is to be trained on, which leaves none to hold out for the score: give "
                 "--test with images of their own"
             )
         second.append(free[:count])

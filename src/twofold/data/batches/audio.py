@@ -177,7 +177,7 @@ class AudioLoader:
         self._threads = max(
             1, min(16, usable_cores() // min(world, local_world_size())) if workers is None else workers
         )
-        self._pin, self._substitution = pin_memory, Substitution(len(source))
+        self._pin, self._substitution = pin_memory, Substitution(source)
 
     @property
     def watched(self) -> bool:

@@ -128,7 +128,7 @@ class Loader:
     def _from_memory(self, reader: ArraySource | CachedSource, start: int, stop: int) -> Iterator[ImageBatch]:
         cached = isinstance(reader, CachedSource)
         images = reader.stacked() if isinstance(reader, CachedSource) else reader.images
-        substitution = Substitution(len(reader), reader.bad if isinstance(reader, CachedSource) else None)
+        substitution = Substitution(reader, reader.bad if isinstance(reader, CachedSource) else None)
         height, width = reader.size(0)
         for step in range(start, stop):
             index, skipped = substitution.resolve(self.order.indices(step)[self.rows])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from PIL import Image
 from torch.utils.data import Dataset, get_worker_info
 
 from twofold.data.base import Source, name_of
-from twofold.data.batches.cache import shared_bytes
+from twofold.data.batches.cache import CachedSource, shared_bytes
 from twofold.data.decoding.opening import BadImage
 from twofold.data.sources.encoded import EncodedSource
 from twofold.errors import UserError
@@ -57,10 +58,18 @@ class Part:
 
 
 class Substitution:
-    """Which image stands in for one that cannot be read: the next one by index that can."""
+    """Which image stands in for one that cannot be read: the next one by index that can, of pieces in another file.
 
-    def __init__(self, count: int, bad: dict[int, BadImage] | None = None) -> None:
-        self._count = count
+    Args:
+        source: of the images. One that is cut into pieces says where the next file's begin (`PiecesSource.after`): what
+            is wrong with a file is wrong with most of its pieces.
+        bad: images that are known to be unreadable.
+    """
+
+    def __init__(self, source: Any, bad: dict[int, BadImage] | None = None) -> None:
+        self._count = len(source)
+        cut = source.whole if isinstance(source, CachedSource) else source
+        self._after: Callable[[int], int] | None = getattr(cut, "after", None)
         self.bad = dict(bad or {})
 
     def resolve(self, index: NDArray[np.int64]) -> tuple[NDArray[np.int64], list[tuple[str, str]]]:
@@ -73,8 +82,10 @@ class Substitution:
             return index, []
         resolved, skipped = index.copy(), []
         for place in np.flatnonzero(np.isin(index, list(self.bad))):
+            candidate = int(index[place])
             for hop in range(SUBSTITUTES + 1):
-                candidate = int(index[place] + hop) % self._count
+                if hop:
+                    candidate = (candidate + 1 if self._after is None else self._after(candidate)) % self._count
                 if candidate not in self.bad:
                     resolved[place] = candidate
                     break
@@ -117,7 +128,7 @@ class Decoder(Dataset[Part]):
         side = shape or (self._size, self._size)
         ring = (slots, 1 if shape else 2, chunk, source.channels, *side)
         self._ring = shared_bytes(int(np.prod(ring))).view(ring)
-        self._substitution = Substitution(len(source))
+        self._substitution = Substitution(source)
 
     def __getitem__(self, task: Task) -> Part:
         try:

@@ -106,6 +106,10 @@ class PiecesSource:
     def __len__(self) -> int:
         return len(self._pieces)
 
+    def after(self, index: int) -> int:
+        """The first piece of the next file, or as many as there are pieces after the last file."""
+        return int(np.searchsorted(self._pieces["file"], self._pieces["file"][index], side="right"))
+
     def file(self, index: int) -> str:
         """The file of one piece: its path, or what tells people where it is."""
         number = int(self._pieces["file"][index])
