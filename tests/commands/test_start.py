@@ -19,6 +19,7 @@ import twofold
 from sound_files import speech_folder
 from twofold import cli
 from twofold.encoders import read_header
+from twofold.encoders.weights import sealed
 from twofold.errors import Stopped, UserError
 from twofold.evaluation.frozen import digest
 from twofold.options import merge
@@ -109,12 +110,8 @@ def test_killed_before_anything_was_kept_the_same_weights_are_needed(first, tmp_
     shutil.rmtree(tmp_path / "run" / "checkpoints")
     tensors = load_file(copy / "encoder.safetensors")
     tensors["encoder.conv1.weight"] += 1
-    header = {
-        "twofold": yaml.safe_dump(read_header(copy / "encoder.safetensors"), default_flow_style=True, width=10**9)
-    }
-
-    header["twofold"] = json.dumps(read_header(copy / "encoder.safetensors"))
-    save_file(tensors, copy / "encoder.safetensors", metadata=header)
+    header = json.dumps(read_header(copy / "encoder.safetensors"))
+    save_file(tensors, copy / "encoder.safetensors", metadata=sealed(header, tensors))
     with pytest.raises(UserError, match=r"holds other weights than those that the run in .* began with"):
         twofold.pretrain(images(), tmp_path / "run", resume=True)
     shutil.rmtree(copy)
