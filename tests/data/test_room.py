@@ -6,11 +6,13 @@ import time
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from twofold.data import DataConfig
-from twofold.data.decoding import images, opening
+from twofold.data.decoding import images, opening, parts
 from twofold.data.decoding.images import decode_image
+from twofold.data.decoding.parts import OpenImages, Part
 from twofold.data.decoding.room import Room
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from hostile_forms import FORMS
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -266,7 +267,7 @@ SPECS: dict[str, dict[str, Any]] = {
     "timm, 10**9 channels": {**TIMM, "channels": 10**9},
     "torchvision, 10**7 channels": {**TORCHVISION, "channels": 10**7},
 }
-CASES: dict[str, Case] = {
+CASES: dict[str, Case] = FORMS | {
     **{f"encoder: {name}": (encoder(spec), load_encoder, TOO_LARGE) for name, spec in SPECS.items()},
     "encoder: a module of one's own, side 50,000": (
         encoder({"kind": "custom", "module": "its", "channels": 3, "size": 50_000, "mean": None, "std": None}),

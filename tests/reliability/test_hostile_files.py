@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("timm")
+pytest.importorskip("pydicom")
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1] / "interop"))
 

@@ -20,13 +20,16 @@ from sound_files import tone, write
 from twofold.commands.convert import convert
 from twofold.commands.pretrain import pretrain
 from twofold.data import DataConfig, open_source, splits_of
+from twofold.data.content import file_states
 from twofold.encoders.load import load
 from twofold.errors import UserError
 from twofold.evaluation.label_subsets import label_positions
+from twofold.interop.backbones import read_backbone
 from twofold.interop.bundle import Bundle
 from twofold.interop.moco import read_moco
 from twofold.recipe import read_layers
 from twofold.runs.config import RunConfig
+from twofold.runs.from_weights import read_start
 from twofold.training.checkpoint import load_checkpoint
 from twofold.training.metrics import MetricsFile
 from twofold.training.rundir import RunDirectory
@@ -79,6 +82,11 @@ READERS = {
     "table.parquet": open_source,
     "list.txt": open_source,
     "labels": lambda path: label_positions(labelled(), str(path)),
+    "weights.pth": lambda path: read_start(str(path), None, {}),
+    "weights.safetensors": lambda path: read_start(str(path), None, {}),
+    "backbone.pth": read_backbone,
+    "backbone.safetensors": read_backbone,
+    "files.npy": lambda path: RunDirectory(path.parent).states(),
     "saved.pth": lambda path: convert(path, path.with_name("out")),
 }
 
@@ -100,21 +108,49 @@ def test_what_is_no_file_is_refused_by_name(name: str, kind: str, tmp_path: Path
     assert str(path.with_suffix("") if name == "model.index" else path) in str(outcome)
 
 
-@pytest.mark.parametrize("extension", ["png", "jpg", "tif"])
-def test_a_pipe_among_images_is_passed_over(extension: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [{}, {"frames": "all"}, {"tile": 8}])
+@pytest.mark.parametrize("extension", ["png", "jpg", "tif", "dcm"])
+def test_a_pipe_among_images_is_passed_over(extension: str, options: dict[str, object], tmp_path: Path) -> None:
     images(tmp_path)
     os.mkfifo(tmp_path / f"9.{extension}")
-    source = within_seconds(lambda: open_source(tmp_path, DataConfig(max_skipped=0.5)), tmp_path / f"9.{extension}")
+    source = within_seconds(
+        lambda: open_source(tmp_path, DataConfig(max_skipped=0.5, **options)), tmp_path / f"9.{extension}"
+    )
     assert len(source) == 4
     assert list(source.skipped) == [(str(tmp_path / f"9.{extension}"), "it is a pipe (FIFO), no file")]
 
 
-def test_a_pipe_among_recordings_is_passed_over(tmp_path: Path) -> None:
+def test_a_pipe_without_an_extension_is_no_dicom_file(tmp_path: Path) -> None:
+    images(tmp_path)
+    os.mkfifo(tmp_path / "IM0001")
+    assert len(within_seconds(lambda: open_source(tmp_path), tmp_path / "IM0001")) == 4
+
+
+def test_a_pipe_among_arrays_is_passed_over(tmp_path: Path) -> None:
+    for i in range(3):
+        np.save(tmp_path / f"{i}.npy", np.zeros((8, 8, 5), np.uint8))
+    os.mkfifo(tmp_path / "9.npy")
+    source = within_seconds(lambda: open_source(tmp_path, DataConfig(max_skipped=0.5)), tmp_path / "9.npy")
+    assert len(source) == 3
+    assert list(source.skipped) == [(str(tmp_path / "9.npy"), "it is a pipe (FIFO), no file")]
+
+
+def test_the_state_of_a_file_that_became_a_pipe(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"a")
+    before = file_states([str(tmp_path / "a")])
+    (tmp_path / "a").unlink()
+    os.mkfifo(tmp_path / "a")
+    now = within_seconds(lambda: file_states([str(tmp_path / "a")], before), tmp_path / "a")
+    assert now["size"].tolist() == [-1]
+
+
+@pytest.mark.parametrize("extension", ["wav", "m4a", "sph"])
+def test_a_pipe_among_recordings_is_passed_over(extension: str, tmp_path: Path) -> None:
     for i in range(3):
         write(tmp_path / f"{i}.wav", tone(i))
-    os.mkfifo(tmp_path / "9.wav")
+    os.mkfifo(tmp_path / f"9.{extension}")
     os.mkfifo(tmp_path / "0.txt")  # a text beside a recording counts where it is a file
-    source = within_seconds(lambda: open_source(tmp_path, DataConfig(max_skipped=0.5)), tmp_path / "9.wav")
+    source = within_seconds(lambda: open_source(tmp_path, DataConfig(max_skipped=0.5)), tmp_path / f"9.{extension}")
     assert len(source) == 3
     assert "pipe (FIFO)" in source.skipped[0][1]
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from twofold.encoders import Encoder, EncoderConfig
 from twofold.encoders.adapters import Adapted, TimmEncoder, TorchvisionEncoder, spread, torchvision_names
-from twofold.encoders.budget import WithinFile
+from twofold.encoders.budget import TooMuch, WithinFile
 from twofold.errors import UserError
 from twofold.heads import Classifier
 from twofold.interop.detect import require_same, shorten
@@ -94,11 +94,14 @@ def read_backbone(
     named = given.get("name") is not None
     if not named:
         given["name"] = _recognised(state, rules)
-    # What a file calls itself is not to choose how much memory is taken.
-    with contextlib.nullcontext() if named else WithinFile(state.tensors):
-        given, remarks = _completed(state, rules, given)
-    with contextlib.nullcontext() if named else WithinFile(state.tensors):
-        encoder = _build(given)
+    try:
+        # (what a file calls itself is not to choose how much memory is taken)
+        with contextlib.nullcontext() if named else WithinFile(state.tensors):
+            given, remarks = _completed(state, rules, given)
+        with contextlib.nullcontext() if named else WithinFile(state.tensors):
+            encoder = _build(given)
+    except TooMuch as error:
+        raise UserError(f"{path} calls itself {given['name']}: {error}") from error
     found = fit(state, rules, encoder)
     encoder.load_state_dict(found.tensors)
     top, ignored, hint = _top(state, found, encoder, classifier)

@@ -25,7 +25,7 @@ from twofold.reading import regular
 SUFFIXES = (".pth", ".pt", ".ckpt", ".tar", ".bin", ".safetensors")
 """Of the names of such files."""
 _QUERY = "encoder_q."
-_DEEPEST, _MOST = 64, 10**7
+_DEEPEST, _MOST = 64, 10**6
 """How deep mappings lie in one another in any checkpoint, and how many names there are."""
 
 

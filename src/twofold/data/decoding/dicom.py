@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import io
+import os
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,6 +35,8 @@ that are stored; a hash of the patient's ID."""
 _NOT_PIXELS = "DICOMDIR"
 _META_BEGINS, _DEFLATED = 144, b"1.2.840.10008.1.2.1.99"
 """Where the elements that follow the length of the file's meta information begin, and the UID of deflated ones."""
+_INFLATED, _TIGHTEST = 2**28, 100
+"""Bytes that deflated elements may have however tightly they are packed, and how tightly beyond."""
 _ELEMENTS = (
     "TransferSyntaxUID", "PatientID", "SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames", "Rows",
     "Columns", "BitsAllocated", "BitsStored", "PixelRepresentation", "PlanarConfiguration", "WindowCenter",
@@ -213,8 +216,9 @@ def _check_deflated(file: IO[bytes]) -> None:
     length = int.from_bytes(
         head[_META_BEGINS - 4 : _META_BEGINS], "little"
     )  # (0002,0000), the first element: PS3.10, 7.1
+    most = min(available_memory() // 4, max(_INFLATED, _TIGHTEST * file.seek(0, os.SEEK_END)))
     file.seek(_META_BEGINS + length)
-    inflate, size, most = zlib.decompressobj(-zlib.MAX_WBITS), 0, available_memory() // 4
+    inflate, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
     data = file.read(2**16)
     while data and not inflate.eof:
         size += len(inflate.decompress(data, 2**24))

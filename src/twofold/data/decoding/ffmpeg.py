@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 REMEDY = "pip install 'twofold[av]'"
 _OPTIONS = {
-    "format_whitelist": "mov,mp4,m4a,3gp,matroska,webm,asf,aac,loas,wv,ape,tta,ac3,eac3,amr,mp3,rm,dsf",
+    "format_whitelist": "mov,mp4,m4a,3gp,matroska,webm,asf,aac,loas,wv,ape,tta,ac3,eac3,amr,amrnb,amrwb,mp3,rm,dsf",
     "protocol_whitelist": "file",
 }
 """What is opened: no playlists or session descriptions, whatever a file is called, which name other files and hosts."""

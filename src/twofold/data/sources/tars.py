@@ -32,7 +32,7 @@ PLACE = np.dtype(_PLACE)
 """What of it tells one image from another, and all that indices of the first format hold."""
 _FORMATS = {"twofold-shards-1": PLACE, "twofold-shards-2": np.dtype(_CHECKED), "twofold-shards-3": RECORD}
 
-LARGEST_LABEL, _LARGEST_INDEX = 2**20, 2**28
+LARGEST_LABEL, _LARGEST_INDEX = 2**24, 2**28
 """Bytes of a member that says a label, and of index.json, that are read."""
 
 INDEX, RECORDS = "index.json", "index.npy"
