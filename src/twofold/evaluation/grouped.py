@@ -34,6 +34,7 @@ _MISSING = 1e3
 def held_out_groups(
     labels: Labels, groups: Labels, share: float, seed: int, stream: str, draw: int = 0,
     first: NDArray[np.int64] | None = None, lone: bool = False, where: str = "the data",
+    names: Sequence[str] | None = None,
 ) -> NDArray[np.int64]:  # fmt: skip
     """Positions of whole groups that hold about a share of each class, ascending.
 
@@ -44,12 +45,13 @@ def held_out_groups(
         seed, stream, draw: the address of the random order in which groups are tried.
         first: positions whose groups are not held out.
         lone: a class that lies in a single group is not held out; else it is an error.
-        where: the data, for messages.
+        where, names: the data and the classes by label, for messages.
 
     Raises:
         UserError: a single group, or a class that cannot be on both sides.
     """
     counts = _Counts.of(labels, groups)
+    called = [names[label] if names else str(label) for label in counts.names.tolist()]
     fixed = np.zeros(counts.size, dtype=bool)
     if first is not None:
         fixed[counts.group[first]] = True
@@ -57,7 +59,7 @@ def held_out_groups(
     single = spread == 1
     if single.any() and not lone:
         raise UserError(
-            f"{where}: class {counts.names[int(np.argmax(single))]} lies in a single group, and groups are kept "
+            f"{where}: class {called[int(np.argmax(single))]} lies in a single group, and groups are kept "
             "together: two parts need at least 2 groups of each class: add some, leave the class out, or give test "
             "data of its own"
         )
@@ -67,7 +69,7 @@ def held_out_groups(
     movable = np.bincount(counts.classes[~fixed[of_pair]], minlength=counts.kinds) > 0
     if not movable.all() and not lone:
         raise UserError(
-            f"every group of class {counts.names[int(np.argmin(movable))]} holds an image that is to be trained on, "
+            f"every group of class {called[int(np.argmin(movable))]} holds an image that is to be trained on, "
             "which leaves none to hold out for the score: give --test with images of their own"
         )
     divisible = (movable & (spread > 1)).tolist()

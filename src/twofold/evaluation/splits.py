@@ -43,7 +43,7 @@ def stratified_split(
     if not 0 < held_out < 1:
         raise UserError(f"the held-out share must lie between 0 and 1, got {held_out}")
     if groups is not None:
-        selection = held_out_groups(labels, groups, held_out, seed, stream, draw, first, lone)
+        selection = held_out_groups(labels, groups, held_out, seed, stream, draw, first, lone, names=classes)
         return np.setdiff1d(np.arange(len(labels)), selection), selection
     second = []
     for label in np.unique(labels):
