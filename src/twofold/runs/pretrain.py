@@ -24,6 +24,7 @@ from twofold.errors import UserError
 from twofold.evaluation.for_encoder import source_for
 from twofold.evaluation.frozen import digest
 from twofold.evaluation.monitors import EXTRACTOR, LabelMonitor, ProbeRule, hold_out
+from twofold.files import write_atomically
 from twofold.heads import ProjectionHead
 from twofold.kinds import Kind
 from twofold.methods import ContrastiveMethod
@@ -235,7 +236,8 @@ def _finish(training: AnyTraining, source: Source, complete: bool) -> PretrainOu
         save_net(training, run.encoder_file, run.read(RunConfig)[0])
         if source.skipped:
             lines = "".join(f"{path}\t{reason}\n" for path, reason in source.skipped)
-            (run.path / "skipped.tsv").write_text(lines, encoding="utf-8", errors="surrogateescape")  # bytes as on disk
+            text = lines.encode(errors="surrogateescape")  # bytes as on disk
+            write_atomically(run.path / "skipped.tsv", lambda file: file.write(text))
     training.accelerator.end_training()
     return PretrainOutcome(
         run, source, method.encoder.input.kind, complete, training.step, training.steps,

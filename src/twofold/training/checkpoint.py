@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from twofold.archives import DamagedFile, read_tensors
+from twofold.console import console
 from twofold.errors import UserError
 from twofold.files import write_atomically
 
@@ -34,7 +35,10 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int, s
     write_atomically(path, lambda file: torch.save(state, file))
     for old in checkpoints(folder)[:-keep]:
         if step_of(old) != spare:
-            old.unlink(missing_ok=True)
+            try:
+                old.unlink(missing_ok=True)
+            except OSError as error:  # one too many costs room and nothing else
+                console.print(f"warning: an old checkpoint stays: {error}")
     return path
 
 
@@ -101,7 +105,10 @@ def set_aside(folder: Path, step: int) -> list[Path]:
     result = []
     for path in checkpoints(folder):
         if step_of(path) > step:
-            result.append(path.rename(path.with_name(f"{path.name}.damaged")))
+            try:
+                result.append(path.rename(path.with_name(f"{path.name}.damaged")))
+            except OSError as error:
+                raise UserError(f"cannot rename {path}, which is damaged, out of the way: {error}") from error
     return result
 
 

@@ -120,6 +120,7 @@ def remove_leftovers(folder: Path) -> list[Path]:
     for path in [*folder.glob(".*"), *(folder / "checkpoints").glob(".*")]:
         parts = path.name.removesuffix(".tmp").rsplit(".", 1)
         if path.is_file() and len(parts) == 2 and len(parts[0]) > 1 and parts[1].isdigit():
-            path.unlink(missing_ok=True)
-            result.append(path)
+            with contextlib.suppress(OSError):  # it costs room and nothing else
+                path.unlink(missing_ok=True)
+                result.append(path)
     return result
