@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from twofold.encoders import ResNet, convolution
+from twofold.encoders import EncoderConfig, ResNet, build_encoder, convolution
 from twofold.encoders.convolution import Conv2d, _AsMatrix, _taps
+from twofold.encoders.surgery import guard_tiny_maps
 
 
 @pytest.mark.parametrize("height", [1, 2, 4])
@@ -73,3 +76,49 @@ def test_elsewhere_it_is_torchs_convolution(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_resnet_takes_it() -> None:
     assert all(isinstance(m, Conv2d) for m in ResNet(18).modules() if isinstance(m, nn.Conv2d))
+
+
+def poison() -> None:
+    """Leave infinities in the memory that is given out next."""
+    sizes = (10, 100, 1000, 5000, 20_000, 100_000, 300_000, 600_000, 1_200_000, 2_400_000, 5_000_000)
+    filled = [torch.full((size,), torch.inf) for size in sizes for _ in range(6)]
+    del filled
+
+
+def gradients(net: nn.Module, x: Tensor, lowered: bool) -> dict[str, Tensor]:
+    net.zero_grad()
+    poison()
+    with torch.autocast("cpu", torch.bfloat16, enabled=lowered):
+        y = net(x)
+    poison()
+    y.float().square().mean().backward()
+    return {name: parameter.grad.double() for name, parameter in net.named_parameters() if parameter.grad is not None}
+
+
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize(
+    ("kernel", "stride", "side"), [(3, 2, 1), (3, 1, 1), (5, 2, 1), (7, 1, 2), (3, 1, 2), (7, 2, 1)]
+)
+@pytest.mark.parametrize("ours", [True, False])
+def test_taps_that_see_no_pixel_learn_nothing(ours: bool, kernel: int, stride: int, side: int, last: bool) -> None:
+    """Whatever was in memory: with oneDNN it would be their gradient."""
+    torch.manual_seed(0)
+    made = Conv2d if ours else nn.Conv2d
+    net: nn.Module = made(256, 512, kernel, stride, kernel // 2, bias=not ours)
+    if not ours:
+        guard_tiny_maps(net)
+    net = net.to(memory_format=torch.channels_last if last else torch.contiguous_format)
+    x = torch.randn(16, 256, side, side)
+    found, wanted = gradients(net, x, lowered=True), gradients(net, x, lowered=False)
+    for name, gradient in wanted.items():
+        assert float((found[name] - gradient).norm() / gradient.norm()) < 0.02, name
+
+
+def test_networks_of_libraries_learn_from_tiny_images() -> None:
+    """Copies, too: MoCo's second encoder is one."""
+    torch.manual_seed(0)
+    net = build_encoder(EncoderConfig.of(name="torchvision:resnet18"), 16)
+    for each in (net, copy.deepcopy(net)):
+        found = gradients(each.train(), torch.rand(16, 3, 16, 16), lowered=True)
+        assert all(bool(torch.isfinite(gradient).all()) for gradient in found.values())
+        assert float(found["module.layer4.0.conv1.weight"][:, :, 0, 0].abs().max()) == 0, "it sees padding alone"

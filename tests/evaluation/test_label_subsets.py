@@ -118,7 +118,7 @@ def test_a_part_of_a_folder_knows_its_files(folder):
 
 def test_a_list_of_all_images_of_a_class_leaves_nothing_to_score_on(folder):
     (folder / "list.txt").write_text("0\n1\n2\n3\n4\n")
-    with pytest.raises(UserError, match=r"every image of class 0 is to be trained on.*give --test"):
+    with pytest.raises(UserError, match=r"every image of class n00000000 is to be trained on.*give --test"):
         labelled_parts(open_source(folder / "images"), None, labels=str(folder / "list.txt"))
 
 

@@ -20,7 +20,13 @@ from torch import Tensor, nn
 from twofold.encoders.base import Encoder, InputSpec
 from twofold.encoders.blocks import Blocks, blocks_in
 from twofold.encoders.build import EncoderConfig, ImageEncoderConfig
-from twofold.encoders.surgery import adapt_first_convolution, drop_classifier, share_batch_norm, use_cifar_stem
+from twofold.encoders.surgery import (
+    adapt_first_convolution,
+    drop_classifier,
+    guard_tiny_maps,
+    share_batch_norm,
+    use_cifar_stem,
+)
 from twofold.encoders.tokens import Pooling, pooled, timm_tokens, torchvision_tokens
 from twofold.errors import UserError
 from twofold.options import option
@@ -70,6 +76,7 @@ class Adapted(Encoder):
             tensor = None if values is None else torch.tensor(values, dtype=torch.float32).view(1, -1, 1, 1)
             self.register_buffer(name, tensor, persistent=False)  # in the specification, not among the weights
         share_batch_norm(module)
+        guard_tiny_maps(module)
         self.feature_dim = self._dry_run([size] if size is not None else try_sizes)
 
     def features(self, x: Tensor) -> Tensor:

@@ -1,4 +1,9 @@
-"""Convolutions of a large batch of tiny maps, which a CPU multiplies faster as plain matrices."""
+"""Convolutions of tiny maps on a CPU: faster as plain matrices where the batch is large, and right in bfloat16.
+
+oneDNN's gradient of a kernel in bfloat16 leaves those taps unset that reach no pixel of any map, only padding (3 x 3 of
+stride 2 on one position, 7 x 7 on two): they hold what was in memory, infinities too (torch 2.15, AMD EPYC). Such maps
+are so small that float32 costs nothing.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +26,7 @@ class Conv2d(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         """[n, C, H, W] -> [n, O, H', W']."""
         if not self._tiny(x):
-            return super().forward(x)
+            return convolve(self, x)
         x, weight = x.to(torch.bfloat16), self.weight.to(torch.bfloat16)
         taps = _taps(x.shape[2:], self.kernel_size, self.stride, self.padding)
         y: Tensor = _AsMatrix.apply(x.permute(0, 2, 3, 1).flatten(1), weight, taps)
@@ -34,14 +39,39 @@ class Conv2d(nn.Conv2d):
     def _tiny(self, x: Tensor) -> bool:
         if x.device.type != "cpu" or len(x) < _ROWS or torch.compiler.is_compiling():
             return False
-        kind = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
         plain = self.groups == 1 and self.bias is None and self.dilation == (1, 1) and self.padding_mode == "zeros"
-        if kind != torch.bfloat16 or not plain or isinstance(self.padding, str) or self.kernel_size == (1, 1):
+        if _kind(x) != torch.bfloat16 or not plain or isinstance(self.padding, str) or self.kernel_size == (1, 1):
             return False
         outputs = 1
         for side, p, k, s in self._sides(x):
             outputs *= (side + 2 * p - k) // s + 1
         return 0 < outputs * x.shape[2] * x.shape[3] <= _PAIRS
+
+
+def convolve(layer: nn.Conv2d, x: Tensor) -> Tensor:
+    """What a convolution of torch's gives; in float32 where it would be in bfloat16 on a CPU and taps see no pixel.
+
+    Args:
+        layer: the convolution.
+        x: [n, C, H, W].
+
+    Returns:
+        [n, O, H', W'], of the type that the layer alone would give.
+    """
+    if x.device.type == "cpu" and layer.groups == 1 and _kind(x) == torch.bfloat16:
+        reach = zip(x.shape[2:], layer.kernel_size, layer.dilation, strict=True)
+        if any(side <= (k - 1) * d // 2 for side, k, d in reach):
+            bias = None if layer.bias is None else layer.bias.float()
+            with torch.autocast("cpu", enabled=False):
+                y: Tensor = layer._conv_forward(x.float(), layer.weight.float(), bias)
+                return y.to(torch.bfloat16)
+    return nn.Conv2d.forward(layer, x)
+
+
+def _kind(x: Tensor) -> torch.dtype:
+    """The type that a convolution of x computes in."""
+    lowered = torch.is_autocast_enabled("cpu") and x.dtype != torch.float64
+    return torch.get_autocast_dtype("cpu") if lowered else x.dtype
 
 
 def _taps(sides: Any, kernel: Any, stride: Any, padding: Any) -> list[list[tuple[int, int] | None]]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from twofold.distributed import batch_norm
+from twofold.encoders.convolution import convolve
 from twofold.errors import UserError
 
 
@@ -66,6 +67,13 @@ def _over_all_ranks(self: Any, x: Tensor) -> Any:
         splits=self.splits,
     )
     return self.act(self.drop(y)) if hasattr(self, "act") else y
+
+
+def guard_tiny_maps(module: nn.Module) -> None:
+    """Let torch's own convolutions in `module` pass maps of a few positions as `convolve` does."""
+    for part in module.modules():
+        if type(part) is nn.Conv2d and part.kernel_size != (1, 1):
+            part.forward = MethodType(convolve, part)  # type: ignore[method-assign]
 
 
 def share_batch_norm(module: nn.Module) -> None:

@@ -112,7 +112,8 @@ def demo_speech(
     manifest = _write_manifest(heard, Path(out))
     result: dict[str, dict[str, list[list[float]]]] = {}
     seconds = []
-    given: dict[str, Any] = {} if epochs is None else {"epochs": epochs}
+    given: dict[str, Any] = {"data.outside": True}  # the manifest names the packages' files
+    given |= {} if epochs is None else {"epochs": epochs}
     if len(corpus) < 256:  # a part of the packages
         given["batch"] = max(2, len(corpus) // 4)
 
