@@ -26,6 +26,9 @@ from twofold.training.micro_batch import run_in_chunks
 from twofold.training.rundir import RunDirectory
 from twofold.views import left_out
 
+SAVING_SHARE = 0.01
+"""Most of a run's time that checkpoints take where their distance is left open."""
+
 
 class RunOptions(ReadingOptions, Protocol):
     """What every kind of run is told."""
@@ -103,6 +106,7 @@ def build_training(
             extended(planned, ends, extensions), accelerator, run, config.seed, batch, steps, order.steps_per_epoch,
             log_every, checkpoint_every, config.training.keep, size=config.views.size, ends=ends,
             checkpoint_minutes=config.training.checkpoint_minutes, patience=config.training.patience,
+            saving_share=SAVING_SHARE if config.training.checkpoint_every is None else 1.0,
         )  # fmt: skip
 
     pin = accelerator.device.type == "cuda"

@@ -25,6 +25,11 @@ class Best:
         """Take note of what the monitors saw."""
         self._seen = next((float(row[name]) for name in SCORES if name in row), None)
 
+    @property
+    def waiting(self) -> bool:
+        """Whether a look waits for the checkpoint that it is to judge."""
+        return self._seen is not None
+
     def consider(self, step: int) -> None:
         """A checkpoint of `step` is being written: it is the best if it scores more than all before."""
         if self._seen is not None and (self.step is None or self._seen > self.value):

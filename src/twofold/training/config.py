@@ -32,7 +32,8 @@ class TrainingConfig:
     log_every: int | None = None
     """Steps between two rows of metrics.jsonl; chosen from the run's length when not given."""
     checkpoint_every: int | None = None
-    """Steps between two checkpoints; one epoch when not given."""
+    """Steps between two checkpoints. When not given one epoch, or as many epochs as keep the time that saving takes
+    within 1 % of the run's."""
     checkpoint_minutes: float | None = None
     """A checkpoint also after so many minutes without one."""
     keep: int = 2

@@ -72,6 +72,9 @@ class Training(Generic[Examples, Draw]):
     ends: Sequence[int] = ()
     """Steps after which the run as it was planned, and then each extension of it, ends; the last is `steps`."""
     checkpoint_minutes: float | None = None
+    saving_share: float = 1.0
+    """What a checkpoint at a multiple of `checkpoint_every` may take of the time since the last one: where it would
+    take more it waits for the next multiple, unless a monitor has looked since."""
     patience: float = 60.0
     """Seconds within which a process of several that has died or hangs is noticed."""
     save_best: Callable[[float], None] | None = None
@@ -87,6 +90,7 @@ class Training(Generic[Examples, Draw]):
     soundness: Soundness = field(init=False)
     best: Best = field(default_factory=Best)
     _saved: float = field(default_factory=time.monotonic)
+    _cost: float = 0.0
 
     def __post_init__(self) -> None:
         self.clock = StepClock(self.method, self.accelerator.device)
@@ -107,7 +111,7 @@ class Training(Generic[Examples, Draw]):
                 self.step += 1
                 self.seconds = before + time.monotonic() - begun
                 last = self.step == self.steps
-                stopping, due = self.agree(stop.number()), self.checkpoint_due()
+                stopping = self.agree(stop.number())
                 if self.step % self.log_every == 0 or last:
                     row = self.measure(output)
                     if last or self.monitor_due():
@@ -119,7 +123,7 @@ class Training(Generic[Examples, Draw]):
                         for advice in health.advice(self.step, row):
                             console.print(f"warning: {advice}")
                     self.clock.mark("logging")
-                if self.step % self.checkpoint_every == 0 or due or last or stopping:
+                if self.checkpoint_due() or last or stopping:
                     self.clock.doing = "saving"
                     self.save()
                     self.clock.mark("saving")
@@ -202,13 +206,20 @@ class Training(Generic[Examples, Draw]):
         return highest(number)[0]
 
     def checkpoint_due(self) -> bool:
-        """Whether the minutes between two checkpoints are over on any rank."""
-        if self.checkpoint_minutes is None:
+        """Whether a checkpoint is due after this step by its number, or on any rank by the clock."""
+        waited, regular = time.monotonic() - self._saved, self.step % self.checkpoint_every == 0
+        if regular and self.saving_share >= 1:
+            return True
+        if not regular and self.checkpoint_minutes is None:
             return False
-        return bool(highest(int(time.monotonic() - self._saved > 60 * self.checkpoint_minutes))[0])
+        # (what a monitor looked at is kept whatever it costs, so that no clock chooses the best)
+        due = regular and (self.best.waiting or self._cost <= self.saving_share * (waited + self._cost))
+        due = due or (self.checkpoint_minutes is not None and waited > 60 * self.checkpoint_minutes)
+        return bool(highest(int(due))[0])
 
     def save(self) -> None:
         """Write a checkpoint, unless the weights are spoiled."""
+        begun = time.monotonic()
         # (the open means of all ranks, as every rank will take them up)
         sums = {name: all_reduce_mean(value) for name, value in self.sums.items()}
         state = {
@@ -224,6 +235,7 @@ class Training(Generic[Examples, Draw]):
             if self.best.step == self.step and self.save_best is not None:
                 self.save_best(self.best.value)
         self._saved = time.monotonic()
+        self._cost = self._saved - begun
 
     def resume(self) -> None:
         """Take up the run at its newest checkpoint that is sound, if it has one."""
