@@ -80,9 +80,16 @@ def read_text(path: str | Path, most: int, encoding: str = "utf-8") -> str:
         TooLarge, NotRegular: as their names say.
         OSError: it cannot be read.
         UnicodeDecodeError: it is written otherwise.
-        LookupError: there is no such encoding.
+        LookupError: there is no such encoding, or it is none of text in general (idna, punycode).
     """
-    return read_bytes(path, most).decode(encoding).replace("\r\n", "\n").replace("\r", "\n")
+    data = read_bytes(path, most)
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError:
+        raise
+    except ValueError as error:  # codecs of special kinds of names raise others
+        raise LookupError(f"nothing can be read as {encoding!r}: {error}") from error
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def read_json(path: str | Path) -> Any:

@@ -12,6 +12,9 @@ from twofold.encoders.blocks import Blocks
 from twofold.errors import UserError
 from twofold.kinds import Kind
 
+MISFIT = (TypeError, ValueError, LookupError, ArithmeticError, RuntimeError, AttributeError, AssertionError)
+"""What constructors raise for arguments that they were not made for."""
+
 
 @dataclass(frozen=True)
 class InputSpec:
@@ -122,9 +125,9 @@ def build_encoder_from_spec(spec: dict[str, Any], module: nn.Module | None = Non
     """
     arguments = dict(spec)
     kind = arguments.pop("kind", None)
-    if kind not in Encoder.kinds:
+    if not isinstance(kind, str) or kind not in Encoder.kinds:
         raise UserError(f"unknown kind of encoder {kind!r}; known are {', '.join(sorted(Encoder.kinds))}")
     try:
         return Encoder.kinds[kind].from_arguments(arguments, module)
-    except (TypeError, ValueError, KeyError, RuntimeError, OverflowError) as error:
+    except MISFIT as error:
         raise UserError(f"the specification {spec} builds no encoder: {error}") from error

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from twofold.archives import spoiled
 from twofold.devices import available_memory
-from twofold.encoders.base import Encoder, build_encoder_from_spec
+from twofold.encoders.base import MISFIT, Encoder, build_encoder_from_spec
 from twofold.encoders.budget import WithinFile
 from twofold.encoders.resnet import ResNet
 from twofold.errors import UserError
@@ -127,7 +127,7 @@ def load_head(path: str | Path) -> ProjectionHead | None:
     try:
         with WithinFile(_part("head", tensors)):
             head = ProjectionHead(config.pop("in_dim"), HeadConfig(**config))
-    except (TypeError, ValueError, KeyError, RuntimeError, OverflowError, UserError) as error:
+    except (*MISFIT, UserError) as error:
         raise UserError(f"{path}: its head {header['head']} cannot be built: {error}") from error
     return _fill(path, head, "head", tensors)
 
@@ -148,7 +148,7 @@ def load_classifier(path: str | Path) -> tuple[Classifier, int | None] | None:
         facts = header["classifier"]
         with WithinFile(_part("classifier", tensors)):
             classifier, layer = Classifier(facts["in_dim"], facts["classes"]), facts["layer"]
-    except (TypeError, ValueError, KeyError, RuntimeError, OverflowError, UserError) as error:
+    except (*MISFIT, UserError) as error:
         raise UserError(f"{path}: its classifier {header['classifier']} cannot be built: {error}") from error
     return _fill(path, classifier, "classifier", tensors), layer
 
@@ -220,8 +220,7 @@ def _read(path: str | Path, weights: bool = True) -> tuple[dict[str, Any], dict[
         header = json.loads(metadata[_KEY])
     except (ValueError, RecursionError) as error:  # numbers of thousands of digits are ValueErrors
         raise UserError(f"{path}: its header is no JSON: {error}") from error
-    complete = isinstance(header, dict) and {"format", "spec", "head", "versions", "extra"} <= header.keys()
-    if not complete or not isinstance(header["spec"], dict) or not isinstance(header["head"], dict | None):
+    if not _is_complete(header):
         raise UserError(f"{path}: its header is malformed: {metadata[_KEY][:200]}")
     if header["format"] not in (1, FORMAT):
         raise UserError(
@@ -241,6 +240,18 @@ def _read(path: str | Path, weights: bool = True) -> tuple[dict[str, Any], dict[
     if strays:
         raise UserError(f"{path} holds tensors that belong to none of its parts: {', '.join(strays)}")
     return header, tensors
+
+
+def _is_complete(header: Any) -> bool:
+    """Whether a header has all its parts, each of its type."""
+    kinds = {"spec": dict, "head": dict | None, "versions": dict, "extra": dict}
+    return (
+        isinstance(header, dict)
+        and all(name in header and isinstance(header[name], kind) for name, kind in kinds.items())
+        and type(header.get("format")) is int
+        and isinstance(header["spec"].get("kind"), str)
+        and isinstance(header.get("classifier"), dict | None)
+    )
 
 
 def check_values(path: str | Path, wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:

@@ -21,7 +21,10 @@ from twofold.reading import read_text, usable
 
 _LARGEST = 2**30
 """Bytes of a list that is read."""
-_FORM = re.compile(r"(?P<share>\d+(?:\.\d+)?) ?%|(?P<each>\d+) ?/ ?class|(?P<total>\d+)")
+_FORM = re.compile(
+    r"(?P<share>[0-9]{1,15}(?:\.[0-9]{1,15})?) ?%|(?P<each>[0-9]{1,15}) ?/ ?class|(?P<total>[0-9]{1,15})"
+)
+_NUMBER = re.compile("[0-9]+")
 _FORMS = "all, a share (10%), a number in all (40), so many of each class (4/class), or the path of a list"
 
 
@@ -54,12 +57,15 @@ def label_positions(source: Source, wanted: str | int = "all", seed: int = 0, dr
             f"--labels {text}: {source.name} has several labels an image, so that no subset is balanced over classes; "
             "use all, or the path of a list"
         )
-    if form["each"] is not None:
-        return balanced_subset(labels, per_class=int(form["each"]), seed=seed, draw=draw)
-    total = int(form["total"]) if form["total"] else int(float(form["share"]) * len(known) / 100 + 1e-9)
     if form["share"] and not 0 < float(form["share"]) <= 100:
         raise UserError(f"--labels {text}: a share lies above 0 % and is at most 100 %")
-    return balanced_subset(labels, total=total, seed=seed, draw=draw)
+    try:
+        if form["each"] is not None:
+            return balanced_subset(labels, per_class=int(form["each"]), seed=seed, draw=draw)
+        total = int(form["total"]) if form["total"] else int(float(form["share"]) * len(known) / 100 + 1e-9)
+        return balanced_subset(labels, total=total, seed=seed, draw=draw)
+    except UserError as error:
+        raise UserError(f"--labels {text}: {error}") from error
 
 
 def is_list(wanted: str | int) -> bool:
@@ -103,7 +109,7 @@ def _listed(source: Source, path: Path) -> NDArray[np.int64]:
         raise UserError(f"--labels {path} cannot be read: {error}") from error
     if not lines:
         raise UserError(f"--labels {path}: the list is empty")
-    places = _by_number(source, lines) if all(line.isdigit() for line in lines) else _by_name(source, lines)
+    places = _by_number(source, lines) if all(_NUMBER.fullmatch(line) for line in lines) else _by_name(source, lines)
     unknown = [line for line, place in zip(lines, places, strict=True) if place < 0]
     if unknown:
         raise UserError(f"--labels {path}: {len(unknown)} of {len(lines)} lines name no image of {source.name}: "
@@ -119,7 +125,8 @@ def _listed(source: Source, path: Path) -> NDArray[np.int64]:
 
 
 def _by_number(source: Source, lines: list[str]) -> list[int]:
-    return [int(line) if int(line) < len(source) else -1 for line in lines]
+    numbers = [int(line) if len(line) < 19 else -1 for line in lines]
+    return [number if number < len(source) else -1 for number in numbers]
 
 
 def _by_name(source: Source, lines: list[str]) -> list[int]:
@@ -136,7 +143,8 @@ def _by_name(source: Source, lines: list[str]) -> list[int]:
     places = []
     for line in lines:
         tail = PurePosixPath(line).parts
-        fits = [place for parts, place in result.get(tail[-1], []) if parts[-len(tail) :] == tail]
+        known = result.get(tail[-1], []) if tail else []  # ("." names nothing)
+        fits = [place for parts, place in known if parts[-len(tail) :] == tail]
         if len(fits) > 1:
             raise UserError(f"{source.name} has {len(fits)} images called {line}: list them with their folders")
         places.append(fits[0] if fits else -1)

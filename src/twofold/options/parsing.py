@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, get_args
 
 from jsonargparse import ArgumentParser
 
@@ -56,14 +56,17 @@ class OptionsParser(Generic[Options]):
         except Exception as error:  # jsonargparse raises several kinds; each says which key and why
             raise UserError(f"{origin}: {explain(str(error))}") from error
         for path in given:
-            _check_number(path, getattr(parsed, path), origin)
+            _check_value(known[path], getattr(parsed, path), origin)
         built = build(self.cls, merge({path: getattr(parsed, path) for path in given}))
         refuse_unused(built)
         return built
 
 
-def _check_number(path: str, value: Any, origin: str) -> None:
-    """Raise a UserError for a number that no option means: infinite, not a number, beyond 64 bits."""
+def _check_value(leaf: Leaf, value: Any, origin: str) -> None:
+    """Raise a UserError for what no option means: a number that is infinite, none, or beyond 64 bits; null for most."""
+    path = leaf.path
+    if value is None and leaf.default is not None and type(None) not in get_args(leaf.type):
+        raise UserError(f"{origin}: --{path} null: give a value, or leave it out")
     for each in value if isinstance(value, tuple | list) else [value]:
         if isinstance(each, float) and not math.isfinite(each):
             raise UserError(f"{origin}: --{path} {value}: give a finite number")

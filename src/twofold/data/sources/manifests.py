@@ -161,21 +161,28 @@ def manifest_rows(path: Path, encoding: str = "utf-8") -> list[dict[str, Any]]:
         if path.suffix.lower() == ".parquet":
             regular(path)
             return _parquet(path)
-        # (spreadsheets put a mark)
-        text = read_text(path, most_text(), "utf-8-sig" if encoding == "utf-8" else encoding)
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path} is not written in {encoding} (byte {error.start}): save it as UTF-8, or say what it is with "
-            "--data.encoding, such as latin-1"
-        ) from error
-    except (OSError, LookupError) as error:
+    except OSError as error:
         raise UserError(f"{path} is no readable manifest: {error}") from error
+    text = _text(path, "utf-8-sig" if encoding == "utf-8" else encoding)  # (spreadsheets put a mark)
     kind = path.suffix.lower()
     if kind in (".jsonl", ".json"):
         return _json(text, path)
     if kind == ".tsv" and _is_fairseq(text):
         return _fairseq(text, path, encoding)
     return _table(text, path, "\t" if kind == ".tsv" else ",")
+
+
+def _text(path: Path, encoding: str) -> str:
+    """All of a file of texts; UserError where it cannot be read, or is written otherwise."""
+    try:
+        return read_text(path, most_text(), encoding)
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path} is not written in {encoding.removesuffix('-sig')} (byte {error.start}): save it as UTF-8, or say "
+            "what it is with --data.encoding, such as latin-1"
+        ) from error
+    except (OSError, LookupError) as error:
+        raise UserError(f"{path} is no readable manifest: {error}") from error
 
 
 def _parquet(path: Path) -> list[dict[str, Any]]:
@@ -265,7 +272,7 @@ def _is_fairseq(text: str) -> bool:
 def _fairseq(text: str, path: Path, encoding: str) -> list[dict[str, Any]]:
     root, *lines = [line.rstrip("\r") for line in text.split("\n") if line.strip()]
     words = path.with_suffix(".wrd")
-    texts: list[str] = read_text(words, most_text(), encoding).split("\n") if words.is_file() else []
+    texts: list[str] = _text(words, encoding).split("\n") if words.is_file() else []
     return [
         {"path": str(Path(root) / line.split("\t")[0]), "text": texts[place] if place < len(texts) else None}
         for place, line in enumerate(lines)
@@ -318,7 +325,7 @@ def _seconds(row: Mapping[str, Any], column: str | None, place: str) -> float | 
 def _as_number(value: Any) -> float | None:
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return number if math.isfinite(number) else None
 
