@@ -7,15 +7,17 @@ flipped bits.
 from __future__ import annotations
 
 import json
+import math
 import struct
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from fuzzing import TEXTS, changed, encoded, spliced, tried
+from fuzzing import TEXTS, VALUES, changed, encoded, spliced, tried
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
@@ -25,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "interop"))
 
 from bundle_writer import entry, mask, message, number, varint, write_bundle
 
+from twofold.data import open_source
 from twofold.encoders import EncoderConfig, build_encoder
 from twofold.encoders.audio.encoder import SpeechEncoderConfig
 from twofold.encoders.load import kind_of, load
@@ -32,6 +35,13 @@ from twofold.encoders.weights import load_classifier, load_encoder, load_head, r
 from twofold.heads import Classifier, HeadConfig, ProjectionHead
 from twofold.interop.bundle import Bundle
 from twofold.interop.crc32c import crc32c
+from twofold.runs.config import build
+from twofold.runs.defaults import choose
+from twofold.runs.pretrain import assemble
+from twofold.runs.starting import start_accelerator
+from twofold.training.checkpoint import load_checkpoint
+from twofold.training.loop import Training
+from twofold.training.rundir import RunDirectory
 
 SMALL = SpeechEncoderConfig(width=16, layers=1, heads=2, hidden=16, mels=8)
 
@@ -165,3 +175,52 @@ def test_indices_of_bundles(place: Path, data: st.DataObject) -> None:
     made_up = sealed_block + sealed_over + footer + struct.pack("<Q", 0xDB4775248B80FB57)
     index.write_bytes(data.draw(st.one_of(spliced(index.read_bytes()), st.just(made_up), spliced(made_up))))
     read_bundle(prefix)
+
+
+class Halfway:
+    """A run that can go on, and what its checkpoint held."""
+
+    def __init__(self, training: Training[Any, Any], state: dict[str, Any]) -> None:
+        self.training, self.state = training, state
+
+
+@pytest.fixture(scope="module")
+def halfway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Halfway]:
+    """A run of 4 steps that stopped after 2, and what its checkpoint holds."""
+    run = RunDirectory(tmp_path_factory.mktemp("runs") / "run")
+    options = {
+        "epochs": 4.0, "batch": 8, "encoder.name": "resnet10", "encoder.width": 0.125, "data.workers": 0,
+        "training.device": "cpu", "training.precision": "fp32", "training.log_every": 1, "monitor.every": 0,
+    }  # fmt: skip
+    config = build(options)
+    source = open_source(np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3), dtype=np.uint8))
+    config, _ = choose(config, source.facts(), torch.device("cpu"))
+    run.create(config, {})
+    result: Any = assemble(config, source, run, start_accelerator(config.training, run), None)
+    result.agree = lambda number: number or 15 * (result.step == 2)
+    result.fit()
+    newest = run.latest()
+    assert newest is not None
+    del result.agree
+    yield Halfway(result, load_checkpoint(newest))
+    result.loader.close()
+
+
+@given(st.data())
+def test_checkpoints(halfway: Halfway, data: st.DataObject) -> None:
+    """What one holds beside the weights, and which weights: taken up to train to the end, or refused."""
+    run, state = halfway.training, halfway.state
+    folder = run.run.path / "checkpoints"
+    for left in folder.iterdir():
+        left.unlink()
+    part = data.draw(st.sampled_from([None, *state, "optimizer", "sums"]))
+    values = st.one_of(
+        VALUES, st.sampled_from([torch.zeros(3), torch.zeros(0), torch.tensor(2), torch.tensor(math.nan)])
+    )
+    found = data.draw(changed({part: state[part]} if part is not None else state, values))
+    if part is not None and isinstance(found, dict):
+        found = {name: value for name, value in state.items() if name != part} | found
+    torch.save(found, folder / "step-000000002.pt")
+    if tried(lambda: run.resume() or True, "step-000000002.pt", "metrics.jsonl"):
+        run.stopped_by = None
+        tried(run.fit, "step", "metrics.jsonl")

@@ -61,9 +61,43 @@ def load_checkpoint(path: Path, steps: int | None = None) -> dict[str, Any]:
     step, seconds = state["step"], state.get("seconds", 0.0)
     if type(step) is not int or step < 0 or (steps is not None and step > steps):
         raise UserError(f"{path} is of step {step!r}, which a run of {steps} steps does not have")
-    if not isinstance(seconds, float | int) or not math.isfinite(seconds) or seconds < 0:
+    if not isinstance(seconds, float | int) or not 0 <= seconds < 2**63:
         raise UserError(f"{path} says that {seconds!r} seconds were trained")
+    if wrong := next((name for name, right in _FACTS.items() if name in state and not right(state[name])), None):
+        raise UserError(f"{path} holds no '{wrong}' as a run writes it")
     return state
+
+
+def _is_mark(value: Any) -> bool:
+    """What is noted of metrics.jsonl: its length and sum."""
+    names = ("bytes", "crc32")
+    return value is None or (
+        isinstance(value, dict) and all(type(value.get(name)) is int and value[name] >= 0 for name in names)
+    )
+
+
+def _is_best(value: Any) -> bool:
+    """The step and the score of the best checkpoint."""
+    return value is None or (
+        isinstance(value, list)
+        and len(value) == 2
+        and type(value[0]) is int
+        and type(value[1]) in (int, float)
+        and math.isfinite(value[1])
+    )
+
+
+def _are_sums(value: Any) -> bool:
+    """Sums since the last row: of losses and steps, or none."""
+    return (
+        isinstance(value, dict)
+        and value.keys() in ({"loss", "steps"}, set())
+        and all(isinstance(each, torch.Tensor) and each.ndim == 0 for each in value.values())
+    )
+
+
+_FACTS: dict[str, Callable[[Any], bool]] = {"metrics": _is_mark, "best": _is_best, "sums": _are_sums}
+"""What a checkpoint holds beside the states of the run's parts."""
 
 
 def load_newest(
@@ -136,3 +170,22 @@ def check_state_fits(optimizer: torch.optim.Optimizer, state: dict[str, Any]) ->
                     f"the optimiser's {name} of parameter {number} has the shape {tuple(value.shape)} instead of "
                     f"{tuple(parameter.shape)}"
                 )
+    for ours, theirs in zip(optimizer.param_groups, state["param_groups"], strict=True):
+        for name in ours.keys() & theirs.keys() - {"params"}:
+            if not _alike(ours[name], theirs[name]):
+                raise ValueError(f"the optimiser's {name} is {theirs[name]!r}")
+
+
+def _alike(ours: Any, theirs: Any) -> bool:
+    """Whether a setting can stand in another's place: a finite number for a number, what is open for what is open."""
+    if isinstance(ours, bool) or ours is None:
+        return theirs is None or isinstance(theirs, bool)
+    if isinstance(ours, int | float):
+        return type(theirs) in (int, float) and abs(theirs) < math.inf
+    if isinstance(ours, tuple | list):
+        return (
+            isinstance(theirs, tuple | list)
+            and len(ours) == len(theirs)
+            and all(_alike(a, b) for a, b in zip(ours, theirs, strict=True))
+        )
+    return type(ours) is type(theirs)

@@ -16,6 +16,7 @@ from torch import Tensor
 from twofold.console import console
 from twofold.data.batches.base import Batch, BatchLoader, Draw, Examples
 from twofold.distributed import all_reduce_mean, average_running_statistics, highest, rank
+from twofold.encoders.base import MISFIT
 from twofold.errors import UserError
 from twofold.interrupts import StopRequest
 from twofold.kinds import EXAMPLE
@@ -268,7 +269,7 @@ class Training(Generic[Examples, Draw]):
                 monitor.load_state_dict(saved)
             self.best.load_state(state.get("best"))
             self.step, self.seconds = state["step"], state["seconds"]
-        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        except MISFIT as error:
             raise UserError(f"{path} is no checkpoint of this run: {type(error).__name__}: {error}") from error
 
     def _everywhere(self, here: bool) -> bool:
