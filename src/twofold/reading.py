@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from twofold.text import printable
 
 LONGEST = 4096
 """Characters of a path that systems take (Linux's PATH_MAX)."""
@@ -46,7 +49,10 @@ def regular(path: str | Path) -> Facts:
         NotRegular: it is none.
         OSError: there is nothing of that name, or it may not be looked at.
     """
-    facts = Path(path).stat()
+    try:
+        facts = Path(path).stat()
+    except ValueError as error:  # a zero byte, half a surrogate
+        raise FileNotFoundError(errno.ENOENT, f"no file can be called so ({error})", printable(str(path))) from error
     if not stat.S_ISREG(facts.st_mode):
         raise NotRegular(f"it is {next((name for test, name in _KINDS if test(facts.st_mode)), 'no file')}, no file")
     return Facts(facts.st_size, facts.st_mtime_ns)

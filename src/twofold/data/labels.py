@@ -84,7 +84,10 @@ def _as_array(values: Any, name: str) -> NDArray[Any]:
         return array
     if rows and all(type(value) is int for value in rows):
         return _integers(rows, name)
-    return np.asarray(rows)
+    try:
+        return np.asarray(rows)
+    except (ValueError, TypeError, OverflowError) as error:  # rows of several lengths, and other things in things
+        raise UserError(f"{name}: labels must be numbers, names, or rows of 0 and 1 of one length: {error}") from error
 
 
 def _integers(numbers: Sequence[Any], name: str) -> NDArray[Any]:

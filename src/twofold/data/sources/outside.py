@@ -8,6 +8,7 @@ from pathlib import Path
 
 from twofold.data.config import DataConfig
 from twofold.errors import Option, UserError
+from twofold.text import printable
 
 
 def inside(home: Path, base: Path, name: str, config: DataConfig, place: str) -> str:
@@ -28,7 +29,11 @@ def inside(home: Path, base: Path, name: str, config: DataConfig, place: str) ->
     """
     path = base / name
     plain = ".." not in name and not name.startswith("/")
-    if not (plain or config.outside or _lies_in(path, home)):
+    try:
+        allowed = plain or config.outside or _lies_in(path, home)
+    except ValueError as error:  # a zero byte, half a surrogate
+        raise UserError(f"{place} names {printable(name)}, as which no file can be called: {error}") from error
+    if not allowed:
         raise UserError(
             f"{place} names {name}, which lies outside {home}: whoever wrote it could so have any file read. If these "
             "files are meant, allow them with ", Option("data.outside"), " true",
