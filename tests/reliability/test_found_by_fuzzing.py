@@ -1,0 +1,127 @@
+"""What the fuzzers found once, each refused by name since."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from twofold.data import DataConfig, open_source
+from twofold.data.labels import class_labels
+from twofold.data.sources.arrays import ArraySource
+from twofold.encoders.weights import load_encoder, sealed
+from twofold.errors import UserError
+from twofold.evaluation.label_subsets import label_positions
+from twofold.options import OptionsParser
+from twofold.runs.config import FinetuneConfig, RunConfig
+from twofold.training.checkpoint import check_state_fits, load_checkpoint
+
+
+@pytest.mark.parametrize(
+    ("kind", "option"),
+    [(RunConfig, "extensions"), (FinetuneConfig, "draw"), (RunConfig, "seed"), (RunConfig, "views.size")],
+)
+def test_null_where_an_option_needs_a_value(kind: Any, option: str) -> None:
+    if option == "views.size":  # null is what leaves it open
+        assert OptionsParser(kind).build({option: None}).views.size is None
+        return
+    with pytest.raises(UserError, match=f"--{option} null: give a value"):
+        OptionsParser(kind).build({option: None})
+
+
+@pytest.mark.parametrize("encoding", ["punycode", "idna", "undefined", "a\0b", "zlib_codec"])
+@pytest.mark.parametrize("name", ["m.csv", "l.txt"])
+def test_encodings_of_names_and_none(tmp_path: Path, encoding: str, name: str) -> None:
+    (tmp_path / name).write_bytes(b"path\n\x80 x.png\n" * 3)
+    with pytest.raises(UserError, match=name.replace(".", r"\.")):
+        open_source(tmp_path / name, DataConfig(encoding=encoding))
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"path": "\0.wav"}, "wav|m.jsonl"),
+        ({"path": "../\0.wav"}, "row 1 names .*as which no file can be called"),
+        ({"path": "a.wav", "start": 10**400}, "start is 1000"),
+    ],
+)
+def test_rows_of_manifests(tmp_path: Path, row: dict[str, Any], said: str) -> None:
+    (tmp_path / "m.jsonl").write_text(json.dumps(row))
+    with pytest.raises(UserError, match=said):
+        open_source(tmp_path / "m.jsonl")
+
+
+def test_words_of_fairseq_in_another_encoding(tmp_path: Path) -> None:
+    (tmp_path / "train.tsv").write_text(f"{tmp_path}\na.wav\t100\n")
+    (tmp_path / "train.wrd").write_bytes(b"\x80")
+    with pytest.raises(UserError, match=r"train\.wrd is not written in utf-8"):
+        open_source(tmp_path / "train.tsv")
+
+
+@pytest.mark.parametrize("line", ["²", ".", "9" * 5000, "/"])
+def test_lines_of_lists_of_labels(tmp_path: Path, line: str) -> None:
+    source = ArraySource.of(np.zeros((4, 8, 8, 3), np.uint8), [0, 0, 1, 1], DataConfig())
+    (tmp_path / "list").write_text(line)
+    with pytest.raises(UserError, match=r"list|positions"):
+        label_positions(source, str(tmp_path / "list"))
+
+
+@pytest.mark.parametrize("wanted", ["9" * 5000, "9" * 400 + "%", "9" * 5000 + "/class", "0", "0/class"])
+def test_choices_of_labels(wanted: str) -> None:
+    source = ArraySource.of(np.zeros((4, 8, 8, 3), np.uint8), [0, 0, 1, 1], DataConfig())
+    with pytest.raises(UserError, match=f"--labels {wanted[:40]}"):
+        label_positions(source, wanted)
+
+
+@pytest.mark.parametrize("values", [[0, [1]], [[0, 1], [0]], [{}, [1, 2]]])
+def test_labels_of_several_forms(values: list[Any]) -> None:
+    with pytest.raises(UserError, match="the labels: labels must be"):
+        class_labels(values, len(values), "the labels")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"spec": {"kind": []}},
+        {"spec": {"kind": {}}},
+        {"versions": None, "format": 9},
+        {"classifier": 3},
+        {"format": True},
+    ],
+)
+def test_headers_of_encoders(tmp_path: Path, change: dict[str, Any]) -> None:
+    header = {"format": 2, "spec": {"kind": "resnet"}, "head": None, "classifier": None, "versions": {}, "extra": {}}
+    tensors = {"encoder.x": torch.zeros(4)}
+    save_file(tensors, tmp_path / "e.safetensors", metadata=sealed(json.dumps(header | change), tensors))
+    with pytest.raises(UserError, match=r"e\.safetensors: its header is malformed"):
+        load_encoder(tmp_path / "e.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("metrics", []), ("metrics", torch.zeros(3)), ("metrics", {"bytes": torch.zeros(3), "crc32": 1}), ("best", []),
+        ("best", [1, float("nan")]), ("sums", {"loss": torch.zeros(3), "steps": torch.ones(())}), ("seconds", 10**400),
+    ],
+)  # fmt: skip
+def test_facts_of_checkpoints(tmp_path: Path, name: str, value: Any) -> None:
+    torch.save({"step": 1, name: value}, tmp_path / "step-000000001.pt")
+    with pytest.raises(UserError, match=r"step-000000001\.pt (holds no|says)"):
+        load_checkpoint(tmp_path / "step-000000001.pt")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("lr", "fast"), ("betas", (0.9,)), ("eps", float("nan")), ("weight_decay", None)]
+)
+def test_settings_of_optimisers(name: str, value: Any) -> None:
+    optimizer = torch.optim.AdamW([torch.zeros(2, requires_grad=True)])
+    state = optimizer.state_dict()
+    check_state_fits(optimizer, state)
+    state["param_groups"][0][name] = value
+    with pytest.raises(ValueError, match=f"the optimiser's {name} is"):
+        check_state_fits(optimizer, state)
