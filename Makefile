@@ -43,11 +43,11 @@ demo-speech: $(VENV)/.speech ## pretrain on real telephone prompts, five ways (n
 test: lint ## lint, types, architecture and every test that CI runs
 	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow"
 
-test-full: lint ## every test there is, slow ones too
-	$(BIN)/python -m pytest -n $(WORKERS)
+test-full: lint ## every test there is, slow ones too, and ten times the made-up examples
+	$(BIN)/python -m pytest -n $(WORKERS) --hypothesis-profile long
 
 test-reliability: $(VENV)/.dev ## kills, faults of disks, damage, hostile files, lost processes: slow ones too (docs/reliability.md)
-	$(BIN)/python -m pytest -n $(WORKERS) tests/reliability tests/training tests/encoders/test_weights.py \
+	$(BIN)/python -m pytest -n $(WORKERS) --hypothesis-profile long tests/reliability tests/training tests/encoders/test_weights.py \
 	  tests/evaluation/test_flipped_bits.py tests/data/test_loader.py tests/data/test_outside.py tests/test_interrupts.py \
 	  tests/runs/test_changed_data.py tests/runs/test_joining.py tests/commands/test_stops.py \
 	  tests/commands/test_lost_ranks.py tests/commands/test_restarts.py
