@@ -43,7 +43,7 @@ demo-speech: $(VENV)/.speech ## pretrain on real telephone prompts, five ways (n
 test: lint ## lint, types, architecture and every test that CI runs
 	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow"
 
-test-full: lint ## every test there is, slow ones too, and ten times the made-up examples
+test-full: lint ## every test there is, slow ones too, and more made-up examples
 	$(BIN)/python -m pytest -n $(WORKERS) --hypothesis-profile long
 
 test-reliability: $(VENV)/.dev ## kills, faults of disks, damage, hostile files, lost processes: slow ones too (docs/reliability.md)

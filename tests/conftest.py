@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, settings
 # Examples that are the same each time, so that what passes on one machine passes on another; `--hypothesis-profile
 # long` tries more, and others each time. How long one takes the fuzzers measure themselves, by the processor's time.
 _COMMON = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]}
-settings.register_profile("default", derandomize=True, database=None, max_examples=200, **_COMMON)
+settings.register_profile("default", derandomize=True, database=None, max_examples=150, **_COMMON)
 settings.register_profile("long", max_examples=2000, print_blob=True, **_COMMON)
 settings.load_profile("default")
 
