@@ -8,7 +8,7 @@ WORKERS ?= auto
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-speech test test-full test-reliability lint format bench docs clean
+.PHONY: help demo demo-speech test test-full test-reliability mutate lint format bench docs clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -51,6 +51,9 @@ test-reliability: $(VENV)/.dev ## kills, faults of disks, damage, hostile files,
 	  tests/evaluation/test_flipped_bits.py tests/data/test_loader.py tests/data/test_outside.py tests/test_interrupts.py \
 	  tests/runs/test_changed_data.py tests/runs/test_joining.py tests/commands/test_stops.py \
 	  tests/commands/test_lost_ranks.py tests/commands/test_restarts.py
+
+mutate: $(VENV)/.dev ## errors where options become objects: which does no test notice? (hours; MUTATE=optim/build.py for one file)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/mutate.py $(MUTATE)
 
 lint: $(VENV)/.dev ## formatting, lint, types and import rules
 	$(BIN)/ruff format --check src tests benchmarks docs

@@ -12,6 +12,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,10 +28,6 @@ class Mutation:
     old: str
     new: str
     what: str
-
-    def apply(self, package: Path) -> None:
-        path = package / self.file
-        path.write_text(self.mutated(path.read_text()))
 
     def mutated(self, text: str) -> str:
         if text.count(self.old) != 1:
@@ -197,20 +195,28 @@ MUTATIONS: dict[str, Mutation] = {
 }
 
 
+@contextmanager
+def mutated_package(file: str, change: Callable[[str], str]) -> Iterator[dict[str, str]]:
+    """A copy of the package of which one file is changed; yields the environment in which tests import the copy."""
+    with tempfile.TemporaryDirectory() as folder:
+        package = Path(folder) / "twofold"
+        shutil.copytree(ROOT / "src" / "twofold", package)  # with what is compiled, which starts faster
+        path = package / file
+        path.write_text(change(path.read_text()))
+        # (a wide terminal, so that pytest's summary does not cut what a test said)
+        environment = os.environ | {"PYTHONPATH": folder, "OMP_NUM_THREADS": "1", "COLUMNS": "400"}
+        environment |= {"TWOFOLD_GOLDEN": "none"}  # slices are enough to notice
+        environment.pop("TWOFOLD_FIDELITY", None)
+        yield environment
+
+
 def outcome(component: str, tests: list[str]) -> dict[str, str]:
     """Make the row's error in a copy of the package and run the row's tests on it; what failed first and how.
 
     `said` is empty where no test failed in the row's own comparison: the row would not have noticed.
     """
     mutation = MUTATIONS[component]
-    with tempfile.TemporaryDirectory() as folder:
-        package = Path(folder) / "twofold"
-        shutil.copytree(ROOT / "src" / "twofold", package, ignore=shutil.ignore_patterns("__pycache__"))
-        mutation.apply(package)
-        # (a wide terminal, so that pytest's summary does not cut what a test said)
-        environment = os.environ | {"PYTHONPATH": folder, "OMP_NUM_THREADS": "1", "COLUMNS": "400"}
-        environment |= {"TWOFOLD_GOLDEN": "none"}  # slices are enough to notice
-        environment.pop("TWOFOLD_FIDELITY", None)
+    with mutated_package(mutation.file, mutation.mutated) as environment:
         command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--tb=no", "-rf", *tests]
         result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     summary = rf"^FAILED (tests/.*?) - AssertionError: {re.escape(component)}, ?(.*)$"

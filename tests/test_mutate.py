@@ -1,0 +1,60 @@
+"""`make mutate` finds the errors that it is for, can make each, and tells those that are noticed from survivors."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mutate import EQUIVALENT, known
+from mutations import ROOT
+from seams import PACKAGE, files, key, nearest, sites
+
+
+@pytest.mark.parametrize("file", files())
+def test_every_error_can_be_made(file: str) -> None:
+    text = (PACKAGE / file).read_text()
+    for seam in sites(file):
+        assert seam.mutated(text) != text
+        ast.parse(seam.mutated(text))
+    assert nearest(file)
+
+
+def test_seams_of_each_kind_are_found() -> None:
+    names = {
+        seam.name for file in ("optim/build.py", "methods/speech_simclr.py", "training/loop.py") for seam in sites(file)
+    }
+    assert names >= {
+        "optim/build.py: build_optimizer: forgotten: bool(config.nesterov) -> False",
+        "optim/build.py: build_optimizer: swapped: lr, momentum -> momentum, lr",
+        "methods/speech_simclr.py: SpeechSimCLR.Config.build: forgotten: self.tau() -> 0.1",
+        "training/loop.py: Training.update: late: self.step -> (self.step + 1)",
+    }
+
+
+def test_what_is_taken_for_equivalent_can_still_be_made() -> None:
+    assert set(EQUIVALENT) <= {seam.name for file in files() for seam in sites(file)}
+
+
+def test_errors_are_made_and_noticed_and_noticed_ones_not_made_again(tmp_path: Path) -> None:
+    test, kept = tmp_path / "test_warm_up.py", tmp_path / "kept.jsonl"
+    test.write_text(
+        "from twofold.optim import OptimConfig, build_schedule\n"
+        "def test_warm_up():\n"
+        "    config = OptimConfig('sgd', 1.0, schedule='constant', warmup_steps=7)\n"
+        "    assert build_schedule(config, 64, 8, 1.0).warmup == 7\n"
+    )
+    late = [seam for seam in sites("optim/build.py") if "late: warmup" in seam.name]  # constant; inverse_sqrt; cosine
+    row = {"key": key(late[1], (PACKAGE / "optim/build.py").read_text()), "outcome": "noticed"}
+    kept.write_text(json.dumps(row) + "\n")
+    command = [sys.executable, str(ROOT / "tests" / "mutate.py"), "optim/build.py", "--only", "late: warmup"]
+    command += ["--tests", str(test), "--kept", str(kept)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    lines = [f"1/2 noticed: {late[0].name}", f"2/2 survived: {late[2].name}"]
+    assert result.stdout.splitlines()[:2] == lines, result.stderr
+    assert result.returncode == 1
+    assert list(known(kept).values()) == ["noticed", "noticed", "survived"]
