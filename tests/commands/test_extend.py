@@ -114,7 +114,7 @@ def test_twice_is_one_curve_and_written_down(simclr, tmp_path, capsys):
     capsys.readouterr()
     result = twofold.pretrain(images(), out, extend=3.0)
     told = " ".join(capsys.readouterr().out.split())
-    assert "is extended by 3 epochs, steps 26 to 37; the learning rate rises from 0 to 0.002 over 1 step " in told
+    assert "is extended by 3 epochs, steps 26 to 37; the learning rate rises from 0 to 0.006 over 1 step " in told
     rows = result.rows()
     assert [row["step"] for row in rows] == sorted({row["step"] for row in rows})
     assert rows[-1]["step"] == 37 == 64 * 9 // 16 + 1
@@ -194,7 +194,7 @@ def test_no_run_and_an_unfinished_run_are_refused(tmp_path, monkeypatch):
 def test_without_the_last_checkpoint_it_says_what_is_needed(simclr, tmp_path, keep_one):
     out = copied(simclr, tmp_path / "run")
     checkpoints = sorted((out / "checkpoints").iterdir())
-    for path in checkpoints[1:] if keep_one else checkpoints:
+    for path in checkpoints[-1:] if keep_one else checkpoints:
         path.unlink()
     kept = "--resume trains again from step 16" if keep_one else "none is kept"
     with pytest.raises(UserError, match=rf"(?s)step-000000017\.pt.*{kept}.*--start_from {out}"):

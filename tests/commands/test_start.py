@@ -235,7 +235,6 @@ def test_weights_of_a_module_of_your_own_go_on(tmp_path):
             r"--encoder\.name resnet18 contradicts --start_from .*, whose encoder has resnet10",
         ),
         ({"encoder.stem": "small"}, r"--encoder\.stem small contradicts"),
-        ({"encoder.zero_init_residual": False}, r"--encoder\.zero_init_residual false is about other weights"),
         ({"data.channels": 1}, r"the encoder takes 3 channels and the images have 1"),
         ({"start_prefix": "module."}, r"--start_prefix module\.: .* is an encoder of Twofold's own"),
     ],

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from twofold import recipe as recipes
 from twofold.data import DataFacts
 from twofold.devices import choose_precision
 from twofold.options import flatten, merge, plain
@@ -49,9 +50,34 @@ def test_what_was_said_stays():
 
 @pytest.mark.parametrize(("size", "blur"), [(16, 0.0), (20, 0.5)])
 def test_a_blur_of_one_pixel_is_left_out(size, blur):
-    config, told = choose(build({"views": {"size": size, "flip": 0.0}}), facts(), torch.device("cpu"))
+    config, told = choose(build({"views": {"size": size, "blur": 0.5}}), facts(), torch.device("cpu"))
     assert config.views.blur == blur
     assert ("views.blur 0 (at 16 px" in told) == (blur == 0)
+
+
+@pytest.mark.parametrize("given", [{}, {"crop_area": (0.3, 1.0)}, {"flip": 0.0}])
+@pytest.mark.parametrize(("size", "strength", "blur"), [(32, 0.5, 0.0), (64, 1.0, 0.5)])
+def test_an_option_of_the_views_changes_no_other(given, size, strength, blur):
+    config, _ = choose(build({"views": {"size": size} | given}), facts(), torch.device("cpu"))
+    assert (config.views.color_strength, config.views.blur) == (strength, blur)
+    for name, value in given.items():
+        assert getattr(config.views, name) == value
+
+
+@pytest.mark.parametrize(("name", "width", "lr"), [(None, 1.0, 6e-3), ("resnet18", None, 6e-3), ("resnet50", 2.0, 2e-3)])
+def test_a_width_that_was_said_is_kept_and_all_branches_take_part(name, width, lr):
+    config, _ = choose(build({"encoder": {"name": name, "width": width}}), facts(), torch.device("cpu"))
+    assert (config.encoder.width, config.encoder.zero_init_residual) == (width or 1.0, False)
+    assert (config.optim.name, config.optim.lr) == ("adamw", lr)
+
+
+def test_recipes_of_the_published_runs_start_their_branches_at_zero():
+    published = [r for r in recipes.names() if r.startswith("simclr")]
+    for name in published:
+        encoder = recipes.load(name).options.get("encoder", {})
+        assert encoder.get("zero_init_residual", True), name
+        if "name" in encoder:
+            assert encoder["zero_init_residual"], name
 
 
 @pytest.mark.parametrize("name", ["lars", "sgd", "adamw", "lamb"])

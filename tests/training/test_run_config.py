@@ -94,6 +94,7 @@ def test_the_published_distillations_are_those_of_the_paper():
 
 def test_a_base_lies_below_the_recipes_own_options():
     recipe = recipes.load("simclr-imagenet-1000-4x")
-    assert recipe.options["encoder"] == {"name": "resnet50", "width": 4.0, "stem": "imagenet", "channels": 3}
+    encoder = {"name": "resnet50", "width": 4.0, "stem": "imagenet", "channels": 3, "zero_init_residual": True}
+    assert recipe.options["encoder"] == encoder
     assert recipe.options["epochs"] == 1000
     assert (Path(recipes.__file__).parent / "recipes" / "simclr-imagenet-1000-4x.yaml").exists()

@@ -226,7 +226,7 @@ class TimmEncoder(Adapted, kind="timm"):
         """Any model of timm."""
 
         forms = ("timm:NAME",)
-        neutral = MappingProxyType({"stem": ("auto",)})
+        neutral = MappingProxyType({**LibraryConfig.neutral, "stem": ("auto",)})
 
         def build(self, image_size: int | None = None) -> TimmEncoder:
             """The model; its side is `image_size` where it takes only one."""

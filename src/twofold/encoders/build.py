@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, Self
 
 from twofold.encoders.base import Encoder
@@ -19,6 +20,8 @@ class EncoderConfig(Variant):
     An encoder's class has its options as ``class Config(EncoderConfig, variant="word")``; a name means it that is the
     word, the word and a number, or ``word:model``.
     """
+
+    neutral = MappingProxyType({"width": (1.0,), "zero_init_residual": (True,)})  # defaults of earlier versions
 
     prefix = "encoder."
     unnamed = ("resnet", "speech")

@@ -113,13 +113,16 @@ class ResNet(Encoder, kind="resnet"):
 
         forms = ("resnet10|18|34|50|101|152|200",)
 
-        width: float = 1.0
-        """Multiplies the numbers of filters: 1 to 4 were published, 0.25 and 0.5 are for CPUs."""
+        width: float | None = None
+        """Multiplies the numbers of filters: 1 to 4 were published, 0.25 and 0.5 are for CPUs. When not given, 1 for a
+        named net, else chosen with it."""
         stem: Literal["auto", "imagenet", "cifar", "small"] | None = None
         """First layers: imagenet (7x7/2 and pooling), cifar (3x3), small (3x3/2); auto = cifar up to 32 px, imagenet
         above; none = chosen from the data."""
-        zero_init_residual: bool = True
-        """Start the last scale of each residual branch at 0."""
+        zero_init_residual: bool | None = None
+        """Start the last scale of each residual branch at 0, as SimCLR's code does and its recipes here. When not
+        given, false: in runs of minutes the branches hardly grow (docs/defaults.md). Weights that a run starts from
+        have begun already."""
         sk_ratio: float = 0.0
         """Above 0, selective kernels and ResNet-D of SimCLR v2 (published: 0.0625)."""
 
@@ -135,7 +138,7 @@ class ResNet(Encoder, kind="resnet"):
 
         def title(self) -> str:
             """Name, width and stem."""
-            return f"{self.name} at width {self.width:g}" + (f", stem {self.stem}" if self.stem else "")
+            return f"{self.name} at width {self.width or 1.0:g}" + (f", stem {self.stem}" if self.stem else "")
 
         def chosen(
             self, count: int, channels: int, sample_rate: int | None, size: int | None, gpu: bool
@@ -148,9 +151,11 @@ class ResNet(Encoder, kind="resnet"):
                     name, width = ("resnet50", 1.0) if side > 64 and count >= 20_000 else ("resnet18", 1.0)
                 else:
                     name, width = ("resnet18", 0.5) if count >= 20_000 else ("resnet10", 0.5)
-                config = replace(config, name=name, width=width if config.width == 1.0 else config.width)
+                config = replace(config, name=name, width=width if config.width is None else config.width)
                 device = "GPU" if gpu else "CPU"
                 reasons.append(f"encoder {name} at width {config.width:g} ({device}, {count:,} images)")
+            width = 1.0 if config.width is None else config.width
+            config = replace(config, width=width, zero_init_residual=bool(config.zero_init_residual))
             if config.stem is None:
                 config = replace(config, stem="imagenet" if side > 64 else "cifar" if side <= 32 and gpu else "small")
                 reasons.append(f"stem {config.stem} ({side} px)")
@@ -164,7 +169,8 @@ class ResNet(Encoder, kind="resnet"):
             else:
                 stem = self.stem
             depth = int(str(self.name).removeprefix("resnet"))
-            return ResNet(depth, self.width, stem, self.channels_or_rgb(), self.sk_ratio, self.zero_init_residual)
+            width = 1.0 if self.width is None else self.width
+            return ResNet(depth, width, stem, self.channels_or_rgb(), self.sk_ratio, bool(self.zero_init_residual))
 
     def __init__(
         self,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Literal
 
 from twofold.data import DataFacts
 from twofold.runs.config import RunConfig
-from twofold.views import ViewsConfig
 from twofold.views.blur import blur_radius
 
 
@@ -25,9 +25,13 @@ def sizes(config: RunConfig, facts: DataFacts, gpu: bool, reasons: list[str]) ->
         whole = "as large as the images" if side - 32 < size <= side else f"quick on {'a GPU' if gpu else 'a CPU'}"
         reasons.append(f"views.size {size} ({whole})")
     views = replace(given, size=size)
-    if size <= 32 and views == ViewsConfig(size=size):  # nothing else was said of the views
-        views = replace(views, blur=0.0, color_strength=0.5)
-        reasons.append("views.blur 0 and views.color_strength 0.5 (the paper's choice at 32 px)")
+    small = size <= 32  # the paper's appendix B.9
+    left_open = {"color_strength": 0.5 if small else 1.0, "blur": 0.0 if small else 0.5}
+    left_open = {name: value for name, value in left_open.items() if getattr(views, name) is None}
+    if small and left_open:
+        words = " and ".join(f"views.{name} {value:g}" for name, value in left_open.items())
+        reasons.append(f"{words} (the paper's choice at 32 px)")
+    views = replace(views, **left_open)
     if views.blur and blur_radius(size) == 0:
         views = replace(views, blur=0.0)
         reasons.append(f"views.blur 0 (at {size} px its kernel, a tenth of the side, is one pixel)")
@@ -62,6 +66,10 @@ _RATES: dict[str, tuple[float, Literal["linear", "sqrt", "none"], float]] = {
     "lamb": (2e-3, "none", 0.01),
 }
 
+_BASIC_BLOCKS = 6e-3
+"""Adam's and AdamW's lr for ResNets of basic blocks (docs/defaults.md); deeper nets and transformers were not tried at
+so high a rate."""
+
 
 def optimiser(config: RunConfig, reasons: list[str]) -> RunConfig:
     """The optimiser for the batch, with its usual rate."""
@@ -70,6 +78,8 @@ def optimiser(config: RunConfig, reasons: list[str]) -> RunConfig:
         optim = replace(optim, name="lars" if batch >= 1024 else "adamw")
         reasons.append(f"optim.name {optim.name} (batch {'below 1,024' if batch < 1024 else 'of 1,024 or more'})")
     lr, rule, weight_decay = _RATES[optim.name or "adamw"]
+    if optim.name in ("adam", "adamw") and re.search(r"resnet(10|18|34)$", config.encoder.name or ""):
+        lr = _BASIC_BLOCKS
     if optim.lr is None:
         optim = replace(optim, lr=lr, lr_rule=optim.lr_rule or rule)
         reasons.append(f"optim.lr {optim.lr:g}, lr_rule {optim.lr_rule} (usual for {optim.name})")

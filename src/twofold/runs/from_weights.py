@@ -24,10 +24,6 @@ from twofold.options import as_written, flatten, merge
 from twofold.reading import usable
 from twofold.training.rundir import RunDirectory
 
-_INITIAL = ("pretrained", "zero_init_residual")
-"""Options of encoders that say how weights begin."""
-
-
 @dataclass(frozen=True)
 class StartingPoint:
     """The weights that a run begins with.
@@ -110,10 +106,8 @@ def read_start(start: str, prefix: str | None, encoder: Mapping[str, Any]) -> St
     Raises:
         UserError: nothing there, or no encoder.
     """
-    for name in _INITIAL:
-        if encoder.get(name) not in (None, name == "zero_init_residual"):
-            value = as_written(encoder[name])
-            raise UserError(f"--encoder.{name} {value} is about other weights than those of --start_from: leave it out")
+    if encoder.get("pretrained"):
+        raise UserError("--encoder.pretrained true is about other weights than those of --start_from: leave it out")
     if (problem := usable(start)) is not None:
         raise UserError(f"--start_from '{start[:100]}' {problem}")
     path = Path(start)

@@ -244,5 +244,5 @@ class DistillStudy(Study[DistillPart, Pair]):
 
 def _title(encoder: dict[str, Any]) -> str:
     """An architecture as the options name it."""
-    width = encoder.get("width", 1.0)
+    width = encoder.get("width") or 1.0
     return encoder["name"] if width == 1.0 else f"{encoder['name']}@{width:g}"

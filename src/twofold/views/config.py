@@ -31,8 +31,9 @@ class ViewsConfig:
     """Probability of a horizontal flip."""
     rotation: float = 0.0
     """Largest angle of a small random rotation, in degrees; 0 is none (ours: SimCLR has none)."""
-    color_strength: float = 1.0
-    """The paper's s, which scales jitter_ranges; 0 or less switches jitter and grayscale off."""
+    color_strength: float | None = None
+    """The paper's s, which scales jitter_ranges; 0 or less switches jitter and grayscale off. When not given, 1, and
+    0.5 for views of 32 pixels and less, as the paper's."""
     jitter: float = 0.8
     """Probability of colour jitter."""
     jitter_ranges: tuple[float, float, float, float] = (0.8, 0.8, 0.8, 0.2)
@@ -46,8 +47,9 @@ class ViewsConfig:
     is the mean of all channels where there are not three."""
     grayscale: float = 0.2
     """Probability of dropping the colour; of images of 1 or 3 channels, as are saturation and hue."""
-    blur: float = 0.5
-    """Probability of Gaussian blur, with a kernel of a tenth of the side."""
+    blur: float | None = None
+    """Probability of Gaussian blur, with a kernel of a tenth of the side. When not given, 0.5, and 0 for views of 32
+    pixels and less, as the paper's."""
     blur_sigma: tuple[float, float] = (0.1, 2.0)
     """Range of the blur's standard deviation in pixels."""
     blur_sigma_per: Literal["image", "batch"] = "image"
@@ -73,7 +75,8 @@ class ViewsConfig:
                 check(getattr(self, name) in get_args(kind), name, f"one of {', '.join(get_args(kind))}")
         check(self.size is None or self.size > 0, "size", "a number of pixels")
         for name in ("flip", "jitter", "grayscale", "blur"):
-            check(0 <= getattr(self, name) <= 1, name, "a probability between 0 and 1")
+            value = getattr(self, name)
+            check(value is None or 0 <= value <= 1, name, "a probability between 0 and 1")
         check(0 < self.crop_area[0] <= self.crop_area[1] <= 1, "crop_area", "two shares, 0 < least <= most <= 1")
         if self.crop_rule == "tf":
             least = f"a largest share of {TF_MIN_COVERED} or more, or views.crop_rule = torchvision"
@@ -90,3 +93,13 @@ class ViewsConfig:
                 raise UserError(f"views.operators: {error}") from error
         if not self.operators:
             check(self.operators_on == "both", "operators_on", "views.operators too, or leave it out")
+
+    @property
+    def strength(self) -> float:
+        """`color_strength`, SimCLR's where it was left open."""
+        return 1.0 if self.color_strength is None else self.color_strength
+
+    @property
+    def blurred(self) -> float:
+        """Probability of blur, SimCLR's where it was left open."""
+        return 0.5 if self.blur is None else self.blur

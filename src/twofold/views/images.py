@@ -81,7 +81,7 @@ class ImageViews:
         u = uniforms(key, f"{view}/photometric", rows, 14)
         # One sigma for the batch is the one of its row 0, which every rank can tell.
         u_sigma = u[:, 13] if c.blur_sigma_per == "image" else uniforms(key, f"{view}/photometric", [0], 14)[:, 13]
-        reach = max(c.color_strength, 0.0) * np.array(c.jitter_ranges)
+        reach = max(c.strength, 0.0) * np.array(c.jitter_ranges)
         low, high = np.maximum(1 - reach, 0), 1 + reach
         low[3], high[3] = -reach[3], reach[3]
         if c.brightness_rule == "additive":
@@ -92,11 +92,11 @@ class ImageViews:
             box=torch.from_numpy(box),
             flip=torch.from_numpy(u[:, 0] < c.flip),
             angle=torch.from_numpy(c.rotation * (2 * u[:, 1] - 1)).float(),
-            jitter=torch.from_numpy((u[:, 2] < c.jitter) & (c.color_strength > 0)),
+            jitter=torch.from_numpy((u[:, 2] < c.jitter) & (c.strength > 0)),
             order=torch.from_numpy(order),
             factors=torch.from_numpy(low + (high - low) * u[:, 7:11]).float(),
-            gray=torch.from_numpy((u[:, 11] < c.grayscale) & (c.color_strength > 0)),
-            blur=torch.from_numpy(u[:, 12] < c.blur),
+            gray=torch.from_numpy((u[:, 11] < c.grayscale) & (c.strength > 0)),
+            blur=torch.from_numpy(u[:, 12] < c.blurred),
             sigma=torch.from_numpy(np.broadcast_to(sigma, len(rows)).copy()).float(),
         )
 

@@ -139,7 +139,7 @@ class SpeechEncoder(UtteranceEncoder, kind="speech"):
 
         forms = tuple(f"speech:{preset}" for preset in ("small", "corrected", "released"))
         kind = "audio"
-        neutral = MappingProxyType({"channels": (1,)})
+        neutral = MappingProxyType({**EncoderConfig.neutral, "channels": (1,)})
 
         speech: SpeechEncoderConfig = field(default_factory=SpeechEncoderConfig)
         """Speech encoder"""
