@@ -90,7 +90,10 @@ class AudioSource:
         if not readable:
             raise UserError(f"{name}: none of {len(recordings)} files can be read:\n{self.skipped.summary()}")
         self.recordings = [recording for recording, _ in readable]
-        self.starts, self.samples, self.rates = np.array([extent for _, extent in readable], dtype=np.int64).T.copy()
+        starts, samples, rates = zip(*(extent for _, extent in readable), strict=True)
+        self.starts = np.array(starts, dtype=np.int64)
+        self.samples = np.array(samples, dtype=np.int64)
+        self.rates = np.array(rates, dtype=np.int64)
         named = sorted({r.label for r in self.recordings if r.label is not None})
         self.classes: list[str] | None = named or None
         number = {label: i for i, label in enumerate(named)}
