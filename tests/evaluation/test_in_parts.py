@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import numpy as np
@@ -41,7 +42,7 @@ def test_each_part_is_pooled_as_the_encoder_pools(stack, pooling, parts):
     for row, count in enumerate(frames.tolist()):
         edges = [count * k // parts for k in range(parts + 1)]
         expected = []
-        for begin, end in zip(edges[:-1], edges[1:], strict=True):
+        for begin, end in itertools.pairwise(edges):
             part = states[-1][row, begin:end]
             expected.append(part.mean(0))
             if pooling == "mean_std":
