@@ -198,7 +198,7 @@ def test_a_module_of_the_users_own_starts_as_it_was(tmp_path):
 
     def net():
         torch.manual_seed(0)
-        return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
     own = net()
     timed = twofold.pretrain(pixels, tmp_path / "a", report=False, minutes=0.25, encoder=own, **options)
