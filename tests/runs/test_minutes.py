@@ -82,7 +82,7 @@ def test_the_rate_is_that_of_the_later_steps(trial, monkeypatch):
     training, clock = trial(), Clock(monkeypatch)
     found = measure_rate(training, 10.0, clock)  # a twentieth of ten minutes: 30 s, of which two steps take 6
     assert found.step == pytest.approx(0.25)
-    assert found.look == 0
+    assert found.look == 0.0
     assert found.spent == pytest.approx(30.0)
     assert found.steps == 49
 

@@ -69,9 +69,10 @@ def measure_rate(training: AnyTraining, minutes: float, clock: Callable[[], floa
             if highest(int(enough))[0]:  # every rank has to do as many steps
                 break
         done = clock()
+        look = 0.0
         if training.monitors:
             training.run_monitors()
-        look = clock() - done
+            look = clock() - done
     finally:
         training.loader.close()
         training.accelerator.free_memory()
