@@ -4,8 +4,8 @@
 
 Data: the voices of Debian's asterisk-core-sounds-*-wav that are installed, without labels for pretraining; the letters
 of the alphabet that every voice says are the test. Each voice is held out in turn: a logistic regression of one penalty
-is fitted on the letters of the others. Beside each other: the filterbank, the untrained encoder and every arm, each read
-whole and by thirds. A row is mean and standard error over seeds; `results.json` has all values.
+is fitted on the letters of the others. Beside each other: the filterbank, the untrained encoder and every arm, each
+read whole and by thirds. A row is mean and standard error over seeds; `results.json` has all values.
 """
 
 from __future__ import annotations
