@@ -100,3 +100,15 @@ def test_the_recipes_of_speech_train(name):
     method(Inputs(a, b)).loss.backward()
     optimizer.step()
     assert all(torch.isfinite(p).all() for p in method.parameters())
+
+
+@pytest.mark.parametrize(("count", "seconds", "given", "epochs"), [
+    (1_818, 0.7, {}, 157),  # letters: 200,000 seconds of sound
+    (1_000, 0.2, {}, 300),  # 300,000 recordings at most
+    (6_000, 4.0, {}, 10),  # 60,000 at least, as long as they are
+    (1_000, 20.0, {"data.audio.max_seconds": 1.0}, 200),  # what is heard of a recording counts
+    (100, 0.7, {}, 1000),
+])  # fmt: skip
+def test_short_recordings_are_heard_more_often(count, seconds, given, epochs):
+    facts = DataFacts(count, 1, round(seconds * 16_000), 1, False, False, None, kind="audio", sample_rate=16_000)
+    assert choose(build(given), facts, CPU)[0].epochs == epochs

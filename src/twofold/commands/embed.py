@@ -17,11 +17,18 @@ from twofold.data import DataConfig, Source, open_source
 from twofold.data.groups import groups_of
 from twofold.data.sources.pieces import file_means
 from twofold.devices import choose_device
+from twofold.encoders.composed import in_parts
 from twofold.encoders.load import encoder_path, load
 from twofold.encoders.weights import read_header
 from twofold.errors import UserError
 from twofold.evaluation.features import Extractor, Pixels
-from twofold.evaluation.protocols.base import BatchOptions, HeadOptions, PreprocessingOptions, with_head
+from twofold.evaluation.protocols.base import (
+    BatchOptions,
+    HeadOptions,
+    PreprocessingOptions,
+    check_parts,
+    with_head,
+)
 from twofold.files import write_atomically
 from twofold.options import OptionsParser, add_options, merge, option, refuse_unused
 from twofold.results import in_json
@@ -35,8 +42,14 @@ class EmbedConfig(HeadOptions, PreprocessingOptions, BatchOptions):
     """Where to compute; auto takes a GPU where there is one."""
     per_file: bool = option(False, when={"kind": ("image",)})
     """Of tiles and frames (data.tile, data.frames): one row a file, the mean of the features of its pieces."""
+    parts: int = option(1, when={"kind": ("audio",)}, instead="leave it at 1")
+    """Parts of equal length that a recording's frames are pooled by, side by side: 1 for one mean over all, 3 for
+    beginning, middle and end, which tell the order of sounds."""
     data: DataConfig = field(default_factory=DataConfig)
     """Data: images are read as in the encoder's training, unless told otherwise"""
+
+    def __post_init__(self) -> None:
+        check_parts(self.parts)
 
 
 @dataclass(frozen=True)
@@ -95,6 +108,7 @@ def embed(
     )  # fmt: skip
     if config.features == "z":
         model = with_head(model, path)
+    model = in_parts(model, config.parts)
     source = open_source(data, dataclasses.replace(config.data, channels=config.data.channels or model.input.channels))
     result = extractor.extract(model, source)
     h, index, labels = result.h, result.index, result.labels
@@ -112,6 +126,7 @@ def embed(
     text = f"{out}: features [{h.shape[0]:,}, {h.shape[1]}] of {source.name} ({result.text}), with names"
     text += "" if labels is None else " and labels"
     text += ", means of the pieces of each file" if config.per_file else ""
+    text += f", of {config.parts} parts of each recording" if config.parts > 1 else ""
     if source.skipped:
         text += f"; {len(source.skipped):,} file(s) left out:\n{source.skipped.summary(10)}"
     return EmbedResult(out, (len(h), h.shape[1]), text)

@@ -84,6 +84,7 @@ def pretrain(
     config: str | Path | None = None,
     resume: bool = False,
     extend: float | None = None,
+    minutes: float | None = None,
     start_from: str | Path | None = None,
     encoder: nn.Module | Mapping[str, Any] | None = None,
     report: bool = True,
@@ -101,6 +102,9 @@ def pretrain(
         extend: train the finished run in `out` for so many epochs more, from its last checkpoint with the optimiser's
             state. A cosine begins anew over these epochs: it warms up over a tenth of them, at most as long as the run
             did, and falls to 0; other schedules go on. An extension that was stopped is continued with `resume`.
+        minutes: train for about so many minutes: the epochs are chosen by a short trial of the run on this machine, in
+            place of those of a recipe or file, and stand in the run's `config.yaml`. A run that is resumed keeps its
+            epochs, wherever it goes on. The report at the end is not counted.
         start_from: weights that the encoder begins with: a run's folder, an `encoder.safetensors`, or a file with the
             tensors of a backbone (`start_prefix` says which they are, where that is not found). The encoder's options
             and its reading of pixels come with them.
@@ -123,8 +127,14 @@ def pretrain(
         options["encoder"] = {"name": "custom"} if isinstance(encoder, nn.Module) else encoder
     if start_from is not None:
         options["start_from"] = str(start_from)
+    if minutes is not None and options.get("epochs") is not None:
+        raise UserError(
+            f"--minutes {minutes:g} chooses the epochs, and --epochs {options['epochs']} says them: give one"
+        )
     given = read_layers(recipe, config, options)
-    done = runs.pretrain(data, out, given, recipe=recipe, resume=resume, extend=extend, module=module)
+    if minutes is not None:
+        given.pop("epochs", None)
+    done = runs.pretrain(data, out, given, recipe=recipe, resume=resume, extend=extend, minutes=minutes, module=module)
     return _leave(done, report, module)
 
 
@@ -170,6 +180,9 @@ def parser() -> ArgumentParser:
     parser.add_argument(
         "--extend", type=float, help="train the finished run in --out for so many epochs more; a cosine begins anew"
     )
+    parser.add_argument(
+        "--minutes", type=float, help="train for about so many minutes here: epochs are chosen by a short trial"
+    )
     parser.add_argument("--recipe", type=str, help="start from a recipe; `twofold recipes` lists them")
     parser.add_argument(
         "--config", type=str, help="a YAML file of options, over the recipe's; a run's config.yaml will do"
@@ -182,6 +195,8 @@ def parser() -> ArgumentParser:
 def run(options: dict[str, Any]) -> PretrainResult | None:
     """`twofold pretrain`."""
     if options.pop("print_config", False):
+        if options.pop("minutes", None) is not None:
+            raise UserError("--minutes needs a trial of the run, and --print-config makes none: leave one out")
         given = {name: value for name, value in options.items() if name not in ("resume", "extend", "out", PATH)}
         print(describe_config(options[PATH], **given), end="")
         return None

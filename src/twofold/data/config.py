@@ -21,6 +21,11 @@ class AudioConfig:
     """Of longer recordings a part of this length is taken, at another place each time in training."""
     min_seconds: float = 0.1
     """Shorter recordings are left out."""
+    trim: float | None = None
+    """Cut silence off both ends: what lies before the first and after the last frame (25 ms) whose energy is at most so
+    many dB below that of the recording's loudest frame. 35 suits words in quiet; it has to be less than the distance of
+    speech to the noise behind it. Pauses inside stay. Each recording is decoded once more, before all else; silent ones
+    are left out then."""
     path: str | None = None
     """Column of a manifest that holds the paths; path, file_name, audio_filepath and the like are known."""
     text: str | None = None
@@ -45,6 +50,10 @@ class AudioConfig:
             raise UserError(
                 f"--data.audio.min_seconds {self.min_seconds} and max_seconds {self.max_seconds}: give at least 0.025 "
                 "(one frame), and more"
+            )
+        if self.trim is not None and not 0 < self.trim <= 120:
+            raise UserError(
+                f"--data.audio.trim {self.trim:g}: give dB below the loudest frame, above 0 and at most 120, such as 35"
             )
 
 

@@ -36,12 +36,64 @@ class EncoderWithHead(Encoder):
         return z
 
 
+class InParts(UtteranceEncoder):
+    """A speech encoder whose frames are pooled by parts of equal length, side by side, first part first.
+
+    One mean over all frames tells nothing of their order; thirds tell beginning, middle and end apart. Each part is
+    pooled as the encoder pools a recording. Part k of p holds the frames from floor(k T / p) to floor((k + 1) T / p);
+    of fewer frames than parts, some parts share one.
+
+    Args:
+        encoder: gives frames.
+        parts: p, 1 or more; features are [n, p * d].
+    """
+
+    def __init__(self, encoder: UtteranceEncoder, parts: int) -> None:
+        super().__init__(encoder.input, encoder.feature_dim * parts)
+        self.encoder, self.parts, self.pooling, self.stack = encoder, parts, encoder.pooling, encoder.stack
+
+    @property
+    def frontend(self):  # type: ignore[no-untyped-def, override]
+        """The encoder's."""
+        return self.encoder.frontend
+
+    def hidden_states(self, waves: Waves) -> tuple[list[Tensor], Tensor]:
+        """The encoder's."""
+        return self.encoder.hidden_states(waves)
+
+    def pool(self, x: Tensor, frames: Tensor) -> Tensor:
+        """Frames [n, T, d'] to the encoder's own pooling of each part, [n, p * d]."""
+        pooled = []
+        for k in range(self.parts):
+            begin = torch.div(frames * k, self.parts, rounding_mode="floor")
+            end = torch.maximum(torch.div(frames * (k + 1), self.parts, rounding_mode="floor"), begin + 1)
+            places = begin[:, None] + torch.arange(int((end - begin).max()), device=x.device)
+            rows = torch.arange(len(x), device=x.device)[:, None]
+            pooled.append(self.encoder.pool(x[rows, places.clamp(max=x.shape[1] - 1)], end - begin))
+        return torch.cat(pooled, dim=1)
+
+
+def in_parts(encoder: Encoder, parts: int) -> Encoder:
+    """An encoder of speech that is read by parts; itself for one part.
+
+    Raises:
+        UserError: it has no frames over time: one of images, or a projection head on top.
+    """
+    if parts == 1:
+        return encoder
+    if isinstance(encoder, EncoderWithHead):
+        raise UserError(f"--parts {parts} reads the encoder's frames, which z has none of: use --features h")
+    if not isinstance(encoder, UtteranceEncoder):
+        raise UserError(f"--parts {parts} reads the frames of a speech encoder; this one has none: leave it out")
+    return InParts(encoder, parts)
+
+
 class AllLayers(UtteranceEncoder):
     """An encoder whose features are all its layers, pooled over time, side by side: [n, (layers + 1) * d]."""
 
     def __init__(self, encoder: UtteranceEncoder) -> None:
         super().__init__(encoder.input, encoder.feature_dim)
-        self.encoder, self.pooling = encoder, encoder.pooling
+        self.encoder, self.pooling, self.stack = encoder, encoder.pooling, encoder.stack
 
     @property
     def frontend(self):  # type: ignore[no-untyped-def, override]
@@ -55,7 +107,7 @@ class AllLayers(UtteranceEncoder):
     def forward(self, waves: Waves | Tensor | Sequence[Tensor], lengths: Tensor | None = None) -> Tensor:
         """[n, (layers + 1) * d], first layer first."""
         states, frames = self.hidden_states(as_waves(waves, lengths))
-        return torch.cat([self.pool(state, frames) for state in states], dim=1)
+        return torch.cat([self.encoder.pool(state, frames) for state in states], dim=1)
 
 
 def all_layers(encoder: Encoder) -> AllLayers:

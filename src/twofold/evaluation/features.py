@@ -39,8 +39,8 @@ _BATCHES_AHEAD = 2
 
 @dataclass(frozen=True)
 class Pixels:
-    """What decides what a pixel is, and what of a file is an image, when image files are read: options of `DataConfig`,
-    None where nobody knows."""
+    """What decides what a pixel is, and what of a file is an image or a recording, when files are read: options of
+    `DataConfig`, None where nobody knows."""
 
     background: str | None = None
     orient: bool | None = None
@@ -53,21 +53,28 @@ class Pixels:
     tile_rest: float | None = None
     frames: Literal["first", "all"] | None = None
     frame_step: int | None = None
+    trim: float | None = None
+    """Of recordings: `data.audio.trim`, 0 where their ends were left as they are."""
 
     @classmethod
     def of(cls, header: Mapping[str, Any]) -> Pixels:
-        """How the images were read that an encoder was trained on, from its file's header (see `read_header`)."""
+        """How the examples were read that an encoder was trained on, from its file's header (see `read_header`)."""
         options = upgraded(header["extra"].get("options", {})).get("data", {})
+        if "audio" in options:
+            options = options | {"trim": options["audio"].get("trim") or 0.0}
         return cls(**{field.name: _as_tuple(options.get(field.name)) for field in dataclasses.fields(cls)})
 
     def known(self) -> dict[str, Any]:
-        """The options whose values are known."""
-        return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+        """The options of images whose values are known."""
+        values = dataclasses.asdict(self)
+        del values["trim"]
+        return {name: value for name, value in values.items() if value is not None}
 
     def options(self) -> dict[str, Any]:
         """Those that are not the defaults, as the lowest layer of a command's options: what a user gives wins."""
         plain = DataConfig()
-        return {"data": {name: value for name, value in self.known().items() if value != getattr(plain, name)}}
+        given = {name: value for name, value in self.known().items() if value != getattr(plain, name)}
+        return {"data": given | ({"audio": {"trim": self.trim}} if self.trim else {})}
 
     def of_whole_images(self) -> Pixels:
         """The same without tiles and frames: for data sets whose published scores count images."""
@@ -77,10 +84,18 @@ class Pixels:
         """The same with what is left at its default as it was in training."""
         plain = DataConfig()
         left = {name for name in self.known() if getattr(config, name) == getattr(plain, name)}
+        if self.trim and config.audio.trim is None:
+            config = dataclasses.replace(config, audio=dataclasses.replace(config.audio, trim=self.trim))
         return dataclasses.replace(config, **{name: self.known()[name] for name in left})
 
     def differences(self, source: Source) -> str:
         """What is read otherwise in a source of files than in training, in words; else nothing."""
+        if isinstance(source, AudioSource):
+            own = source.config.audio.trim or 0.0
+            if self.trim is None or own == self.trim:
+                return ""
+            here, there = (f"trimmed at {trim:g} dB" if trim else "untrimmed" for trim in (own, self.trim))
+            return f"the recordings {here} where the encoder was trained with them {there}"
         config = _decoding(source)
         if config is None:
             return ""

@@ -13,7 +13,7 @@ from twofold.losses.diagnostics import (
 from twofold.losses.distillation import distillation_loss
 from twofold.losses.info_nce import info_nce
 from twofold.losses.nt_xent import nt_xent
-from twofold.losses.reconstruction import Reconstruction, masked_reconstruction
+from twofold.losses.reconstruction import Reconstruction, interpolated, masked_reconstruction
 from twofold.losses.studies import margin_triplet, nt_logistic
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "distillation_loss",
     "effective_rank",
     "info_nce",
+    "interpolated",
     "margin_triplet",
     "masked_reconstruction",
     "negatives_per_anchor",

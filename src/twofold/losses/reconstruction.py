@@ -67,6 +67,33 @@ def masked_reconstruction(
         return Reconstruction(total / scaled, total.detach() / elements, silent / elements, silent / scaled)
 
 
+def interpolated(x: Tensor, hidden: Tensor, lengths: Tensor) -> Tensor:
+    """Features with each hidden frame on the line between the nearest frames before and after it that are not hidden.
+
+    What needs no learning: reconstruction has learned something of speech where its error is below that of this line.
+    At an example's ends the nearest frame that is seen stands for both; where all are hidden, 0, the mean.
+
+    Args:
+        x: [n, T, F] features.
+        hidden: bool [n, T].
+        lengths: [n] frames of each, at most T; those beyond are not looked at.
+
+    Returns:
+        [n, T, F]; frames that are not hidden as they are.
+    """
+    frames = torch.arange(x.shape[1], device=x.device)
+    seen = ~hidden & (frames < lengths[:, None])  # [n, T]
+    before = torch.where(seen, frames, -1).cummax(1).values
+    after = torch.where(seen, frames, x.shape[1]).flip(1).cummin(1).values.flip(1)
+    left, right = torch.where(before < 0, after, before), torch.where(after == x.shape[1], before, after)
+    share = ((frames - left) / (right - left).clamp(min=1))[:, :, None]
+    rows = torch.arange(len(x), device=x.device)[:, None]
+    last = x.shape[1] - 1
+    line = torch.lerp(x[rows, left.clamp(0, last)], x[rows, right.clamp(0, last)], share.to(x.dtype))
+    filled = torch.where(seen.any(1)[:, None, None], line, 0.0)
+    return torch.where(hidden[:, :, None], filled, x)
+
+
 def _check_shapes(prediction: Tensor, target: Tensor, mask: Tensor, lengths: Tensor) -> None:
     if prediction.ndim != 3 or prediction.shape != target.shape or prediction.numel() == 0:
         shapes = tuple(prediction.shape), tuple(target.shape)

@@ -13,7 +13,7 @@ from twofold.distributed import all_reduce_mean
 from twofold.encoders import Encoder, SpeechEncoder, Waves
 from twofold.errors import UserError
 from twofold.heads import HeadConfig, ProjectionHead
-from twofold.losses import chance_level, masked_reconstruction, nt_xent
+from twofold.losses import chance_level, interpolated, masked_reconstruction, nt_xent
 from twofold.methods.base import ContrastiveMethod, ContrastiveOutput, Inputs, Output
 from twofold.methods.config import ContrastiveConfig
 from twofold.views.audio.masks import MaskRule, blocks, fill_blocks, hidden_frames
@@ -39,12 +39,14 @@ class SpeechOutput(ContrastiveOutput):
         reconstruction: mean absolute error an element of the hidden frames, whatever the loss's scale.
         mean_error: what answering 0 (the mean) everywhere would get: reconstruction has learned nothing above it.
         mean_loss: the same in the loss's own scale.
+        linear_error: the error of the line between the nearest frames that are not hidden, which needs no learning.
     """
 
     contrastive: Tensor
     reconstruction: Tensor
     mean_error: Tensor
     mean_loss: Tensor
+    linear_error: Tensor
 
 
 class SpeechSimCLR(ContrastiveMethod):
@@ -163,7 +165,10 @@ class SpeechSimCLR(ContrastiveMethod):
         prediction = stacked.flatten(1, 2)[:, : x.shape[1]]  # [2n, T, F]
         rec = masked_reconstruction(prediction, target, hidden, frames, self.reconstruction_scale)
         loss = self.contrastive_weight * contrastive + self.reconstruction_weight * rec.loss
-        parts = contrastive.detach(), *rec[1:]
+        with torch.no_grad():
+            line = interpolated(masked, hidden, frames)
+            linear = masked_reconstruction(line, target, hidden, frames).error
+        parts = contrastive.detach(), *rec[1:], linear
         return SpeechOutput(loss, h.detach(), z_a.detach(), z_b.detach(), *parts, layers=layers)
 
     def mask(self, x: Tensor, frames: Tensor, u: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -186,11 +191,11 @@ class SpeechSimCLR(ContrastiveMethod):
         return [self.encoder, self.head, self.reconstruction]
 
     def describe(self, output: Output, batch: int) -> dict[str, float]:
-        """Beside the embedding: both losses of the step, and what answering with the mean would get."""
+        """Beside the embedding: both losses of the step, and what answers that need no learning would get."""
         row = super().describe(output, batch)
         assert isinstance(output, SpeechOutput)
-        names = ("contrastive", "reconstruction", "mean_error", "mean_loss")
+        names = ("contrastive", "reconstruction", "mean_error", "linear_error", "mean_loss")
         message = all_reduce_mean(torch.stack([getattr(output, name) for name in names])).tolist()
         parts = dict(zip(names, message, strict=True))
         chance = self.contrastive_weight * chance_level(batch) + self.reconstruction_weight * parts.pop("mean_loss")
-        return row | parts | {"chance": chance}
+        return row | parts | {"chance": chance, "contrastive_chance": chance_level(batch)}

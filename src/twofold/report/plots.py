@@ -21,6 +21,8 @@ _SERIES = tuple(f"#0{i}0f0f" for i in range(1, 6))
 _VARIABLES = {_INK: "--ink", _FAINT: "--faint", _GRID: "--grid"} | {c: f"--s{i}" for i, c in enumerate(_SERIES, 1)}
 _MOST = 600  # points of a curve: more than the drawing has pixels
 _MARKERS = "os^Dv"
+_LEVELS = ("chance", "contrastive_chance")
+"""What is drawn as the level of having learned nothing: dashed, and not without the curve that it is for."""
 _DASHES: tuple[Any, ...] = ("-", (0, (6, 2)), (0, (2, 1.5)), "-.", (0, (1, 1)))
 
 
@@ -61,27 +63,35 @@ def training_figures(metrics: Sequence[Row]) -> list[Figure]:
         metrics: rows of metrics.jsonl; every key may be missing from any row. Accuracies lie in [0, 1].
 
     Returns:
-        Loss against its chance level, contrastive accuracy, kNN and probe accuracy, effective rank, alignment and
+        Loss against its chance level (of speech with both of its parts: contrast, and reconstruction against the mean
+        and a straight line), contrastive accuracy, kNN and probe accuracy, effective rank, alignment and
         uniformity, learning rate. Of long runs evenly spaced rows are drawn, the last one among them.
     """
     rows = [row for row in metrics if _number(row.get("step")) is not None or _number(row.get("epoch")) is not None]
     axis = "epoch" if rows and all(_number(row.get("epoch")) is not None for row in rows) else "step"
 
     def plot(title: str, note: str, keys: Mapping[str, str], **options: Any) -> Figure | None:
-        known = [row for row in rows if any(_number(row.get(key)) is not None for key in keys if key != "chance")]
+        known = [row for row in rows if any(_number(row.get(key)) is not None for key in keys if key not in _LEVELS)]
         if not known:
             return None
         known = known[:: -(-len(known) // _MOST)][:-1] + known[-1:]
         x = [_number(row.get(axis)) or 0.0 for row in known]
         series = [
-            Series(name, [_number(row.get(key)) for row in known], dashed=key == "chance") for key, name in keys.items()
+            Series(name, [_number(row.get(key)) for row in known], dashed=key in _LEVELS) for key, name in keys.items()
         ]
         series = [s for s in series if any(v is not None for v in s.values)]
         return line_figure(title, axis, x, series, note=note, **options)
 
+    apart = any(_number(row.get("contrastive")) is not None for row in rows)  # a method of more than one loss
+    contrast = {"contrastive": "loss", "contrastive_chance": "chance level"}
     figures = [
+        plot("Training loss", "The weighted sum of both parts; at chance nothing has been learned.",
+             {"loss": "loss", "chance": "chance level"}) if apart else None,
         plot("Contrastive loss", "At chance the encoder cannot tell which two views belong together.",
-             {"loss": "loss", "chance": "chance level"}),
+             contrast if apart else {"loss": "loss", "chance": "chance level"}),
+        plot("Reconstruction", "Mean absolute error of hidden frames. Below the straight line between the nearest "
+             "frames that are seen, more has been learned than that sounds change slowly.",
+             {"reconstruction": "error", "mean_error": "the mean everywhere", "linear_error": "straight line"}),
         plot("Contrastive accuracy", "How often a view's partner is the most similar of all candidates.",
              {"contrastive_top1": "top-1"}, percent=True),
         plot("Accuracy on held-out images", "The encoder itself never sees a label.",

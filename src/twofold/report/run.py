@@ -13,15 +13,18 @@ from numpy.typing import NDArray
 from twofold.console import duration
 from twofold.data import AudioSource, Source
 from twofold.data.batches.base import Draw, Examples
+from twofold.data.groups import groups_of
 from twofold.data.sources.subset import subset
 from twofold.encoders.base import InputSpec
 from twofold.encoders.load import load
+from twofold.evaluation.feature_cache import Features
 from twofold.evaluation.features import Extractor
 from twofold.evaluation.for_encoder import source_for
-from twofold.kinds import EXAMPLE
+from twofold.kinds import EXAMPLE, Kind
 from twofold.randomness import permutation
 from twofold.report import Figure, Report, Table, embedding_map, find_neighbours, write_report
 from twofold.report.audio import audio_pairs
+from twofold.report.retrieval import retrieval_table
 from twofold.runs.config import RunConfig
 from twofold.runs.inputs import Reading, read_audio, read_images
 from twofold.training.rundir import RunDirectory
@@ -66,7 +69,7 @@ def write_run_report(
         audio=audio,
         neighbours=find_neighbours(features.h, part, features.index, features.labels, seed=config.seed),
         map=embedding_map(features.h, part, features.index, features.labels, part.classes, seed=config.seed),
-        tables=tables,
+        tables=[*tables, *_retrieval(features, part, encoder.input.kind)],
         figures=figures,
         lead=lead,
     )
@@ -78,6 +81,18 @@ def _some(source: Source, seed: int) -> Source:
     if len(source) <= _MOST:
         return source
     return subset(source, np.sort(permutation(seed, "report", 0, len(source))[:_MOST]))
+
+
+def _retrieval(features: Features, part: Source, kind: Kind) -> list[Table]:
+    """Neighbours by speaker, or by group, where the data tell them."""
+    word, names = "group", groups_of(part)
+    if isinstance(part, AudioSource) and any(part.speakers):
+        word, names = "speaker", [speaker or "" for speaker in part.speakers]
+    if names is None:
+        return []
+    own = [names[place] for place in features.index.tolist()]
+    table = retrieval_table(features.h, own, features.labels, word, EXAMPLE[kind])
+    return [] if table is None else [table]
 
 
 def _pairs(config: RunConfig, source: Source) -> tuple[NDArray[np.uint8], list[tuple[str, str]]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -34,10 +35,11 @@ from twofold.runs.config import RunConfig, build
 from twofold.runs.defaults import choose
 from twofold.runs.extending import begin_extension, extended_config
 from twofold.runs.from_weights import StartingPoint, from_start, read_start
+from twofold.runs.minutes import check_minutes, epochs_within, measure_rate
 from twofold.runs.starting import check_same_data, owned_run, start_accelerator, start_run
 from twofold.training.inputs import TwoViews
 from twofold.training.loop import AnyTraining
-from twofold.training.micro_batch import train_or_advise
+from twofold.training.micro_batch import or_advise, train_or_advise
 from twofold.training.rundir import RunDirectory
 
 
@@ -79,6 +81,7 @@ def pretrain(
     recipe: str | None = None,
     resume: bool = False,
     extend: float | None = None,
+    minutes: float | None = None,
     module: nn.Module | None = None,
 ) -> PretrainOutcome:
     """Train an encoder without labels, or go on with a run.
@@ -90,11 +93,17 @@ def pretrain(
         recipe: whose options they are, for the record.
         resume: go on with the run in `out`; starts it if there is none yet.
         extend: go on with the finished run in `out` for so many more epochs.
+        minutes: choose the epochs so that the training takes about as long; the run's configuration then has them, and
+            a run that is resumed keeps those that it has. `options` name no epochs.
         module: your own module as the encoder.
 
     Raises:
         UserError: for anything wrong in the options or the data.
     """
+    if minutes is not None:
+        check_minutes(minutes)
+        if extend is not None:
+            raise UserError(f"--minutes {minutes:g} chooses the epochs of a new run: leave it out with --extend")
     run = RunDirectory(out)
     resuming = (resume and run.config_file.exists()) or extend is not None
     point = None
@@ -119,8 +128,10 @@ def pretrain(
                 print_rank0(point.told)
             if facts.layout:
                 print_rank0(facts.layout)
-            config, message = choose(config, facts, accelerator.device)
+            config, message = choose(config if minutes is None else _for_trial(config), facts, accelerator.device)
             print_rank0(message)
+            if minutes is not None:
+                config = _within(minutes, config, source, run, accelerator, module, point)
         training = assemble(config, source, run, accelerator, module, point)
         if training.method.notice():
             print_rank0(training.method.notice())
@@ -139,6 +150,28 @@ def pretrain(
                 else f"starting {run.path}"
             )
         return _finish(training, source, train_or_advise(training, config.micro_batch))
+
+
+_TRIAL = 1e4
+"""Epochs of which a trial takes the first steps: more than it needs, whatever the data."""
+
+
+def _for_trial(config: RunConfig) -> RunConfig:
+    """The options with epochs enough, so that none are chosen from the data."""
+    return dataclasses.replace(config, epochs=_TRIAL)
+
+
+def _within(
+    minutes: float, config: RunConfig, source: Source, run: RunDirectory, accelerator: Accelerator,
+    module: nn.Module | None, point: StartingPoint | None,
+) -> RunConfig:  # fmt: skip
+    """The configuration with as many epochs as fit into some minutes; the trial leaves nothing behind."""
+    own = copy.deepcopy(module)  # a module of the user's is trained in place
+    trial = assemble(config, source, run, accelerator, own, point)
+    rate = or_advise(lambda: measure_rate(trial, minutes), trial, config.micro_batch)
+    epochs, told = epochs_within(minutes, rate, trial.steps_per_epoch, config.monitor.every or 0)
+    print_rank0(f"epochs {epochs:g} ({told})")
+    return dataclasses.replace(config, epochs=epochs)
 
 
 def _keep_start(

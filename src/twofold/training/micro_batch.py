@@ -11,7 +11,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,8 @@ from twofold.distributed import batch_norm_alone, keep_batch_norm_local, world_s
 from twofold.errors import UserError
 from twofold.methods import Method, MoCo
 from twofold.training.loop import AnyTraining
+
+_Done = TypeVar("_Done")
 
 
 def run_in_chunks(method: Method, batch: int, micro_batch: int, compiled: bool = False) -> None:
@@ -60,8 +62,13 @@ def run_in_chunks(method: Method, batch: int, micro_batch: int, compiled: bool =
 
 def train_or_advise(training: AnyTraining, micro_batch: int | None) -> bool:
     """`training.fit`; when a device's memory runs out, the error names a --micro-batch that was seen to fit."""
+    return or_advise(training.fit, training, micro_batch)
+
+
+def or_advise(work: Callable[[], _Done], training: AnyTraining, micro_batch: int | None) -> _Done:
+    """What `work` gives, which takes steps of `training`; with the same advice when a device's memory runs out."""
     try:
-        return training.fit()
+        return work()
     except torch.OutOfMemoryError as error:
         spent = error
     # Out of the except block, whose traceback would keep the step's tensors alive.

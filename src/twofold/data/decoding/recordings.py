@@ -31,6 +31,11 @@ _BLOCK = 2**22
 """Values that are decoded at once: 16 MiB, 4 minutes at 16 kHz."""
 SILENT = 1e-4
 """Peak below which a recording holds nothing (-80 dB of full scale)."""
+NOT_FINITE = "it has samples that are not finite numbers"
+_FRAME, _SHIFT = 0.025, 0.010
+"""Seconds: the frames by which what is loud is found, as those of the filterbank."""
+_AT_ONCE = 4096
+"""Frames whose energies are computed together."""
 
 
 class BadRecording(BadImage):
@@ -121,7 +126,7 @@ def decode_recording(path: str, start: int, count: int, held: Held | None = None
     if filled < count:
         mono = mono[:filled].copy()
     if not np.isfinite(mono).all():
-        raise BadRecording(path, "it has samples that are not finite numbers")
+        raise BadRecording(path, NOT_FINITE)
     if not len(mono) or max(mono.max(), -mono.min()) < SILENT:
         raise Silent(path, "silent" if len(mono) else "no samples")
     return mono
@@ -145,6 +150,50 @@ def place_of_loudest(path: str, first: int, size: int, count: int, held: Held | 
     if loudest < SILENT:
         raise Silent(path, "silent" if seen else "no samples")
     return start_around(place, seen, min(count, seen))
+
+
+def extent_of_loud(
+    path: str, first: int, size: int, rate: int, below: float, held: Held | None = None
+) -> tuple[int, int]:
+    """Where what is to be heard of `size` samples from `first` begins, counted from there, and how long it is.
+
+    Frames of 25 ms every 10 ms, each less its mean, so that an offset is no sound; a frame is loud whose energy is at
+    most `below` dB under that of the loudest. From the start of the first loud frame to the end of the last one: pauses
+    between them stay. A block is decoded at a time: hours need no memory.
+
+    Args:
+        path, first, size: the recording, in samples at its own rate.
+        rate: Hz.
+        below: dB, above 0.
+        held: where the bytes lie.
+
+    Returns:
+        (samples before the first loud frame, samples to keep).
+
+    Raises:
+        BadRecording: it cannot be decoded, or is silent.
+    """
+    frame, shift = round(_FRAME * rate), round(_SHIFT * rate)
+    energies, rest, seen, peak = list[NDArray[np.float64]](), np.empty(0, np.float32), 0, 0.0
+    for block in _blocks(path, first, size, held):
+        if not np.isfinite(block).all():
+            raise BadRecording(path, NOT_FINITE)
+        seen, peak = seen + len(block), max(peak, float(np.abs(block).max(initial=0.0)))
+        wave = np.concatenate([rest, block])
+        count = max(0, 1 + (len(wave) - frame) // shift)
+        if count:
+            frames = np.lib.stride_tricks.sliding_window_view(wave, frame)[::shift]
+            energies += [frames[i : i + _AT_ONCE].var(axis=1, dtype=np.float64) for i in range(0, count, _AT_ONCE)]
+        rest = wave[count * shift :]
+    if peak < SILENT:
+        raise Silent(path, "silent" if seen else "no samples")
+    energy = np.concatenate([*energies, np.empty(0)])
+    if not len(energy):
+        return 0, seen
+    loud = np.flatnonzero(energy >= energy.max() * 10 ** (-below / 10))
+    begin, last = int(loud[0]) * shift, int(loud[-1])
+    end = seen if last == len(energy) - 1 else last * shift + frame  # what is left at the end is less than a frame
+    return begin, end - begin
 
 
 def start_around(loudest: int, size: int, count: int) -> int:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twofold.data.base import DataFacts, SkipList, class_count, sample_indices
-from twofold.data.config import DataConfig
+from twofold.data.config import AudioConfig, DataConfig
 from twofold.data.decoding.recordings import (
     SILENT,
     BadRecording,
@@ -23,6 +23,7 @@ from twofold.data.decoding.recordings import (
     Silent,
     decode_recording,
     extensions,
+    extent_of_loud,
     place_of_loudest,
     recording_header,
     soundfile,
@@ -57,7 +58,9 @@ class AudioSource:
     """Utterances by index, with labels, texts and folds if there are any.
 
     Files that cannot be opened, or hold less than `data.audio.min_seconds`, are left out and listed in `skipped` when
-    the source is made; silent ones and those that break in the middle when they are read.
+    the source is made; silent ones and those that break in the middle when they are read. With `data.audio.trim` all
+    are decoded once when the source is made, a recording is from then on what lies between its silent ends, and those
+    that break, are silent, or are too short once trimmed, are left out like the others.
 
     Args:
         recordings: what there is.
@@ -77,21 +80,20 @@ class AudioSource:
         self.note = ""
         """What was passed over when the recordings were looked for, in words."""
         self.rate: int | None = None
-        headers = _headers(recordings)
+        found = _extents(recordings, config.audio)
         readable = []
-        for recording, header in zip(recordings, headers, strict=True):
-            reason = header if isinstance(header, str) else _unfit(recording, *header, config.audio.min_seconds)
-            if reason:
-                self.skipped.add(recording.path, reason)
+        for recording, extent in zip(recordings, found, strict=True):
+            if isinstance(extent, str):
+                self.skipped.add(recording.path, extent)
             else:
-                readable.append((recording, header))
+                readable.append((recording, extent))
         if not readable:
             raise UserError(f"{name}: none of {len(recordings)} files can be read:\n{self.skipped.summary()}")
         self.recordings = [recording for recording, _ in readable]
-        parts = [_part_of(recording, *header) for recording, header in readable if not isinstance(header, str)]
-        self.starts = np.array([start for start, _ in parts], dtype=np.int64)
-        self.samples = np.array([count for _, count in parts], dtype=np.int64)
-        self.rates = np.array([header[1] for _, header in readable], dtype=np.int64)
+        starts, samples, rates = zip(*(extent for _, extent in readable), strict=True)
+        self.starts = np.array(starts, dtype=np.int64)
+        self.samples = np.array(samples, dtype=np.int64)
+        self.rates = np.array(rates, dtype=np.int64)
         named = sorted({r.label for r in self.recordings if r.label is not None})
         self.classes: list[str] | None = named or None
         number = {label: i for i, label in enumerate(named)}
@@ -328,10 +330,31 @@ def find_recordings(folder: Path, most: int | None = None) -> list[Path]:
     return sorted(result)
 
 
-def _headers(recordings: Sequence[Recording]) -> list[tuple[int, int] | str]:
+def _extents(recordings: Sequence[Recording], config: AudioConfig) -> list[tuple[int, int, int] | str]:
+    """(first sample, samples, rate) of each in its file, or why it is left out."""
     soundfile()
     with ThreadPoolExecutor(min(16, 4 * (os.cpu_count() or 1))) as threads:
-        return list(threads.map(lambda recording: recording_header(recording.path, recording.held), recordings))
+        return list(threads.map(lambda recording: _extent(recording, config), recordings))
+
+
+def _extent(recording: Recording, config: AudioConfig) -> tuple[int, int, int] | str:
+    header = recording_header(recording.path, recording.held)
+    reason = header if isinstance(header, str) else _unfit(recording, *header, config.min_seconds)
+    if reason or isinstance(header, str):
+        return reason or str(header)
+    (first, size), rate = _part_of(recording, *header), header[1]
+    if config.trim is None:
+        return first, size, rate
+    try:
+        begin, kept = extent_of_loud(recording.path, first, size, rate, config.trim, recording.held)
+    except BadRecording as error:
+        return error.reason
+    if kept / rate < config.min_seconds:
+        return (
+            f"{kept / rate:.3f} s long once data.audio.trim {config.trim:g} has cut silence off its ends, less than "
+            f"data.audio.min_seconds {config.min_seconds:g}"
+        )
+    return first + begin, kept, rate
 
 
 def _part_of(recording: Recording, samples: int, rate: int) -> tuple[int, int]:

@@ -22,7 +22,7 @@ from twofold.console import duration
 from twofold.data import DataConfig, Source
 from twofold.encoders import Encoder, UtteranceEncoder, load_head
 from twofold.encoders.audio.encoder import baseline_of
-from twofold.encoders.composed import EncoderWithHead
+from twofold.encoders.composed import EncoderWithHead, InParts, in_parts
 from twofold.encoders.load import load
 from twofold.errors import UserError
 from twofold.evaluation.class_weights import ClassWeights, check_class_weights
@@ -168,6 +168,29 @@ class HeadOptions:
     """What is evaluated: h, the encoder's output; z, the projection head's, as MoCo's kNN monitor does."""
 
 
+THIRDS = 3
+"""Parts by which the filterbank is read, beside whatever else it is: pooled whole it is half as strong a baseline."""
+
+
+@dataclass(frozen=True)
+class PartsOptions:
+    """A recording can be read by parts."""
+
+    parts: int = option(1, when={"kind": ("audio",)}, instead="leave it at 1")
+    """Parts of equal length that a recording's frames are pooled by, side by side: 1 for one mean over all, 3 for
+    beginning, middle and end, which tell the order of sounds. The filterbank beside is read alike."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()  # type: ignore[misc]  # a group of options stands before EvaluationConfig
+        check_parts(self.parts)
+
+
+def check_parts(parts: int) -> None:
+    """Raise a UserError for a number of parts that there cannot be."""
+    if not 1 <= parts <= 100:
+        raise UserError(f"--parts {parts}: give 1 (one mean over all frames) to 100, such as 3")
+
+
 @dataclass(frozen=True)
 class DataUsed:
     """One part of the data: where from, how many examples took part, what was left out, and a hash of the source.
@@ -213,8 +236,13 @@ class Result(ABC):
         """What was measured, for people; the protocol and the proof of the freeze follow."""
 
     @abstractmethod
-    def beside(self, baseline: Any) -> Result:
-        """The same with the result of the filterbank alone, by the same protocol, beside it."""
+    def beside(self, baseline: Any, thirds: Any = None) -> Result:
+        """The same with the result of the filterbank alone, by the same protocol, beside it.
+
+        Args:
+            baseline: of the filterbank, read as the encoder is.
+            thirds: of the filterbank by thirds, where the encoder is read whole.
+        """
 
     @property
     def kept(self) -> bool:
@@ -382,22 +410,32 @@ class Protocol(ABC):
         for source in (parts.train, parts.test, parts.validation):
             if source is not None:
                 source_for(source, encoder)
-        selection = self.select(encoder, parts)
-        result = self._measured(encoder, selection, extractor, progress)
+        number = getattr(self.config, "parts", 1)
+        reader, selection = in_parts(encoder, number), self.select(encoder, parts)
+        result = self._measured(reader, selection, extractor, progress)
         base = encoder.encoder if isinstance(encoder, EncoderWithHead) else encoder
         if isinstance(base, UtteranceEncoder):
-            result = result.beside(self._measured(baseline_of(base), selection, extractor, progress))
+            alone = baseline_of(base)
+
+            def read(number: int) -> Result:
+                return self._measured(in_parts(alone, number), selection, extractor, progress)
+
+            thirds = isinstance(self.config, PartsOptions) and number == 1
+            result = result.beside(read(number), read(THIRDS) if thirds else None)
         return result
 
     def _measured(self, encoder: Encoder, parts: Any, extractor: Extractor, progress: Progress | None) -> Result:
         """`measure`, with the proof that every tensor of the encoder stayed as it was."""
-        before, begun = tensor_digests(encoder), time.monotonic()
+        own = encoder.encoder if isinstance(encoder, InParts) else encoder
+        before, begun = tensor_digests(own), time.monotonic()
         result = self.measure(encoder, parts, extractor, progress)
         seconds = result.seconds or {"all": round(time.monotonic() - begun, 3)}
-        assert_frozen(before, tensor_digests(encoder))
+        assert_frozen(before, tensor_digests(own))
         words = result.words
         if isinstance(encoder, EncoderWithHead):
             words += "; features are z, the projection head's output"
+        if isinstance(encoder, InParts):
+            words += f"; features are those of {encoder.parts} parts of equal length, side by side"
         words += "; encoder frozen and in evaluation mode, every tensor hashed before and after"
         return dataclasses.replace(
             result, kind=encoder.input.kind, words=words, digest=digest(before), seconds=seconds

@@ -39,6 +39,7 @@ from twofold.evaluation.protocols.base import (
     FoldOptions,
     HeadOptions,
     LabelOptions,
+    PartsOptions,
     PreprocessingOptions,
     Progress,
     Protocol,
@@ -59,7 +60,7 @@ from twofold.kinds import EXAMPLE
 
 
 @dataclass(frozen=True)
-class LayersConfig(FeatureOptions, LabelOptions, FoldOptions, ScoreOptions, EvaluationConfig):
+class LayersConfig(FeatureOptions, PartsOptions, LabelOptions, FoldOptions, ScoreOptions, EvaluationConfig):
     """Options of every protocol that fits a classifier."""
 
 
@@ -111,7 +112,9 @@ class Evaluation(Result):
         settings: what the protocol chose, or was given.
         train, test: the data.
         validation: what settings were chosen on, where the data have a part for that.
-        baseline: of recordings: scores of the filterbank alone (mean and deviation over time), by the same protocol.
+        baseline: of recordings: scores of the filterbank alone (mean and deviation over time, by as many parts as the
+            encoder is read by), by the same protocol.
+        baseline_thirds: the same with the filterbank read by thirds, where the encoder is read whole.
         feature_dim: d.
         seed: of the split and of the validation part.
     """
@@ -122,6 +125,7 @@ class Evaluation(Result):
     test: DataUsed
     validation: DataUsed | None = None
     baseline: Scores | None = None
+    baseline_thirds: Scores | None = None
     feature_dim: int
     seed: int
 
@@ -144,11 +148,15 @@ class Evaluation(Result):
         """For people."""
         count = f"({self.protocol}, {self.test.images:,} test {EXAMPLE[self.kind]}s)"
         lines = [f"{self.scores.words()}  {count}", *self.scores.recalls()]
-        return lines if self.baseline is None else [*lines, f"filterbank alone: {self.baseline.words()}"]
+        for how, scores in (("", self.baseline), (" by thirds", self.baseline_thirds)):
+            lines += [] if scores is None else [f"filterbank alone{how}: {scores.words()}"]
+        return lines
 
-    def beside(self, baseline: Evaluation) -> Evaluation:
+    def beside(self, baseline: Evaluation, thirds: Evaluation | None = None) -> Evaluation:
         """The same with the filterbank's scores."""
-        return dataclasses.replace(self, baseline=baseline.scores)
+        return dataclasses.replace(
+            self, baseline=baseline.scores, baseline_thirds=None if thirds is None else thirds.scores
+        )
 
     @classmethod
     def from_json(cls, text: str) -> Evaluation:
@@ -156,7 +164,7 @@ class Evaluation(Result):
         try:
             values = _upgraded(json.loads(text))
             parts = {name: DataUsed(**values[name]) for name in ("train", "test", "validation") if values.get(name)}
-            scores = {name: Scores(**values[name]) for name in ("scores", "baseline") if values.get(name)}
+            scores = {name: Scores(**values[name]) for name in _SCORES if values.get(name)}
             return cls(**{**values, **parts, **scores})
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"this is not an evaluation's JSON: {error!r}") from error
@@ -166,6 +174,9 @@ class Evaluation(Result):
         path = Path(path)
         write_atomically(path, lambda file: file.write(self.to_json().encode()))
         return path
+
+
+_SCORES = ("scores", "baseline", "baseline_thirds")
 
 
 def _upgraded(values: dict[str, Any]) -> dict[str, Any]:
@@ -188,13 +199,15 @@ class FoldsEvaluation(Result):
     Attributes:
         folds: their names.
         scores: one for each fold.
-        baseline: the same of the filterbank alone; empty for images.
+        baseline: the same of the filterbank alone, read as the encoder is; empty for images.
+        baseline_thirds: the same of the filterbank by thirds, where the encoder is read whole.
         features_kept: features of an earlier evaluation were used.
     """
 
     folds: tuple[str, ...]
     scores: tuple[Scores, ...]
     baseline: tuple[Scores, ...] = ()
+    baseline_thirds: tuple[Scores, ...] = ()
     features_kept: bool = False
 
     @property
@@ -220,14 +233,16 @@ class FoldsEvaluation(Result):
     def lines(self) -> list[str]:
         """For people."""
         lines = [f"{_over_folds(self.scores)}  (mean ± deviation over {len(self.folds)} folds)"]
-        if self.baseline:
-            lines.append(f"filterbank alone: {_over_folds(self.baseline)}")
+        for how, scores in (("", self.baseline), (" by thirds", self.baseline_thirds)):
+            lines += [f"filterbank alone{how}: {_over_folds(scores)}"] if scores else []
         each = (f"{name} {s.top1:.2%} of {s.count}" for name, s in zip(self.folds, self.scores, strict=True))
         return [*lines, f"accuracy of each: {', '.join(each)}"]
 
-    def beside(self, baseline: FoldsEvaluation) -> FoldsEvaluation:
+    def beside(self, baseline: FoldsEvaluation, thirds: FoldsEvaluation | None = None) -> FoldsEvaluation:
         """The same with the filterbank's scores."""
-        return dataclasses.replace(self, baseline=baseline.scores)
+        return dataclasses.replace(
+            self, baseline=baseline.scores, baseline_thirds=() if thirds is None else thirds.scores
+        )
 
 
 _OVER_FOLDS = (("top1", "accuracy"), ("mean_per_class", "mean per class (UA)"), ("macro_f1", "macro F1"))

@@ -120,7 +120,7 @@ class Recognition(Result):
         lines += [f"  said: {said}\n  read: {read}" for said, read in self.examples[:2]]
         return lines + [f"left out: {count:,} {reason}" for reason, count in self.left_out.items()]
 
-    def beside(self, baseline: Recognition) -> Recognition:
+    def beside(self, baseline: Recognition, thirds: None = None) -> Recognition:  # noqa: ARG002  # frames are read
         """The same with the filterbank's error rates."""
         return dataclasses.replace(self, baseline_wer=baseline.wer, baseline_cer=baseline.cer)
 

@@ -67,7 +67,7 @@ class ImageNetResult(Result):
         count = f"(imagenet, {self.images:,} images of {self.classes:,} classes)"
         return [f"top-1 {self.scores.top1:.2%}{top5}  {count}"]
 
-    def beside(self, baseline: ImageNetResult) -> ImageNetResult:  # noqa: ARG002  # images have no filterbank
+    def beside(self, baseline: Any, thirds: Any = None) -> ImageNetResult:  # noqa: ARG002  # images have no filterbank
         """The same."""
         return self
 

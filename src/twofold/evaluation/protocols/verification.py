@@ -23,6 +23,7 @@ from twofold.evaluation.parts import Parts
 from twofold.evaluation.protocols.base import (
     EvaluationConfig,
     FeatureOptions,
+    PartsOptions,
     Progress,
     Protocol,
     Result,
@@ -55,7 +56,8 @@ class Verification(Result):
     Attributes:
         eer: where as many pairs of one speaker are refused as pairs of two are accepted.
         min_dcf: least cost at a prior of 0.01 for one speaker, both errors costing 1; 1 is that of refusing all.
-        baseline_eer, baseline_min_dcf: of mean and deviation of the log-mel filterbank.
+        baseline_eer, baseline_min_dcf: of mean and deviation of the log-mel filterbank, by as many parts.
+        thirds_eer, thirds_min_dcf: of the filterbank by thirds, where the encoder is read whole.
         utterances, speakers, pairs: how many; of a list of trials the speakers that the data name.
     """
 
@@ -63,6 +65,8 @@ class Verification(Result):
     min_dcf: float
     baseline_eer: float | None = None
     baseline_min_dcf: float | None = None
+    thirds_eer: float | None = None
+    thirds_min_dcf: float | None = None
     utterances: int
     speakers: int
     pairs: int
@@ -75,13 +79,18 @@ class Verification(Result):
     def lines(self) -> list[str]:
         """For people."""
         lines = [f"{_rates(self.eer, self.min_dcf)}  (verification, {self.speakers:,} speakers, {self.pairs:,} pairs)"]
-        if self.baseline_eer is not None and self.baseline_min_dcf is not None:
-            lines.append(f"filterbank alone: {_rates(self.baseline_eer, self.baseline_min_dcf)}")
+        beside = (("", self.baseline_eer, self.baseline_min_dcf), (" by thirds", self.thirds_eer, self.thirds_min_dcf))
+        for how, eer, min_dcf in beside:
+            if eer is not None and min_dcf is not None:
+                lines.append(f"filterbank alone{how}: {_rates(eer, min_dcf)}")
         return lines
 
-    def beside(self, baseline: Verification) -> Verification:
+    def beside(self, baseline: Verification, thirds: Verification | None = None) -> Verification:
         """The same with the filterbank's error rates."""
-        return dataclasses.replace(self, baseline_eer=baseline.eer, baseline_min_dcf=baseline.min_dcf)
+        beside = dataclasses.replace(self, baseline_eer=baseline.eer, baseline_min_dcf=baseline.min_dcf)
+        if thirds is None:
+            return beside
+        return dataclasses.replace(beside, thirds_eer=thirds.eer, thirds_min_dcf=thirds.min_dcf)
 
 
 def _rates(eer: float, min_dcf: float) -> str:
@@ -98,7 +107,7 @@ class SpeakerVerification(Protocol):
     kinds = ("audio",)
 
     @dataclass(frozen=True)
-    class Config(FeatureOptions, ScoreOptions, EvaluationConfig, variant="verification"):
+    class Config(FeatureOptions, PartsOptions, ScoreOptions, EvaluationConfig, variant="verification"):
         """equal error rate of telling whether two recordings are of one speaker, labels being speakers."""
 
         trials: str | None = None
