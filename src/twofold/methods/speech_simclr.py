@@ -186,11 +186,11 @@ class SpeechSimCLR(ContrastiveMethod):
         return [self.encoder, self.head, self.reconstruction]
 
     def describe(self, output: Output, batch: int) -> dict[str, float]:
-        """Beside the embedding: both losses of the step, and what answering with the mean would get."""
+        """Beside the embedding: both losses of the step, and what chance or the mean would get."""
         row = super().describe(output, batch)
         assert isinstance(output, SpeechOutput)
         names = ("contrastive", "reconstruction", "mean_error", "mean_loss")
         message = all_reduce_mean(torch.stack([getattr(output, name) for name in names])).tolist()
         parts = dict(zip(names, message, strict=True))
         chance = self.contrastive_weight * chance_level(batch) + self.reconstruction_weight * parts.pop("mean_loss")
-        return row | parts | {"chance": chance}
+        return row | parts | {"chance": chance, "contrastive_chance": chance_level(batch)}
