@@ -149,7 +149,8 @@ class Health:
         anchors = contrast.batch * (judged[-1]["step"] - (before[-1] if before else 0))
         auc = float(np.mean([row["retrieval_auc"] for row in judged]))
         looks = [row["knn_top1"] for row in self._rows if "knn_top1" in row]
-        gathers = len(looks) > 1 and looks[-1] > looks[0] + 0.05
+        # (as few as 38 examples are looked at: less is noise)
+        gathers = len(looks) > 2 and float(np.mean(looks[-2:])) > looks[0] + 0.15
         doubt = 2 / math.sqrt(12 * anchors)
         return not gathers and auc + doubt < _LEAST_AUC and auc - 0.5 < max(doubt, 0.01)
 
