@@ -10,8 +10,8 @@ again. An arm is `defaults`, `lightly`, or options of `twofold pretrain`. lightl
 `SimCLRTransform`, `SimCLRProjectionHead`, `NTXentLoss`, SGD at 0.06 and batches of 256 or a quarter of the data, in
 float32, with a worker for each thread.
 
-linear: logistic regression on all labels, its penalty chosen on held-out fifths of the training pictures; linear 20: on
-20 labels a class, three draws; knn: votes of the nearest neighbours. All in percent of the test pictures. Raw pixels are
+linear: logistic regression on all labels, its penalty chosen on held-out fifths of the training pictures; linear 20:
+on 20 labels a class, three draws; knn: votes of the nearest neighbours. All in percent of the test pictures. Raw pixels are
 those of the central square at the size that the encoder sees. The encoder before training starts with all of its
 branches switched on.
 """
@@ -268,7 +268,8 @@ def run_missing(given: argparse.Namespace, length: str, file: Path, known: dict[
             words = [f"--epochs={given.epochs}", f"--jobs={given.jobs}", f"--cores={given.cores}"]
             words += [] if given.minutes is None else [f"--minutes={given.minutes}"]
             command = [sys.executable, __file__, str(given.cache), *words, "--cell", name, "arm: " + arm]
-            running.append((subprocess.Popen([*command, str(seed)], stdout=subprocess.PIPE, text=True), (name, arm, seed)))
+            process = subprocess.Popen([*command, str(seed)], stdout=subprocess.PIPE, text=True)
+            running.append((process, (name, arm, seed)))
         process, (name, arm, seed) = running.pop(0)
         out, _ = process.communicate()
         if process.returncode:

@@ -73,7 +73,8 @@ def digits(_: Path) -> Iterator[Picture]:
 
     for name in ("train", "test"):
         source = open_source("mnist5k", DataConfig(), split=name)
-        assert isinstance(source, ArraySource) and source.labels is not None
+        assert isinstance(source, ArraySource)
+        assert source.labels is not None
         for i, label in enumerate(source.labels):
             yield name, str(int(label)), f"{i:04}", Image.fromarray(source.images[i, 0].numpy())
 
@@ -111,7 +112,7 @@ _GROUPS = ("people-body", "smileys-emotion", "animals-nature", "food-drink", "ac
 
 
 def emoji(cache: Path) -> Iterator[Picture]:
-    """Emoji by Unicode's groups, one skin tone each: EmojiOne for training, its successor's new drawings for the test."""
+    """Emoji by Unicode's groups, one skin tone each: EmojiOne for training, its successor's drawings for the test."""
     old, new, table = (cache / name / "package" for name in ("emojione-assets", "emoji-assets", "openmoji"))
     existing(old, new, table)
     groups = {

@@ -64,7 +64,9 @@ def test_an_option_of_the_views_changes_no_other(given, size, strength, blur):
         assert getattr(config.views, name) == value
 
 
-@pytest.mark.parametrize(("name", "width", "lr"), [(None, 1.0, 6e-3), ("resnet18", None, 6e-3), ("resnet50", 2.0, 2e-3)])
+@pytest.mark.parametrize(
+    ("name", "width", "lr"), [(None, 1.0, 6e-3), ("resnet18", None, 6e-3), ("resnet50", 2.0, 2e-3)]
+)
 def test_a_width_that_was_said_is_kept_and_all_branches_take_part(name, width, lr):
     config, _ = choose(build({"encoder": {"name": name, "width": width}}), facts(), torch.device("cpu"))
     assert (config.encoder.width, config.encoder.zero_init_residual) == (width or 1.0, False)

@@ -1,33 +1,113 @@
-"""Warnings come when they should, once, and with advice."""
+"""Warnings come when they should, once, with advice in the words of the data; and a line says what it does not know."""
+
+import math
 
 import pytest
 
-from twofold.training.health import Health
+from twofold.training.health import Contrast, Health, extrapolate
 
-WELL = {"loss": 3.0, "chance": 6.2, "contrastive_top1": 0.6, "effective_rank": 40.0, "uniformity": -2.0}
+WELL = {
+    "loss": 3.0, "chance": 6.2, "contrastive_top1": 0.6, "contrastive_entropy": 2.0, "effective_rank": 40.0,
+    "uniformity": -2.0, "retrieval_auc": 0.9,
+}  # fmt: skip
+IMAGES = Contrast("image", 256, 0.2)
+
+
+def watch(change, contrast=IMAGES, steps=range(50, 1001, 50), total=1000):
+    """Everything that is said of rows that are well but for `change`, and when."""
+    health = Health(total, contrast)
+    told = []
+    for step in steps:
+        row = WELL | {"encoder_norm": 10 + step / 1000} | change
+        told += [(step, text) for text in health.advice(step, row)]
+    return told
 
 
 @pytest.mark.parametrize(
     ("change", "word"),
     [
-        ({"loss": 6.19, "contrastive_top1": 0.004}, "chance level"),
+        ({"retrieval_auc": 0.5}, "50.0% of cases"),
         ({"effective_rank": 1.2}, "collapsed"),
         ({"uniformity": -0.001}, "collapsed"),
         ({"contrastive_top1": 1.0, "loss": 0.01}, "without effort"),
+        ({"encoder_norm": 10.0}, "have not moved"),
+        ({"loss": 4e5, "contrastive_entropy": 0.01, "retrieval_auc": 0.5}, "Give a higher temperature"),
     ],
 )
-def test_each_trouble_is_told_once(change, word):
-    health = Health(total=1000, batch=256)
-    assert health.advice(50, WELL | change) == []
-    told = health.advice(150, WELL | change)
-    assert len(told) == 1
-    assert word in told[0]
-    assert "Try" in told[0]
-    assert health.advice(200, WELL | change) == []
+@pytest.mark.parametrize("kind", ["image", "audio"])
+def test_each_trouble_is_told_once_within_the_first_tenth(change, word, kind):
+    ((step, text),) = watch(change, Contrast(kind, 256, 0.2))
+    assert step == 100
+    assert word in text
+    assert ("recording" in text) <= (kind == "audio")
+    assert ("image" in text or "--views" in text) <= (kind == "image")
 
 
 def test_a_healthy_run_is_left_in_peace():
-    health = Health(total=1000, batch=256)
-    assert all(health.advice(step, WELL) == [] for step in range(0, 1000, 50))
-    # A high temperature keeps the loss near chance while much is learned (Table 5 of the paper).
-    assert health.advice(500, WELL | {"loss": 6.19, "contrastive_top1": 0.59}) == []
+    assert watch({}) == []
+    # The loss begins above its chance level and stays there while much is learned.
+    assert watch({"loss": 7.5, "contrastive_top1": 0.004, "retrieval_auc": 0.56}) == []
+
+
+def test_a_temperature_that_is_too_high_is_named_whatever_the_rows_say():
+    ((_, text),) = watch({}, Contrast("audio", 64, 10.0))
+    assert "--method.temperature 10" in text
+    assert "1.22 times" in text
+    assert watch({}, Contrast("audio", 64, 1.0)) == []  # Table 5 of the paper: worse, and it learns
+    assert watch({}, Contrast("image", 64, 10.0, normalize=False)) == []  # inner products have no bound
+
+
+def test_the_contrast_is_compared_with_its_own_chance_level():
+    # a weighted sum below its own 'chance', and a contrast that is far above its
+    row = {"loss": 2.0, "chance": 9.0, "contrastive": 4e5, "contrastive_chance": 6.2, "contrastive_entropy": 0.01}
+    ((_, text),) = watch(row, Contrast("audio", 256, 1e-6))
+    assert "(4e+05)" in text
+    assert "(6.2)" in text
+    assert watch(row | {"retrieval_auc": 0.5}, Contrast("audio", 256, 0.2, weighs=False)) == []
+
+
+def test_gathering_classes_are_evidence_against_chance():
+    health = Health(1000, IMAGES)
+    for step in range(50, 1001, 50):
+        found = 0.9 if step <= 400 else 0.5
+        row = WELL | {"retrieval_auc": found, "knn_top1": 0.3 + step / 2000, "encoder_norm": step}
+        assert health.advice(step, row) == []
+
+
+def test_a_resumed_run_says_what_the_whole_one_does():
+    rows = [
+        WELL | {"step": s, "encoder_norm": s, "retrieval_auc": 0.5 if s > 400 else 0.9} for s in range(50, 1001, 50)
+    ]
+    whole = Health(1000, IMAGES)
+    told = {row["step"]: whole.advice(row["step"], row) for row in rows}
+    assert sum(map(len, told.values())) == 1
+    for cut in range(1, len(rows)):
+        health = Health(1000, IMAGES)
+        health.replay(rows[:cut])
+        assert {row["step"]: health.advice(row["step"], row) for row in rows[cut:]} == {
+            row["step"]: told[row["step"]] for row in rows[cut:]
+        }
+
+
+def test_a_line_and_its_error():
+    value, error = extrapolate([(0, 0.1), (1, 0.2), (2, 0.3)], 5)
+    assert value == pytest.approx(0.6)
+    assert error == pytest.approx(0, abs=1e-9)
+    # residuals -1/6, 1/3, -1/6: s^2 = 1/6; 1 + 1/3 + (4 - 1)^2 / 2
+    value, error = extrapolate([(0, 0), (1, 1), (2, 1)], 4)
+    assert value == pytest.approx(2 / 3 + 0.5 * 3)
+    assert error == pytest.approx(math.sqrt(1 / 6 * (1 + 1 / 3 + 9 / 2)))
+    with pytest.raises(ValueError, match="three points"):
+        extrapolate([(0, 0), (1, 1)], 2)
+
+
+@pytest.mark.parametrize(("slope", "word"), [(0.02, "go on with --extend"), (0.0, "")])
+def test_the_last_word_of_a_run_that_is_still_rising(slope, word):
+    health = Health(1000, IMAGES)
+    for i, step in enumerate(range(50, 1001, 50)):
+        wobble = 0.004 * (-1) ** i
+        health.advice(step, WELL | {"step": step, "encoder_norm": step, "retrieval_auc": 0.55 + slope * i + wobble})
+    assert word in health.closing()
+    assert bool(word) == bool(health.closing())
+    assert "after 1,000" in health.outlook()
+    assert health.outlook() == ""

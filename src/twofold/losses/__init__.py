@@ -8,6 +8,7 @@ from twofold.losses.diagnostics import (
     describe,
     effective_rank,
     negatives_per_anchor,
+    retrieval_auc,
     uniformity,
 )
 from twofold.losses.distillation import distillation_loss
@@ -25,6 +26,7 @@ __all__ = [
     "describe",
     "distillation_loss",
     "effective_rank",
+    "retrieval_auc",
     "info_nce",
     "interpolated",
     "margin_triplet",

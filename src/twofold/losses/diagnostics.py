@@ -80,6 +80,31 @@ def contrastive_metrics(
 
 
 @torch.no_grad()
+def retrieval_auc(z_a: Tensor, z_b: Tensor, normalize: bool = True) -> Tensor:
+    """How often a view a is nearer to its partner than to the view b of another example; a tie counts half.
+
+    That is the area under the ROC curve of an anchor's candidates, averaged over anchors: 0.5 where the embedding tells
+    nothing apart, 1 where every partner is found. A few batches say more by it than by the share of first places.
+
+    Args:
+        z_a, z_b: [n, d] this rank's two views, n of 2 or more; other ranks' are no candidates, so nothing is sent.
+        normalize: as in `nt_xent`.
+    """
+    check_views(z_a, z_b)
+    a, b = _prepare(z_a, normalize), _prepare(z_b, normalize)
+    if len(b) < 2:
+        raise ValueError("a partner is told from other examples' views, and there is one example")
+    own_rows = torch.arange(len(a), device=a.device)
+    total = a.new_zeros(())
+    with torch.autocast(a.device.type, enabled=False):
+        for rows in _chunks(len(a)):
+            similarity = a[rows] @ b.T
+            own = similarity.gather(1, own_rows[rows, None])
+            total += (own > similarity).sum() + ((own == similarity).sum() - len(own)) / 2
+    return total / (len(a) * (len(b) - 1))
+
+
+@torch.no_grad()
 def alignment(z_a: Tensor, z_b: Tensor, power: float = 2.0) -> Tensor:
     """Mean of |a_i - b_i|^power over all ranks' pairs, z normalised: 0 when views agree (arXiv 2005.10242, eq. 1).
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from twofold.encoders import Encoder
@@ -166,4 +167,10 @@ class ContrastiveMethod(Method):
         """Negatives, how well the embedding tells views apart and how it lies, and the loss of chance."""
         assert isinstance(output, ContrastiveOutput)
         embedding = describe(output.z_a, output.z_b, output.h, self.temperature, batch, self.normalize)
-        return {"negatives": self.negatives(batch)} | embedding | {"chance": self.chance(batch)}
+        own = {"chance": self.chance(batch), "encoder_norm": self.encoder_norm()}
+        return {"negatives": self.negatives(batch)} | embedding | own
+
+    def encoder_norm(self) -> float:
+        """L2 norm of the encoder's parameters, of which a run that trains them changes some digits."""
+        parts = [parameter.detach().double().square().sum() for parameter in self.encoder.parameters()]
+        return float(torch.stack(parts).sum().sqrt()) if parts else 0.0

@@ -25,13 +25,15 @@ def sizes(config: RunConfig, facts: DataFacts, gpu: bool, reasons: list[str]) ->
         whole = "as large as the images" if side - 32 < size <= side else f"quick on {'a GPU' if gpu else 'a CPU'}"
         reasons.append(f"views.size {size} ({whole})")
     views = replace(given, size=size)
-    small = size <= 32  # the paper's appendix B.9
-    left_open = {"color_strength": 0.5 if small else 1.0, "blur": 0.0 if small else 0.5}
-    left_open = {name: value for name, value in left_open.items() if getattr(views, name) is None}
-    if small and left_open:
-        words = " and ".join(f"views.{name} {value:g}" for name, value in left_open.items())
-        reasons.append(f"{words} (the paper's choice at 32 px)")
-    views = replace(views, **left_open)
+    small, words = size <= 32, []  # the paper's appendix B.9
+    if views.color_strength is None:
+        views = replace(views, color_strength=0.5 if small else 1.0)
+        words.append(f"views.color_strength {views.color_strength:g}")
+    if views.blur is None:
+        views = replace(views, blur=0.0 if small else 0.5)
+        words.append(f"views.blur {views.blur:g}")
+    if small and words:
+        reasons.append(f"{' and '.join(words)} (the paper's choice at 32 px)")
     if views.blur and blur_radius(size) == 0:
         views = replace(views, blur=0.0)
         reasons.append(f"views.blur 0 (at {size} px its kernel, a tenth of the side, is one pixel)")

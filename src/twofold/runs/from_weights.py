@@ -24,6 +24,7 @@ from twofold.options import as_written, flatten, merge
 from twofold.reading import usable
 from twofold.training.rundir import RunDirectory
 
+
 @dataclass(frozen=True)
 class StartingPoint:
     """The weights that a run begins with.

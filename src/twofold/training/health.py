@@ -1,44 +1,217 @@
-"""Plain warnings when training goes wrong in one of the ways that contrastive learning knows."""
+"""Is it learning? Plain words, early, when a contrastive run goes wrong in one of the ways that are known."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from twofold.kinds import EXAMPLE, Kind
+
+_MILDER = {
+    "image": "larger or milder views (larger --views.crop_area, smaller --views.color_strength)",
+    "audio": "a larger --batch",
+}
+_HARDER = {
+    "image": "stronger views (smaller lower bound of --views.crop_area, larger --views.color_strength)",
+    "audio": "a larger --batch, whose recordings are more to choose from",
+}
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """What the warnings have to know of a run.
+
+    Attributes:
+        kind: of its examples.
+        batch: examples per step.
+        temperature: of the contrast.
+        normalize: whether it compares by cosine.
+        weighs: whether the loss has a contrast at all (`--method.contrastive_weight` above 0).
+    """
+
+    kind: Kind
+    batch: int
+    temperature: float
+    normalize: bool = True
+    weighs: bool = True
 
 
 class Health:
-    """Watches the logged metrics and gives each advice once.
+    """Watches the rows of metrics and gives each advice once; a resumed run shows it its earlier rows with `replay`.
+
+    What tells a run that learns from one that does not is neither its loss, which begins above the chance level and
+    may stay there for epochs while neighbours of a class gather, nor first places among N, which one batch counts too
+    few of. It is `retrieval_auc` over all steps since the row before: 0.5 by chance, with a standard error of at most
+    1 / sqrt(12 n) for n anchors (that of the mean of n ranks that are even; anchors of a batch share candidates).
 
     Args:
-        total: steps of the run; nothing is judged in the first tenth (at least 50 steps).
-        batch: images per step, which sets the chance level of the contrastive accuracy.
+        total: steps of the run; nothing is judged in the first tenth (nor in the first 20 steps).
+        contrast: what is compared; None for a run without a contrast, of which nothing is said.
     """
 
-    def __init__(self, total: int, batch: int) -> None:
-        self.patience = max(total // 10, 50)
-        self.chance_top1 = 1 / max(batch, 1)
+    def __init__(self, total: int, contrast: Contrast | None) -> None:
+        self.total, self.contrast = total, contrast
+        self.patience = max(total // 10, 20)
         self._told: set[str] = set()
+        self._rows: list[dict[str, float]] = []
+
+    def replay(self, rows: Sequence[Mapping[str, float]]) -> None:
+        """Take note of the rows before a resume; what they led to has been said."""
+        for row in rows:
+            self.advice(int(row["step"]), row)
 
     def advice(self, step: int, metrics: Mapping[str, float]) -> list[str]:
         """New warnings, in words, given the metrics logged at `step`."""
-        result = {}
-        if step >= self.patience and "contrastive_top1" in metrics:  # other objectives have other symptoms
-            at_chance = metrics["loss"] > 0.98 * metrics["chance"]
-            if at_chance and metrics["contrastive_top1"] < 5 * self.chance_top1:
-                result["chance"] = (
-                    f"the loss ({metrics['loss']:.3f}) sits at its chance level ({metrics['chance']:.3f}) after {step} "
-                    "steps: nothing is being learned. Try a lower --optim.lr, a longer --optim.warmup_epochs, or "
-                    "milder views (larger --views.crop_area, smaller --views.color_strength)"
-                )
-            if metrics["effective_rank"] < 2 or metrics["uniformity"] > -0.02:
-                result["collapse"] = (
-                    f"the embedding has collapsed (effective rank {metrics['effective_rank']:.1f}): images look alike "
-                    "to the encoder. Try a lower --optim.lr, a larger --batch, or a lower --method.temperature"
-                )
-            if metrics["contrastive_top1"] > 0.999 and metrics["loss"] < 0.01 * metrics["chance"]:
-                result["easy"] = (
-                    "the two views are told apart from all others without effort: the task teaches little. Try "
-                    "stronger views (smaller lower bound of --views.crop_area, larger --views.color_strength)"
-                )
-        fresh = [text for name, text in result.items() if name not in self._told]
-        self._told.update(result)
+        if self.contrast is None or "contrastive_top1" not in metrics:
+            return []
+        self._rows.append(dict(metrics) | {"step": step})
+        if step < self.patience:
+            return []
+        found = self._troubles(step, metrics, self.contrast)
+        fresh = [text for name, text in found.items() if name not in self._told]
+        self._told.update(found)
         return fresh
+
+    def _troubles(self, step: int, row: Mapping[str, float], contrast: Contrast) -> dict[str, str]:
+        """Everything that is wrong now: the cause where it is known, else the symptom."""
+        still = self._still(step)
+        if still or not contrast.weighs:
+            return {"still": still} if still else {}
+        temperature = self._temperature(row, contrast)
+        if temperature:
+            return {"temperature": temperature}
+        loss, chance = row.get("contrastive", row["loss"]), row.get("contrastive_chance", row["chance"])
+        examples = f"{EXAMPLE[contrast.kind]}s"
+        if row["effective_rank"] < 2 or row["uniformity"] > -0.02:
+            return {
+                "collapse": f"the embedding has collapsed (effective rank {row['effective_rank']:.1f}, uniformity "
+                f"{row['uniformity']:.3f}): {examples} look alike to the encoder. Try a lower --optim.lr, a larger "
+                "--batch, or a lower --method.temperature, and see that the data are not all the same"
+            }
+        if self._at_chance(contrast):
+            auc = row["retrieval_auc"]
+            return {
+                "chance": f"after {step:,} steps a view is nearer to its partner than to another of the {examples} in "
+                f"{auc:.1%} of cases, and a guess gets 50 % (contrastive loss {loss:.3f}, its chance level "
+                f"{chance:.3f}): nothing is being learned. Try a lower --optim.lr, a longer --optim.warmup_epochs, or "
+                f"{_MILDER[contrast.kind]}; and see that the {examples} differ"
+            }
+        if row["contrastive_top1"] > 0.999 and loss < 0.01 * chance:
+            return {
+                "easy": "the two views are told apart from all others without effort: the task teaches little. Try "
+                f"{_HARDER[contrast.kind]}"
+            }
+        return {}
+
+    def _still(self, step: int) -> str:
+        """A warning where the encoder's weights stay as they were since the first row."""
+        norms = [row["encoder_norm"] for row in self._rows if "encoder_norm" in row]
+        if len(norms) < 2 or max(norms) - min(norms) > 1e-6 * max(norms):
+            return ""
+        return (
+            f"the encoder's weights have not moved in {step:,} steps: nothing is being learned. Try a higher "
+            "--optim.lr, and see that the encoder's parameters require gradients"
+        )
+
+    def _temperature(self, row: Mapping[str, float], contrast: Contrast) -> str:
+        """A warning where the temperature leaves the loss nothing to tell partners from others by."""
+        if not contrast.normalize:
+            return ""
+        others = max(2 * contrast.batch - 2, 1)
+        # cosines lie within 2 of each other: the most that a partner's weight can be, in units of a guess's
+        most = (others + 1) / (1 + others * math.exp(-2 / contrast.temperature))
+        if most < min(2.0, (others + 2) / 2):
+            return (
+                f"at --method.temperature {contrast.temperature:g} even a perfect embedding gives a partner only "
+                f"{most:.2f} times the weight of a guess, so the loss hardly tells views apart: give a lower one, "
+                "0.1 to 0.5 is usual"
+            )
+        loss, chance = row.get("contrastive", row["loss"]), row.get("contrastive_chance", row["chance"])
+        peaked = row["contrastive_entropy"] < 0.2 * math.log(max(contrast.batch, 2))
+        if peaked and loss > 5 * chance:
+            return (
+                f"the contrastive loss ({loss:.3g}) is far above what a guess gets ({chance:.3g}): at "
+                f"--method.temperature {contrast.temperature:g} the nearest view takes all the weight, and mostly it "
+                "is the wrong one. Give a higher temperature, 0.1 to 0.5 is usual"
+            )
+        return ""
+
+    def _at_chance(self, contrast: Contrast) -> bool:
+        """Whether views are found no better than by a guess, beyond doubt, and nothing else says otherwise."""
+        judged = [row for row in self._rows if row["step"] >= self.patience and "retrieval_auc" in row]
+        if not judged:
+            return False
+        judged = judged[-3:]
+        before = [row["step"] for row in self._rows if row["step"] < judged[0]["step"]]
+        anchors = contrast.batch * (judged[-1]["step"] - (before[-1] if before else 0))
+        auc = float(np.mean([row["retrieval_auc"] for row in judged]))
+        looks = [row["knn_top1"] for row in self._rows if "knn_top1" in row]
+        # (as few as 38 examples are looked at: less is noise)
+        gathers = len(looks) > 2 and float(np.mean(looks[-2:])) > looks[0] + 0.15
+        doubt = 2 / math.sqrt(12 * anchors)
+        return not gathers and auc + doubt < _LEAST_AUC and auc - 0.5 < max(doubt, 0.01)
+
+    def outlook(self) -> str:
+        """Where the run is heading, once, as soon as four rows and a tenth of the steps allow a line; else empty.
+
+        The line is of least squares in the logarithm of the step, through what has been measured: kNN accuracy where it
+        was looked at four times, else `retrieval_auc`. Its range is twice the standard error of a prediction, which
+        knows nothing of what the schedule will do.
+        """
+        if "outlook" in self._told or not self._rows or self._rows[-1]["step"] < self.patience:
+            return ""
+        for name, words in (("knn_top1", "kNN accuracy"), ("retrieval_auc", "partners nearer than other views")):
+            points = [(math.log(row["step"]), row[name]) for row in self._rows if name in row]
+            if len(points) >= 4:
+                self._told.add("outlook")
+                if self._told & {"still", "temperature", "collapse", "chance"}:
+                    return ""
+                value, error = extrapolate(points, math.log(self.total))
+                low, high = (min(max(value + side * 2 * error, 0.0), 1.0) for side in (-1, 1))
+                now, step = points[-1][1], int(self._rows[-1]["step"])
+                return (
+                    f"{words} {now:.1%} after {step:,} steps; if it goes on in the logarithm of the step, between "
+                    f"{low:.0%} and {high:.0%} after {self.total:,}"
+                )
+        return ""
+
+    def closing(self) -> str:
+        """What to say at the end of a run that would gain from more epochs; else empty."""
+        values = [(row["step"], row["retrieval_auc"]) for row in self._rows if "retrieval_auc" in row]
+        late = np.array([auc for step, auc in values if step > 0.75 * self.total])
+        middle = np.array([auc for step, auc in values if 0.5 * self.total < step <= 0.75 * self.total])
+        if len(late) < 4 or len(middle) < 4 or self._told & {"still", "temperature", "collapse", "chance"}:
+            return ""
+        error = math.sqrt(late.var(ddof=1) / len(late) + middle.var(ddof=1) / len(middle))
+        gain = float(late.mean() - middle.mean())
+        if gain < 3 * error or gain < 0.05 * (1 - middle.mean()):
+            return ""
+        return (
+            f"views are still found better and better (a partner nearer than others in {middle.mean():.1%}, then "
+            f"{late.mean():.1%} of cases, over the last two quarters): the run would gain from more epochs, go on with "
+            "--extend"
+        )
+
+
+_LEAST_AUC = 0.53
+"""Where a guess, which gets 0.5, is told from a run that learns slowly; tests/training/test_know_early.py has both."""
+
+
+def extrapolate(points: Sequence[tuple[float, float]], at: float) -> tuple[float, float]:
+    """The value of the least-squares line through `points` (x, y) at another x, and a prediction's standard error.
+
+    Raises:
+        ValueError: there are less than three points or they have one x.
+    """
+    x, y = np.array(points, float).T
+    spread = ((x - x.mean()) ** 2).sum() if len(x) > 2 else 0.0
+    if not spread > 0:
+        raise ValueError(f"a line with an error needs three points of different x, got {len(x)}")
+    slope = ((x - x.mean()) * (y - y.mean())).sum() / spread
+    value = y.mean() + slope * (at - x.mean())
+    left = y - y.mean() - slope * (x - x.mean())
+    variance = (left**2).sum() / (len(x) - 2)
+    return float(value), float(np.sqrt(variance * (1 + 1 / len(x) + (at - x.mean()) ** 2 / spread)))

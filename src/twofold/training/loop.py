@@ -20,13 +20,14 @@ from twofold.encoders.base import MISFIT
 from twofold.errors import UserError
 from twofold.interrupts import StopRequest
 from twofold.kinds import EXAMPLE
-from twofold.methods import Method, Output
+from twofold.losses import retrieval_auc
+from twofold.methods import ContrastiveMethod, ContrastiveOutput, Method, Output
 from twofold.randomness import derive_seed
 from twofold.text import printable
 from twofold.training.best import Best
 from twofold.training.checkpoint import check_state_fits, load_checkpoint, load_newest, save_checkpoint, set_aside
 from twofold.training.clock import StepClock
-from twofold.training.health import Health
+from twofold.training.health import Contrast, Health
 from twofold.training.inputs import MakeInputs
 from twofold.training.metrics import MetricsFile
 from twofold.training.progress import ProgressReport
@@ -100,7 +101,7 @@ class Training(Generic[Examples, Draw]):
 
     def fit(self) -> bool:
         """Train to the last step; returns whether it was reached (a signal ends a run early, with a checkpoint)."""
-        health, before, begun = Health(self.steps, self.batch), self.seconds, time.monotonic()
+        health, before, begun = self.health(), self.seconds, time.monotonic()
         unit = f"{EXAMPLE[self.method.encoder.input.kind]}s"
         watch = Vigil(self.patience, partial(self.pulse, self.step))
         progress = ProgressReport(self.steps, self.step, self.batch, unit, rank() > 0)
@@ -123,6 +124,9 @@ class Training(Generic[Examples, Draw]):
                     if rank() == 0:
                         for advice in health.advice(self.step, row):
                             console.print(f"warning: {advice}")
+                        for word in (health.outlook(), health.closing() if last else ""):
+                            if word:
+                                console.print(word)
                     self.clock.mark("logging")
                 if self.checkpoint_due() or last or stopping:
                     self.clock.doing = "saving"
@@ -134,6 +138,19 @@ class Training(Generic[Examples, Draw]):
                     self.stopped_by = int(stopping)
                     break
         return self.step == self.steps
+
+    def health(self) -> Health:
+        """What judges the rows; of a resumed run, with those that it has written."""
+        method, contrast = self.method, None
+        if isinstance(method, ContrastiveMethod):
+            weighs = getattr(method, "contrastive_weight", 1.0) > 0
+            kind = method.encoder.input.kind
+            contrast = Contrast(kind, self.batch, method.temperature, method.normalize, weighs)
+        health = Health(self.steps, contrast)
+        if rank() == 0 and self.step:
+            health.replay([row for row in self.metrics.rows() if row["step"] <= self.step])
+            health.outlook()
+        return health
 
     def update(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer, batch: Batch[Examples, Draw]) -> Output:
         """One step: views, loss, gradient, update."""
@@ -154,7 +171,11 @@ class Training(Generic[Examples, Draw]):
         average_running_statistics(self.method)
         self.clock.mark("optimiser")
         loss = output.loss.detach()
-        for name, value in (("loss", loss), ("steps", torch.ones_like(loss))):  # both where collectives find them
+        news = [("loss", loss), ("steps", torch.ones_like(loss))]  # both where collectives find them
+        if isinstance(output, ContrastiveOutput) and len(output.z_a) > 1:
+            normalize = isinstance(self.method, ContrastiveMethod) and self.method.normalize
+            news.append(("retrieval_auc", retrieval_auc(output.z_a, output.z_b, normalize)))
+        for name, value in news:
             self.sums[name] = self.sums[name] + value if name in self.sums else value
         for monitor in self.monitors:
             monitor.after_step(output, batch.labels)
@@ -191,10 +212,12 @@ class Training(Generic[Examples, Draw]):
         """One row of metrics: means since the last row, and what the method tells of the last step."""
         loss = float(all_reduce_mean(self.sums["loss"] / self.sums["steps"]))
         self.soundness.check_loss(loss, self.step)
+        auc = self.sums.get("retrieval_auc")
+        known = {} if auc is None else {"retrieval_auc": float(all_reduce_mean(auc / self.sums["steps"]))}
         self.sums = {}
         self.clock.collect()
         row = {"step": self.step, "epoch": self.step / self.steps_per_epoch, "loss": loss, "seconds": self.seconds}
-        return row | {"lr": self.schedule(self.step - 1)} | self.method.describe(output, self.batch)
+        return row | {"lr": self.schedule(self.step - 1)} | known | self.method.describe(output, self.batch)
 
     def record(self, row: dict[str, float]) -> None:
         """Append a row to metrics.jsonl, and to the tracker if there is one."""

@@ -105,9 +105,7 @@ def left_out(config: ViewsConfig, channels: int) -> str:
         raise UserError(
             f"views.operators has drop, which makes RGB grey, and the images have {channels} channels: leave it out"
         )
-    wanted = config.strength > 0 and bool(
-        config.grayscale or (config.jitter and max(config.jitter_ranges[2:]) > 0)
-    )
+    wanted = config.strength > 0 and bool(config.grayscale or (config.jitter and max(config.jitter_ranges[2:]) > 0))
     if not wanted and not any(isinstance(each, Color | ColorJitter) for each in operators):
         return ""
     return (

@@ -1,0 +1,81 @@
+"""Real runs, healthy and broken on purpose: the healthy ones are left in peace, each of the others gets its word."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+from tiny import images
+
+import twofold
+from sound_files import speech_folder
+
+IMAGES = {
+    "encoder": {"name": "resnet10", "width": 0.125, "stem": "cifar"}, "batch": 32, "epochs": 12, "seed": 3,
+    "views": {"size": 16, "crop_rule": "torchvision", "crop_area": (0.4, 1.0)},
+    "optim": {"name": "adamw", "lr": 2e-3}, "head": {"out_dim": 32},
+    "training": {"device": "cpu", "precision": "fp32", "log_every": 4}, "data": {"workers": 0},
+}  # fmt: skip
+SOUNDS = {
+    "encoder": {"name": "speech:small", "speech": {"mels": 20, "width": 16, "layers": 1, "heads": 2, "hidden": 32}},
+    "batch": 16, "epochs": 20, "optim": {"name": "adamw", "lr": 2e-3}, "data": {"workers": 0},
+    "training": {"device": "cpu", "precision": "fp32", "log_every": 2},
+}  # fmt: skip
+
+
+def told(data, folder, options, capsys, **change):
+    """The warnings of a run, in one line each, and its rows."""
+    nested = {name: dict(value) if isinstance(value, dict) else value for name, value in options.items()}
+    for name, value in change.items():
+        group, _, key = name.partition("__")
+        nested[group] = {**nested.get(group, {}), key: value}
+    twofold.pretrain(data, folder, report=False, **nested)
+    out = " ".join(capsys.readouterr().out.split())  # a log wraps nothing, a terminal does
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return re.findall(r"warning: .*?(?=warning: |step \d+/|$)", out), rows
+
+
+BROKEN = {
+    "temperature 10": ({"method__temperature": 10.0}, "give a lower one"),
+    "temperature 1e-6": ({"method__temperature": 1e-6}, "Give a higher temperature"),
+    "crops that share nothing": ({"views__crop_area": (0.003, 0.004)}, "larger --views.crop_area"),
+    "frozen encoder": ({"optim__lr": 1e-12}, "have not moved"),
+    "constant images": ({}, "nothing is being learned"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["healthy", *BROKEN])
+def test_images(name, tmp_path, capsys):
+    pictures, labels = images(384)
+    if name == "constant images":
+        pictures = np.full_like(pictures, 128)
+    change, word = BROKEN.get(name, ({}, ""))
+    warnings, rows = told((pictures, labels), tmp_path / "run", IMAGES, capsys, **change)
+    assert word in " ".join(warnings), rows[-1]
+    assert bool(warnings) == bool(word), warnings
+    assert not any("recording" in text for text in warnings)
+
+
+@pytest.mark.slow
+def test_a_rate_a_hundred_times_too_high(tmp_path, capsys):
+    digits = load_digits()
+    pictures = (np.kron(digits.images[:1280], np.ones((1, 2, 2))) * 15.9).astype(np.uint8)[..., None]
+    options = {
+        "encoder": {"name": "resnet10", "width": 0.125}, "views": {"size": 16, "flip": 0.0}, "batch": 64, "epochs": 6,
+        "training": {"device": "cpu", "log_every": 5},
+    }  # fmt: skip
+    warnings, rows = told((pictures, digits.target[:1280]), tmp_path / "run", options, capsys, optim__lr=0.2)
+    assert "nothing is being learned" in " ".join(warnings), rows[-1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["healthy", "temperature 10", "temperature 1e-6", "frozen encoder"])
+def test_recordings(name, tmp_path, capsys):
+    folder = speech_folder(tmp_path / "clips", 4, 12)
+    change, word = BROKEN.get(name, ({}, ""))
+    warnings, rows = told(folder, tmp_path / "run", SOUNDS, capsys, **change)
+    assert word in " ".join(warnings), rows[-1]
+    assert bool(warnings) == bool(word), warnings
+    assert not any("image" in text or "--views" in text for text in warnings)
