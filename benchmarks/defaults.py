@@ -11,8 +11,8 @@ again. An arm is `defaults`, `lightly`, or options of `twofold pretrain`. lightl
 float32, with a worker for each thread.
 
 linear: logistic regression on all labels, its penalty chosen on held-out fifths of the training pictures; linear 20:
-on 20 labels a class, three draws; knn: votes of the nearest neighbours. All in percent of the test pictures. Raw pixels are
-those of the central square at the size that the encoder sees. The encoder before training starts with all of its
+on 20 labels a class, three draws; knn: votes of the nearest neighbours. All in percent of the test pictures. Raw pixels
+are those of the central square at the size that the encoder sees. The encoder before training starts with all of its
 branches switched on.
 """
 
