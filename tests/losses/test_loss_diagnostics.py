@@ -97,3 +97,19 @@ def test_describe_gathers_them(dtype: torch.dtype) -> None:
     }
     assert all(isinstance(value, float) and math.isfinite(value) for value in row.values())
     assert row["chance"] == math.log(17)
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_retrieval_auc_counts_what_a_loop_counts(normalize: bool) -> None:
+    a, b = views()
+    b[3] = b[2]  # a tie
+    b = b + 0.4 * a
+    b[3] = b[2]
+    p, q = (z / z.norm(dim=1, keepdim=True) if normalize else z for z in (a, b))
+    won = 0.0
+    for i, j in itertools.permutations(range(len(a)), 2):
+        own, other = float(p[i] @ q[i]), float(p[i] @ q[j])
+        won += 0.5 if math.isclose(own, other, rel_tol=1e-12) else own > other
+    expected = won / (len(a) * (len(a) - 1))
+    assert 0.5 < expected < 1
+    assert float(diagnostics.retrieval_auc(a, b, normalize)) == pytest.approx(expected, abs=1e-12)

@@ -68,9 +68,9 @@ _RATES: dict[str, tuple[float, Literal["linear", "sqrt", "none"], float]] = {
     "lamb": (2e-3, "none", 0.01),
 }
 
-_BASIC_BLOCKS = 6e-3
-"""Adam's and AdamW's lr for ResNets of basic blocks (docs/defaults.md); deeper nets and transformers were not tried at
-so high a rate."""
+_BASIC_BLOCKS = {"adam": (6e-3, 1e-4), "adamw": (6e-3, 1e-2)}
+"""lr and weight decay for ResNets of basic blocks (docs/defaults.md); deeper nets and transformers were not tried at so
+high a rate."""
 
 
 def optimiser(config: RunConfig, reasons: list[str]) -> RunConfig:
@@ -81,7 +81,7 @@ def optimiser(config: RunConfig, reasons: list[str]) -> RunConfig:
         reasons.append(f"optim.name {optim.name} (batch {'below 1,024' if batch < 1024 else 'of 1,024 or more'})")
     lr, rule, weight_decay = _RATES[optim.name or "adamw"]
     if optim.name in ("adam", "adamw") and re.search(r"resnet(10|18|34)$", config.encoder.name or ""):
-        lr = _BASIC_BLOCKS
+        lr, weight_decay = _BASIC_BLOCKS[optim.name]
     if optim.lr is None:
         optim = replace(optim, lr=lr, lr_rule=optim.lr_rule or rule)
         reasons.append(f"optim.lr {optim.lr:g}, lr_rule {optim.lr_rule} (usual for {optim.name})")

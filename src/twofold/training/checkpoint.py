@@ -88,10 +88,10 @@ def _is_best(value: Any) -> bool:
 
 
 def _are_sums(value: Any) -> bool:
-    """Sums since the last row: of losses and steps, or none."""
+    """Sums since the last row: of losses, steps and what else a row has means of, or none."""
     return (
         isinstance(value, dict)
-        and value.keys() in ({"loss", "steps"}, set())
+        and (not value or {"loss", "steps"} <= value.keys() <= {"loss", "steps", "retrieval_auc"})
         and all(isinstance(each, torch.Tensor) and each.ndim == 0 for each in value.values())
     )
 

@@ -175,8 +175,11 @@ class Training(Generic[Examples, Draw]):
         if isinstance(output, ContrastiveOutput) and len(output.z_a) > 1:
             normalize = isinstance(self.method, ContrastiveMethod) and self.method.normalize
             news.append(("retrieval_auc", retrieval_auc(output.z_a, output.z_b, normalize)))
-        for name, value in news:
-            self.sums[name] = self.sums[name] + value if name in self.sums else value
+        if not self.sums:
+            self.sums = {name: torch.zeros_like(value) for name, value in news}
+        for name, value in news:  # an earlier version's checkpoint may begin sums that lack some of them
+            if name in self.sums:
+                self.sums[name] = self.sums[name] + value
         for monitor in self.monitors:
             monitor.after_step(output, batch.labels)
         self.clock.mark("monitors")
