@@ -53,6 +53,7 @@ COMMANDS: dict[str, Command] = {
     "distill": Command("twofold.commands.distill", "train a small student on what a teacher says"),
     "transfer": Command("twofold.commands.transfer", "measure an encoder on the papers' 12 other data sets"),
     "labels": Command("twofold.commands.labels", "how many labels do I need? accuracy against their number"),
+    "predict": Command("twofold.commands.predict", "what new files are, by the classifier that was fitted"),
     "embed": Command("twofold.commands.embed", "write features with names to a file, for whatever comes next"),
     "convert": Command("twofold.commands.convert", "turn an official checkpoint into an encoder of ours"),
     "export": Command("twofold.commands.export", "an encoder in the layout of torchvision, MoCo or detectron2"),

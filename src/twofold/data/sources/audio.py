@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from twofold.data.base import DataFacts, SkipList, class_count, sample_indices
+from twofold.data.base import DataFacts, NothingReadable, SkipList, class_count, sample_indices
 from twofold.data.config import DataConfig
 from twofold.data.decoding.recordings import (
     SILENT,
@@ -86,7 +86,8 @@ class AudioSource:
             else:
                 readable.append((recording, header))
         if not readable:
-            raise UserError(f"{name}: none of {len(recordings)} files can be read:\n{self.skipped.summary()}")
+            message = f"{name}: none of {len(recordings)} files can be read:\n{self.skipped.summary()}"
+            raise NothingReadable.of(message, self.skipped)
         self.recordings = [recording for recording, _ in readable]
         parts = [_part_of(recording, *header) for recording, header in readable if not isinstance(header, str)]
         self.starts = np.array([start for start, _ in parts], dtype=np.int64)
