@@ -51,6 +51,8 @@ class Recording:
     """Where its bytes lie, if it is no file of its own."""
     group: str | None = None
     """What it belongs to, if that was asked for; None for one that stands alone."""
+    row: int | None = None
+    """Of the manifest, from 0; None without one."""
 
 
 class AudioSource:
