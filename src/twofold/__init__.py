@@ -22,14 +22,15 @@ if TYPE_CHECKING:
     from twofold.commands.predict import predict as predict
     from twofold.commands.pretrain import pretrain as pretrain
     from twofold.commands.recipes import recipes as recipes
+    from twofold.commands.search import search as search
     from twofold.commands.shard import shard as shard
     from twofold.commands.study import study as study
     from twofold.commands.transfer import transfer as transfer
     from twofold.encoders.load import load as load
 
 _COMMANDS = (
-    "pretrain", "evaluate", "finetune", "distill", "labels", "predict", "embed", "convert", "export", "transfer",
-    "study", "shard", "recipes",
+    "pretrain", "evaluate", "finetune", "distill", "labels", "predict", "embed", "search", "convert", "export",
+    "transfer", "study", "shard", "recipes",
 )  # fmt: skip
 _PLACES = {name: f"twofold.commands.{name}" for name in _COMMANDS} | {"load": "twofold.encoders.load"}
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from jsonargparse import ArgumentParser
+from numpy.typing import NDArray
 from torch import nn
 
 from twofold.commands.arguments import EITHER, PATH, add_data, add_resume, new_parser, require_out
@@ -129,7 +130,7 @@ def embed(
     if config.level == "frame" and out.suffix == ".faiss":
         raise UserError(f"--level frame has a row a step, and {out} is an index of examples: write .npz or .parquet")
     parts = out.with_name(out.name + ".parts")
-    found, source = embeddings(path, model, data, config, parts=parts, resume=resume)
+    found, source, _ = embeddings(path, model, data, config, parts=parts, resume=resume)
     written = found.write(out, config.index)
     finished(parts)
     return EmbedResult(out, (len(found.features), found.features.shape[1]), _note(found, source, config, written))
@@ -137,8 +138,8 @@ def embed(
 
 def embeddings(
     path: Path, model: Encoder, data: Any, config: EmbedConfig, *, parts: Path, resume: bool = False
-) -> tuple[Embeddings, Source]:
-    """Features of data with all that is known of them, and the source that they are of.
+) -> tuple[Embeddings, Source, NDArray[np.int64]]:
+    """Features of data with all that is known of them, the source that they are of, and their places in it.
 
     Args:
         path: of the encoder's file.
@@ -172,7 +173,7 @@ def embeddings(
         {name: as_column(values) for name, values in table.items()}, starts,
         _step(model) if config.level == "frame" else None,
     )  # fmt: skip
-    return found, source
+    return found, source, index
 
 
 def _extraction(path: Path, model: Encoder, config: EmbedConfig) -> tuple[Callable[[Source], Part], dict[str, Any]]:

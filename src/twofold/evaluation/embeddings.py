@@ -40,7 +40,7 @@ class Embeddings:
         features: [n, d] float32; of frames [total, d], one example's after the other's.
         names: [n] of the examples.
         facts: in JSON's types: `encoder`, the digest of what gave them; `data`, where they come from; `text`, how
-            examples were prepared; `centred`, whether they are of length 1 around the mean of all.
+            examples were prepared.
         labels: [n] or [n, K]; None without labels.
         classes: their names; empty without.
         groups: [n]; None without.
@@ -63,7 +63,8 @@ class Embeddings:
         """Write them to a new file, whole or not at all; returns what was written, in words.
 
         Args:
-            out: .npz, .parquet or .faiss; beside an index `out` + ".npz" holds what an index cannot.
+            out: .npz, .parquet or .faiss: an index of features of length 1 around their mean. Beside it `out` + ".npz"
+                holds what an index cannot, with `mean` [d] and the `lengths` [n] that the features had around it.
             kind: of the faiss index.
         """
         if out.suffix == ".parquet":
@@ -73,9 +74,13 @@ class Embeddings:
             write_atomically(out, lambda file: np.savez(file, features=self.features, **self._arrays()))
             return f"{out}"
         around, mean = centred(self.features)
+        lengths = np.linalg.norm(self.features - mean, axis=1)
         index = FaissIndex.build(around, kind)
-        beside = dataclasses.replace(self, facts=self.facts | {"centred": True, "index": index.words})
-        write_atomically(out.with_name(out.name + BESIDE), lambda file: np.savez(file, mean=mean, **beside._arrays()))
+        beside = dataclasses.replace(self, facts=self.facts | {"index": index.words})
+        write_atomically(
+            out.with_name(out.name + BESIDE),
+            lambda file: np.savez(file, mean=mean, lengths=lengths, **beside._arrays()),
+        )
         write_atomically(out, lambda file: file.write(index.to_bytes()))
         return f"{out} ({index.words}) and {out.name}{BESIDE}"
 
@@ -118,7 +123,7 @@ class Embeddings:
 
     @classmethod
     def read(cls, path: Path) -> Embeddings:
-        """What `write` wrote. The features of an index are those that it holds, of length 1 around their mean.
+        """What `write` wrote; of an index, too, the features that it was made of, to rounding.
 
         Raises:
             UserError: no such file, of another kind, or damaged.
@@ -129,12 +134,28 @@ class Embeddings:
             if path.suffix == ".npz":
                 return _from_arrays(_load(path))
             arrays = _load(path.with_name(path.name + BESIDE))
-            features = FaissIndex.from_bytes(path.read_bytes()).vectors()
-            return _from_arrays(arrays | {"features": features})
+            around = FaissIndex.from_bytes(path.read_bytes()).vectors()
+            return _from_arrays(arrays | {"features": arrays["mean"] + arrays["lengths"][:, None] * around})
         except (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
             raise UserError(
                 f"{path} holds no features of twofold embed, or is damaged: {error}; write it anew"
             ) from error
+
+
+def holds_embeddings(path: Path) -> bool:
+    """Whether this is a file of `Embeddings.write`, and no data of the same ending."""
+    if not path.is_file():
+        return False
+    try:
+        if path.suffix == ".npz":
+            with zipfile.ZipFile(path) as archive:
+                return {"features.npy", "names.npy", "facts.npy"} <= set(archive.namelist())
+        if path.suffix == ".parquet":
+            schema = parquet_module(str(path)).parquet.read_schema(path)
+            return b"twofold" in (schema.metadata or {})
+    except (OSError, ValueError, zipfile.BadZipFile):
+        return False
+    return path.suffix == ".faiss"
 
 
 def check_form(out: Path) -> None:
@@ -172,7 +193,7 @@ def _from_parquet(path: Path) -> Embeddings:
     facts = json.loads((table.schema.metadata or {})[b"twofold"])
     features = table["features"].combine_chunks()
     matrix = np.asarray(features.flatten(), np.float32).reshape(len(table), -1)
-    names, first, starts = np.array(table["name"].to_pylist(), dtype=np.str_), slice(None), None
+    names, first, starts = np.array(table["name"].to_pylist(), dtype=np.str_), np.arange(len(table)), None
     if "frame" in table.column_names:
         begun = np.flatnonzero(table["frame"].to_numpy() == 0)
         starts, first = np.append(begun, len(table)), begun

@@ -74,8 +74,9 @@ def faiss_module(what: str) -> Any:
 class Index(Protocol):
     """Finds the rows of highest cosine."""
 
-    words: str
-    """What it is, for people."""
+    @property
+    def words(self) -> str:
+        """What it is, for people."""
 
     def search(self, queries: NDArray[np.float32], k: int) -> Found:
         """Cosines [m, k], descending, and rows [m, k], of queries [m, d] of length 1; -1 for what was not found."""
