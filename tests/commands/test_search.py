@@ -115,6 +115,14 @@ def test_what_embed_wrote_is_searched(encoder, photos, tmp_path, form):
     np.testing.assert_array_equal(*sheets)
 
 
+def test_a_query_that_cannot_be_read_is_told(encoder, photos, tmp_path):
+    good, gone = photos / "test" / "disc" / "41.png", photos / "gone.png"
+    found = twofold.search(encoder, photos / "train", tmp_path / "found", query=[good, gone], k=1)
+    assert [each["query"] for each in found.neighbours] == [str(good)]
+    assert [path for path, _ in found.skipped] == [str(gone)]
+    assert f"{gone}: " in found.text()
+
+
 def test_recordings_are_searched(tmp_path):
     torch.manual_seed(0)
     net = SpeechEncoder(RATE, 20, 60.0, width=16, layers=1, heads=2, hidden=16, cmvn="none", dropout=0.0)

@@ -85,6 +85,7 @@ class SearchResult:
         duplicates: groups of what is nearly the same, the largest first.
         leaks: groups of which some lie in the data and some in `test`.
         outliers: what lies farthest from its neighbours, farthest first.
+        skipped: what could not be read, of the data, the queries and the test data: path and reason.
     """
 
     path: Path
@@ -94,6 +95,7 @@ class SearchResult:
     duplicates: tuple[dict[str, Any], ...] = ()
     leaks: tuple[dict[str, Any], ...] = ()
     outliers: tuple[dict[str, Any], ...] = ()
+    skipped: tuple[tuple[str, str], ...] = ()
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -117,6 +119,9 @@ class SearchResult:
                 ]
         if self.outliers:
             lines.append(f"like nothing else: {', '.join(hit['name'] for hit in self.outliers[:5])}")
+        if self.skipped:
+            shown = "".join(f"\n  {path}: {reason}" for path, reason in self.skipped[:10])
+            lines.append(f"{len(self.skipped):,} file(s) could not be read:{shown}")
         return "\n".join([*(lines or ["nothing was found"]), f"{self.words}; written to {self.path}"])
 
     def to_dict(self) -> dict[str, Any]:
@@ -194,7 +199,7 @@ def search(
         (*search.like(bank, index, bank, rows, "names"), *search.like(bank, index, new, None, "query")),
         search.twice(bank, index) if config.duplicates or not asked else (),
         search.in_both(bank, index, other) if other is not None else (),
-        search.alone(bank, config.outliers or (0 if asked else _OUTLIERS)),
+        search.alone(bank, config.outliers or (0 if asked else _OUTLIERS)), tuple(search.skipped),
     )  # fmt: skip
     document = json.dumps(result.to_dict(), indent=2) + "\n"
     write_atomically(folder / "search.json", lambda file: file.write(document.encode()))
@@ -219,6 +224,8 @@ class _Search:
     model: Encoder
     config: SearchConfig
     folder: Path
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    """What could not be read."""
 
     def searched(self, data: Any) -> tuple[_Shelf, Index]:
         """What is searched, and how neighbours are found in it."""
@@ -247,6 +254,7 @@ class _Search:
         asked = dataclasses.replace(given, **{name: getattr(config, name) for name in shared - {"index"}},
                                     save_every=2**62)  # fmt: skip
         found, source, places = embeddings(self.file, self.model, data, asked, parts=self.folder / "parts")
+        self.skipped.extend(source.skipped)
         around, mean = centred(found.features, mean)
         return _Shelf(around, mean, found, lambda row: _picture(source, int(places[row])))
 
