@@ -16,7 +16,7 @@ from tiny import OPTIONS, images
 import twofold
 from sound_files import RATE, speech_folder, tone, write
 from twofold import cli
-from twofold.encoders import SpeechEncoder, load_part, read_header, save_encoder
+from twofold.encoders import FilePart, SpeechEncoder, load_classifier, load_part, read_header, save_encoder
 from twofold.errors import UserError
 from twofold.evaluation.protocols.linear import evaluate_linear
 from twofold.evaluation.protocols.weighted import evaluate_weighted
@@ -258,6 +258,35 @@ def test_mistakes_are_told(pretrained, photos, kept, tmp_path):
     assert (tmp_path / "there.csv").read_text() == "mine"
     with pytest.raises(UserError, match="keep_classifier true"):
         twofold.evaluate(pretrained, photos, folds=2, keep_classifier=True)
+
+
+def test_a_distilled_student_predicts(pretrained, photos, tmp_path):
+    options = {"epochs": 1, "batch": 8, "training": {"device": "cpu", "precision": "fp32"}}
+    twofold.distill(pretrained, photos, tmp_path / "student", teacher_labels="all", **options)
+    rows = twofold.predict(tmp_path / "student", photos, device="cpu").rows
+    assert {row.label for row in rows} <= {"bar", "disc"}
+    assert all(row.unlike is None for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("facts", "tensors", "told"),
+    [
+        ({"classes": ["bar"]}, {}, "1 names for 2 classes"),
+        ({"classes": ["bar", 7]}, {}, "2 names for 2 classes"),
+        ({"classes": ["a", "b"], "k": 1}, {"seen": torch.ones(3, 5), "held": torch.ones(2)}, "for features of 64"),
+        ({"classes": ["a", "b"], "k": 9}, {"seen": torch.ones(3, 64), "held": torch.ones(2)}, "neighbour 9 of 3"),
+        ({"classes": ["a", "b"], "k": 1}, {"seen": torch.ones(3, 64), "held": torch.tensor([torch.nan])}, "is damaged"),
+        ({"classes": ["a", "b"], "reads": "layers"}, {}, "it reads layers over time"),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused(kept, photos, tmp_path, facts, tensors, told):
+    file = tmp_path / "made.safetensors"
+    classifier, layer = load_classifier(kept.kept_in)
+    parts = {"prediction": FilePart(facts, tensors)}
+    save_encoder(file, twofold.load(kept.kept_in), None, {}, classifier, layer, parts)
+    assert read_header(file)["format"] == 3
+    with pytest.raises(UserError, match=told):
+        twofold.predict(file, photos)
 
 
 def test_a_changed_file_is_refused(kept, photos, tmp_path):

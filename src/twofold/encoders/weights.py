@@ -30,8 +30,8 @@ from twofold.heads import Classifier, HeadConfig, ProjectionHead
 from twofold.reading import NotRegular, regular
 from twofold.versions import package_version
 
-FORMAT = 2
-"""Since 2 with sums; files of format 1 have none and are read without."""
+FORMAT, WITH_PARTS = 2, 3
+"""Since 2 with sums; files of format 1 have none and are read without. 3 is 2 with parts beside the networks."""
 Module = TypeVar("Module", bound=nn.Module)
 _KEY, _HEADER_SUM, _SUM = "twofold", "header_sha256", "sha256"
 
@@ -69,7 +69,7 @@ def save_encoder(
     """
     path = Path(path)
     header = {
-        "format": FORMAT,
+        "format": WITH_PARTS if parts else FORMAT,
         "spec": encoder.spec(),
         "head": None if head is None else {"in_dim": head.in_dim, **asdict(head.config)},
         "classifier": None
@@ -174,8 +174,14 @@ def load_part(path: str | Path, name: str) -> FilePart | None:
         UserError: no encoder file, or one that is damaged.
     """
     header, tensors = _read(path)
-    facts = header["parts"].get(name)
-    return None if facts is None else FilePart(facts, _part(name, tensors))
+    facts, held = header["parts"].get(name), _part(name, tensors)
+    if facts is None:
+        return None
+    if wrong := spoiled(held):
+        raise UserError(
+            f"{path}: its {name} holds what is infinite or not a number ({', '.join(wrong)}): it is damaged"
+        )
+    return FilePart(facts, held)
 
 
 def read_header(path: str | Path) -> dict[str, Any]:
@@ -249,9 +255,9 @@ def _read(path: str | Path, weights: bool = True) -> tuple[dict[str, Any], dict[
     complete = isinstance(header, dict) and {"format", "spec", "head", "versions", "extra"} <= header.keys()
     if not complete or not isinstance(header["spec"], dict) or not isinstance(header["head"], dict | None):
         raise UserError(f"{path}: its header is malformed: {metadata[_KEY][:200]}")
-    if header["format"] not in (1, FORMAT):
+    if header["format"] not in (1, FORMAT, WITH_PARTS):
         raise UserError(
-            f"{path} has format {header['format']}, this version reads 1 and {FORMAT}; it was written by twofold "
+            f"{path} has format {header['format']}, this version reads 1 to {WITH_PARTS}; it was written by twofold "
             f"{header['versions'].get('twofold')}: install that version or a later one"
         )
     if header["format"] > 1:

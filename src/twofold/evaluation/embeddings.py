@@ -263,7 +263,7 @@ def in_parts(
         if progress:
             progress(end, len(source))
     return Part(
-        np.concatenate([part.h for part in parts if len(part.index)]),
+        np.concatenate([part.h for part in parts if len(part.index)] or [np.empty((0, 0), np.float32)]),
         np.concatenate([part.index for part in parts]),
         np.concatenate([part.counts for part in parts]),
         tuple(dict.fromkeys(each for part in parts for each in part.skipped)),

@@ -6,7 +6,7 @@ import dataclasses
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -140,7 +140,9 @@ def load_predictor(file: Path, module: nn.Module | None, device: str | torch.dev
     model = load(file, module, device)
     try:
         if recogniser is not None:
-            reader = Reader.stored(cast(UtteranceEncoder, model), recogniser)
+            if not isinstance(model, UtteranceEncoder):
+                raise ValueError("it reads recordings over time, and the encoder does not")
+            reader = Reader.stored(model, recogniser)
             return dataclasses.replace(reader, head=reader.head.to(device))
         return _classifier(file, model, part)
     except (ValueError, KeyError, TypeError, RuntimeError, AttributeError) as error:
@@ -159,9 +161,9 @@ def _classifier(file: Path, model: Encoder, part: FilePart | None) -> Predictor:
             "twofold evaluate --keep-classifier"
         )
     if facts.get("reads") == "layers":
-        reads: Encoder = all_layers(model)
         if not isinstance(model, UtteranceEncoder):
             raise ValueError("it reads layers over time, and the encoder has none")
+        reads: Encoder = all_layers(model)
     else:
         reads = below_classifier(EncoderWithClassifier(model, classifier, load_head(file), layer).eval())
         reads.to(next(iter(model.parameters())).device)
