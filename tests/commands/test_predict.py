@@ -102,6 +102,10 @@ def test_what_cannot_be_read_is_a_row(pretrained, photos, tmp_path):
     (folder / "x.png").write_bytes(b"")
     assert [row.name for row in twofold.predict(pretrained, folder).rows] == ["x.png"]
     assert twofold.predict(pretrained, good).rows[0].label == twofold.predict(pretrained, str(good)).rows[0].label
+    other = tmp_path / "other.png"
+    other.write_bytes(b"")
+    rows = twofold.predict(pretrained, [good, broken, gone, other], **{"data.background": "black"}).rows
+    assert [row.problem is None for row in rows] == [True, False, False, False]
     with pytest.raises(UserError, match="max_skipped allows 0"):
         twofold.predict(pretrained, [good, broken], **{"data.max_skipped": 0.0})
 
