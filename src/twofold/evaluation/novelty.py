@@ -95,7 +95,7 @@ class Novelty:
 
     def words(self) -> str:
         """For people."""
-        which = "nearest" if self.k == 1 else f"nearest neighbour number {self.k}"
+        which = "nearest neighbour" if self.k == 1 else f"neighbour number {self.k}"
         return (
             f"unlike: share of {len(self.held):,} held-out examples that lie nearer to their {which} among "
             f"{len(self.seen):,} training examples (1 - cosine), 0 to {1 - 1 / (len(self.held) + 1):.3g}"
