@@ -19,16 +19,18 @@ if TYPE_CHECKING:
     from twofold.commands.export import export as export
     from twofold.commands.finetune import finetune as finetune
     from twofold.commands.labels import labels as labels
+    from twofold.commands.predict import predict as predict
     from twofold.commands.pretrain import pretrain as pretrain
     from twofold.commands.recipes import recipes as recipes
+    from twofold.commands.search import search as search
     from twofold.commands.shard import shard as shard
     from twofold.commands.study import study as study
     from twofold.commands.transfer import transfer as transfer
     from twofold.encoders.load import load as load
 
 _COMMANDS = (
-    "pretrain", "evaluate", "finetune", "distill", "labels", "embed", "convert", "export", "transfer", "study", "shard",
-    "recipes",
+    "pretrain", "evaluate", "finetune", "distill", "labels", "predict", "embed", "search", "convert", "export",
+    "transfer", "study", "shard", "recipes",
 )  # fmt: skip
 _PLACES = {name: f"twofold.commands.{name}" for name in _COMMANDS} | {"load": "twofold.encoders.load"}
 

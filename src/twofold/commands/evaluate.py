@@ -17,6 +17,7 @@ from twofold.devices import choose_device
 from twofold.encoders.load import encoder_path
 from twofold.encoders.weights import read_header
 from twofold.errors import UserError
+from twofold.evaluation.kept import save_fitted
 from twofold.evaluation.protocols.base import PROTOCOLS, EvaluationConfig, Protocol, Result
 from twofold.files import write_atomically
 from twofold.options import OptionsParser, add_options, merge
@@ -33,7 +34,8 @@ def evaluate(run: str | Path, data: Any, /, *, encoder: nn.Module | None = None,
             `validation` may be data of any kind, too.
 
     Returns:
-        The protocol's result. Its JSON is in the run's `evaluations` folder.
+        The protocol's result. Its JSON is in the run's `evaluations` folder, and with `keep_classifier` beside it a
+        .safetensors file of the same name for `twofold.predict`.
 
     Raises:
         UserError: for anything wrong in the options, the encoder or the data.
@@ -44,8 +46,13 @@ def evaluate(run: str | Path, data: Any, /, *, encoder: nn.Module | None = None,
     kind = PROTOCOLS[parser.build(merge(options, named)).protocol]
     config = parser.build(merge(kind.inherited(read_header(file)), options, named))
     device = choose_device(config.device, "--device").type
-    result = kind(config).run(file, data, module=encoder, device=device, progress=_Progress(), **parts)
-    return dataclasses.replace(result, file=_write(file, kind, result))
+    protocol = kind(config)
+    result = protocol.run(file, data, module=encoder, device=device, progress=Progress(), **parts)
+    written = _write(file, protocol, result)
+    if protocol.fitted is not None and written is not None:
+        kept = save_fitted(written.with_suffix(".safetensors"), file, protocol.fitted, config.data, encoder)
+        result = dataclasses.replace(result, kept_in=kept)
+    return dataclasses.replace(result, file=written)
 
 
 def _name(part: Any) -> str:
@@ -53,7 +60,7 @@ def _name(part: Any) -> str:
     return str(part) if isinstance(part, str | os.PathLike) else type(part).__name__
 
 
-class _Progress:
+class Progress:
     """Tells of each part once, when it is done; of long parts also every 5,000 examples."""
 
     def __init__(self) -> None:
@@ -66,9 +73,10 @@ class _Progress:
         self.told.add(step)
 
 
-def _write(encoder: Path, protocol: type[Protocol], result: Result) -> Path | None:
-    """Write an evaluation's JSON into the run's folder, if the encoder lies in one."""
-    if not protocol.written_beside_any_file and not (encoder.parent / "config.yaml").exists():
+def _write(encoder: Path, protocol: Protocol, result: Result) -> Path | None:
+    """Write an evaluation's JSON into the run's folder, if the encoder lies in one, or something is kept with it."""
+    asked = protocol.written_beside_any_file or protocol.fitted is not None
+    if not asked and not (encoder.parent / "config.yaml").exists():
         return None
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     path = _free_name(encoder.parent / "evaluations", f"{result.name}-{stamp}")

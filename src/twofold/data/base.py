@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -175,13 +175,34 @@ def name_of(source: Any, index: int) -> str:
     return str(path(index)) if callable(path) else f"{source.name}[{index}]"
 
 
-def require_pairs(source: Source) -> None:
-    """Raise UserError for fewer than two images: contrast needs another one."""
+class NothingReadable(UserError):
+    """There are files and none can be read; `skipped` has the path of each and the reason."""
+
+    skipped: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def of(cls, message: str, skipped: Iterable[tuple[str, str]]) -> NothingReadable:
+        """The error with what was left out."""
+        error = cls(message)
+        error.skipped = tuple(skipped)
+        return error
+
+    def renamed(self, names: Mapping[str, str]) -> NothingReadable:
+        """See `UserError.renamed`."""
+        error = super().renamed(names)
+        assert isinstance(error, NothingReadable)
+        error.skipped = self.skipped
+        return error
+
+
+def require_pairs(source: Source, least: int = 2) -> None:
+    """Raise UserError for fewer than two images, or than `least`: contrast needs another one."""
     if not len(source) and len(source.skipped):
-        raise UserError(f"{source.name} holds no image that can be read:\n{source.skipped.summary()}")
+        message = f"{source.name} holds no image that can be read:\n{source.skipped.summary()}"
+        raise NothingReadable.of(message, source.skipped)
     if not len(source):
         raise UserError(f"{source.name} holds no image: the list or folder of this part is empty")
-    if len(source) < 2:
+    if len(source) < least:
         what = EXAMPLE[getattr(source, "kind", "image")]
         left = f"; left out were\n{source.skipped.summary()}" if len(source.skipped) else ""
         raise UserError(

@@ -5,13 +5,22 @@ from twofold.encoders.audio.encoder import FilterbankEncoder, SpeechEncoder, Utt
 from twofold.encoders.base import Encoder, InputSpec, build_encoder_from_spec
 from twofold.encoders.build import EncoderConfig, build_encoder
 from twofold.encoders.resnet import ResNet
-from twofold.encoders.weights import load_classifier, load_encoder, load_head, read_header, save_encoder
+from twofold.encoders.weights import (
+    FilePart,
+    load_classifier,
+    load_encoder,
+    load_head,
+    load_part,
+    read_header,
+    save_encoder,
+)
 from twofold.waves import Waves
 
 __all__ = [
     "CustomEncoder",
     "Encoder",
     "EncoderConfig",
+    "FilePart",
     "FilterbankEncoder",
     "InputSpec",
     "ResNet",
@@ -26,6 +35,7 @@ __all__ = [
     "load_classifier",
     "load_encoder",
     "load_head",
+    "load_part",
     "read_header",
     "save_encoder",
 ]

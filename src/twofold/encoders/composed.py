@@ -158,3 +158,10 @@ class EncoderWithClassifier(Encoder):
             h = part(h)
         logits: Tensor = self.classifier(h)
         return logits
+
+
+def below_classifier(net: EncoderWithClassifier) -> Encoder:
+    """The net without its classifier: its features are what the classifier reads."""
+    if not len(net.below):
+        return net.encoder
+    return EncoderWithHead(net.encoder, torch.nn.Sequential(*net.below), net.classifier.in_features)

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,10 +30,18 @@ from twofold.heads import Classifier, HeadConfig, ProjectionHead
 from twofold.reading import NotRegular, regular
 from twofold.versions import package_version
 
-FORMAT = 2
-"""Since 2 with sums; files of format 1 have none and are read without."""
+FORMAT, WITH_PARTS = 2, 3
+"""Since 2 with sums; files of format 1 have none and are read without. 3 is 2 with parts beside the networks."""
 Module = TypeVar("Module", bound=nn.Module)
 _KEY, _HEADER_SUM, _SUM = "twofold", "header_sha256", "sha256"
+
+
+@dataclass(frozen=True)
+class FilePart:
+    """What an encoder file holds beside its networks: facts in JSON's types, and tensors by name."""
+
+    facts: dict[str, Any]
+    tensors: dict[str, Tensor] = field(default_factory=dict)
 
 
 def save_encoder(
@@ -43,6 +51,7 @@ def save_encoder(
     extra: Mapping[str, Any] | None = None,
     classifier: Classifier | None = None,
     classifier_layer: int | None = 0,
+    parts: Mapping[str, FilePart] | None = None,
 ) -> None:
     """Write an encoder, with its projection head and classifier if given, to one file, whole or not at all.
 
@@ -53,13 +62,14 @@ def save_encoder(
         extra: facts about the run in JSON's types, for `read_header`.
         classifier: linear classifier of what the encoder or the head gives.
         classifier_layer: the output of the head that it reads, 0 for the encoder's features; None: unknown.
+        parts: what else the file holds, for `load_part`; names without a dot.
 
     Raises:
         UserError: the file cannot be written, or `extra` is not JSON.
     """
     path = Path(path)
     header = {
-        "format": FORMAT,
+        "format": WITH_PARTS if parts else FORMAT,
         "spec": encoder.spec(),
         "head": None if head is None else {"in_dim": head.in_dim, **asdict(head.config)},
         "classifier": None
@@ -69,6 +79,10 @@ def save_encoder(
         "extra": dict(extra or {}),
     }
     tensors = _prefixed("encoder", encoder) | _prefixed("head", head) | _prefixed("classifier", classifier)
+    for name, part in (parts or {}).items():
+        tensors |= {f"{name}.{key}": _whole(tensor) for key, tensor in part.tensors.items()}
+    if parts:  # files without any stay what they were
+        header["parts"] = {name: part.facts for name, part in parts.items()}
     try:
         text = json.dumps(header, allow_nan=False)
     except (TypeError, ValueError) as error:
@@ -153,8 +167,25 @@ def load_classifier(path: str | Path) -> tuple[Classifier, int | None] | None:
     return _fill(path, classifier, "classifier", tensors), layer
 
 
+def load_part(path: str | Path, name: str) -> FilePart | None:
+    """What a file holds under this name beside its networks (see `save_encoder`), on the CPU; None without it.
+
+    Raises:
+        UserError: no encoder file, or one that is damaged.
+    """
+    header, tensors = _read(path)
+    facts, held = header["parts"].get(name), _part(name, tensors)
+    if facts is None:
+        return None
+    if wrong := spoiled(held):
+        raise UserError(
+            f"{path}: its {name} holds what is infinite or not a number ({', '.join(wrong)}): it is damaged"
+        )
+    return FilePart(facts, held)
+
+
 def read_header(path: str | Path) -> dict[str, Any]:
-    """The header of an encoder file: "format", "spec", "head", "classifier", "versions", "extra".
+    """The header of an encoder file: "format", "spec", "head", "classifier", "versions", "extra", "parts".
 
     Raises:
         UserError: no such file, or no encoder file.
@@ -165,11 +196,12 @@ def read_header(path: str | Path) -> dict[str, Any]:
 def _prefixed(prefix: str, module: nn.Module | None) -> dict[str, Tensor]:
     if module is None:
         return {}
-    # A copy of each: safetensors wants contiguous tensors that share no memory.
-    return {
-        f"{prefix}.{name}": tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
-        for name, tensor in module.state_dict().items()
-    }
+    return {f"{prefix}.{name}": _whole(tensor) for name, tensor in module.state_dict().items()}
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    """A copy on the CPU: safetensors wants contiguous tensors that share no memory."""
+    return tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
 
 
 def sealed(header: str, tensors: Mapping[str, Tensor]) -> dict[str, str]:
@@ -222,9 +254,9 @@ def _read(path: str | Path, weights: bool = True) -> tuple[dict[str, Any], dict[
         raise UserError(f"{path}: its header is no JSON: {error}") from error
     if not _is_complete(header):
         raise UserError(f"{path}: its header is malformed: {metadata[_KEY][:200]}")
-    if header["format"] not in (1, FORMAT):
+    if header["format"] not in (1, FORMAT, WITH_PARTS):
         raise UserError(
-            f"{path} has format {header['format']}, this version reads 1 and {FORMAT}; it was written by twofold "
+            f"{path} has format {header['format']}, this version reads 1 to {WITH_PARTS}; it was written by twofold "
             f"{header['versions'].get('twofold')}: install that version or a later one"
         )
     if header["format"] > 1:
@@ -235,7 +267,11 @@ def _read(path: str | Path, weights: bool = True) -> tuple[dict[str, Any], dict[
                 "or make it anew: `twofold pretrain ... --resume` writes the encoder of a run's last checkpoint"
             )
     header.setdefault("classifier", None)
-    parts = ("encoder.", *(f"{part}." for part in ("head", "classifier") if header[part] is not None))
+    further = header.setdefault("parts", {})
+    if not isinstance(further, dict) or not all(isinstance(facts, dict) for facts in further.values()):
+        raise UserError(f"{path}: its header is malformed: parts {str(further)[:200]}")
+    own = (f"{part}." for part in ("head", "classifier") if header[part] is not None)
+    parts = ("encoder.", *own, *(f"{part}." for part in further))
     strays = sorted(name for name in tensors if not name.startswith(parts))
     if strays:
         raise UserError(f"{path} holds tensors that belong to none of its parts: {', '.join(strays)}")

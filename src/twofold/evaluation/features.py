@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from twofold.data import ArraySource, AudioSource, BadImage, DataConfig, DatasetSource, Source
+from twofold.data.base import NothingReadable
 from twofold.data.batches.cache import CachedSource
 from twofold.data.decoding.pixels import DeepPixels
 from twofold.data.sources.encoded import EncodedSource
@@ -218,7 +219,8 @@ class Extractor:
                 if progress:
                     progress(min(begin + self.batch, len(source)), len(source))
         if not parts:
-            raise UserError(f"{source.name}: none of its {len(source)} {EXAMPLE[encoder.input.kind]}s can be read")
+            what = f"{source.name}: none of its {len(source)} {EXAMPLE[encoder.input.kind]}s can be read"
+            raise NothingReadable.of(what, source.skipped)
         kept_index = np.array(index, dtype=np.int64)
         order = np.argsort(kept_index)  # recordings come by length
         kept_index, h = kept_index[order], torch.cat(parts).numpy()[order]

@@ -17,6 +17,8 @@ from twofold.evaluation.class_weights import ClassWeights, weights_by_example
 from twofold.evaluation.splits import Labels
 
 Array = NDArray[np.floating]
+Affine = tuple[Array, Array]
+"""Weights [K, d] and biases [K] of logits = x @ weights.T + biases."""
 GRID = tuple(float(v) for v in np.logspace(-4, 2, 13))
 PAPER_GRID = tuple(float(v) for v in np.logspace(-6, 5, 45))
 ITERATIONS = 1000
@@ -41,6 +43,11 @@ class LinearModel:
 
     def logits(self, x: Array) -> Array:
         return (x - self.mean) / self.scale @ self.weight.T + self.bias
+
+    def affine(self) -> Affine:
+        """The same as one linear layer of x, in double precision."""
+        weight = np.asarray(self.weight, np.float64) / self.scale
+        return weight, np.asarray(self.bias, np.float64) - weight @ np.asarray(self.mean, np.float64)
 
     def notice(self) -> str:
         """What a reader of its scores should know of the solver; empty where there is nothing."""

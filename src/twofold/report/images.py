@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from twofold.data import ArraySource, AudioSource, BadImage, Source
-from twofold.evaluation.protocols.knn import nearest
+from twofold.evaluation.neighbours import nearest
 from twofold.randomness import permutation
 
 Pixels = NDArray[np.uint8]

@@ -25,10 +25,12 @@ from twofold.data import Source
 from twofold.data.base import class_count
 from twofold.data.batches.balanced import BalancedDraws
 from twofold.data.groups import groups_of
+from twofold.data.sources.subset import subset
 from twofold.devices import choose_device
 from twofold.distributed import rank
 from twofold.encoders import (
     Encoder,
+    FilePart,
     build_encoder_from_spec,
     load_classifier,
     load_encoder,
@@ -36,7 +38,7 @@ from twofold.encoders import (
     read_header,
     save_encoder,
 )
-from twofold.encoders.composed import EncoderWithClassifier
+from twofold.encoders.composed import EncoderWithClassifier, below_classifier
 from twofold.encoders.load import kind_of
 from twofold.errors import UserError
 from twofold.evaluation.class_weights import check_class_weights, class_weights_in_words, weights_by_class
@@ -44,7 +46,9 @@ from twofold.evaluation.features import Extractor, Pixels, cut_from
 from twofold.evaluation.for_encoder import source_for
 from twofold.evaluation.frozen import assert_frozen, digest, tensor_digests
 from twofold.evaluation.grouped import groups_in_words
+from twofold.evaluation.kept import PREDICTION, class_names, prediction_part
 from twofold.evaluation.label_subsets import labelled_part
+from twofold.evaluation.novelty import MOST_HELD, MOST_SEEN, Novelty, places
 from twofold.evaluation.scores import ManyScores, Scores, score, score_many
 from twofold.evaluation.splits import check_test_labels, labels_fingerprint, without_label
 from twofold.heads import HeadConfig, ProjectionHead
@@ -322,6 +326,7 @@ def _finish(
     head = method.head if isinstance(method.head, ProjectionHead) else None
     net = EncoderWithClassifier(method.encoder, method.classifier, head, method.from_head)
     scores = _score(net, config, test, targets, part.classes) if complete else None
+    parts = {PREDICTION: _prediction(net, config, part, test)} if complete else None
     result = FinetuneResult(
         scores, complete, len(part), training.step, round(training.seconds, 3),
         _text(config, words, method.encoder.input.kind),
@@ -329,10 +334,23 @@ def _finish(
     )  # fmt: skip
     if rank() == 0:
         facts = {"steps": training.step, "of": training.steps, "options": plain(config), "class_names": part.classes}
-        save_encoder(run.encoder_file, method.encoder, head, facts, method.classifier, method.from_head)
+        save_encoder(run.encoder_file, method.encoder, head, facts, method.classifier, method.from_head, parts)
         if complete:
             run.write_json(RESULT, dataclasses.asdict(result))
     return result
+
+
+def _prediction(net: EncoderWithClassifier, config: FinetuneConfig, part: Source, test: Source) -> FilePart:
+    """What `twofold predict` needs beside the net: names, and what training and test images look like to it."""
+    assert part.labels is not None  # labelled_part has seen them
+    views = config.views
+    extractor, below = Extractor(views.size, config.preprocessing, views.resample), below_classifier(net)
+    seen, held = (
+        extractor.extract(below, subset(source, places(len(source), most))).h
+        for source, most in ((part, MOST_SEEN), (test, MOST_HELD))
+    )
+    names = class_names(part.classes, range(net.classifier.out_features))
+    return prediction_part(names, "h", part.labels.ndim == 2, _trained(config), Novelty.of(seen, held))
 
 
 def _scored_anew(

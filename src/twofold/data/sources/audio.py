@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from twofold.data.base import DataFacts, SkipList, class_count, sample_indices
+from twofold.data.base import DataFacts, NothingReadable, SkipList, class_count, sample_indices
 from twofold.data.config import AudioConfig, DataConfig
 from twofold.data.decoding.recordings import (
     SILENT,
@@ -52,6 +52,8 @@ class Recording:
     """Where its bytes lie, if it is no file of its own."""
     group: str | None = None
     """What it belongs to, if that was asked for; None for one that stands alone."""
+    row: int | None = None
+    """Of the manifest, from 0; None without one."""
 
 
 class AudioSource:
@@ -88,7 +90,8 @@ class AudioSource:
             else:
                 readable.append((recording, extent))
         if not readable:
-            raise UserError(f"{name}: none of {len(recordings)} files can be read:\n{self.skipped.summary()}")
+            message = f"{name}: none of {len(recordings)} files can be read:\n{self.skipped.summary()}"
+            raise NothingReadable.of(message, self.skipped)
         self.recordings = [recording for recording, _ in readable]
         starts, samples, rates = zip(*(extent for _, extent in readable), strict=True)
         self.starts = np.array(starts, dtype=np.int64)

@@ -46,6 +46,7 @@ class FileSource(EncodedSource):
         config: `channels` and how to decode.
         name: for messages; `root` when not given.
         groups: [n] what belongs together, "" for an image that stands alone; None where nothing does.
+        rows: [n] the row of the table that each is from; None without a table.
 
     Raises:
         UserError: more unreadable files than `max_skipped`, or channels other than 1 and 3.
@@ -61,9 +62,11 @@ class FileSource(EncodedSource):
         classes: list[str] | None = None,
         name: str | None = None,
         groups: Sequence[str] | None = None,
+        rows: Sequence[int] | None = None,
     ) -> None:
         super().__init__(len(names), config, labels=labels, classes=classes, name=name or str(root))
         self.groups = None if groups is None else list(groups)
+        self.rows: list[int] | None = None if rows is None else list(rows)
         self._root = str(root)
         self._names = PackedStrings(names)
         self.examine()
@@ -91,6 +94,7 @@ class FileSource(EncodedSource):
         """Leave out all files but these."""
         self._names = PackedStrings([self._names[index] for index in good])
         self.groups = None if self.groups is None else [self.groups[index] for index in good]
+        self.rows = None if self.rows is None else [self.rows[index] for index in good]
 
     def fingerprint(self) -> str:
         """sha256 of the relative paths and the files' lengths in bytes."""

@@ -68,18 +68,21 @@ def read_manifest(path: Path, split: str | None, data: DataConfig) -> list[Recor
         )
     if split is None and any(row.get("split") == "train" for row in rows):
         split = "train"
+    wanted = list(range(1, len(rows) + 1))
     if split is not None:
-        rows = [row for row in rows if str(row.get("split")) == split]
+        wanted = [number for number in wanted if str(rows[number - 1].get("split")) == split]
+        rows = [rows[number - 1] for number in wanted]
     folder, recordings = _folder_of(path, rows, where), []
     together = _groups(rows, where, path, data.group, columns, chosen.speaker)
-    for number, row in enumerate(rows, 1):
+    for number, row, group in zip(wanted, rows, together, strict=True):
         if row.get(where):
             place = f"{path}, row {number}"
             start, duration = _segment(row, spans, place)
             file = inside(path.parent, folder, _place(row[where]), data, place)
             recording = chosen.recording(file, row)
-            group_of = together[number - 1]
-            recordings.append(dataclasses.replace(recording, start=start, duration=duration, group=group_of))
+            recordings.append(
+                dataclasses.replace(recording, start=start, duration=duration, group=group, row=number - 1)
+            )
     return recordings
 
 

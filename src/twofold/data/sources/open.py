@@ -32,7 +32,7 @@ FORMATS = [HUB, TABLE, AUDIO, SHARDS, FOLDER, ARRAY_FILE, NAMED]
 """Every form in which data are given by a path or a name; the first that takes it opens it."""
 
 
-def open_source(what: Any, config: DataConfig | None = None, split: str | None = None) -> Source:
+def open_source(what: Any, config: DataConfig | None = None, split: str | None = None, *, least: int = 2) -> Source:
     """Open data of any kind.
 
     Args:
@@ -46,16 +46,17 @@ def open_source(what: Any, config: DataConfig | None = None, split: str | None =
             tensors; or a source.
         config: how to read it.
         split: which part; `config.split` by default.
+        least: examples that there have to be; contrast needs two.
 
     Raises:
-        UserError: nothing of that name, nothing readable in it, no such split, fewer than two images, ...
+        UserError: nothing of that name, nothing readable in it, no such split, fewer images than `least`, ...
     """
     config = config or DataConfig()
     split = split if split is not None else config.split
     if isinstance(what, str | Path):
         check_path(what)
     try:
-        return _checked(what, config, split)
+        return _checked(what, config, split, least)
     except OSError as error:  # (a folder that may not be read, a disk that went away)
         raise UserError(f"{what} cannot be read: {error}") from error
 
@@ -71,7 +72,7 @@ def check_path(what: str | Path) -> None:
         raise UserError(f"the path of the data '{shown}' {problem}: give that of a folder or a file of data")
 
 
-def _checked(what: Any, config: DataConfig, split: str | None) -> Source:
+def _checked(what: Any, config: DataConfig, split: str | None, least: int) -> Source:
     if config.table != TableConfig() and not (isinstance(what, str | Path) and format_of(str(what)) is TABLE):
         raise UserError("--data.table.* is for tables and lists of images, and the data are none: leave it out")
     source = _open(what, config, split)
@@ -79,7 +80,7 @@ def _checked(what: Any, config: DataConfig, split: str | None) -> Source:
     take_groups(source, config.group)
     if not isinstance(source, AudioSource):
         source = in_pieces(source, config)
-    require_pairs(source)
+    require_pairs(source, least)
     return source
 
 

@@ -7,15 +7,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from twofold.data.base import Format, Source, Splits
 from twofold.data.config import DataConfig, TableConfig
 from twofold.data.decoding.bands import NPY
 from twofold.data.decoding.images import image_extensions
 from twofold.data.groups import group_names, named_by
 from twofold.data.labels import UNLABELLED, class_labels
+from twofold.data.sources.audio import AudioSource
 from twofold.data.sources.files import FileSource
 from twofold.data.sources.manifests import MANIFESTS, manifest_rows, most_text
 from twofold.data.sources.outside import inside
+from twofold.data.sources.pieces import PiecesSource
 from twofold.errors import UserError
 from twofold.reading import read_text
 
@@ -65,7 +70,7 @@ def open_table(path: Path, split: str | None, config: DataConfig) -> FileSource:
         path.parent, [str(rows[i][where]) for i in kept], config,
         labels=None if numbers is None else numbers[kept], classes=classes,
         name=f"{path}:{split}" if split else str(path),
-        groups=_groups([rows[i] for i in kept], where, path, config.group, _columns(rows)),
+        groups=_groups([rows[i] for i in kept], where, path, config.group, _columns(rows)), rows=kept,
     )  # fmt: skip
     others = [name for name in present if name != split]
     what = f"{len(classes)} classes" if classes else "no names of classes" if numbers is not None else "no labels"
@@ -89,6 +94,46 @@ def table_splits(path: Path) -> tuple[str, ...]:
     """The names that `--data.split` can have for this table."""
     rows = _rows(path, DataConfig())
     return _splits(rows, _chosen(rows, path, TableConfig(), "split"))
+
+
+def table_columns(
+    source: Source, index: NDArray[np.int64], data: Any, names: Sequence[str], config: DataConfig
+) -> dict[str, list[Any]]:
+    """What the user's table says of some examples, by column.
+
+    Args:
+        source: of the table's images or recordings, or of pieces of them.
+        index: [n] places in the source.
+        data: the table.
+        names: of columns.
+        config: how the table is read.
+
+    Raises:
+        UserError: the data are no table, or it has no such column.
+    """
+    rows = rows_of(source, index)
+    if rows is None or not isinstance(data, str | Path):
+        raise UserError(
+            f"--columns {names[0]}: {source.name} is no table or manifest, whose columns could be taken along"
+        )
+    path = Path(data).expanduser()
+    table = _rows(path, config)
+    known = _columns(table)
+    missing = next((name for name in names if name not in known), None)
+    if missing is not None:
+        raise UserError(f"--columns {missing}: {path} has no such column; it has {', '.join(known)}")
+    return {name: [table[row].get(name) for row in rows] for name in names}
+
+
+def rows_of(source: Any, index: NDArray[np.int64]) -> list[int] | None:
+    """The rows of a table that examples of a source are from; None where they are from none."""
+    if isinstance(source, PiecesSource):
+        return rows_of(source.whole, source.files[index])
+    if isinstance(source, AudioSource):
+        found = [source.recordings[place].row for place in index.tolist()]
+        return None if None in found else [row for row in found if row is not None]
+    rows = source.rows if isinstance(source, FileSource) else None
+    return None if rows is None else [rows[place] for place in index.tolist()]
 
 
 def is_table(path: Path) -> bool:

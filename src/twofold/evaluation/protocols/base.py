@@ -30,6 +30,7 @@ from twofold.evaluation.feature_cache import FeatureCache
 from twofold.evaluation.features import AS_IT_COMES, Extractor, Pixels
 from twofold.evaluation.for_encoder import source_for
 from twofold.evaluation.frozen import assert_frozen, digest, tensor_digests
+from twofold.evaluation.kept import Fitted
 from twofold.evaluation.label_subsets import check_draw
 from twofold.evaluation.parts import Parts, open_parts
 from twofold.kinds import EXAMPLE, Kind
@@ -217,6 +218,7 @@ class Result(ABC):
         digest: SHA-256 over every tensor of the encoder, the same before and after.
         seconds: that it took, by part.
         file: the JSON document that it was written to; None if it was not.
+        kept_in: the file of what was fitted, for `twofold.predict`; None if it was not to be kept.
     """
 
     protocol: str
@@ -225,6 +227,7 @@ class Result(ABC):
     digest: str = ""
     seconds: dict[str, float] = field(default_factory=dict, compare=False)
     file: Path | None = field(default=None, compare=False)
+    kept_in: Path | None = field(default=None, compare=False)
 
     @property
     @abstractmethod
@@ -264,13 +267,14 @@ class Result(ABC):
                 f"protocol: {self.words}",
                 f"encoder unchanged: sha256 {self.digest[:16]}... before and after",
                 took + (f"; written to {self.file}" if self.file else ""),
+                *([f"for twofold predict: {self.kept_in}"] if self.kept_in else []),
             ]
         )
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON's types."""
         values = dataclasses.asdict(self)
-        del values["file"]
+        del values["file"], values["kept_in"]
         return values
 
     def to_json(self) -> str:
@@ -295,6 +299,8 @@ class Protocol(ABC):
     """Whether it reads the layers of a speech encoder over time."""
     same_classes: ClassVar[bool] = False
     """Whether each class of the training part has to occur in the data's own test part."""
+    fitted: Fitted | None
+    """What `measure` leaves to be kept, where `keep_classifier` asks for it."""
     written_beside_any_file: ClassVar[bool] = False
     """Whether the JSON is written beside an encoder that belongs to no run, too."""
 
@@ -305,6 +311,7 @@ class Protocol(ABC):
 
     def __init__(self, config: Any = None) -> None:
         self.config = config if config is not None else self.Config()
+        self.fitted: Fitted | None = None
 
     @abstractmethod
     def measure(self, encoder: Encoder, parts: Any, extractor: Extractor, progress: Progress | None) -> Result:
@@ -404,6 +411,7 @@ class Protocol(ABC):
             NotFrozenError: the encoder changed.
         """
         self.check(encoder)
+        self.fitted = None
         parts = parts if isinstance(parts, Parts) else Parts(parts, test, validation)
         if parts.validation is not None and not isinstance(self.config, ValidationOptions):
             raise UserError(f"--protocol {self.name} chooses nothing: leave the validation data out")

@@ -11,7 +11,7 @@ import json
 import time
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,8 +28,10 @@ from twofold.evaluation.class_weights import check_class_weights
 from twofold.evaluation.feature_cache import Features
 from twofold.evaluation.features import Extractor
 from twofold.evaluation.grouped import groups_in_words, made_folds
+from twofold.evaluation.kept import Fitted, Reads, as_classifier, class_names
 from twofold.evaluation.label_subsets import labelled_part
-from twofold.evaluation.logistic import Array
+from twofold.evaluation.logistic import Affine, Array
+from twofold.evaluation.novelty import Novelty
 from twofold.evaluation.parts import Parts, labelled_parts
 from twofold.evaluation.protocols.base import (
     ClassWeightOptions,
@@ -96,11 +98,16 @@ class FitInputs:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a classifier reached: scores, settings that were chosen or given, and how it was made, in words."""
+    """What a classifier reached: scores, settings that were chosen or given, and how it was made, in words.
+
+    A linear one comes with its weights and biases, of which row j is the label classes[j].
+    """
 
     scores: Scores
     settings: Mapping[str, float | int | None]
     words: str
+    affine: Affine | None = field(default=None, compare=False)
+    classes: Labels | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,8 +257,8 @@ _OVER_FOLDS = (("top1", "accuracy"), ("mean_per_class", "mean per class (UA)"), 
 
 def _over_folds(folds: Sequence[Scores]) -> str:
     parts = []
-    for field, name in _OVER_FOLDS:
-        values = [100 * getattr(scores, field) for scores in folds]
+    for metric, name in _OVER_FOLDS:
+        values = [100 * getattr(scores, metric) for scores in folds]
         parts.append(f"{name} {np.mean(values):.2f} ± {np.std(values, ddof=1):.2f} %")
     return ", ".join(parts)
 
@@ -264,6 +271,12 @@ class ClassifierProtocol(Protocol):
     @abstractmethod
     def fit(self, inputs: FitInputs) -> Outcome:
         """Fit a classifier and score it once; settings are chosen without the test examples."""
+
+    @property
+    def read(self) -> Reads:
+        """What a classifier that is kept is of."""
+        features: Reads = getattr(self.config, "features", "h")
+        return features
 
     def reads(self, encoder: Encoder) -> Encoder:
         """What gives the features."""
@@ -303,6 +316,7 @@ class ClassifierProtocol(Protocol):
         extracted = time.monotonic()
         inputs, words = self._inputs(encoder, parts, bank, choice, queries)
         outcome = self.fit(inputs)
+        self._keep(parts, extractor, inputs, outcome)
         source, chosen = parts.test or parts.train, len(inputs.split[1]) if inputs.split else 0
         used = {"training": bank, "validation": choice, "test": queries}
         counts = {what: _unlabelled(each) for what, each in used.items() if each is not None}
@@ -315,6 +329,18 @@ class ClassifierProtocol(Protocol):
             validation=_used(parts.validation, choice, chosen) if parts.validation is not None and choice else None,
             feature_dim=inputs.x.shape[1], seed=self.config.seed,
             seconds={"features": round(extracted - begun, 3), "classifier": round(time.monotonic() - extracted, 3)},
+        )  # fmt: skip
+
+    def _keep(self, parts: Parts, extractor: Extractor, inputs: FitInputs, outcome: Outcome) -> None:
+        """Leave the classifier in `fitted` where it is to be kept; that of the filterbank comes later and is not."""
+        if self.fitted is not None or not getattr(self.config, "keep_classifier", False):
+            return
+        assert outcome.affine is not None  # of every protocol with this option
+        assert outcome.classes is not None
+        names = class_names(parts.train.classes, outcome.classes.tolist())
+        self.fitted = Fitted(
+            outcome.words, parts.train, extractor, as_classifier(outcome.affine), names, self.read,
+            Novelty.of(inputs.x, inputs.x_test),
         )  # fmt: skip
 
     def _inputs(

@@ -24,17 +24,17 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor, nn
 
 from twofold.data import AudioSource
-from twofold.data.decoding.opening import BadImage
 from twofold.data.groups import group_numbers
 from twofold.encoders import Encoder, UtteranceEncoder, Waves
 from twofold.encoders.audio.encoder import FilterbankEncoder
 from twofold.errors import UserError
 from twofold.evaluation.features import Extractor
 from twofold.evaluation.grouped import groups_in_words
+from twofold.evaluation.kept import RECOGNISER, Fitted, KeepRecogniserOptions
 from twofold.evaluation.label_subsets import label_positions
 from twofold.evaluation.parts import Parts
 from twofold.evaluation.protocols.base import EvaluationConfig, LabelOptions, Progress, Protocol, Result, ScoreOptions
-from twofold.evaluation.protocols.decoding import Symbols, beam_search, best_path
+from twofold.evaluation.protocols.recogniser import Reader, Recogniser, readable
 from twofold.randomness import derive_seed, permutation
 
 _HELD = 2**30
@@ -132,7 +132,7 @@ class Ctc(Protocol):
     needs_frames = True
 
     @dataclass(frozen=True)
-    class Config(LabelOptions, ScoreOptions, EvaluationConfig, variant="ctc"):
+    class Config(KeepRecogniserOptions, LabelOptions, ScoreOptions, EvaluationConfig, variant="ctc"):
         """word and character error rate of a recogniser trained on the frames, from recordings with texts."""
 
         ctc: CtcConfig = field(default_factory=CtcConfig)
@@ -177,6 +177,9 @@ class Ctc(Protocol):
         place = str(next((p.device for p in encoder.parameters()), extractor.device or "cpu"))
         work = _Work(copy.deepcopy(encoder) if tune else encoder, train, config, tune, self.config.seed, place)
         hypotheses, references = work.train().read(test)
+        if self.config.keep_classifier and self.fitted is None and not isinstance(encoder, FilterbankEncoder):
+            trained = work.encoder if tune else None
+            self.fitted = Fitted(_words(config), train, parts={RECOGNISER: work.reader.part()}, encoder=trained)
         if progress:
             progress("test utterances", len(references), len(references))
         wer, cer = error_rates(references, hypotheses)
@@ -186,30 +189,6 @@ class Ctc(Protocol):
             left_out=parts.left_out, characters=work.characters,
             examples=list(zip(references[:5], hypotheses[:5], strict=True)),
         )  # fmt: skip
-
-
-class Recogniser(nn.Module):
-    """Log probabilities of symbols a frame: softmax-weighted sum of standardised layers, then one linear layer.
-
-    Args:
-        mean, std: [L, d] of each layer's numbers.
-        symbols: V, the blank included.
-    """
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, mean: Tensor, std: Tensor, symbols: int) -> None:
-        super().__init__()
-        self.register_buffer("mean", mean)
-        self.register_buffer("std", std)
-        self.mixture = nn.Parameter(torch.zeros(len(mean)))
-        self.linear = nn.Linear(mean.shape[1], symbols)
-
-    def forward(self, states: Tensor) -> Tensor:
-        """[n, T, L, d] -> [n, T, V]."""
-        x = (states.float() - self.mean) / self.std
-        return F.log_softmax(self.linear(torch.einsum("ntld,l->ntd", x, self.mixture.softmax(0))), dim=2)
 
 
 def clean_text(text: str) -> str:
@@ -381,25 +360,18 @@ class _Work:
         self.encoder.eval()
         return self
 
-    @torch.no_grad()
+    @property
+    def reader(self) -> Reader:
+        """What was trained, to read with."""
+        return Reader(self.encoder, self.head, self.characters, self.config.beam)
+
     def read(self, source: AudioSource) -> tuple[list[str], list[str]]:
         """What is read of each recording, and what was said."""
         source = source.at_rate(self.encoder.frontend.sample_rate)
-        order = np.argsort(source.lengths(), kind="stable")
-        read: dict[int, str] = {}
-        for begin in range(0, len(order), self.config.batch):
-            states, frames, kept = self._states(source, order[begin : begin + self.config.batch].tolist())
-            for row, index in enumerate(kept):
-                log_probs = self.head(states[row : row + 1, : frames[row]])[0].cpu().numpy()
-                read[index] = self._text(log_probs)
+        read = self.reader.read(source, self.config.batch)
         if not read:
             raise UserError(f"{source.name}: none of its recordings can be read")
-        return [read[i] for i in sorted(read)], [clean_text(source.texts[i] or "") for i in sorted(read)]
-
-    def _text(self, log_probs: np.ndarray[Any, np.dtype[np.floating[Any]]]) -> str:
-        width = self.config.beam
-        symbols: Symbols = best_path(log_probs) if width == 1 else beam_search(log_probs, width)
-        return " ".join("".join(self.characters[k - 1] for k in symbols).split())
+        return [each.text for each in read.values()], [clean_text(source.texts[i] or "") for i in read]
 
     def _states(
         self, source: AudioSource, indices: list[int], place: int | None = None
@@ -407,13 +379,7 @@ class _Work:
         """Layers [n, T, L, d], frames [n], and which recordings these are; kept for the next epoch where frozen."""
         if place in self._held:
             return self._held[place]
-        waves, kept = [], []
-        for index in indices:
-            try:
-                waves.append(torch.from_numpy(source.read(index)))
-                kept.append(index)
-            except BadImage as error:
-                source.skipped.add(error.path, error.reason)
+        waves, kept = readable(source, indices)
         if not kept:
             return torch.empty(0), torch.empty(0), kept
         with torch.set_grad_enabled(self.tune and torch.is_grad_enabled()):

@@ -12,13 +12,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 from twofold.errors import UserError
+from twofold.evaluation.neighbours import nearest
 from twofold.evaluation.protocols.classifier import ClassifierConfig, ClassifierProtocol, FitInputs, Outcome
 from twofold.evaluation.scores import score
 
-SIMILARITIES_AT_ONCE = 2**25  # 128 MB of float32 similarities a block
 MOST_NEIGHBOURS = 200
 """Of those that are chosen: what MoCo's CIFAR-10 demo takes from a bank of 5,000 a class."""
 
@@ -53,27 +52,6 @@ class Knn(ClassifierProtocol):
             inputs.x, inputs.y, inputs.x_test, inputs.y_test, self.config.k, self.config.temperature, device,
             inputs.example,
         )  # fmt: skip
-
-
-def nearest(bank: Tensor, queries: Tensor, k: int, block: int | None = None) -> tuple[Tensor, Tensor]:
-    """The k rows of `bank` with the highest cosine similarity to each query, exactly.
-
-    Args:
-        bank: [N, d] features of any norm; a row of zeros has similarity 0 to everything.
-        queries: [M, d].
-        k: 1 <= k <= N.
-        block: queries at a time; by default as many as keep the similarities within 128 MB.
-
-    Returns:
-        Similarities [M, k] in descending order and positions in the bank [M, k].
-    """
-    if not 1 <= k <= len(bank):
-        raise ValueError(f"k must lie between 1 and the bank's {len(bank)} rows, got {k}")
-    bank = F.normalize(bank.float(), dim=1)
-    queries = F.normalize(queries.float(), dim=1)
-    block = block or max(1, SIMILARITIES_AT_ONCE // len(bank))
-    result = [torch.topk(part @ bank.T, k, dim=1) for part in queries.split(block)]
-    return torch.cat([f.values for f in result]), torch.cat([f.indices for f in result])
 
 
 def knn_votes(

@@ -12,6 +12,7 @@ from typing import Literal
 
 from twofold.errors import UserError
 from twofold.evaluation.class_weights import ClassWeights, class_weights_in_words
+from twofold.evaluation.kept import KeepOptions
 from twofold.evaluation.logistic import GRID, PAPER_GRID, Array, choose_l2, fit_linear
 from twofold.evaluation.protocols.base import ClassWeightOptions, ValidationOptions
 from twofold.evaluation.protocols.classifier import ClassifierConfig, ClassifierProtocol, FitInputs, Outcome
@@ -23,7 +24,7 @@ class Linear(ClassifierProtocol):
     """Linear evaluation."""
 
     @dataclass(frozen=True)
-    class Config(ClassWeightOptions, ValidationOptions, ClassifierConfig, variant="linear"):
+    class Config(KeepOptions, ClassWeightOptions, ValidationOptions, ClassifierConfig, variant="linear"):
         """logistic regression on frozen features, its penalty chosen on held-out training examples."""
 
         grid: Literal["short", "paper"] = "short"
@@ -70,4 +71,5 @@ def evaluate_linear(
     )
     scores = score(model.logits(test), model.classes, test_labels)
     criterion = "validation_top1" if class_weights is None else "validation_weighted_top1"
-    return Outcome(scores, {"l2": l2, criterion: validation_top1, "train": len(train)}, text)
+    settings = {"l2": l2, criterion: validation_top1, "train": len(train)}
+    return Outcome(scores, settings, text, model.affine(), model.classes)

@@ -17,7 +17,8 @@ from torch import Tensor
 from twofold.encoders import Encoder
 from twofold.encoders.composed import all_layers
 from twofold.evaluation.class_weights import ClassWeights, class_weights_in_words, weights_by_example
-from twofold.evaluation.logistic import Array, accuracy
+from twofold.evaluation.kept import KeepOptions, Reads
+from twofold.evaluation.logistic import Affine, Array, accuracy
 from twofold.evaluation.protocols.base import ClassWeightOptions
 from twofold.evaluation.protocols.classifier import ClassifierProtocol, FitInputs, LayersConfig, Outcome
 from twofold.evaluation.scores import score
@@ -33,12 +34,17 @@ class Weighted(ClassifierProtocol):
     needs_frames = True
 
     @dataclass(frozen=True)
-    class Config(ClassWeightOptions, LayersConfig, variant="weighted"):
+    class Config(KeepOptions, ClassWeightOptions, LayersConfig, variant="weighted"):
         """a linear classifier on a learned mixture of all layers of a speech encoder."""
 
     def reads(self, encoder: Encoder) -> Encoder:
         """All layers, side by side."""
         return all_layers(encoder)
+
+    @property
+    def read(self) -> Reads:
+        """All layers."""
+        return "layers"
 
     def fit(self, inputs: FitInputs) -> Outcome:
         """See `evaluate_weighted`."""
@@ -106,6 +112,13 @@ class Mixture:
         result: Array = self._logits((h - self.mean) / self.scale).numpy()
         return result
 
+    def affine(self) -> Affine:
+        """The same as one linear layer of x [N, L * d], in double precision: the mixture does not depend on x."""
+        shares, weight = self.mixture.detach().double().softmax(0), self.weight.detach().double()
+        whole = torch.einsum("l,kd,ld->kld", shares, weight, 1 / self.scale.double().expand_as(self.mean))
+        bias = self.bias.detach().double() - torch.einsum("kld,ld->k", whole, self.mean.double())
+        return whole.flatten(1).numpy(), bias.numpy()
+
     def weights(self) -> list[float]:
         """Of the layers, first to last; they sum to 1."""
         shares: list[float] = self.mixture.detach().softmax(0).tolist()
@@ -142,4 +155,4 @@ def evaluate_weighted(
     scores = score(model.logits(test), model.classes, test_labels)
     criterion = "validation_top1" if class_weights is None else "validation_weighted_top1"
     settings = {"l2": grid[best], criterion: accuracies[best], "train": len(train)}
-    return Outcome(scores, settings, text)
+    return Outcome(scores, settings, text, model.affine(), model.classes)
