@@ -10,12 +10,13 @@ import pytest
 import torch
 from safetensors import safe_open
 from tiny import OPTIONS, images
+from torch import nn
 
 import twofold
 from twofold.cli import main
 from twofold.commands.export import export
-from twofold.encoders import ResNet, build_encoder, read_header, save_encoder
-from twofold.encoders.adapters import TimmEncoder, TorchvisionEncoder
+from twofold.encoders import ResNet, build_encoder, load_classifier, load_head, read_header, save_encoder
+from twofold.encoders.adapters import TimmEncoder, TorchvisionEncoder, adapt
 from twofold.encoders.audio.encoder import SpeechEncoder
 from twofold.encoders.build import EncoderConfig
 from twofold.errors import UserError
@@ -86,7 +87,7 @@ def test_the_defaults_encoder_becomes_an_onnx_file(tmp_path, capsys):
         lambda: ResNet(10, 0.125, "cifar", channels=5),
         lambda: TorchvisionEncoder("resnet18", mean=[0.4, 0.5, 0.6], std=[0.2, 0.3, 0.2]),
         lambda: TimmEncoder("test_vit", size=160),
-        lambda: TimmEncoder("test_convnext", pooling="auto"),
+        lambda: TimmEncoder("test_convnext"),
     ],
     ids=["resnet18", "sk", "bands", "torchvision", "vit", "convnext"],
 )
@@ -125,8 +126,6 @@ def test_a_classifier_comes_along(tmp_path, layer):
     """Features and logits, and the names of the classes."""
     encoder = ResNet(10, 0.125, "cifar")
     file = saved(tmp_path, encoder, classes=3, layer=layer)
-    from twofold.encoders import load_classifier, load_head
-
     x, net = torch.rand(2, 3, 32, 32), twofold.load(file)
     classifier, at = load_classifier(file)
     with torch.no_grad():
@@ -226,7 +225,7 @@ def test_what_timm_has_not_is_refused(tmp_path):
 
 def test_options_and_libraries_are_told_before_the_work(tmp_path, monkeypatch):
     file = saved(tmp_path, ResNet(10, 0.125, "cifar"))
-    monkeypatch.setattr("twofold.commands.export.load", lambda _: pytest.fail("the encoder was loaded"))
+    monkeypatch.setattr("twofold.commands.export.load", lambda *_: pytest.fail("the encoder was loaded"))
     for options, said in (
         ({"format": "timm", "int8": "photos"}, "--int8 is for --format onnx"),
         ({"format": "onnx", "push": "me/net"}, "--push is for --format huggingface"),
@@ -314,8 +313,6 @@ def test_timm_makes_the_model_of_a_folder(tmp_path):
     model = timm.create_model(f"local-dir:{tmp_path / 'net'}", pretrained=True).eval()
     x = torch.rand(2, 3, 64, 64)
     given = (x - torch.tensor([0.4, 0.5, 0.6]).view(3, 1, 1)) / torch.tensor([0.2, 0.3, 0.2]).view(3, 1, 1)
-    from twofold.encoders import load_classifier
-
     with torch.no_grad():
         h = twofold.load(file)(x)
         torch.testing.assert_close(model.forward_head(model.forward_features(given), pre_logits=True), h)
@@ -363,3 +360,16 @@ def test_it_is_pushed_only_when_asked(run, tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"no room.*push it later"):
         export(run / "run", tmp_path / "c", format="huggingface", push="me/full")
     assert (tmp_path / "c" / "README.md").exists()
+
+
+def test_a_module_of_ones_own_that_onnx_holds_for_one_size_alone(tmp_path):
+    """Pooling to 3 x 3 is no operator of ONNX where the size is open: then the size of training is taken, and told."""
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(3), nn.Flatten(), nn.Linear(36, 5))
+    file = saved(tmp_path, adapt(net), size=20)
+    with pytest.raises(UserError, match="as `encoder`"):
+        export(file, tmp_path / "x.onnx", format="onnx")
+    done = export(file, tmp_path / "x.onnx", format="onnx", encoder=net)
+    assert "images [n, 3, 20, 20] in [0, 1] (one size alone:" in done.note
+    x = torch.rand(4, 3, 20, 20)
+    with torch.no_grad():
+        np.testing.assert_allclose(run_onnx(tmp_path / "x.onnx", x)[0], net(x), rtol=1e-4, atol=1e-5)

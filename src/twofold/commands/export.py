@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from jsonargparse import ArgumentParser
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from twofold.commands.arguments import new_parser, require_out
 from twofold.data import AudioSource, DataConfig, open_source
@@ -76,6 +76,7 @@ def export(
     format: Format = "torchvision",  # noqa: A002
     int8: Any = None,
     push: str | None = None,
+    encoder: nn.Module | None = None,
 ) -> ExportResult:
     """Write an encoder in another library's layout, or for another runtime.
 
@@ -91,6 +92,7 @@ def export(
         int8: images, as `twofold.evaluate` takes them: the ONNX file has weights and activations of 8 bits, whose
             ranges come of half of them, and what that costs is measured on the others.
         push: OWNER/NAME of a repository on the hub, made private if it is new, that the folder is uploaded to.
+        encoder: your own module, if the run was trained with one.
 
     Raises:
         UserError: a net or head that the layout cannot hold, a library that is missing, or an `out` that exists.
@@ -100,13 +102,13 @@ def export(
         raise UserError(f"--out {out} exists already; choose another name")
     _check_options(format, int8, push)
     file = encoder_path(run)
-    encoder = load(run)
+    known = load(run, encoder)
     if format in _OF_ANY_ENCODER:
-        net = _with_classifier(file, encoder)
+        net = _with_classifier(file, known)
         if format == "onnx":
             return _onnx(net, file, out, int8)
         return _program(net, out) if format == "torch_export" else _hub(net, run, file, out, push)
-    if encoder.input.kind == "audio":
+    if known.input.kind == "audio":
         raise UserError(
             f"--format {format} is for encoders of images, and {run} takes recordings: use torch_export, onnx or "
             "huggingface"
@@ -116,10 +118,10 @@ def export(
         if head is None:
             raise UserError(f"{run} holds no projection head, which MoCo's layout needs; use --format torchvision")
         epoch, keys = _key_side(run)
-        write_moco(out, encoder, head, epoch, keys)
+        write_moco(out, known, head, epoch, keys)
         has = "query and key encoder and queue" if keys else "query encoder and head; no key encoder, no queue"
         return ExportResult(out, f"MoCo's layout with {has}; no optimizer: it is for evaluation and fine-tuning")
-    return _weights(timm_weights(encoder) if format == "timm" else torchvision_weights(encoder), out, format)
+    return _weights(timm_weights(known) if format == "timm" else torchvision_weights(known), out, format)
 
 
 def _check_options(format: str, int8: Any, push: str | None) -> None:  # noqa: A002

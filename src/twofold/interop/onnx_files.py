@@ -72,21 +72,33 @@ def write_onnx(out: Path, net: Encoder, facts: Mapping[str, str], side: int | No
     with _quiet(), tempfile.TemporaryDirectory(prefix=".onnx-", dir=_folder(out)) as folder:
         made = Path(folder) / out.name
         try:
-            model: Any = torch.onnx.export(
-                program.exported, dynamo=True, input_names=program.inputs, output_names=program.outputs, verbose=False
-            )
-        except Exception as error:  # the exporter raises every kind
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise UserError(f"--format onnx: ONNX cannot hold this encoder ({reason}); use torch_export") from error
-        model.model.metadata_props.update(facts)
-        model.save(str(made), external_data=_bytes(net) > ONE_FILE)
-        difference = largest_difference(made, net, program)
-        if not difference <= TOLERANCE:
-            raise UserError(
-                f"--format onnx: ONNX Runtime's outputs differ from PyTorch's by {difference:.1e} of the largest, more "
-                f"than {TOLERANCE:g}: {out} is not written; use torch_export"
-            )
+            difference = _made(made, net, program, facts)
+        except UserError as error:
+            if program.inputs != ("images",) or program.side is not None:
+                raise UserError(f"{error}; {out} is not written") from error
+            program = encoder_program(net, side, refused=str(error))
+            difference = _made(made, net, program, facts)
         return OnnxFile(program, difference, _moved(Path(folder), out))
+
+
+def _made(file: Path, net: Encoder, program: Program, facts: Mapping[str, str]) -> float:
+    """Write a program and compare it with the net; gives the largest difference, and raises if that is too large."""
+    try:
+        model: Any = torch.onnx.export(
+            program.exported, dynamo=True, input_names=program.inputs, output_names=program.outputs, verbose=False
+        )
+        model.model.metadata_props.update(facts)
+        model.save(str(file), external_data=_bytes(net) > ONE_FILE)
+        difference = largest_difference(file, net, program)
+    except Exception as error:  # exporter and runtime raise every kind
+        said = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise UserError(f"--format onnx: ONNX cannot hold this encoder ({said}); use torch_export") from error
+    if not difference <= TOLERANCE:
+        raise UserError(
+            f"--format onnx: ONNX Runtime's outputs differ from PyTorch's by {difference:.1e} of the largest, more "
+            f"than {TOLERANCE:g}; use torch_export"
+        )
+    return difference
 
 
 def largest_difference(file: Path, net: Encoder, program: Program) -> float:

@@ -19,6 +19,8 @@ from twofold.errors import UserError
 _SHAPES: Any = importlib.import_module("torch.fx.experimental._config")  # gets `patch` when it is imported
 _SIDES = (96, 128)
 """Height and width of the images that a program is traced with: different ones, of which no map has a side of 1."""
+_USUAL = 224
+"""Side of images where nobody tells it."""
 TOLERANCE = 1e-4
 """Largest difference from the encoder's outputs, as a share of the largest of them, with which a file is written."""
 _CANNOT = (RuntimeError, ValueError, TypeError, AssertionError, NotImplementedError)
@@ -118,7 +120,7 @@ def examples(net: Encoder, side: int | None = None) -> Iterator[tuple[Tensor, ..
         yield (torch.rand(count, encoder.input.channels, height, width, generator=draw),)
 
 
-def encoder_program(net: Encoder, side: int | None = None) -> Program:
+def encoder_program(net: Encoder, side: int | None = None, refused: str = "") -> Program:
     """An encoder, or an encoder with its classifier, as a program of any number of images or recordings.
 
     Of images it takes float32 [n, channels, H, W] in [0, 1], of any height and width where the encoder does. Of
@@ -128,7 +130,8 @@ def encoder_program(net: Encoder, side: int | None = None) -> Program:
 
     Args:
         net: any encoder; an `EncoderWithClassifier` gives features and logits.
-        side: of the images, for nets that torch.export can follow for one alone.
+        side: of the images, for nets that can be followed for one alone.
+        refused: why a program of any height and width is of no use; then it takes one side alone.
 
     Raises:
         UserError: torch.export cannot follow the net.
@@ -144,12 +147,14 @@ def encoder_program(net: Encoder, side: int | None = None) -> Program:
         both = ({0: Dim.DYNAMIC, 1: Dim.DYNAMIC}, {0: Dim.DYNAMIC})
         return Program(_exported(module, example, both), ("waves", "lengths"), outputs)
     only, reason = encoder.input.size, ""
-    if only is None:
+    if only is None and refused:
+        only, reason = side or _USUAL, refused
+    elif only is None:
         try:
             free = {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
             return Program(_exported(module, (_images(encoder, *_SIDES),), (free,)), ("images",), outputs)
         except UserError as error:
-            only, reason = side or 224, str(error)
+            only, reason = side or _USUAL, str(error)
     program = _exported(module, (_images(encoder, only, only),), ({0: Dim.DYNAMIC},))
     return Program(program, ("images",), outputs, only, reason)
 
