@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from twofold.commands.shard import shard as shard
     from twofold.commands.study import study as study
     from twofold.commands.transfer import transfer as transfer
-    from twofold.encoders.load import load as load
+    from twofold.evaluation.loading import load as load
 
 _COMMANDS = (
     "pretrain", "evaluate", "finetune", "distill", "labels", "predict", "embed", "search", "convert", "export",
     "transfer", "study", "shard", "recipes",
 )  # fmt: skip
-_PLACES = {name: f"twofold.commands.{name}" for name in _COMMANDS} | {"load": "twofold.encoders.load"}
+_PLACES = {name: f"twofold.commands.{name}" for name in _COMMANDS} | {"load": "twofold.evaluation.loading"}
 
 
 def __getattr__(name: str) -> Any:

@@ -6,8 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from twofold.errors import UserError
@@ -83,14 +85,24 @@ class Waves:
             raise UserError(f"lengths must lie in 0 .. {self.samples.shape[1]}, got {self.lengths.tolist()}")
 
 
-def as_waves(waves: Waves | Tensor | Sequence[Tensor], lengths: Tensor | None = None) -> Waves:
-    """Waves of a padded tensor [n, S] with lengths [n] (all of it without), of a list of [samples], or themselves."""
+def as_waves(waves: Waves | Tensor | NDArray[Any] | Sequence[Any], lengths: Tensor | None = None) -> Waves:
+    """Waves of a padded tensor or array [n, S] with lengths [n] (all of it without), of a list of [samples], or
+    themselves."""
     if isinstance(waves, Waves):
         return waves
+    if isinstance(waves, np.ndarray):
+        waves = torch.from_numpy(waves)
     if isinstance(waves, Tensor):
         if waves.ndim != 2:
-            raise UserError(f"a speech encoder takes waveforms [n, samples], got {tuple(waves.shape)}")
+            hint = "; of one recording give wave[None]" if waves.ndim == 1 else ""
+            raise UserError(f"a speech encoder takes waveforms [n, samples], got {tuple(waves.shape)}{hint}")
         if lengths is None:
             lengths = torch.full((len(waves),), waves.shape[1], device=waves.device)
         return Waves(waves, lengths)
-    return Waves.of([torch.as_tensor(wave, dtype=torch.float32) for wave in waves])
+    rows = [torch.as_tensor(wave) for wave in waves]
+    if (wrong := next((row for row in rows if row.ndim != 1 or not row.is_floating_point()), None)) is not None:
+        raise UserError(
+            f"a list of waveforms holds {wrong.dtype} {tuple(wrong.shape)}: give floats [samples] in [-1, 1]; divide "
+            "int16 by 32768"
+        )
+    return Waves.of([row.float() for row in rows])

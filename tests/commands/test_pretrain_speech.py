@@ -16,7 +16,7 @@ from twofold import cli
 from twofold.commands.export import export
 from twofold.commands.finetune import finetune
 from twofold.commands.labels import labels
-from twofold.encoders import ResNet, SpeechEncoder, Waves, read_header, save_encoder
+from twofold.encoders import SpeechEncoder, Waves, read_header
 from twofold.errors import UserError
 
 TINY = {
@@ -117,9 +117,6 @@ def test_the_encoder_is_exported_as_a_program(run, tmp_path, capsys):
             torch.testing.assert_close(module(waves.samples, waves.lengths), encoder(waves), rtol=1e-5, atol=1e-5)
     with pytest.raises(UserError, match="use torch_export"):
         export(run, tmp_path / "x")
-    save_encoder(tmp_path / "images.safetensors", ResNet(10, 0.125))
-    with pytest.raises(UserError, match="use --format torchvision"):
-        export(tmp_path / "images.safetensors", tmp_path / "x", format="torch_export")
 
 
 @pytest.mark.parametrize("micro_batch", [None, 4])

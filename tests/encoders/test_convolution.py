@@ -122,3 +122,12 @@ def test_networks_of_libraries_learn_from_tiny_images() -> None:
         found = gradients(each.train(), torch.rand(16, 3, 16, 16), lowered=True)
         assert all(bool(torch.isfinite(gradient).all()) for gradient in found.values())
         assert float(found["module.layer4.0.conv1.weight"][:, :, 0, 0].abs().max()) == 0, "it sees padding alone"
+
+
+def test_what_is_exported_leaves_the_batch_open():
+    """A look at len(x) before the one at the compiler would fix the number of images in a program."""
+    layer = Conv2d(3, 4, 3, padding=1, bias=False).eval().requires_grad_(False)
+    free = ({0: torch.export.Dim.DYNAMIC},)
+    program = torch.export.export(layer, (torch.rand(2, 3, 8, 8),), dynamic_shapes=free)
+    x = torch.rand(5, 3, 8, 8)
+    torch.testing.assert_close(program.module()(x), layer(x))

@@ -253,3 +253,13 @@ def test_specification_rebuilds(sk_ratio: float) -> None:
         build_encoder_from_spec({"kind": "resnet", "colour": 1})
     with pytest.raises(UserError, match="leave `module` out"):
         build_encoder_from_spec(net.spec(), nn.Identity())
+
+
+@pytest.mark.parametrize("side", [1, 2, 7, 8])
+def test_poolings_are_exported_for_sides_of_either_parity(side):
+    """'SAME' padding depends on whether a side is odd: a program that is traced with one must be right for both."""
+    free = torch.export.Dim.DYNAMIC
+    for pool in (SamePool(), ShortcutPool(2)):
+        program = torch.export.export(pool, (torch.rand(2, 3, 9, 12),), dynamic_shapes=({0: free, 2: free, 3: free},))
+        x = torch.rand(4, 3, side + 2, side + 5)
+        torch.testing.assert_close(program.module()(x), pool(x), rtol=0, atol=0)

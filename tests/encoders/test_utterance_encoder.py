@@ -19,7 +19,7 @@ from twofold.encoders import (
 from twofold.encoders.audio.encoder import SpeechEncoderConfig, baseline_of
 from twofold.errors import UserError
 from twofold.heads import HeadConfig, ProjectionHead
-from twofold.interop.program import least_samples, speech_program
+from twofold.interop.program import encoder_program, least_samples
 
 TINY = {"mels": 20, "width": 32, "layers": 2, "heads": 4, "hidden": 64}
 
@@ -101,7 +101,7 @@ def test_what_is_too_short_is_named():
 def test_a_program_of_the_whole_encoder(options):
     """torch.export of front end, transformer and pooling together, number and length of the recordings left open."""
     encoder = tiny(**options)
-    module = speech_program(encoder).module()
+    module = encoder_program(encoder).exported.module()
     least = least_samples(encoder)
     for sizes in ([400, least], [30000], [16000, 5000, 777, 9000, 401, 2000]):
         waves = Waves.of([*(torch.randn(size) for size in sizes)])

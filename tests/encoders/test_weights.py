@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from twofold.encoders import Encoder, EncoderConfig, ResNet, adapt, build_encoder
+from twofold.encoders.adapters import TorchvisionEncoder
 from twofold.encoders.weights import load_encoder, load_head, read_header, save_encoder, sealed
 from twofold.errors import UserError
 from twofold.heads import HeadConfig, ProjectionHead
@@ -260,3 +261,12 @@ def test_others_may_read_an_encoder_as_umask_says(saved: Path) -> None:
     finally:
         os.umask(before)
     assert saved.stat().st_mode & 0o777 == 0o644
+
+
+def test_layouts_that_have_versions_come_back(tmp_path: Path) -> None:
+    """torchvision's MNASNet refuses a state dict that does not say the version of its layout."""
+    encoder = TorchvisionEncoder("mnasnet0_5").eval()
+    save_encoder(tmp_path / "encoder.safetensors", encoder)
+    x = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(load_encoder(tmp_path / "encoder.safetensors")(x), encoder(x))

@@ -93,7 +93,7 @@ class Adapted(Encoder):
         x = x if self.mean is None else x - self.mean.to(x.dtype)
         x = x if self.std is None else x / self.std.to(x.dtype)
         y = self._output(x)
-        if not isinstance(y, Tensor) or y.ndim not in (2, 4) or len(y) != len(x):
+        if not isinstance(y, Tensor) or y.ndim not in (2, 4) or y.shape[0] != x.shape[0]:
             got = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
             raise UserError(
                 f"{type(self.module).__name__} gives {got}; an encoder's module gives [N, d] or [N, d, h, w]"

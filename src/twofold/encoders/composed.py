@@ -153,7 +153,10 @@ class EncoderWithClassifier(Encoder):
 
     def features(self, x: Tensor) -> Tensor:
         """[N, C, H, W] -> logits [N, classes]."""
-        h = self.encoder.features(x)
+        return self.logits(self.encoder.features(x))
+
+    def logits(self, h: Tensor) -> Tensor:
+        """The encoder's features [N, d] -> logits [N, classes]."""
         for part in self.below:
             h = part(h)
         logits: Tensor = self.classifier(h)

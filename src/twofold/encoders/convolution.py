@@ -37,7 +37,7 @@ class Conv2d(nn.Conv2d):
         return zip(x.shape[2:], self.padding, self.kernel_size, self.stride, strict=True)
 
     def _tiny(self, x: Tensor) -> bool:
-        if x.device.type != "cpu" or len(x) < _ROWS or torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or x.device.type != "cpu" or len(x) < _ROWS:  # asked first: a look fixes n
             return False
         plain = self.groups == 1 and self.bias is None and self.dilation == (1, 1) and self.padding_mode == "zeros"
         if _kind(x) != torch.bfloat16 or not plain or isinstance(self.padding, str) or self.kernel_size == (1, 1):

@@ -1,4 +1,4 @@
-"""`twofold.load`: a run's encoder, ready to use."""
+"""A run's encoder, as the commands load it; `twofold.load` (evaluation/loading.py) adds its preprocessing."""
 
 from __future__ import annotations
 

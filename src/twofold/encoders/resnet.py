@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Self, get_args
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -92,7 +93,10 @@ class SamePool(nn.Module):
     """3x3 max-pooling of stride 2 with TensorFlow's 'SAME' padding: even sizes are padded right and below only."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.max_pool2d(x, 3, 2, padding=(x.shape[2] % 2, x.shape[3] % 2), ceil_mode=True)
+        odd = (x.shape[2] % 2, x.shape[3] % 2)
+        if torch.compiler.is_exporting():  # the same windows; a pooling whose own padding varies would fix the parity
+            return F.max_pool2d(F.pad(x, (odd[1], 1, odd[0], 1), value=-math.inf), 3, 2)
+        return F.max_pool2d(x, 3, 2, padding=odd, ceil_mode=True)
 
 
 class ResNet(Encoder, kind="resnet"):

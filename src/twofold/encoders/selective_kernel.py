@@ -7,6 +7,7 @@ here, as in the released code, where the paper of Li et al. has a 3x3 and a 5x5.
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -50,7 +51,7 @@ class ShortcutPool(nn.Module):
             # Padded on all sides torch gives H+1 by W+1 windows; those that hang over the left and upper edge go.
             return F.avg_pool2d(x, 2, 1, padding=1, count_include_pad=False)[:, :, 1:, 1:]
         height, width = x.shape[2:]
-        if height % 2 or width % 2:
+        if torch.compiler.is_exporting() or height % 2 or width % 2:  # to ask would fix the parity in an export
             x = F.pad(x, (0, width % 2, 0, height % 2))
         return F.avg_pool2d(x, 2, 2)
 

@@ -351,5 +351,7 @@ def _fill(path: str | Path, module: Module, prefix: str, tensors: dict[str, Tens
         message = "; ".join(f"{what}: {', '.join(names)}" for what, names in problems.items() if names)
         raise UserError(f"{path} does not fit its {prefix}: {message}")
     check_values(path, wanted, result)
-    module.load_state_dict(result, assign=all(tensor.is_meta for tensor in wanted.values()))
+    empty = all(tensor.is_meta for tensor in wanted.values())
+    wanted.update(result)  # it also holds the versions of its modules' layouts, which some of torchvision's ask for
+    module.load_state_dict(wanted, assign=empty)
     return module.eval()

@@ -205,7 +205,7 @@ class Extractor:
                 f"{source.name} gives images of {source.channels} channels, the encoder takes "
                 f"{encoder.input.channels}: set --data.channels {encoder.input.channels}"
             )
-        prepare = _Preprocessing(self.preprocessing, self.size or encoder.input.size, self.resample)
+        prepare = CentralSquare(self.preprocessing, self.size or encoder.input.size, self.resample)
         encoder.to(device)
         parts: list[Tensor] = []
         index: list[int] = []
@@ -251,8 +251,8 @@ def evaluation_mode(module: torch.nn.Module) -> Iterator[None]:
             part.training = mode
 
 
-class _Preprocessing:
-    """Applies one rule to images of any size and remembers in words what it did."""
+class CentralSquare:
+    """Applies one rule of preprocessing to images of any size and remembers in words what it did."""
 
     def __init__(self, rule: Preprocessing, size: int | None, resample: Resample) -> None:
         if rule in ("crop", "resize") and size is None:
@@ -291,7 +291,7 @@ class _Preprocessing:
 _Part = tuple[int, Tensor | Waves, list[int], list[tuple[str, str]]]
 
 
-def _batches(source: Source, prepare: _Preprocessing, batch: int, workers: int | None) -> Iterator[_Part]:
+def _batches(source: Source, prepare: CentralSquare, batch: int, workers: int | None) -> Iterator[_Part]:
     """(first index, images or recordings, indices read, skipped) of each batch."""
     if isinstance(source, AudioSource):
         prepare.used.add("recordings")
@@ -318,7 +318,7 @@ def _batches(source: Source, prepare: _Preprocessing, batch: int, workers: int |
             yield _collect(source, *waiting.popleft())
 
 
-def _read(source: Source, prepare: _Preprocessing, index: int) -> Tensor | BadImage:
+def _read(source: Source, prepare: CentralSquare, index: int) -> Tensor | BadImage:
     try:
         pixels = source.read(index)
     except BadImage as error:

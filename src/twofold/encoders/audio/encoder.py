@@ -96,6 +96,13 @@ class UtteranceEncoder(Encoder):
         """Recordings as `Waves`."""
         return as_waves(images, lengths)
 
+    def preprocess(self, images: Any) -> Tensor:  # noqa: ARG002
+        """Always a UserError: recordings need none but to be read at the encoder's rate."""
+        raise UserError(
+            f"this encoder takes recordings: give it waveforms [n, samples] of floats at {self.input.sample_rate:,} "
+            "Hz; twofold embed reads files"
+        )
+
     def features(self, x: Waves) -> Tensor:  # type: ignore[override]
         """[n, feature_dim] of the last layer's frames."""
         states, frames = self.hidden_states(x)
