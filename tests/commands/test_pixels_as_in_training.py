@@ -131,8 +131,9 @@ def test_transfer_and_studies_read_as_the_encoder_did(folder, run, tmp_path, mon
 def test_what_decides_what_a_pixel_is(run, folder):
     pixels = Pixels.of(read_header(run / "encoder.safetensors"))
     pieces = {"tile_overlap": 0, "tile_rest": 0.5, "frames": "first", "frame_step": 1}
-    assert pixels == Pixels("black", True, "full", **pieces)
-    assert dataclasses.replace(pixels, tile=16).of_whole_images() == Pixels("black", True, "full")  # as transfer reads
+    assert pixels == Pixels("black", True, "full", **pieces, trim=0.0)
+    whole = dataclasses.replace(pixels, tile=16).of_whole_images()  # as transfer reads
+    assert whole == Pixels("black", True, "full", trim=0.0)
     assert pixels.options() == {"data": {"background": "black"}}
     assert pixels.fill(DataConfig(orient=False)) == DataConfig(orient=False, background="black")
     other = open_source(folder, DataConfig(background="black", orient=False, deep_pixels="stretch"), split="test")

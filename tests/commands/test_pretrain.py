@@ -60,7 +60,9 @@ def test_a_run_directory_is_complete(whole):
     assert rows[-1]["negatives"] == 30
     assert {"knn_top1", "probe_top1"} <= rows[-1].keys()
     assert (whole.path / "report.html").stat().st_size > 10_000
-    assert len(list((whole.path / "checkpoints").iterdir())) == 2
+    best = max((row for row in rows if "knn_top1" in row), key=lambda row: row["knn_top1"])["step"]
+    kept = {int(path.stem.removeprefix("step-")) for path in (whole.path / "checkpoints").iterdir()}
+    assert kept == {best, 16, 17}  # the last two, and the best one beside them
 
 
 def test_the_monitors_look_when_due_and_not_only_where_both_intervals_meet(tmp_path):
