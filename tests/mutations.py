@@ -77,7 +77,7 @@ MUTATIONS: dict[str, Mutation] = {
     ),
     "ResNet, head, classifier: float64": Mutation(
         "encoders/resnet.py",
-        "F.max_pool2d(x, 3, 2, padding=(x.shape[2] % 2, x.shape[3] % 2), ceil_mode=True)",
+        "F.max_pool2d(x, 3, 2, padding=odd, ceil_mode=True)",
         "F.max_pool2d(x, 3, 2, padding=1)",
         "max-pooling padded on all sides, as torchvision's",
     ),

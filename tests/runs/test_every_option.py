@@ -154,6 +154,7 @@ def another(leaf: Leaf) -> Any:
 
 
 SPECIAL: dict[str, Any] = {
+    "encoder.zero_init_residual": False,  # true was the default of earlier versions, whose files say it of any encoder
     "optim.milestones": [1],
     "views.operators": ["cutout"],
     "data.bands": [1],

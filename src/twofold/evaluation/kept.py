@@ -114,10 +114,10 @@ def save_fitted(path: Path, file: Path, fitted: Fitted, config: DataConfig, modu
     header, head = read_header(file), load_head(file)
     options = dict(header["extra"].get("options", {}))
     data = dict(options.get("data", {}))
-    data |= {each.name: getattr(config, each.name) for each in dataclasses.fields(Pixels)}
+    data |= {each.name: getattr(config, each.name) for each in dataclasses.fields(Pixels) if each.name != "trim"}
     data |= {name: _measured(fitted.source, config, name) for name in ("pixel_range", "band_ranges")}
     data["audio"] = dict(data.get("audio", {})) | {
-        name: getattr(config.audio, name) for name in ("max_seconds", "min_seconds")
+        name: getattr(config.audio, name) for name in ("max_seconds", "min_seconds", "trim")
     }
     options["data"] = data
     if fitted.extractor is not None and not isinstance(fitted.source, AudioSource):

@@ -93,13 +93,3 @@ class ViewsConfig:
                 raise UserError(f"views.operators: {error}") from error
         if not self.operators:
             check(self.operators_on == "both", "operators_on", "views.operators too, or leave it out")
-
-    @property
-    def strength(self) -> float:
-        """`color_strength`, SimCLR's where it was left open."""
-        return 1.0 if self.color_strength is None else self.color_strength
-
-    @property
-    def blurred(self) -> float:
-        """Probability of blur, SimCLR's where it was left open."""
-        return 0.5 if self.blur is None else self.blur

@@ -81,7 +81,8 @@ class ImageViews:
         u = uniforms(key, f"{view}/photometric", rows, 14)
         # One sigma for the batch is the one of its row 0, which every rank can tell.
         u_sigma = u[:, 13] if c.blur_sigma_per == "image" else uniforms(key, f"{view}/photometric", [0], 14)[:, 13]
-        reach = max(c.strength, 0.0) * np.array(c.jitter_ranges)
+        strength, blur = strength_of(c), 0.5 if c.blur is None else c.blur
+        reach = max(strength, 0.0) * np.array(c.jitter_ranges)
         low, high = np.maximum(1 - reach, 0), 1 + reach
         low[3], high[3] = -reach[3], reach[3]
         if c.brightness_rule == "additive":
@@ -92,11 +93,11 @@ class ImageViews:
             box=torch.from_numpy(box),
             flip=torch.from_numpy(u[:, 0] < c.flip),
             angle=torch.from_numpy(c.rotation * (2 * u[:, 1] - 1)).float(),
-            jitter=torch.from_numpy((u[:, 2] < c.jitter) & (c.strength > 0)),
+            jitter=torch.from_numpy((u[:, 2] < c.jitter) & (strength > 0)),
             order=torch.from_numpy(order),
             factors=torch.from_numpy(low + (high - low) * u[:, 7:11]).float(),
-            gray=torch.from_numpy((u[:, 11] < c.grayscale) & (c.strength > 0)),
-            blur=torch.from_numpy(u[:, 12] < c.blurred),
+            gray=torch.from_numpy((u[:, 11] < c.grayscale) & (strength > 0)),
+            blur=torch.from_numpy(u[:, 12] < blur),
             sigma=torch.from_numpy(np.broadcast_to(sigma, len(rows)).copy()).float(),
         )
 
@@ -149,3 +150,8 @@ class ImageViews:
             x, draw.blur, lambda part, s: gaussian_blur(part, s, radius, c.blur_padding).clamp_(0, 1), draw.sigma
         )
         return x
+
+
+def strength_of(config: ViewsConfig) -> float:
+    """The colour strength, SimCLR's where it was left open."""
+    return 1.0 if config.color_strength is None else config.color_strength

@@ -16,7 +16,7 @@ from twofold.errors import UserError
 from twofold.randomness import Key
 from twofold.views.blur import blur_radius
 from twofold.views.config import ViewsConfig
-from twofold.views.images import ImageDraw, ImageViews
+from twofold.views.images import ImageDraw, ImageViews, strength_of
 from twofold.views.studies.operators import Blur, Color, ColorDrop, ColorJitter, Operator, make_operator
 
 
@@ -105,7 +105,7 @@ def left_out(config: ViewsConfig, channels: int) -> str:
         raise UserError(
             f"views.operators has drop, which makes RGB grey, and the images have {channels} channels: leave it out"
         )
-    wanted = config.strength > 0 and bool(config.grayscale or (config.jitter and max(config.jitter_ranges[2:]) > 0))
+    wanted = strength_of(config) > 0 and bool(config.grayscale or (config.jitter and max(config.jitter_ranges[2:]) > 0))
     if not wanted and not any(isinstance(each, Color | ColorJitter) for each in operators):
         return ""
     return (
