@@ -20,11 +20,14 @@ from twofold.encoders import FilePart, SpeechEncoder, load_classifier, load_part
 from twofold.errors import UserError
 from twofold.evaluation.protocols.linear import evaluate_linear
 from twofold.evaluation.protocols.weighted import evaluate_weighted
+from twofold.options import merge
 
 
 @pytest.fixture(scope="module")
 def pretrained(tmp_path_factory):
-    return twofold.pretrain(images(), tmp_path_factory.mktemp("runs") / "base", report=False, **OPTIONS).path
+    """Trained so little, at a low rate, that what is far stays far, whatever the defaults are."""
+    options = merge(OPTIONS, {"encoder.zero_init_residual": True, "optim": {"lr": 2e-3, "weight_decay": 1e-4}})
+    return twofold.pretrain(images(), tmp_path_factory.mktemp("runs") / "base", report=False, **options).path
 
 
 @pytest.fixture(scope="module")
@@ -139,10 +142,9 @@ def test_what_is_far_from_all_training_images_is_unlike(pretrained, photos, tmp_
         )
     known = [row.unlike for row in twofold.predict(pretrained, photos).rows]
     unknown = [row.unlike for row in twofold.predict(pretrained, strange).rows]
-    # those that it was calibrated on: their shares are the ranks 0 / 41 ... 39 / 41, and of two equal ones the lower
-    assert sorted(known) == pytest.approx([i / 41 for i in range(40)], abs=1 / 41 + 2e-6)
-    # (an encoder of a few steps: in the mean they lie beyond most, and known ones in the middle)
-    assert np.mean(unknown) > 0.75 > 0.5 > np.mean(known)
+    # those that it was calibrated on: their shares are the ranks 0 / 41 ... 39 / 41
+    assert sorted(known) == pytest.approx([i / 41 for i in range(40)], abs=2e-6)
+    assert min(unknown) > 0.9
 
 
 @pytest.mark.parametrize("features", ["h", "z"])
