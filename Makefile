@@ -8,7 +8,7 @@ WORKERS ?= auto
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-speech test test-full test-reliability mutate lint format bench docs clean
+.PHONY: help demo demo-speech test test-full test-reliability mutate lint format bench docs dist test-dist clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -56,20 +56,20 @@ mutate: $(VENV)/.dev ## errors where options become objects: which does no test 
 	OMP_NUM_THREADS=1 $(BIN)/python tests/mutate.py $(MUTATE)
 
 lint: $(VENV)/.dev ## formatting, lint, types and import rules
-	$(BIN)/ruff format --check src tests benchmarks docs
-	$(BIN)/ruff check src tests benchmarks docs
+	$(BIN)/ruff format --check src tests benchmarks docs packaging
+	$(BIN)/ruff check src tests benchmarks docs packaging
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
 format: $(VENV)/.dev ## mend formatting and what lint can mend by itself
-	$(BIN)/ruff format src tests benchmarks docs
-	$(BIN)/ruff check --fix src tests benchmarks docs
+	$(BIN)/ruff format src tests benchmarks docs packaging
+	$(BIN)/ruff check --fix src tests benchmarks docs packaging
 
 docs: $(VENV)/.docs ## rebuild the generated pages and the site (site/)
 	$(BIN)/python docs/make_reading.py
 	$(BIN)/python docs/make_architecture.py
 	$(BIN)/python docs/make_options.py
-	$(BIN)/mkdocs build --quiet --strict
+	$(BIN)/zensical build --clean --strict
 
 $(VENV)/.bench: $(VENV)/.dev
 	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[bench]'
@@ -81,6 +81,12 @@ bench: $(VENV)/.bench ## the short benchmarks: ratios from one run, side by side
 	$(BIN)/python benchmarks/step.py --steps 5
 	$(BIN)/python benchmarks/peers.py --steps 3 --repeats 1
 	$(BIN)/python benchmarks/micro_batch.py --large 1024 --repeats 1
+
+dist: $(BIN)/uv ## wheel and source archive in dist/ (HOME_URL=https://... is where the README's links lead)
+	$(PYTHON) packaging/distribution.py build --home $(HOME_URL)
+
+test-dist: $(BIN)/uv ## install the wheel of dist/ with each extra alone, on each Python there is, and run the README's journey
+	$(PYTHON) packaging/distribution.py try
 
 clean: ## remove the environment and caches (runs/ is kept)
 	rm -rf $(VENV) build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -119,7 +119,18 @@ def check(words):
     elif words[0] == "python":
         check_script(words[1], words[2:])
     else:
-        assert words[0] in ("git", "cd", "pip", "apt-get", "sudo", "export", "torchrun", "accelerate", "source"), words
+        assert words[0] in (
+            "git",
+            "cd",
+            "pip",
+            "uv",
+            "apt-get",
+            "sudo",
+            "export",
+            "torchrun",
+            "accelerate",
+            "source",
+        ), words
 
 
 @pytest.mark.usefixtures("reader")
