@@ -83,10 +83,10 @@ bench: $(VENV)/.bench ## the short benchmarks: ratios from one run, side by side
 	$(BIN)/python benchmarks/micro_batch.py --large 1024 --repeats 1
 
 dist: $(BIN)/uv ## wheel and source archive in dist/ (HOME_URL=https://... is where the README's links lead)
-	$(PYTHON) packaging/distribution.py build --home $(HOME_URL)
+	$(BIN)/python packaging/distribution.py build --home $(HOME_URL)
 
 test-dist: $(BIN)/uv ## install the wheel of dist/ with each extra alone, on each Python there is, and run the README's journey
-	$(PYTHON) packaging/distribution.py try
+	$(BIN)/python packaging/distribution.py try
 
 clean: ## remove the environment and caches (runs/ is kept)
 	rm -rf $(VENV) build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
