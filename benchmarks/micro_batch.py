@@ -3,7 +3,7 @@
     python benchmarks/micro_batch.py        # ResNet-18, 32 px: 4,096 images in chunks of 256 against 256; ten minutes
 
 Both are steps of the run that `twofold pretrain` would start, each in a process of its own, in turn. Memory is the
-peak of the process's resident set, Python, torch and images included.
+peak of the process's resident set, Python, torch and images included; on a GPU, of what torch allocated there.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from statistics import median
 import torch
 import yaml
 from machine import describe_machine
+from peers import wait
 from step import prepare, smooth_images
 
 
@@ -28,7 +29,8 @@ def measure(given: argparse.Namespace) -> dict[str, float]:
     """Milliseconds an image and megabytes, of steps after the first."""
     torch.set_num_threads(given.threads)
     options = {"views.size": given.size, "batch": given.batch, "epochs": 1000, "encoder.name": given.encoder}
-    options |= {"encoder.stem": "cifar", "monitor.every": 0, "training.threads": given.threads}
+    options |= {"encoder.stem": given.stem, "monitor.every": 0, "training.threads": given.threads}
+    options["training.device"] = given.device
     if given.micro_batch:
         options["micro_batch"] = given.micro_batch
     options |= {k: yaml.safe_load(v) for k, v in (option.lstrip("-").split("=", 1) for option in given.options)}
@@ -37,11 +39,15 @@ def measure(given: argparse.Namespace) -> dict[str, float]:
         model, optimizer = training.accelerator.prepare(training.method, training.optimizer)
         for i, batch in enumerate(training.loader.iterate(0, 1 + given.steps)):
             if i == 1:
+                wait(given.device)
                 begun = time.perf_counter()
             training.update(model, optimizer, batch)
             training.step += 1
+        wait(given.device)
         seconds = time.perf_counter() - begun
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    if given.device == "cuda":
+        peak = torch.cuda.max_memory_allocated() / 2**20
     return {"ms": 1000 * seconds / (given.steps * given.batch), "mb": peak}
 
 
@@ -52,6 +58,8 @@ def main() -> None:
     parser.add_argument("--chunk", type=int, default=256, help="images of a chunk, and the batch that is compared")
     parser.add_argument("--size", type=int, default=32)
     parser.add_argument("--encoder", default="resnet18")
+    parser.add_argument("--stem", choices=("cifar", "imagenet"), default="cifar")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--batch", type=int, help=argparse.SUPPRESS)
@@ -66,7 +74,8 @@ def main() -> None:
         "whole": ["--batch", str(given.chunk), "--steps", "8"],
         "chunks": ["--batch", str(given.large), "--micro-batch", str(given.chunk)],
     }
-    common = ["--size", str(given.size), "--encoder", given.encoder, "--threads", str(given.threads)]
+    names = ("size", "encoder", "stem", "device", "threads")
+    common = [word for name in names for word in (f"--{name}", str(vars(given)[name]))]
     by_kind: dict[str, list[dict[str, float]]] = {kind: [] for kind in kinds}
     for _ in range(given.repeats):
         for kind, words in kinds.items():

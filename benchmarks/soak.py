@@ -5,11 +5,17 @@
 
 `twofold pretrain` trains on a folder of labelled PNG files that one process decodes anew each time, with monitors, a
 row of metrics every 50 steps, checkpoints at the default distance and the report. Meanwhile memory (the resident set,
-in which shared pages count once a process), open files and threads of all its processes are read, and so is the
-processor time that they have used. Behind a warm-up each is regressed on the step, over 20 stretches, as neighbouring
-readings are alike; what it grows by in all the steps is told with its 95 % interval. It is flat where all of that
-interval lies within what is allowed: a share of its mean, and of files and threads one. A wide interval is no
-evidence: undecided. Exits with 1 if anything that is judged is not flat.
+in which shared pages count once a process), open files and threads of all its processes are read. Behind a warm-up
+each is regressed on the step, over 20 stretches, as neighbouring readings are alike; what it grows by in all the steps
+is told with its 95 % interval.
+
+A machine does not keep its pace for minutes, so the time of a step is not compared with that of minutes ago: when the
+run has come to its last two fifths, a fresh one of the same command starts beside it, and the two take turns of some
+250 steps, one held while the other goes on. The processor time of a late step over that of a fresh one is told as the
+mean over the pairs of turns with its 95 % interval.
+
+What is judged is flat where all of its interval lies within what is allowed: a share of its mean, and of files and
+threads one. A wide interval is no evidence: undecided. Exits with 1 if anything that is judged is not flat.
 
 Options after `--` are those of `twofold pretrain`.
 """
@@ -19,6 +25,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -75,7 +82,11 @@ def look(process: int) -> dict[str, float]:
 
 def last_row(metrics: Path) -> dict[str, float]:
     """The last whole row of a run; empty before the first."""
-    lines = metrics.read_text().splitlines() if metrics.exists() else []
+    if not metrics.exists():
+        return {}
+    with metrics.open("rb") as file:
+        file.seek(max(0, metrics.stat().st_size - 4096))
+        lines = file.read().decode(errors="replace").splitlines()
     for line in reversed(lines[-2:]):
         try:
             return dict(json.loads(line))
@@ -84,35 +95,81 @@ def last_row(metrics: Path) -> dict[str, float]:
     return {}
 
 
-def watch(command: list[str], run: Path, seconds: float) -> tuple[Readings, int]:
-    """Readings once a row of metrics, by their step, until the command ends; and its exit status."""
+class Run:
+    """A `twofold pretrain` in its own process, which can be held."""
+
+    def __init__(self, command: list[str], folder: Path) -> None:
+        """Start it; `folder` is its run's folder, beside which its output goes."""
+        self.folder = folder
+        with folder.with_suffix(".txt").open("w") as output:
+            words = [*command, "--out", str(folder)]
+            self.process = subprocess.Popen(words, stdout=output, stderr=subprocess.STDOUT)
+
+    def row(self) -> dict[str, float]:
+        """The last row of its metrics."""
+        return last_row(self.folder / "metrics.jsonl")
+
+    def hold(self, held: bool) -> None:
+        """Stop all of its processes where they are, or let them go on."""
+        for each in family(self.process.pid):
+            os.kill(each, signal.SIGSTOP if held else signal.SIGCONT)
+
+    def next_row(self) -> tuple[float, float]:
+        """(step, processor seconds) when a further row is written; (0, 0) if the run ends instead."""
+        before = self.row().get("step", 0)
+        while self.process.poll() is None:
+            if (step := self.row().get("step", 0)) > before:
+                return step, look(self.process.pid)["processor seconds"]
+            time.sleep(0.01)
+        return 0.0, 0.0
+
+    def turn(self, steps: int) -> float:
+        """Milliseconds of processor time a step over about so many steps, held before and after; nan at its end."""
+        self.hold(False)
+        first, begun = self.next_row()
+        last, ended = self.next_row()
+        while last and last - first < steps:
+            last, ended = self.next_row()
+        if not last or self.process.poll() is not None:
+            return float("nan")
+        self.hold(True)
+        return 1e3 * (ended - begun) / (last - first)
+
+
+def watch(run: Run, seconds: float, until: float) -> Readings:
+    """Readings once a row of metrics, by their step, up to this step."""
     rows: list[dict[str, float]] = []
-    with (run.parent / "output.txt").open("w") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
-        try:
-            while process.poll() is None:
-                time.sleep(seconds)
-                row = last_row(run / "metrics.jsonl")
-                if row and (not rows or row["step"] > rows[-1]["step"]):
-                    try:
-                        rows.append(look(process.pid) | {"step": row["step"], "seconds": row["seconds"]})
-                    except (OSError, IndexError):
-                        continue  # one of them ended while it was looked at
-        finally:
-            process.kill()
-            process.wait()
-    return {name: np.array([row[name] for row in rows]) for name in rows[0]} if rows else {}, process.returncode
+    while run.process.poll() is None and not (rows and rows[-1]["step"] >= until):
+        time.sleep(seconds)
+        row = run.row()
+        if row and (not rows or row["step"] > rows[-1]["step"]):
+            try:
+                rows.append(look(run.process.pid) | {"step": row["step"], "seconds": row["seconds"]})
+            except (OSError, IndexError):
+                continue  # one of them ended while it was looked at
+    return {name: np.array([row[name] for row in rows]) for name in rows[0]} if rows else {}
+
+
+def in_turns(late: Run, fresh: Run, steps: int, warm_up: int) -> NDArray[np.float64]:
+    """[pairs, 2] milliseconds of processor time a step of both, until the late run has ended."""
+    while fresh.row().get("step", 0) < warm_up and fresh.process.poll() is None:
+        fresh.next_row()
+    fresh.hold(True)
+    pairs = []
+    while True:
+        pair = late.turn(steps), fresh.turn(steps)
+        if any(map(np.isnan, pair)):
+            return np.array(pairs)
+        pairs.append(pair)
 
 
 def stretches(readings: Readings) -> tuple[NDArray[np.float64], Readings]:
-    """(middle step, mean or rate of each quantity) of stretches of as many readings each, but for one."""
+    """(middle step, mean of each quantity) of stretches of as many readings each, but for one."""
     step = readings["step"]
     ends = np.linspace(0, len(step) - 1, STRETCHES + 1).astype(int)
     held = ("MiB", "open files", "threads")
     means = {name: np.array([readings[name][a:b].mean() for a, b in pairwise(ends)]) for name in held}
-    used = {"processor": "processor seconds", "clock": "seconds"}
-    rates = {name: 1e3 * np.diff(readings[which][ends]) / np.diff(step[ends]) for name, which in used.items()}
-    return (step[ends[1:]] + step[ends[:-1]]) / 2, means | rates
+    return (step[ends[1:]] + step[ends[:-1]]) / 2, means
 
 
 def verdict(
@@ -121,6 +178,8 @@ def verdict(
     """Print how a quantity grows; whether it is shown to stay within a share of its mean, or `least`."""
     line, mean = stats.linregress(step, value), float(value.mean())
     grows, half = line.slope * steps, stats.t.ppf(0.975, len(step) - 2) * line.stderr * steps
+    if np.ptp(value) == 0:
+        half = 0.0  # the same in every stretch, of which the regression knows no error
     most = max(share * mean, least)
     said = "flat" if abs(grows) + half <= most else "GROWS" if grows - half > 0 else "UNDECIDED"
     print(
@@ -130,8 +189,21 @@ def verdict(
     return said == "flat"
 
 
-def main() -> None:
-    """Read the options, run, judge."""
+def verdict_of_time(pairs: NDArray[np.float64], share: float) -> bool:
+    """Print how much longer a late step takes than a fresh one; whether it is shown to stay within this share."""
+    ratios = pairs[:, 0] / pairs[:, 1] - 1
+    grows, half = ratios.mean(), stats.t.ppf(0.975, len(ratios) - 1) * stats.sem(ratios)
+    said = "flat" if abs(grows) + half <= share else "GROWS" if grows - half > 0 else "UNDECIDED"
+    late, fresh = np.median(pairs, axis=0)
+    print(
+        f"ms of processor time a step: late {late:.2f}, fresh {fresh:.2f} (medians of {len(pairs)} turns each); "
+        f"grows by {100 * grows:+.2f} ± {100 * half:.2f} %, {100 * share:.0f} % allowed: {said}"
+    )
+    return bool(said == "flat")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=10_000)
     parser.add_argument("--images", type=int, default=400)
@@ -141,34 +213,54 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=0.05, help="share of its mean that a step's time may grow by")
     parser.add_argument("--save", type=Path, help="write the readings there, as .npz")
     parser.add_argument("options", nargs="*", help="options of `twofold pretrain`, after --")
-    given = parser.parse_args()
+    return parser
+
+
+def measure(given: argparse.Namespace, words: list[str]) -> tuple[Readings, NDArray[np.float64], int]:
+    """Readings of the run, its late steps against fresh ones, and how many checkpoints it left."""
     with tempfile.TemporaryDirectory() as folder:
         (data := Path(folder) / "images").mkdir()
         make_images(data, given.images)
-        words = [*OPTIONS, *given.options]
         batch = int(words[words.index("--batch") + 1])
         epochs = str(given.steps * batch / given.images)
-        command = [sys.executable, "-m", "twofold", "pretrain", str(data), "--out", str(Path(folder) / "run")]
-        readings, status = watch([*command, "--epochs", epochs, *words], Path(folder) / "run", given.every)
-        if status:
-            raise SystemExit((Path(folder) / "output.txt").read_text()[-3000:])
-        saved = len(list((Path(folder) / "run" / "checkpoints").iterdir()))
+        command = [sys.executable, "-m", "twofold", "pretrain", str(data), "--epochs", epochs, *words]
+        runs = [Run(command, Path(folder) / "late")]
+        try:
+            readings = watch(runs[0], given.every, 0.6 * given.steps)
+            runs[0].hold(True)
+            runs.append(Run(command, Path(folder) / "fresh"))
+            pairs = in_turns(*runs, steps=250, warm_up=int(given.warm_up * given.steps))
+            runs[0].process.wait()
+        finally:
+            for run in runs:
+                run.process.kill()
+                run.process.wait()
+        if runs[0].process.returncode or len(pairs) < 3:
+            raise SystemExit(runs[0].folder.with_suffix(".txt").read_text()[-3000:] or "too few turns: take more steps")
+        saved = len(list((runs[0].folder / "checkpoints").iterdir()))
+    return readings, pairs, saved
+
+
+def main() -> None:
+    """Read the options, run, judge."""
+    given = parser().parse_args()
+    words = [*OPTIONS, *given.options]
+    readings, pairs, saved = measure(given, words)
     if given.save:
-        np.savez(given.save, **readings)
+        np.savez(given.save, pairs=pairs, **readings)
     late = {name: value[readings["step"] > given.warm_up * given.steps] for name, value in readings.items()}
     last, count = int(readings["step"][-1]), len(late["step"])
     if count < 2 * STRETCHES:
         raise SystemExit(f"{count} readings behind the warm-up: too few; take more steps, or look more often")
     print(f"{describe_machine()}; {' '.join(words)}")
     print(
-        f"{last:,} steps of {given.steps:,} and {saved} checkpoints at the end, {readings['seconds'][-1]:.0f} s, "
+        f"{given.steps:,} steps and {saved} checkpoints at the end; {last:,} steps in {readings['seconds'][-1]:.0f} s, "
         f"{count} readings behind {given.warm_up:.0%} of warm-up"
     )
     step, values = stretches(late)
     flat = [verdict("MiB", step, values["MiB"], last, given.memory)]
     flat += [verdict(name, step, values[name], last, 0, least=1) for name in ("open files", "threads")]
-    flat += [verdict("ms of processor time a step", step, values["processor"], last, given.rate)]
-    verdict("ms by the clock a step (not judged: others may use the machine)", step, values["clock"], last, given.rate)
+    flat += [verdict_of_time(pairs, given.rate)]
     sys.exit(0 if all(flat) else 1)
 
 

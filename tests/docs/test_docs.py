@@ -101,9 +101,10 @@ def check_script(name, rest):
     ):
         spec = importlib.util.spec_from_file_location(Path(name).stem, ROOT / name)
         module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        with pytest.raises(Parsed):
-            module.main()
+        with mock.patch.dict(sys.modules, {spec.name: module}):  # dataclasses look for it there
+            spec.loader.exec_module(module)
+            with pytest.raises(Parsed):
+                module.main()
 
 
 def check(words):
@@ -176,6 +177,27 @@ def test_scripts_that_are_named_exist():
 def test_a_wrong_command_is_found(words):
     with pytest.raises((SystemExit, FileNotFoundError)):
         check(["python", *f"benchmarks/{words}".split()])
+
+
+def test_every_part_of_the_gpu_script_is_a_command_that_its_script_takes():
+    spec = importlib.util.spec_from_file_location("gpu", ROOT / "benchmarks" / "gpu.py")
+    gpu = importlib.util.module_from_spec(spec)
+    path = [str(ROOT / "benchmarks"), *sys.path]
+    with mock.patch.object(sys, "path", path), mock.patch.dict(sys.modules, {"gpu": gpu}):
+        spec.loader.exec_module(gpu)
+    assert all((ROOT / name).is_file() for name in gpu.TESTS)
+    for part in gpu.parts(16):
+        for words in (part.command.split(), part.dry.split()):
+            if words[0] != "-m":
+                check_script(words[0], words[1:])
+
+
+@pytest.mark.slow
+def test_the_gpu_script_runs_small_without_a_gpu(tmp_path):
+    command = [sys.executable, "benchmarks/gpu.py", "--dry-run", "--out", str(tmp_path / "bench.txt")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    assert (tmp_path / "bench.txt").read_text().count(": done") >= 4
 
 
 def test_the_blocks_are_found():
