@@ -36,6 +36,9 @@ class Preprocessing:
     """The central square is all of the shorter side where the size, or the image, is no larger."""
     resample: str = "antialias"
     """Bicubic interpolation: antialias as Pillow's, tf2 and tf1 as TensorFlow's two."""
+    rule: str = "auto"
+    """auto as above; crop and resize whatever the sides; letterbox: the whole image between bars of its mean colour;
+    squares: several along the longer side, whose features are averaged; none: as it is."""
     pixels: Mapping[str, Any] = field(default_factory=dict)
     """How files become pixels, by the names of `data.*`: background, orient, deep_pixels, pixel_range, bands, ..."""
 
