@@ -132,6 +132,10 @@ def test_the_output_says_how_many_are_seen_in_part(run: Path, folder: Path, tmp_
             main(["embed", str(run), str(folder), "--out", str(tmp_path / f"{rule}.npz"), "--preprocessing", rule]) == 0
         )
         assert "more than twice" not in capsys.readouterr().out
+    assert main(["search", str(run), str(folder), "--out", str(tmp_path / "found"), "--outliers", "1"]) == 0
+    assert "36 of 40 images are more than twice" in " ".join(capsys.readouterr().out.split())
+    with pytest.raises(UserError, match=r"letterbox\.npz were embedded with letterbox; give --preprocessing letterbox"):
+        twofold.search(run, tmp_path / "letterbox.npz", out=tmp_path / "other", query=folder)
     kept = np.load(tmp_path / "letterbox.npz")["features"]
     assert np.allclose(kept, features(run, open_source(folder, DataConfig()), "letterbox").h, atol=1e-5)
 

@@ -183,6 +183,7 @@ def embeddings(
         "encoder": encoder,
         "data": str(data) if isinstance(data, str | Path) else "",
         "text": part.text + cut_in_words(*part.cut),
+        "preprocessing": config.preprocessing,
     }
     found = Embeddings(
         h, names_of(source, index, data, config.per_file), facts, labels,
