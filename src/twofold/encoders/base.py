@@ -128,7 +128,13 @@ class Encoder(nn.Module):
     def _as_tensor(self, images: Any) -> Tensor:
         """An array [N, channels, H, W] as it is, anything else preprocessed; on the parameters' device."""
         if isinstance(images, np.ndarray) and images.ndim == 4 and images.shape[1] == self.input.channels:
-            tensor = torch.from_numpy(np.ascontiguousarray(images))
+            tensor = torch.from_numpy(np.array(images))  # a copy: of arrays that must not be written to torch warns
+            low, high = (float(tensor.min()), float(tensor.max())) if tensor.numel() else (0.0, 0.0)
+            if tensor.is_floating_point() and not (low >= 0 and high <= 1):
+                raise UserError(
+                    f"images with values from {low:g} to {high:g}: this encoder takes floats in [0, 1], or uint8; "
+                    "divide those of 0 to 255 by 255"
+                )
         else:
             tensor = self.preprocess(images)
         return tensor.to(next((p.device for p in self.parameters()), torch.device("cpu")))
