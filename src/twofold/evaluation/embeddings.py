@@ -153,7 +153,7 @@ def holds_embeddings(path: Path) -> bool:
         if path.suffix == ".parquet":
             schema = parquet_module(str(path)).parquet.read_schema(path)
             return b"twofold" in (schema.metadata or {})
-    except (OSError, ValueError, zipfile.BadZipFile):
+    except (OSError, ValueError, RuntimeError, zipfile.BadZipFile):
         return False
     return path.suffix == ".faiss"
 
@@ -309,7 +309,7 @@ def _kept(file: Path, count: int) -> Part | None:
         cut, seen = facts.get("cut", (0, 0))  # not told in files of before
         skipped = tuple((path, reason) for path, reason in facts["skipped"])
         return Part(h, index, counts, skipped, facts["text"], (int(cut), int(seen)))
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
+    except (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, zipfile.BadZipFile):
         return None
 
 

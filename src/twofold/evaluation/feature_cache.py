@@ -112,7 +112,7 @@ class FeatureCache:
             return None
         try:
             facts, h, index = _load(path, dim, len(source))
-        except (OSError, ValueError, KeyError, TypeError, EOFError, MemoryError, zipfile.BadZipFile) as error:
+        except _DAMAGED as error:
             self.tell(f"the features kept in {path} are damaged ({error}): computed anew")
             return None
         differing = [name for name, value in made.items() if facts["made"].get(name) != value]
@@ -139,6 +139,9 @@ class FeatureCache:
 
 
 NOTHING_KEPT = FeatureCache(None)
+
+_DAMAGED = (OSError, ValueError, KeyError, TypeError, EOFError, MemoryError, RuntimeError, zipfile.BadZipFile)
+"""What reading raises; a RuntimeError where a flipped bit says that a member is encrypted."""
 
 
 def check_stored(path: Path) -> None:

@@ -203,7 +203,7 @@ def _open_npz(path: Path) -> Any:
         if isinstance(file, np.ndarray):
             raise ValueError("it holds a single array, as .npy files do")
         return file
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
         raise UserError(f"{path}: not an .npz file ({error}); write it with numpy.savez") from error
 
 
@@ -251,7 +251,15 @@ def _pick(file: Any, names: tuple[str, ...], split: str | None, path: Path) -> N
                     check_member(path, f"{key}.npy")
                     array: NDArray[Any] = file[key]
                     return array
-                except (ValueError, OSError, KeyError, MemoryError, EOFError, zipfile.BadZipFile) as error:
+                except (
+                    ValueError,
+                    OSError,
+                    KeyError,
+                    MemoryError,
+                    EOFError,
+                    RuntimeError,
+                    zipfile.BadZipFile,
+                ) as error:
                     raise UserError(
                         f"{path}: array {key} cannot be read ({error}); plain numbers are needed"
                     ) from error
