@@ -257,4 +257,4 @@ def test_chunks_give_the_gradient_of_the_whole_batch(folder, tmp_path):
 def test_the_heads_output_can_be_evaluated_of_recordings(folder, run):
     found = twofold.evaluate(run, folder, features="z", protocol="knn", k=3)
     assert found.feature_dim == 8
-    assert found.baseline.top1 > 0.5  # the filterbank stands beside every number
+    assert found.baselines["filterbank"].top1 > 0.5  # the filterbank stands beside every number

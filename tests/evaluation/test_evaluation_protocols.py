@@ -53,7 +53,7 @@ def test_an_evaluation_tells_all_and_survives_json(protocol: Any, tmp_path: Path
     assert got.digest == before == digest(encoder)
     assert (got.train.images, got.test.images, got.feature_dim) == (80, 40, 16)
     assert got.train.fingerprint != got.test.fingerprint
-    assert told == [("training features", 80, 80), ("test features", 40, 40)]
+    assert told[:2] == [("training features", 80, 80), ("test features", 40, 40)]
     assert "test set as given" in got.words
     assert got.metrics == {name: getattr(got.scores, name) for name in ("top1", "mean_per_class", "macro_f1")}
     path = got.write(tmp_path / "sub" / "evaluation.json")
@@ -146,7 +146,6 @@ def test_what_was_written_before_is_still_read() -> None:
     }  # fmt: skip
     read = Evaluation.from_json(json.dumps(old))
     assert (read.top1, read.settings["l2"], read.words) == (0.75, 0.1, "by L-BFGS; images as they are")
-    assert (read.digest, read.train.unlabelled, read.baseline, read.kind) == ("d", 1, None, "image")
+    assert (read.digest, read.train.unlabelled, read.baselines, read.kind) == ("d", 1, {}, "image")
     speech = Evaluation.from_json(json.dumps(old | {"floor": scores | {"top1": 0.5}}))
-    assert speech.baseline is not None
-    assert (speech.baseline.top1, speech.kind) == (0.5, "audio")
+    assert (speech.baselines["filterbank"].top1, speech.kind) == (0.5, "audio")

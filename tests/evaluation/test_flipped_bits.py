@@ -18,6 +18,7 @@ from twofold.data import DataConfig, open_source
 from twofold.encoders import build_encoder, load_encoder, save_encoder
 from twofold.encoders.build import EncoderConfig
 from twofold.errors import UserError
+from twofold.evaluation.embeddings import Part, _keep, _kept
 from twofold.evaluation.feature_cache import FeatureCache
 from twofold.evaluation.features import Extractor
 from twofold.training.checkpoint import load_checkpoint, save_checkpoint
@@ -95,6 +96,38 @@ def test_features(tmp_path: Path) -> None:
 
     noticed = each_flip(path, look, str(path), "computed anew")
     assert noticed > FLIPS // 2
+
+
+def encrypted(path: Path) -> None:
+    """Set the bit of every member, in its own header and in the directory, that says that it is encrypted."""
+    content = bytearray(path.read_bytes())
+    for mark, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        place = content.find(mark)
+        while place >= 0:
+            content[place + flags] |= 1
+            place = content.find(mark, place + 4)
+    path.write_bytes(content)
+
+
+def test_members_that_say_they_are_encrypted(tmp_path: Path) -> None:
+    source, told = open_source(photos(tmp_path), DataConfig(channels=1)), list[str]()
+    extractor = Extractor(cache=FeatureCache(tmp_path / "features", told.append))
+    truth = extractor.extract(Means(), source)
+    (path,) = (tmp_path / "features").iterdir()
+    encrypted(path)
+    assert np.array_equal(extractor.extract(Means(), source).h, truth.h)
+    assert "computed anew" in told[-1]
+    images = tmp_path / "images.npz"
+    np.savez(images, images=np.zeros((4, 8, 8, 3), np.uint8))
+    encrypted(images)
+    with pytest.raises(UserError, match=r"images\.npz"):
+        open_source(images)
+    one = Part(truth.h, truth.index, np.ones(len(truth.h), np.int64), (), "")
+    kept = tmp_path / "part.npz"
+    _keep(kept, one)
+    assert _kept(kept, 8) is not None
+    encrypted(kept)
+    assert _kept(kept, 8) is None
 
 
 def test_checkpoints(tmp_path: Path) -> None:

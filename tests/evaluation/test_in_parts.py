@@ -110,22 +110,29 @@ def test_order_is_told_by_parts_alone(folder, saved, protocol):
     assert parts.feature_dim == 2 * whole.feature_dim
     assert parts.digest == whole.digest  # it is the same encoder
     assert "2 parts of equal length" in parts.words
-    assert whole.baseline.top1 < 0.8 <= parts.baseline.top1  # the filterbank is read alike
-    assert parts.baseline_thirds is None
-    assert whole.baseline_thirds.top1 >= 0.8
+    alone = [each.baselines["filterbank"].top1 for each in (whole, parts)]
+    assert alone[0] < 0.8 <= alone[1]  # the filterbank is read alike
+    assert "filterbank_thirds" not in parts.baselines
+    assert whole.baselines["filterbank_thirds"].top1 >= 0.8
     told = whole.text()
-    assert f"filterbank alone by thirds: {whole.baseline_thirds.words()}" in told
+    assert f"filterbank alone by thirds: {whole.baselines['filterbank_thirds'].words()}" in told
     assert "by thirds" not in parts.text()
     again = Evaluation.from_json(whole.to_json())
-    assert again.baseline_thirds == whole.baseline_thirds
+    assert again.baselines["filterbank_thirds"] == whole.baselines["filterbank_thirds"]
     old = json.loads(whole.to_json())
-    del old["baseline_thirds"]
-    assert Evaluation.from_json(json.dumps(old)).baseline == whole.baseline  # as earlier versions wrote it
+    rows = old.pop("baselines")
+    old |= {
+        "baseline": rows["filterbank"],
+        "baseline_thirds": rows["filterbank_thirds"],
+    }  # as earlier versions wrote it
+    names = ("filterbank", "filterbank_thirds")
+    assert Evaluation.from_json(json.dumps(old)).baselines == {name: whole.baselines[name] for name in names}
 
 
 def test_over_folds_and_in_verification_too(folder, saved):
     folds = twofold.evaluate(saved, folder, folds=4, device="cpu")
-    assert np.mean([each.top1 for each in folds.baseline_thirds]) > np.mean([each.top1 for each in folds.baseline])
+    thirds, alone = (folds.baselines[name] for name in ("filterbank_thirds", "filterbank"))
+    assert np.mean([each.top1 for each in thirds]) > np.mean([each.top1 for each in alone])
     assert "by thirds" in folds.text()
     rates = twofold.evaluate(saved, folder, protocol="verification", device="cpu")
     assert rates.thirds_eer < rates.baseline_eer

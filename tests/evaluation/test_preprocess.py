@@ -137,3 +137,20 @@ def test_recordings_are_given_as_waveforms():
             encoder(bad)
     with pytest.raises(UserError, match="waveforms"):
         encoder.preprocess("a.wav")
+
+
+def test_arrays_beyond_the_range_are_refused_and_fresh_encoders_take_arrays():
+    net = ResNet(10, 0.125, "cifar").eval()
+    array = np.random.default_rng(0).random((2, 3, 8, 8), dtype=np.float32)
+    array.flags.writeable = False
+    with torch.inference_mode():
+        assert torch.equal(net(array), net(torch.tensor(array)))
+        assert torch.allclose(net((array * 255).astype(np.uint8)), net(array), atol=0.1)
+    with pytest.raises(
+        UserError, match=r"values from 0 to 255: this encoder takes floats in \[0, 1\], or uint8; divide"
+    ):
+        net(np.linspace(0, 255, 384, dtype=np.float32).reshape(2, 3, 8, 8))
+    with pytest.raises(UserError, match="values from nan to nan"):
+        net(np.full((1, 3, 8, 8), np.nan, np.float32))
+    with pytest.raises(UserError, match=r"does not know how its images are preprocessed: load it with twofold.load"):
+        net(Image.new("RGB", (8, 8)))

@@ -133,12 +133,12 @@ def test_recordings_get_folds_the_filterbank_beside_it_and_words_of_their_own(tm
     save_encoder(tmp_path / "encoder.safetensors", net)
     found = evaluate(tmp_path / "encoder.safetensors", tmp_path / "list.csv", protocol="mean", folds=True)
     assert found.folds == ("a", "b")
-    assert len(found.baseline) == 2
+    assert len(found.baselines["filterbank"]) == 2
     assert found.metrics.keys() == {"top1", "mean_per_class", "macro_f1"}
     assert "image" not in found.text()
     assert found.file is None
     whole = evaluate(tmp_path / "encoder.safetensors", tmp_path / "list.csv", protocol="mean")
-    assert whole.baseline is not None
+    assert whole.baselines.keys() == {"majority", "filterbank", "filterbank_thirds", "untrained"}
     assert "12 recordings" not in whole.words
     assert "recordings" in whole.words
     with pytest.raises(UserError, match="--labels 4 has no effect with --folds true"):
@@ -166,7 +166,7 @@ def test_it_runs_on_sources_with_an_extractor_of_its_own(toy):
     )  # fmt: skip
     assert found.top1 > 0.9
     assert found.seed == 3
-    assert told[-1] == ("test features", 20, 20)
     assert [words for words in told if words[1] == words[2]] == [
-        ("training features", 40, 40), ("test features", 20, 20),
+        (f"{who}{what} features", count, count)
+        for who in ("", "raw pixels: ", "untrained encoder: ") for what, count in (("training", 40), ("test", 20))
     ]  # fmt: skip

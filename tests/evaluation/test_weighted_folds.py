@@ -110,10 +110,11 @@ def test_each_fold_is_scored_by_the_others(manifest):
         found = leave_one_out(encoder(), source, protocol, **({"k": 5} if protocol == "knn" else {}))
         assert found.folds == ("a", "b", "c")
         assert [scores.count for scores in found.scores] == [12, 12, 12]  # the clip of no fold takes no part
-        assert len(found.baseline) == 3
-        assert np.mean([scores.top1 for scores in found.baseline]) > 0.8
+        assert len(found.baselines["filterbank"]) == 3
+        assert np.mean([scores.top1 for scores in found.baselines["filterbank"]]) > 0.8
     projected = leave_one_out(EncoderWithHead(encoder(), torch.nn.Linear(16, 4), 4), source)
-    assert projected.baseline == leave_one_out(encoder(), source).baseline  # z stands beside the filterbank, too
+    alone = leave_one_out(encoder(), source).baselines["filterbank"]
+    assert projected.baselines["filterbank"] == alone  # z stands beside the filterbank, too
     lone = source.with_labels(["only a" if r.fold == "a" else r.label for r in source.recordings])
     with pytest.raises(UserError, match="only a of the fold a is in no other"):
         leave_one_out(encoder(), lone)
@@ -135,8 +136,8 @@ def test_the_commands(manifest, tmp_path):
     assert "learned mixture of 3 layers" in whole.text()
     assert whole.feature_dim == 48
     assert type(whole).from_json(whole.file.read_text()) == whole
-    assert json.loads(whole.file.read_text())["baseline"]["top1"] == whole.baseline.top1
-    assert 0 <= whole.baseline.macro_f1 <= 1
+    assert json.loads(whole.file.read_text())["baselines"]["filterbank"]["top1"] == whole.baselines["filterbank"].top1
+    assert 0 <= whole.baselines["filterbank"].macro_f1 <= 1
     (tmp_path / "list.txt").write_text("".join(f"{i}.wav\n" for i in range(8, 28)))  # names of files, as of images
     few = evaluate(tmp_path / "run", manifest, labels=str(tmp_path / "list.txt"))
     assert few.train.images == 20

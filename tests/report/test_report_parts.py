@@ -55,8 +55,21 @@ def test_neighbours_are_those_of_a_slow_search_and_never_the_query_itself() -> N
         assert found.labels[q].tolist() == labels[ranked].tolist()
         assert found.query_labels[q] == labels[query]
     assert len(set(found.query_labels.tolist())) == 7  # classes take turns
-    want = np.mean(found.labels == found.query_labels[:, None])
-    assert found.share_right() == pytest.approx(want)
+    cosine = unit @ unit.T
+    np.fill_diagonal(cosine, -2)
+    right = labels[np.argsort(-cosine, axis=1, kind="stable")[:, :5]] == labels[:, None]
+    assert found.overall is not None  # over all, not over the seven that are shown
+    assert found.overall.share == pytest.approx(right.mean(), abs=2e-3)
+    assert (found.overall.count, found.overall.k) == (len(labels), 5)
+    others = [(labels == label).sum() - 1 for label in labels]
+    assert found.overall.chance == pytest.approx(np.mean(others) / (len(labels) - 1))
+    some = np.where(np.arange(len(labels)) < 40, labels, -1)
+    part = find_neighbours(features, source, labels=some, queries=7, k=5).overall
+    assert part is not None
+    assert part.count == 40  # those without a class are nobody's mistake
+    told = render(Report("t", {}, [], pictures[:0, None], found, None))
+    assert f"{100 * found.overall.share:.0f}&nbsp;% of the 5 nearest are of the same class" in told
+    assert f"{100 * found.overall.chance:.0f}&nbsp;% would be by chance" in told
 
 
 def test_exact_copies_are_neighbours_and_k_is_clipped() -> None:
@@ -64,7 +77,7 @@ def test_exact_copies_are_neighbours_and_k_is_clipped() -> None:
     features = np.ones((4, 3), np.float32)
     found = find_neighbours(features, source, queries=4, k=10)
     assert found.images.shape == (4, 3, 8, 8, 1)
-    assert found.share_right() is None
+    assert found.overall is None
     np.testing.assert_allclose(found.similarity, 1, atol=1e-6)
 
 

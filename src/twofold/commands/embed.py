@@ -38,6 +38,7 @@ from twofold.evaluation.embeddings import (
 from twofold.evaluation.feature_cache import decode_options
 from twofold.evaluation.features import Extractor, Pixels, audio_batches, evaluation_mode
 from twofold.evaluation.for_encoder import source_for
+from twofold.evaluation.framing import cut_in_words
 from twofold.evaluation.frozen import digest
 from twofold.evaluation.protocols.base import (
     BatchOptions,
@@ -178,7 +179,12 @@ def embeddings(
         starts = np.concatenate([[0], np.cumsum(part.counts)])
     groups, labels = groups_of(source), None if source.labels is None else np.asarray(source.labels)[index]
     table = table_columns(source, index, data, config.columns, config.data) if config.columns else {}
-    facts = {"encoder": encoder, "data": str(data) if isinstance(data, str | Path) else "", "text": part.text}
+    facts = {
+        "encoder": encoder,
+        "data": str(data) if isinstance(data, str | Path) else "",
+        "text": part.text + cut_in_words(*part.cut),
+        "preprocessing": config.preprocessing,
+    }
     found = Embeddings(
         h, names_of(source, index, data, config.per_file), facts, labels,
         tuple(source.classes) if labels is not None and source.classes else (),
@@ -205,7 +211,8 @@ def _extraction(path: Path, model: Encoder, config: EmbedConfig) -> tuple[Callab
         except NothingReadable as nothing:  # of a part: others may hold some
             nowhere = np.empty(0, dtype=np.int64)
             return Part(np.empty((0, 0), np.float32), nowhere, nowhere, nothing.skipped, "")
-        return Part(found.h, found.index, np.ones(len(found.h), dtype=np.int64), found.skipped, found.text)
+        ones, text = np.ones(len(found.h), dtype=np.int64), found.text.removesuffix(cut_in_words(*found.cut))
+        return Part(found.h, found.index, ones, found.skipped, text, found.cut)
 
     settings = {name: getattr(extractor, name) for name in ("size", "preprocessing", "resample")}
     return extract, settings | {"features": config.features, "level": "recording"}

@@ -195,7 +195,7 @@ def search(
     other = None if test is None else search.shelf(test, bank.mean)
     folder.mkdir(parents=True, exist_ok=True)
     result = SearchResult(
-        folder, len(bank.features), f"{len(bank.features):,} examples, {index.words}; similarity: {_MEANS}",
+        folder, len(bank.features), f"{len(bank.features):,} examples{_how(bank)}, {index.words}; similarity: {_MEANS}",
         (*search.like(bank, index, bank, rows, "names"), *search.like(bank, index, new, None, "query")),
         search.twice(bank, index) if config.duplicates or not asked else (),
         search.in_both(bank, index, other) if other is not None else (),
@@ -204,6 +204,12 @@ def search(
     document = json.dumps(result.to_dict(), indent=2) + "\n"
     write_atomically(folder / "search.json", lambda file: file.write(document.encode()))
     return result
+
+
+def _how(bank: _Shelf) -> str:
+    """How examples were prepared, where that is known."""
+    text = str(bank.found.facts.get("text", ""))
+    return f" ({text})" if text else ""
 
 
 def _rows_of(names: Sequence[str], known: NDArray[np.str_]) -> NDArray[np.int64]:
@@ -238,6 +244,12 @@ class _Search:
         if found.facts.get("encoder") != digest(model):
             raise UserError(
                 f"{path} was made by another encoder than that of {self.file}: make it anew by twofold embed"
+            )
+        rule = found.facts.get("preprocessing", config.preprocessing)  # not told in files of before
+        if rule != config.preprocessing:
+            raise UserError(
+                f"--preprocessing {config.preprocessing}: the images of {path} were embedded with {rule}; give "
+                f"--preprocessing {rule}"
             )
         if found.starts is not None:
             raise UserError(f"{path} holds frames of recordings, and search compares recordings: embed without --level")

@@ -36,6 +36,9 @@ class Preprocessing:
     """The central square is all of the shorter side where the size, or the image, is no larger."""
     resample: str = "antialias"
     """Bicubic interpolation: antialias as Pillow's, tf2 and tf1 as TensorFlow's two."""
+    rule: str = "auto"
+    """auto as above; crop and resize whatever the sides; letterbox: the whole image between bars of its mean colour;
+    squares: several along the longer side, whose features are averaged; none: as it is."""
     pixels: Mapping[str, Any] = field(default_factory=dict)
     """How files become pixels, by the names of `data.*`: background, orient, deep_pixels, pixel_range, bands, ..."""
 
@@ -125,7 +128,13 @@ class Encoder(nn.Module):
     def _as_tensor(self, images: Any) -> Tensor:
         """An array [N, channels, H, W] as it is, anything else preprocessed; on the parameters' device."""
         if isinstance(images, np.ndarray) and images.ndim == 4 and images.shape[1] == self.input.channels:
-            tensor = torch.from_numpy(np.ascontiguousarray(images))
+            tensor = torch.from_numpy(np.array(images))  # a copy: of arrays that must not be written to torch warns
+            low, high = (float(tensor.min()), float(tensor.max())) if tensor.numel() else (0.0, 0.0)
+            if tensor.is_floating_point() and not (low >= 0 and high <= 1):
+                raise UserError(
+                    f"images with values from {low:g} to {high:g}: this encoder takes floats in [0, 1], or uint8; "
+                    "divide those of 0 to 255 by 255"
+                )
         else:
             tensor = self.preprocess(images)
         return tensor.to(next((p.device for p in self.parameters()), torch.device("cpu")))

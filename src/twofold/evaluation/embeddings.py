@@ -153,7 +153,7 @@ def holds_embeddings(path: Path) -> bool:
         if path.suffix == ".parquet":
             schema = parquet_module(str(path)).parquet.read_schema(path)
             return b"twofold" in (schema.metadata or {})
-    except (OSError, ValueError, zipfile.BadZipFile):
+    except (OSError, ValueError, RuntimeError, zipfile.BadZipFile):
         return False
     return path.suffix == ".faiss"
 
@@ -215,6 +215,7 @@ class Part:
         counts: [k] rows of `h` of each.
         skipped: (path, reason) of each example left out.
         text: how examples were prepared, in words.
+        cut: images of which only the middle was seen, and all that were.
     """
 
     h: NDArray[np.float32]
@@ -222,6 +223,7 @@ class Part:
     counts: NDArray[np.int64]
     skipped: tuple[tuple[str, str], ...]
     text: str
+    cut: tuple[int, int] = (0, 0)
 
 
 def piecewise(
@@ -268,6 +270,7 @@ def piecewise(
         np.concatenate([part.counts for part in parts]),
         tuple(dict.fromkeys(each for part in parts for each in part.skipped)),
         " or ".join(dict.fromkeys(part.text for part in parts if part.text)),
+        (sum(part.cut[0] for part in parts), sum(part.cut[1] for part in parts)),
     )
 
 
@@ -289,7 +292,7 @@ def _begin(folder: Path, key: Mapping[str, Any], resume: bool) -> None:
 
 
 def _keep(file: Path, part: Part) -> None:
-    facts = np.array(json.dumps({"skipped": part.skipped, "text": part.text}))
+    facts = np.array(json.dumps({"skipped": part.skipped, "text": part.text, "cut": part.cut}))
     write_atomically(file, lambda out: np.savez(out, h=part.h, index=part.index, counts=part.counts, facts=facts))
 
 
@@ -303,8 +306,10 @@ def _kept(file: Path, count: int) -> Part | None:
         h, index, counts = arrays["h"], arrays["index"], arrays["counts"]
         if int(counts.sum()) != len(h) or len(index) != len(counts) or (len(index) and index.max() >= count):
             return None
-        return Part(h, index, counts, tuple((path, reason) for path, reason in facts["skipped"]), facts["text"])
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
+        cut, seen = facts.get("cut", (0, 0))  # not told in files of before
+        skipped = tuple((path, reason) for path, reason in facts["skipped"])
+        return Part(h, index, counts, skipped, facts["text"], (int(cut), int(seen)))
+    except (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, zipfile.BadZipFile):
         return None
 
 

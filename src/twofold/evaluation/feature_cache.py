@@ -45,6 +45,7 @@ class Features:
         skipped: (path, reason) of each image left out.
         text: the preprocessing in words.
         kept: they were read from a file that an earlier evaluation left (see `FeatureCache`).
+        cut: images of which only the middle was seen, and all that were (see `Framing.cut`).
     """
 
     h: NDArray[np.float32]
@@ -53,6 +54,7 @@ class Features:
     skipped: tuple[tuple[str, str], ...]
     text: str
     kept: bool = False
+    cut: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ class FeatureCache:
             return None
         try:
             facts, h, index = _load(path, dim, len(source))
-        except (OSError, ValueError, KeyError, TypeError, EOFError, MemoryError, zipfile.BadZipFile) as error:
+        except _DAMAGED as error:
             self.tell(f"the features kept in {path} are damaged ({error}): computed anew")
             return None
         differing = [name for name, value in made.items() if facts["made"].get(name) != value]
@@ -123,11 +125,11 @@ class FeatureCache:
         for name, reason in facts["skipped"]:
             source.skipped.add(name, reason)
         labels = None if source.labels is None else np.asarray(source.labels)[index]
-        return Features(h, labels, index, tuple(facts["skipped"]), str(facts["text"]), kept=True)
+        return Features(h, labels, index, tuple(facts["skipped"]), str(facts["text"]), True, facts["cut"])
 
     def _write(self, path: Path, found: Features, facts: dict[str, Any]) -> None:
         """Keep features for later; a disk that refuses is told of and costs nothing else."""
-        facts = facts | {"skipped": found.skipped, "text": found.text}
+        facts = facts | {"skipped": found.skipped, "text": found.text, "cut": found.cut}
         document = np.frombuffer(json.dumps(facts).encode(), dtype=np.uint8)
         try:
             # A zip file without compression: it holds a checksum of each member, which reading compares.
@@ -137,6 +139,9 @@ class FeatureCache:
 
 
 NOTHING_KEPT = FeatureCache(None)
+
+_DAMAGED = (OSError, ValueError, KeyError, TypeError, EOFError, MemoryError, RuntimeError, zipfile.BadZipFile)
+"""What reading raises; a RuntimeError where a flipped bit says that a member is encrypted."""
 
 
 def check_stored(path: Path) -> None:
@@ -167,6 +172,8 @@ def _load(path: Path, dim: int, images: int) -> tuple[dict[str, Any], Any, Any]:
         raise ValueError(f"arrays of {h.dtype} {h.shape} and {index.dtype} {index.shape}")
     if not len(index) or index.min() < 0 or index.max() >= images or not isinstance(facts["made"], dict):
         raise ValueError("its images are not those of the data")
+    cut, seen = facts.get("cut", (0, 0))  # not told in files of before
+    facts["cut"] = int(cut), int(seen)
     facts["skipped"] = [(str(name), str(reason)) for name, reason in facts["skipped"]]
     return facts, h, index
 

@@ -28,13 +28,12 @@ from twofold.encoders import Encoder, Waves, read_header
 from twofold.errors import UserError
 from twofold.evaluation.feature_cache import NOTHING_KEPT, FeatureCache, Features
 from twofold.evaluation.for_encoder import source_for
+from twofold.evaluation.framing import Framing, Preprocessing, cut_in_words
+from twofold.evaluation.prepared import Kept, Prepared
 from twofold.kinds import EXAMPLE
 from twofold.options import upgraded
-from twofold.views.resample import Resample, center_crop
+from twofold.views.resample import Resample
 
-Preprocessing = Literal["auto", "none", "resize", "crop"]
-CROP = 0.875  # tf2/data_util.py, CROP_PROPORTION
-SMALL = 32  # tf2/data_util.py crops at test time only above this side
 _BATCHES_AHEAD = 2
 
 
@@ -133,8 +132,10 @@ class Extractor:
     Args:
         size: side S that the encoder was trained on; by default what the encoder states, else the images' own size.
         preprocessing: "crop": the central square of 0.875 of the shorter side, resized to S (SimCLR's test-time
-            preprocessing); "resize": the whole central square, resized to S; "none": pixels as they are. "auto": none
-            for images of S x S, resize where S or the image is at most 32 pixels (as tf2/data_util.py), else crop.
+            preprocessing); "resize": the whole central square, resized to S; "letterbox": the whole image, its longer
+            side resized to S, between bars of its mean colour; "squares": as few squares as cover the longer side, 16
+            at most, each resized to S, and the mean of their features; "none": pixels as they are. "auto": none for
+            images of S x S, resize where S or the image is at most 32 pixels (as tf2/data_util.py), else crop.
         resample: how "crop" and "resize" interpolate; as in pretraining.
         pixels: how the images were read in training; what a source reads otherwise is told in the features' text. None
             compares nothing.
@@ -142,6 +143,8 @@ class Extractor:
         device: where to compute; the encoder moves there and stays. By default where its parameters are.
         workers: threads that read files; by default one a core, at most 8.
         cache: where features are looked for and kept.
+        memory: keeps prepared examples from one extraction to the next; None reads them each time.
+        role: what features are for that are not the evaluated encoder's, as "untrained": they are kept beside its.
 
     Raises:
         UserError: fewer than one image at a time.
@@ -155,6 +158,8 @@ class Extractor:
     device: torch.device | str | None = None
     workers: int | None = None
     cache: FeatureCache = NOTHING_KEPT
+    memory: Prepared | None = None
+    role: str = ""
 
     def __post_init__(self) -> None:
         if self.batch < 1:
@@ -187,7 +192,7 @@ class Extractor:
         device = torch.device(self.device) if self.device else _place(encoder)
         settings = {
             "size": self.size or encoder.input.size, "preprocessing": self.preprocessing, "resample": self.resample,
-            "device": device.type,
+            "device": device.type, **({"role": self.role} if self.role else {}),
         }  # fmt: skip
         result = self.cache.features(encoder, source, settings, lambda: self._run(encoder, source, device, progress))
         if result.kept and progress:
@@ -195,7 +200,7 @@ class Extractor:
         differing = self.pixels.differences(source) if self.pixels else ""
         words = [result.text, f"the images are pieces of {whole}" if (whole := cut_from(source)) else ""]
         words.append(f"read with {differing}" if differing else "")
-        return dataclasses.replace(result, text=", ".join(filter(None, words)))
+        return dataclasses.replace(result, text=", ".join(filter(None, words)) + cut_in_words(*result.cut))
 
     def _run(
         self, encoder: Encoder, source: Source, device: torch.device, progress: Callable[[int, int], None] | None
@@ -205,15 +210,17 @@ class Extractor:
                 f"{source.name} gives images of {source.channels} channels, the encoder takes "
                 f"{encoder.input.channels}: set --data.channels {encoder.input.channels}"
             )
-        prepare = CentralSquare(self.preprocessing, self.size or encoder.input.size, self.resample)
+        framing = Framing(self.preprocessing, self.size or encoder.input.size, self.resample)
+        memory = self.memory or Prepared(0)
+        kept_source = memory.of(source, framing)
         encoder.to(device)
         parts: list[Tensor] = []
         index: list[int] = []
         skipped: list[tuple[str, str]] = []
         with evaluation_mode(encoder), torch.inference_mode():
-            for begin, images, kept, bad in _batches(source, prepare, self.batch, self.workers):
+            for begin, images, kept, counts, bad in _batches(kept_source, memory, self.batch, self.workers):
                 if len(kept):
-                    parts.append(encoder(images.to(device, non_blocking=True)).float().cpu())
+                    parts.append(_encoded(encoder, images.to(device, non_blocking=True), counts, self.batch))
                 index += kept
                 skipped += bad
                 if progress:
@@ -227,7 +234,8 @@ class Extractor:
         if not np.isfinite(h).all():
             raise UserError(f"the encoder gives features of {source.name} that are not finite: its weights are spoiled")
         labels = None if source.labels is None else np.asarray(source.labels)[kept_index]
-        return Features(h, labels, kept_index, tuple(skipped), prepare.text())
+        framing = kept_source.framing
+        return Features(h, labels, kept_index, tuple(skipped), framing.text(), cut=framing.cut())
 
 
 AS_IT_COMES = Extractor()
@@ -251,61 +259,41 @@ def evaluation_mode(module: torch.nn.Module) -> Iterator[None]:
             part.training = mode
 
 
-class CentralSquare:
-    """Applies one rule of preprocessing to images of any size and remembers in words what it did."""
-
-    def __init__(self, rule: Preprocessing, size: int | None, resample: Resample) -> None:
-        if rule in ("crop", "resize") and size is None:
-            raise UserError(f"preprocessing '{rule}' needs the size to resize to: give size")
-        self.rule, self.size, self.resample = rule, size, resample
-        self.used: set[str] = set()
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """uint8 [n, C, H, W] -> uint8 of the same size or float [n, C, S, S] in [0, 1]."""
-        rule = self.choose(*images.shape[2:])
-        self.used.add(rule)
-        if rule == "none" or self.size is None:
-            return images
-        return center_crop(images, self.size, CROP if rule == "crop" else 1.0, self.resample).clamp(0, 1)
-
-    def choose(self, height: int, width: int) -> Preprocessing:
-        """The rule for images of this size."""
-        if self.rule != "auto":
-            return self.rule
-        if self.size is None or height == width == self.size:
-            return "none"
-        return "resize" if min(self.size, height, width) <= SMALL else "crop"
-
-    def text(self) -> str:
-        """What was done to the images, in words."""
-        words = {
-            "none": "images as they are",
-            "recordings": "whole recordings, of overlong ones the beginning",
-            "resize": f"central square resized to {self.size} x {self.size} ({self.resample})",
-            "crop": f"central square of {CROP:g} of the shorter side resized to {self.size} x {self.size} "
-            f"({self.resample})",
-        }
-        return " or ".join(words[rule] for rule in words if rule in self.used)
+def _encoded(encoder: Encoder, images: Tensor | Waves, counts: list[int] | None, batch: int) -> Tensor:
+    """Features [n, d] of a batch; of images of several squares, `counts` of each, their means."""
+    if counts is None or isinstance(images, Waves):
+        features: Tensor = encoder(images).float().cpu()
+        return features
+    h = torch.cat([encoder(part).float().cpu() for part in images.split(batch)])
+    return torch.stack([own.mean(0) for own in h.split(counts)])
 
 
-_Part = tuple[int, Tensor | Waves, list[int], list[tuple[str, str]]]
+_Part = tuple[int, Tensor | Waves, list[int], list[int] | None, list[tuple[str, str]]]
 
 
-def _batches(source: Source, prepare: CentralSquare, batch: int, workers: int | None) -> Iterator[_Part]:
-    """(first index, images or recordings, indices read, skipped) of each batch."""
+def _batches(kept: Kept, memory: Prepared, batch: int, workers: int | None) -> Iterator[_Part]:
+    """(first index, images or recordings, indices read, squares of each where there can be several, skipped)."""
+    source, framing = kept.source, kept.framing
+    several = framing.rule == "squares"
     if isinstance(source, AudioSource):
-        prepare.used.add("recordings")
-        yield from audio_batches(source, batch, workers)
+        framing.used.add("recordings")
+        read = partial(_read_wave, source, kept, memory)
+        for begin, waves, indices, bad in _audio_parts(source, batch, workers, read):
+            yield begin, waves, indices, None, bad
         return
     if isinstance(source, ArraySource):
+        height, width = source.images.shape[2:]
         for begin in range(0, len(source), batch):
             images = source.images[begin : begin + batch]
-            yield begin, prepare(images), list(range(begin, begin + len(images))), []
+            indices = list(range(begin, begin + len(images)))
+            for index in indices:
+                framing.note(index, height, width)
+            yield begin, framing(images), indices, [framing.count(height, width)] * len(images) if several else None, []
         return
-    if (prepare.size is None or prepare.rule == "none") and not source.facts().equal_sized:
+    if (framing.size is None or framing.rule == "none") and not source.facts().equal_sized:
         raise UserError(
             f"{source.name} has images of different sizes: give the size that the encoder was trained on"
-            + (", and preprocessing 'auto', 'crop' or 'resize'" if prepare.rule == "none" else "")
+            + (", and preprocessing 'auto', 'crop' or 'resize'" if framing.rule == "none" else "")
         )
     with ThreadPoolExecutor(_threads(workers)) as pool:  # decoding releases Python's lock
         waiting: deque[tuple[int, list[Future[Tensor | BadImage]]]] = deque()
@@ -313,20 +301,27 @@ def _batches(source: Source, prepare: CentralSquare, batch: int, workers: int | 
         while starts or waiting:
             while starts and len(waiting) < _BATCHES_AHEAD:
                 begin = starts.popleft()
-                indices = range(begin, min(begin + batch, len(source)))
-                waiting.append((begin, [pool.submit(_read, source, prepare, i) for i in indices]))
-            yield _collect(source, *waiting.popleft())
+                indices = list(range(begin, min(begin + batch, len(source))))
+                waiting.append((begin, [pool.submit(_read, kept, memory, i) for i in indices]))
+            yield _collect(source, *waiting.popleft(), several)
 
 
-def _read(source: Source, prepare: CentralSquare, index: int) -> Tensor | BadImage:
+def _read(kept: Kept, memory: Prepared, index: int) -> Tensor | BadImage:
+    known = kept.examples.get(index)
+    if known is not None:
+        return known
+    example: Tensor | BadImage
     try:
-        pixels = source.read(index)
+        pixels = kept.source.read(index)
+        kept.framing.note(index, *pixels.shape[:2])
+        example = kept.framing(torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None])
     except BadImage as error:
-        return error
-    return prepare(torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None])
+        example = error
+    memory.keep(kept, index, example)
+    return example
 
 
-def _collect(source: Source, begin: int, futures: list[Future[Tensor | BadImage]]) -> _Part:
+def _collect(source: Source, begin: int, futures: list[Future[Tensor | BadImage]], several: bool) -> _Part:
     images: list[Tensor] = []
     kept: list[int] = []
     bad: list[tuple[str, str]] = []
@@ -338,7 +333,8 @@ def _collect(source: Source, begin: int, futures: list[Future[Tensor | BadImage]
         else:
             images.append(result if result.is_floating_point() else result / 255)
             kept.append(index)
-    return begin, torch.cat(images) if images else torch.empty(0), kept, bad
+    counts = [len(each) for each in images] if several else None
+    return begin, torch.cat(images) if images else torch.empty(0), kept, counts, bad
 
 
 SECONDS_AT_ONCE = 400.0
@@ -352,11 +348,18 @@ def _threads(workers: int | None) -> int:
     return max(1, workers if workers is not None else min(8, os.cpu_count() or 1))
 
 
-def _read_wave(source: AudioSource, index: int) -> Tensor | BadImage:
+def _read_wave(source: AudioSource, kept: Kept | None, memory: Prepared | None, index: int) -> Tensor | BadImage:
+    known = None if kept is None else kept.examples.get(index)
+    if known is not None:
+        return known
+    example: Tensor | BadImage
     try:
-        return torch.from_numpy(source.read(index))
+        example = torch.from_numpy(source.read(index))
     except BadImage as error:
-        return error
+        example = error
+    if kept is not None and memory is not None:
+        memory.keep(kept, index, example)
+    return example
 
 
 def audio_batches(source: AudioSource, batch: int, workers: int | None = None) -> Iterator[Part]:
@@ -365,6 +368,12 @@ def audio_batches(source: AudioSource, batch: int, workers: int | None = None) -
     They are read by so many threads, one a core and at most 8 if not given. Recordings longer than
     `data.audio.max_seconds` give their beginning. Source: at the encoder's rate.
     """
+    yield from _audio_parts(source, batch, workers, partial(_read_wave, source, None, None))
+
+
+def _audio_parts(
+    source: AudioSource, batch: int, workers: int | None, read: Callable[[int], Tensor | BadImage]
+) -> Iterator[Part]:
     lengths = source.lengths()
     order = np.argsort(lengths, kind="stable")
     rate, begin = float(source.rate or source.rates[0]), 0
@@ -378,7 +387,7 @@ def audio_batches(source: AudioSource, batch: int, workers: int | None = None) -
                 end += 1
             waves, kept, bad = [], [], []
             indices = order[begin:end].tolist()
-            for index, wave in zip(indices, pool.map(partial(_read_wave, source), indices), strict=True):
+            for index, wave in zip(indices, pool.map(read, indices), strict=True):
                 if isinstance(wave, BadImage):
                     source.skipped.add(wave.path, wave.reason)
                     bad.append((wave.path, wave.reason))

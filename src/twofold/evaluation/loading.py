@@ -22,7 +22,9 @@ from twofold.encoders import Encoder, load_encoder, read_header
 from twofold.encoders.base import Preprocessing
 from twofold.encoders.load import encoder_path
 from twofold.errors import UserError
-from twofold.evaluation.features import CROP, SMALL, CentralSquare, Extractor, Pixels
+from twofold.evaluation.features import Extractor, Pixels
+from twofold.evaluation.framing import CROP, SMALL, Framing
+from twofold.evaluation.framing import Preprocessing as Rule
 from twofold.views.resample import Resample
 
 
@@ -58,7 +60,8 @@ def preprocessing_of(encoder_file: str | Path, encoder: Encoder) -> Preprocessin
     """
     extractor = Extractor.of(encoder_file)
     pixels = Pixels.of(read_header(encoder_file)).of_whole_images().known()
-    return Preprocessing(extractor.size or encoder.input.size, CROP, SMALL, extractor.resample, pixels)
+    rule = read_header(encoder_file)["extra"].get("options", {}).get("preprocessing", "auto")
+    return Preprocessing(extractor.size or encoder.input.size, CROP, SMALL, extractor.resample, rule, pixels)
 
 
 @dataclass(frozen=True)
@@ -109,8 +112,13 @@ class ImagePreprocessor:
         return self._square(_channels_first(image))
 
     def _square(self, pixels: Tensor) -> Tensor:
-        resample = cast(Resample, self.known.resample)
-        square = CentralSquare("auto", self.known.size, resample)(pixels)
+        if self.known.rule == "squares":
+            raise UserError(
+                "this classifier averages the features of several squares of an image, which one input cannot hold: "
+                "use twofold predict, or twofold.predict"
+            )
+        rule, resample = cast(Rule, self.known.rule), cast(Resample, self.known.resample)
+        square = Framing(rule, self.known.size, resample)(pixels)
         return square if square.is_floating_point() else square / 255
 
     def _of_file(self, path: Path, config: DataConfig) -> Tensor:

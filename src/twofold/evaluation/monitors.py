@@ -201,12 +201,14 @@ def _width(method: Method, layer: int) -> int:
 
 
 def hold_out(
-    labels: np.ndarray, seed: int, share: float, most: int, groups: np.ndarray | None = None
+    labels: np.ndarray, seed: int, share: float, most: int | tuple[int, int], groups: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Disjoint indices (bank, queries) of labelled images for a monitor, at most `most` of each.
+    """Disjoint indices (bank, queries) of labelled images for a monitor, at most `most` of each, or of the one and the
+    other; fewer are some of those that more would be.
 
     With `groups` [N] the queries are whole groups, in random order until they have their share; none of one group.
     """
+    of_bank, of_queries = (most, most) if isinstance(most, int) else most
     labelled = np.flatnonzero(labels >= 0) if labels.ndim == 1 else np.arange(len(labels))
     if groups is not None:
         own = groups[labelled]
@@ -218,10 +220,10 @@ def hold_out(
         bank, queries = (
             each[permutation(seed, "monitor", 0, len(each))] for each in (labelled[~asked], labelled[asked])
         )
-        return np.sort(bank[:most]), np.sort(queries[:most])
+        return np.sort(bank[:of_bank]), np.sort(queries[:of_queries])
     order = labelled[permutation(seed, "monitor", 0, len(labelled))]
     cut = max(1, int(len(order) * share))
-    return np.sort(order[cut:][:most]), np.sort(order[:cut][:most])
+    return np.sort(order[cut:][:of_bank]), np.sort(order[:cut][:of_queries])
 
 
 @dataclass(frozen=True)
@@ -229,7 +231,8 @@ class MonitorConfig:
     """What is watched beside the loss. Labels, where there are any, are used here and nowhere else."""
 
     every: int | None = None
-    """Epochs between two looks; chosen from the run's length when not given, 0 switches them off."""
+    """Epochs between two looks; when not given a twentieth of the run, or as many as keep the looks within 5 % of it; 0
+    switches them off."""
     probe: bool = True
     """Train a linear classifier on the representation beside it; no gradient reaches the encoder."""
     probe_layer: int = option(0, when={"probe": (True,)})
@@ -245,8 +248,9 @@ class MonitorConfig:
     """Neighbours that vote; a smaller bank votes whole. When not given as many as a class has there, 200 at most."""
     knn_temperature: float | None = 0.1
     """A neighbour's vote weighs exp(cosine / temperature); null gives each one vote."""
-    samples: int = 5000
-    """Most images that a look takes from each of the two sides, bank and queries."""
+    samples: int | None = None
+    """Most images that a look takes from each of the two sides, bank and queries. When not given 5,000, or as many as
+    keep the looks within 5 % of the training."""
 
     def __post_init__(self) -> None:
         refuse_unused(self, "monitor.")

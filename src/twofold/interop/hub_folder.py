@@ -112,9 +112,10 @@ def _config(
     classified = f"{weights.classifier_name}.weight" in weights.state
     side = weights.side or (known.size if known is not None and known.size else 224)
     first = next(name for name, tensor in weights.state.items() if tensor.ndim == 4)
+    mode = "border" if known is not None and known.rule == "letterbox" else "center"
     pretrained = {
         "input_size": [encoder.input.channels, side, side], "fixed_input_size": weights.side is not None,
-        "interpolation": "bicubic", "crop_pct": known.crop if known else 0.875, "crop_mode": "center",
+        "interpolation": "bicubic", "crop_pct": _share(known), "crop_mode": mode,
         "mean": list(weights.mean), "std": list(weights.std), "num_classes": net.feature_dim if classified else 0,
         "classifier": weights.classifier_name, "first_conv": first.removesuffix(".weight"),
     }  # fmt: skip
@@ -129,14 +130,22 @@ def _config(
     return config
 
 
+def _share(known: Preprocessing | None) -> float:
+    """Share of the shorter side, or of a letterbox, that timm is to take."""
+    if known is None:
+        return 0.875
+    return known.crop if known.rule in ("auto", "crop") else 1.0
+
+
 def _preprocessor(encoder: Encoder, weights: LibraryWeights | None, known: Preprocessing) -> dict[str, Any]:
     """`preprocessor_config.json`: our steps, and the nearest that an image processor of transformers has.
 
     That resizes before it cuts, which differs by rounding and at the edges of the filter.
     """
     result: dict[str, Any] = {"twofold": known.to_dict()}
-    if known.size is not None and encoder.input.channels == 3:
-        whole = known.size <= known.whole_up_to or known.size >= _LARGE
+    if known.size is not None and encoder.input.channels == 3 and known.rule not in ("none", "letterbox", "squares"):
+        small = known.size <= known.whole_up_to and known.rule != "crop"
+        whole = known.rule == "resize" or small or known.size >= _LARGE
         mean = list(weights.mean) if weights is not None else [0.0] * 3
         std = list(weights.std) if weights is not None else [1.0] * 3
         result |= {

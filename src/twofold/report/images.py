@@ -22,6 +22,23 @@ _PALETTE_ABOVE = 2**20  # bytes of pixels from which a colour picture is stored 
 
 
 @dataclass(frozen=True)
+class Overall:
+    """How often nearest neighbours are of the class of the example they are neighbours of.
+
+    Attributes:
+        share: of all neighbours of known class, in [0, 1].
+        chance: the same if neighbours were drawn at random.
+        count: examples of known class, each of which was asked.
+        k: neighbours of each.
+    """
+
+    share: float
+    chance: float
+    count: int
+    k: int
+
+
+@dataclass(frozen=True)
 class Neighbours:
     """Nearest neighbours of some images.
 
@@ -31,6 +48,7 @@ class Neighbours:
         similarity: [q, k] cosine similarities.
         query_labels, labels: [q] and [q, k] classes, below 0 where unknown; None without labels.
         classes: names, by label.
+        overall: how often neighbours are of the same class over all examples; None without labels.
     """
 
     queries: Pixels
@@ -39,17 +57,11 @@ class Neighbours:
     query_labels: NDArray[np.int64] | None = None
     labels: NDArray[np.int64] | None = None
     classes: Sequence[str] | None = None
+    overall: Overall | None = None
 
     def name(self, label: int) -> str:
         """A class in words."""
         return class_name(label, self.classes)
-
-    def share_right(self) -> float | None:
-        """Share of neighbours of their query's class, in [0, 1]; None without labels."""
-        if self.labels is None or self.query_labels is None:
-            return None
-        known = (self.query_labels >= 0)[:, None] & (self.labels >= 0)
-        return float((self.labels == self.query_labels[:, None])[known].mean()) if known.any() else None
 
 
 def find_neighbours(
@@ -105,7 +117,24 @@ def find_neighbours(
         None if labels is None else labels[picked],
         None if labels is None else labels[result],
         source.classes,
+        None if labels is None else _overall(bank, labels, k),
     )
+
+
+def _overall(bank: torch.Tensor, labels: NDArray[np.int64], k: int) -> Overall | None:
+    """Over every example of known class, not only those that are shown; None where fewer than two classes are known."""
+    known = np.flatnonzero(labels >= 0) if labels.ndim == 1 else np.empty(0, np.int64)
+    counts = np.unique(labels[known], return_counts=True)[1]
+    if len(counts) < 2 or k < 1:
+        return None
+    part, own = bank[torch.from_numpy(known)], labels[known]
+    k = min(k, len(known) - 1)
+    found = nearest(part, part, k + 1)[1].numpy()
+    keep = found != np.arange(len(known))[:, None]
+    keep[keep.all(axis=1), -1] = False  # (of exact copies another one may come first)
+    share = float((own[found[keep]].reshape(len(known), k) == own[:, None]).mean())
+    chance = float((counts * (counts - 1)).sum() / (len(known) * (len(known) - 1)))
+    return Overall(share, chance, len(known), k)
 
 
 def thumbnails(source: Source, indices: NDArray[np.int64], side: int = 48) -> Pixels:

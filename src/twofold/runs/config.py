@@ -12,6 +12,7 @@ from twofold.data import DataConfig
 from twofold.encoders import EncoderConfig
 from twofold.errors import UserError
 from twofold.evaluation.class_weights import ClassWeights, check_class_weights
+from twofold.evaluation.framing import Preprocessing
 from twofold.evaluation.label_subsets import check_draw
 from twofold.evaluation.monitors import MonitorConfig
 from twofold.heads import HeadConfig
@@ -163,7 +164,7 @@ class FinetuneConfig:
     """Images per device that the encoder takes at once, as in `twofold pretrain`."""
     seed: int = 0
     """Seed of the classifier's start, of order and views, and of the choice of labels."""
-    preprocessing: Literal["auto", "none", "resize", "crop"] = "auto"
+    preprocessing: Preprocessing = "auto"
     """Of the test images, see `twofold evaluate`."""
     data: DataConfig = field(default_factory=DataConfig)
     """Data"""

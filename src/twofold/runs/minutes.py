@@ -83,7 +83,9 @@ def measure_rate(training: AnyTraining, minutes: float, clock: Callable[[], floa
     return Rate(step, look, spent, len(timed))
 
 
-def epochs_within(minutes: float, rate: Rate, steps_per_epoch: float, monitor_every: int) -> tuple[float, str]:
+def epochs_within(
+    minutes: float, rate: Rate, steps_per_epoch: float, monitor_every: int, looking_share: float = 1.0
+) -> tuple[float, str]:
     """How many epochs fit into a budget, to three digits and rounded down, and what they follow from, in words.
 
     Args:
@@ -91,15 +93,17 @@ def epochs_within(minutes: float, rate: Rate, steps_per_epoch: float, monitor_ev
         rate: of the trial.
         steps_per_epoch: of the run.
         monitor_every: epochs between two looks of the monitors; 0 where that is left open.
+        looking_share: most of the time that they take in the run, which looks at fewer examples than the trial.
 
     Returns:
         At least as many epochs as make one step, however little time there is.
     """
     left, every = 60 * minutes - rate.spent, rate.step
     if monitor_every:
-        every += rate.look / (monitor_every * steps_per_epoch)
+        each = rate.look / (monitor_every * steps_per_epoch)
+        every += min(each, every * looking_share / (1 - looking_share)) if looking_share < 1 else each
     else:
-        left -= LOOKS * rate.look
+        left -= min(LOOKS * rate.look, looking_share * max(left, 0.0))
     least = 1 / steps_per_epoch
     epochs = _to_three_digits(max(left / every, 0.0) / steps_per_epoch, math.floor)
     told = (

@@ -7,15 +7,16 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
 from torch import nn
 
 from twofold.console import print_rank0
-from twofold.data import Source, open_source
+from twofold.data import ArraySource, Loader, Source, open_source
 from twofold.data.base import class_count
+from twofold.data.batches.loader import AsLoaded
 from twofold.data.groups import group_numbers
 from twofold.data.sources.subset import subset
 from twofold.distributed import rank
@@ -25,6 +26,7 @@ from twofold.errors import UserError
 from twofold.evaluation.for_encoder import source_for
 from twofold.evaluation.frozen import digest
 from twofold.evaluation.monitors import EXTRACTOR, LabelMonitor, ProbeRule, hold_out
+from twofold.evaluation.prepared import Prepared
 from twofold.files import write_atomically
 from twofold.heads import ProjectionHead
 from twofold.kinds import Kind
@@ -35,6 +37,7 @@ from twofold.runs.config import RunConfig, build
 from twofold.runs.defaults import choose
 from twofold.runs.extending import begin_extension, extended_config
 from twofold.runs.from_weights import StartingPoint, from_start, read_start
+from twofold.runs.looks import LOOKING_SHARE, MOST, plan_looks
 from twofold.runs.minutes import check_minutes, epochs_within, measure_rate
 from twofold.runs.starting import check_same_data, owned_run, start_accelerator, start_run
 from twofold.training.inputs import TwoViews
@@ -169,7 +172,9 @@ def _within(
     own = copy.deepcopy(module)  # a module of the user's is trained in place
     trial = assemble(config, source, run, accelerator, own, point)
     rate = or_advise(lambda: measure_rate(trial, minutes), trial, config.micro_batch)
-    epochs, told = epochs_within(minutes, rate, trial.steps_per_epoch, config.monitor.every or 0)
+    watched = config.monitor
+    within = LOOKING_SHARE if watched.every is None or watched.samples is None else 1.0
+    epochs, told = epochs_within(minutes, rate, trial.steps_per_epoch, watched.every or 0, within)
     print_rank0(f"epochs {epochs:g} ({told})")
     return dataclasses.replace(config, epochs=epochs)
 
@@ -227,17 +232,26 @@ def watch(config: RunConfig, training: AnyTraining, source: Source) -> tuple[lis
     wanted, labels = config.monitor, source.labels
     if wanted.every == 0 or not (wanted.probe or wanted.knn) or labels is None or labels.ndim != 1 or len(source) < 20:
         return [], 0
-    bank, queries = hold_out(labels, config.seed, 0.1, wanted.samples, group_numbers(source))
-    if len(bank) == 0 or len(queries) == 0:
+    groups = group_numbers(source)
+    whole = hold_out(labels, config.seed, 0.1, MOST if wanted.samples is None else wanted.samples, groups)
+    if not all(map(len, whole)):
         return [], 0
+    epochs = training.steps / training.steps_per_epoch
+    looks = plan_looks(wanted, epochs, training.steps * training.batch, *map(len, whole))
+    bank, queries = hold_out(labels, config.seed, 0.1, (looks.bank, looks.queries), groups)
+    read = (
+        cast(Source, AsLoaded(training.loader))
+        if not isinstance(source, ArraySource) and isinstance(training.loader, Loader)
+        else source
+    )
     rule = ProbeRule(config.optim, training.batch, lambda: training.schedule(training.step))
     monitor = LabelMonitor(
         training.method,
-        subset(source, bank),
-        subset(source, queries),
+        subset(read, bank),
+        subset(read, queries),
         wanted.probe,
         wanted.knn,
-        dataclasses.replace(EXTRACTOR, size=config.views.size, resample=config.views.resample),
+        dataclasses.replace(EXTRACTOR, size=config.views.size, resample=config.views.resample, memory=Prepared()),
         training.accelerator.autocast,
         k=wanted.knn_k,
         temperature=wanted.knn_temperature,
@@ -247,8 +261,7 @@ def watch(config: RunConfig, training: AnyTraining, source: Source) -> tuple[lis
         layer=wanted.probe_layer,
         rule=rule if wanted.probe_rule == "run" else None,
     )
-    epochs = wanted.every or max(1, round(training.steps / training.steps_per_epoch / 20))
-    return [monitor], max(1, round(epochs * training.steps_per_epoch))
+    return [monitor], max(1, round(looks.every * training.steps_per_epoch))
 
 
 def save_net(training: AnyTraining, path: Path, config: RunConfig, more: Mapping[str, float] | None = None) -> None:

@@ -2,7 +2,8 @@
 
 from twofold.views.config import ViewsConfig
 from twofold.views.images import ImageDraw, ImageViews
-from twofold.views.resample import center_crop, crop_resize, crop_resize_image
+from twofold.views.pairs import two_views, views_of
+from twofold.views.resample import center_crop, crop_resize, crop_resize_image, letterbox
 from twofold.views.studies.operators import OPERATORS, Operator, make_operator
 from twofold.views.studies.views import StudyDraw, StudyViews, build_views, left_out
 
@@ -19,5 +20,8 @@ __all__ = [
     "crop_resize",
     "crop_resize_image",
     "left_out",
+    "letterbox",
     "make_operator",
+    "two_views",
+    "views_of",
 ]

@@ -232,6 +232,27 @@ def center_crop(images: Tensor, size: Size, proportion: float = 0.875, resample:
     return out if images.dim() == 4 else out[0]
 
 
+def letterbox(images: Tensor, size: int, resample: Resample = "antialias") -> Tensor:
+    """Whole images of any shape in squares: the longer side resized to `size`, bars of each image's mean colour beside.
+
+    Args:
+        images: uint8 or float in [0, 1], [n, C, H, W].
+        size: side of the result in pixels.
+
+    Returns:
+        float32 [n, C, size, size] in [0, 1].
+    """
+    n, channels, height, width = images.shape
+    longer = max(height, width)
+    tall, wide = (max(1, round(side * size / longer)) for side in (height, width))
+    whole = torch.tensor([[0, 0, height, width]]).expand(n, 4)
+    inside = crop_resize(images, whole, (tall, wide), resample).clamp_(0, 1)
+    out = inside.mean((2, 3), keepdim=True).expand(n, channels, size, size).clone()
+    top, left = (size - tall) // 2, (size - wide) // 2
+    out[:, :, top : top + tall, left : left + wide] = inside
+    return out
+
+
 def rotate(x: Tensor, degrees: Tensor) -> Tensor:
     """Turn each image anticlockwise about its centre, bilinear, mirrored beyond the border.
 

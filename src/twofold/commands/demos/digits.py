@@ -17,8 +17,8 @@ from twofold.commands.demos import DemoResult
 from twofold.commands.pretrain import pretrain
 from twofold.console import console, duration
 from twofold.data import ArraySource, DataConfig, open_source
-from twofold.encoders import build_encoder
 from twofold.encoders.load import load
+from twofold.encoders.untrained import untrained
 from twofold.evaluation.features import Extractor
 from twofold.evaluation.few_labels import LabelEfficiency, label_efficiency
 from twofold.report import label_figure, label_table
@@ -54,11 +54,11 @@ def demo(out: str | Path = "runs/demo", epochs: float | None = None, resume: boo
     train, test = (open_source(DATA, DataConfig(), split=split) for split in ("train", "test"))
     if not (isinstance(train, ArraySource) and isinstance(test, ArraySource)):
         raise TypeError(f"{DATA} is read as {type(train).__name__}, not as arrays")
-    torch.manual_seed(config.seed)  # the very weights that training started from
-    untrained = build_encoder(config.encoder, config.views.size).eval()
+    pretrained = load(run.path)
+    before = untrained(pretrained, config.seed)  # the very weights that training started from
     features = {"raw pixels": (_pixels(train), _pixels(test))}
     extractor = Extractor(size=config.views.size)
-    for name, encoder in (("untrained encoder", untrained), ("pretrained encoder", load(run.path))):
+    for name, encoder in (("untrained encoder", before), ("pretrained encoder", pretrained)):
         features[name] = extractor.extract(encoder, train).h, extractor.extract(encoder, test).h
     console.print("fitting logistic regressions on 50, 500 and 4,000 labels")
     cells = label_efficiency(features, np.asarray(train.labels), np.asarray(test.labels), COUNTS, DRAWS, config.seed)

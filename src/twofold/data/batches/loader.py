@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 import torch
@@ -188,6 +189,27 @@ class Loader:
         labels = self.source.labels
         selection = None if labels is None else torch.from_numpy(labels[index])
         return Batch(step, torch.from_numpy(self.rows), torch.from_numpy(index), images, selection, draws, skipped)
+
+
+class AsLoaded:
+    """The source of a loader, whose images are taken from the loader's cache where it has one: decoded once for both.
+
+    Args:
+        loader: which need not have begun.
+    """
+
+    def __init__(self, loader: Loader) -> None:
+        self._loader = loader
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader.source, name)
+
+    def __len__(self) -> int:
+        return len(self._loader.source)
+
+    def read(self, index: int) -> NDArray[np.uint8]:
+        """Pixels [H, W, C] of one image; raises BadImage."""
+        return self._loader.prepare().read(index)
 
 
 def _whole_shape(source: Source, views: ImageViews) -> tuple[int, int] | None:

@@ -39,6 +39,8 @@ _LOOKED_AT = 16_384
 _UNPACKED, _TIGHTEST = 2**28, 100
 """Bytes up to which an array may be packed as tightly as it likes, and how tightly beyond (deflate makes 1,032 equal
 bytes one; black-and-white drawings are packed some 30 times)."""
+_BROKEN = (ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile)
+"""What archives that are not whole raise; RuntimeError where a flipped bit says that a member is encrypted."""
 _HASHED_WHOLE = 2**28
 """Bytes up to which the fingerprint reads every pixel; of larger arrays it reads this much, evenly spread."""
 
@@ -203,7 +205,7 @@ def _open_npz(path: Path) -> Any:
         if isinstance(file, np.ndarray):
             raise ValueError("it holds a single array, as .npy files do")
         return file
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except _BROKEN as error:
         raise UserError(f"{path}: not an .npz file ({error}); write it with numpy.savez") from error
 
 
@@ -251,7 +253,15 @@ def _pick(file: Any, names: tuple[str, ...], split: str | None, path: Path) -> N
                     check_member(path, f"{key}.npy")
                     array: NDArray[Any] = file[key]
                     return array
-                except (ValueError, OSError, KeyError, MemoryError, EOFError, zipfile.BadZipFile) as error:
+                except (
+                    ValueError,
+                    OSError,
+                    KeyError,
+                    MemoryError,
+                    EOFError,
+                    RuntimeError,
+                    zipfile.BadZipFile,
+                ) as error:
                     raise UserError(
                         f"{path}: array {key} cannot be read ({error}); plain numbers are needed"
                     ) from error

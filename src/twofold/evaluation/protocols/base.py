@@ -20,8 +20,7 @@ from torch import nn
 
 from twofold.console import duration
 from twofold.data import DataConfig, Source
-from twofold.encoders import Encoder, UtteranceEncoder, load_head
-from twofold.encoders.audio.encoder import baseline_of
+from twofold.encoders import Encoder, UtteranceEncoder, load_head, read_header
 from twofold.encoders.composed import EncoderWithHead, InParts, in_parts
 from twofold.encoders.load import load
 from twofold.errors import UserError
@@ -29,10 +28,13 @@ from twofold.evaluation.class_weights import ClassWeights, check_class_weights
 from twofold.evaluation.feature_cache import FeatureCache
 from twofold.evaluation.features import AS_IT_COMES, Extractor, Pixels
 from twofold.evaluation.for_encoder import source_for
+from twofold.evaluation.framing import Preprocessing
 from twofold.evaluation.frozen import assert_frozen, digest, tensor_digests
 from twofold.evaluation.kept import Fitted
 from twofold.evaluation.label_subsets import check_draw
 from twofold.evaluation.parts import Parts, open_parts
+from twofold.evaluation.prepared import Prepared
+from twofold.evaluation.protocols.beside import NAMES, Row, beside
 from twofold.kinds import EXAMPLE, Kind
 from twofold.options import Variant, option, refuse_unused
 
@@ -156,9 +158,11 @@ class ImageOptions:
 class PreprocessingOptions(ImageOptions):
     """Which part of an image is taken can be chosen."""
 
-    preprocessing: Literal["auto", "none", "resize", "crop"] = option("auto", when=_IMAGES)
+    preprocessing: Preprocessing = option("auto", when=_IMAGES)
     """crop: central 0.875 of the shorter side, resized; resize: the whole central square; none: pixels as they are;
-    auto: none for images of that size, resize up to 32 pixels, else crop."""
+    auto: none for images of that size, resize up to 32 pixels, else crop. Of long images these see the middle;
+    letterbox: the whole image between bars of its mean colour; squares: several along the longer side, whose features
+    are averaged."""
 
 
 @dataclass(frozen=True)
@@ -167,10 +171,6 @@ class HeadOptions:
 
     features: Literal["h", "z"] = "h"
     """What is evaluated: h, the encoder's output; z, the projection head's, as MoCo's kNN monitor does."""
-
-
-THIRDS = 3
-"""Parts by which the filterbank is read, beside whatever else it is: pooled whole it is half as strong a baseline."""
 
 
 @dataclass(frozen=True)
@@ -238,14 +238,9 @@ class Result(ABC):
     def lines(self) -> list[str]:
         """What was measured, for people; the protocol and the proof of the freeze follow."""
 
-    @abstractmethod
-    def beside(self, baseline: Any, thirds: Any = None) -> Result:
-        """The same with the result of the filterbank alone, by the same protocol, beside it.
-
-        Args:
-            baseline: of the filterbank, read as the encoder is.
-            thirds: of the filterbank by thirds, where the encoder is read whole.
-        """
+    def beside(self, others: Mapping[str, Any]) -> Result:  # noqa: ARG002  # of protocols without baselines
+        """The same with results of others by the same protocol beside it, by their names in `beside.NAMES`."""
+        return self
 
     @property
     def kept(self) -> bool:
@@ -260,7 +255,9 @@ class Result(ABC):
     def text(self) -> str:
         """For people."""
         kept = " (some features kept from an earlier evaluation)" if self.kept else ""
-        took = f"took {duration(sum(self.seconds.values()))}{kept}"
+        others = self.seconds.get("baselines")
+        beside = "" if others is None else f", {duration(others)} of it for what stands beside (--baselines false)"
+        took = f"took {duration(sum(self.seconds.values()))}{beside}{kept}"
         return "\n".join(
             [
                 *self.lines(),
@@ -301,6 +298,8 @@ class Protocol(ABC):
     """Whether each class of the training part has to occur in the data's own test part."""
     fitted: Fitted | None
     """What `measure` leaves to be kept, where `keep_classifier` asks for it."""
+    untrained_beside: ClassVar[bool] = True
+    """Whether an untrained encoder is measured beside the encoder; one that has to be trained on takes too long."""
     written_beside_any_file: ClassVar[bool] = False
     """Whether the JSON is written beside an encoder that belongs to no run, too."""
 
@@ -377,7 +376,8 @@ class Protocol(ABC):
             model = with_head(model, file)
         parts = self.open(model, data, test, validation)
         extractor = dataclasses.replace(self.extractor(file), device=device)
-        return self.evaluate(model, parts, extractor=extractor, progress=progress)
+        seed = read_header(file)["extra"].get("options", {}).get("seed", 0)
+        return self.evaluate(model, parts, extractor=extractor, progress=progress, seed=seed)
 
     def check(self, encoder: Encoder) -> None:
         """Refuse an encoder, and options, that this protocol has no use for."""
@@ -394,6 +394,7 @@ class Protocol(ABC):
     def evaluate(
         self, encoder: Encoder, parts: Parts | Source, test: Source | None = None, *,
         validation: Source | None = None, extractor: Extractor = AS_IT_COMES, progress: Progress | None = None,
+        seed: int = 0,
     ) -> Result:  # fmt: skip
         """Evaluate an encoder on sources; it stays as it is, which is proved by hashes.
 
@@ -404,6 +405,7 @@ class Protocol(ABC):
             validation: what settings are chosen on, by protocols that choose any.
             extractor: how features are computed.
             progress: see `Progress`.
+            seed: of the untrained encoder that stands beside it.
 
         Raises:
             UserError: data or an encoder of another kind than this protocol is for, labels that it cannot use, classes
@@ -418,19 +420,24 @@ class Protocol(ABC):
         for source in (parts.train, parts.test, parts.validation):
             if source is not None:
                 source_for(source, encoder)
+        if getattr(self.config, "baselines", False) and extractor.memory is None:  # all read the same examples
+            extractor = dataclasses.replace(extractor, memory=Prepared())
         number = getattr(self.config, "parts", 1)
         reader, selection = in_parts(encoder, number), self.select(encoder, parts)
         result = self._measured(reader, selection, extractor, progress)
-        base = encoder.encoder if isinstance(encoder, EncoderWithHead) else encoder
-        if isinstance(base, UtteranceEncoder):
-            alone = baseline_of(base)
+        if not getattr(self.config, "baselines", False):
+            return result
 
-            def read(number: int) -> Result:
-                return self._measured(in_parts(alone, number), selection, extractor, progress)
+        def measure(row: Row) -> Result:
+            tell = (lambda what, *done: progress(f"{NAMES[row.name]}: {what}", *done)) if progress else None
+            return self._measured(row.encoder, selection, row.extractor, tell)
 
-            thirds = isinstance(self.config, PartsOptions) and number == 1
-            result = result.beside(read(number), read(THIRDS) if thirds else None)
-        return result
+        found, words, seconds = beside(
+            encoder, selection, extractor, self.config, seed if self.untrained_beside else None, measure
+        )  # fmt: skip
+        told = "; ".join([result.words, *(["beside it, by the same protocol, " + "; ".join(words)] if words else [])])
+        spent = dict(result.seconds) | {"baselines": round(seconds, 3)}
+        return dataclasses.replace(result.beside(found), words=told, seconds=spent)
 
     def _measured(self, encoder: Encoder, parts: Any, extractor: Extractor, progress: Progress | None) -> Result:
         """`measure`, with the proof that every tensor of the encoder stayed as it was."""

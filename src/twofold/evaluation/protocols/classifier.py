@@ -18,7 +18,6 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from twofold.console import print_rank0
 from twofold.data import Source
 from twofold.data.base import class_count
 from twofold.data.groups import group_numbers, groups_of
@@ -27,7 +26,8 @@ from twofold.errors import UserError
 from twofold.evaluation.class_weights import check_class_weights
 from twofold.evaluation.feature_cache import Features
 from twofold.evaluation.features import Extractor
-from twofold.evaluation.grouped import groups_in_words, made_folds
+from twofold.evaluation.folds import fold_names, folds_in_words, folds_of
+from twofold.evaluation.grouped import groups_in_words
 from twofold.evaluation.kept import Fitted, Reads, as_classifier, class_names
 from twofold.evaluation.label_subsets import labelled_part
 from twofold.evaluation.logistic import Affine, Array
@@ -48,6 +48,7 @@ from twofold.evaluation.protocols.base import (
     Result,
     ScoreOptions,
 )
+from twofold.evaluation.protocols.beside import NAMES, BaselineOptions, majority
 from twofold.evaluation.scores import Scores
 from twofold.evaluation.splits import (
     Labels,
@@ -62,7 +63,9 @@ from twofold.kinds import EXAMPLE
 
 
 @dataclass(frozen=True)
-class LayersConfig(FeatureOptions, PartsOptions, LabelOptions, FoldOptions, ScoreOptions, EvaluationConfig):
+class LayersConfig(
+    FeatureOptions, PartsOptions, LabelOptions, FoldOptions, ScoreOptions, BaselineOptions, EvaluationConfig
+):
     """Options of every protocol that fits a classifier."""
 
 
@@ -119,9 +122,9 @@ class Evaluation(Result):
         settings: what the protocol chose, or was given.
         train, test: the data.
         validation: what settings were chosen on, where the data have a part for that.
-        baseline: of recordings: scores of the filterbank alone (mean and deviation over time, by as many parts as the
-            encoder is read by), by the same protocol.
-        baseline_thirds: the same with the filterbank read by thirds, where the encoder is read whole.
+        baselines: scores of others by the same protocol: "majority", the most frequent training class; of images
+            "pixels"; of recordings "filterbank" (mean and deviation over time, by as many parts as the encoder is read
+            by) and "filterbank_thirds", where the encoder is read whole; "untrained", the encoder before training.
         feature_dim: d.
         seed: of the split and of the validation part.
     """
@@ -131,8 +134,7 @@ class Evaluation(Result):
     train: DataUsed
     test: DataUsed
     validation: DataUsed | None = None
-    baseline: Scores | None = None
-    baseline_thirds: Scores | None = None
+    baselines: Mapping[str, Scores] = field(default_factory=dict)
     feature_dim: int
     seed: int
 
@@ -155,15 +157,13 @@ class Evaluation(Result):
         """For people."""
         count = f"({self.protocol}, {self.test.images:,} test {EXAMPLE[self.kind]}s)"
         lines = [f"{self.scores.words()}  {count}", *self.scores.recalls()]
-        for how, scores in (("", self.baseline), (" by thirds", self.baseline_thirds)):
-            lines += [] if scores is None else [f"filterbank alone{how}: {scores.words()}"]
-        return lines
+        return lines + [f"{words}: {self.baselines[name].words()}" for name, words in NAMES.items()
+                        if name in self.baselines]  # fmt: skip
 
-    def beside(self, baseline: Evaluation, thirds: Evaluation | None = None) -> Evaluation:
-        """The same with the filterbank's scores."""
-        return dataclasses.replace(
-            self, baseline=baseline.scores, baseline_thirds=None if thirds is None else thirds.scores
-        )
+    def beside(self, others: Mapping[str, Evaluation]) -> Evaluation:
+        """The same with the scores of others."""
+        own = {name: other.scores for name, other in others.items()}
+        return dataclasses.replace(self, baselines={**self.baselines, **own})
 
     @classmethod
     def from_json(cls, text: str) -> Evaluation:
@@ -171,8 +171,8 @@ class Evaluation(Result):
         try:
             values = _upgraded(json.loads(text))
             parts = {name: DataUsed(**values[name]) for name in ("train", "test", "validation") if values.get(name)}
-            scores = {name: Scores(**values[name]) for name in _SCORES if values.get(name)}
-            return cls(**{**values, **parts, **scores})
+            others = {name: Scores(**scores) for name, scores in values["baselines"].items()}
+            return cls(**{**values, **parts, "scores": Scores(**values["scores"]), "baselines": others})
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"this is not an evaluation's JSON: {error!r}") from error
 
@@ -183,11 +183,18 @@ class Evaluation(Result):
         return path
 
 
-_SCORES = ("scores", "baseline", "baseline_thirds")
+_BEFORE = {"baseline": "filterbank", "baseline_thirds": "filterbank_thirds"}
 
 
 def _upgraded(values: dict[str, Any]) -> dict[str, Any]:
-    """An evaluation's document with the names of today: before, `result` held the scores and `floor` the baseline."""
+    """An evaluation's document with the names of today: before, each baseline was a field of its own, and at first
+    `result` held the scores and `floor` the baseline."""
+    values = _of_results(values)
+    before = {new: found for old, new in _BEFORE.items() if (found := values.pop(old, None)) is not None}
+    return {"baselines": before, **values}
+
+
+def _of_results(values: dict[str, Any]) -> dict[str, Any]:
     if "result" not in values:
         return values
     result = values.pop("result")
@@ -206,15 +213,13 @@ class FoldsEvaluation(Result):
     Attributes:
         folds: their names.
         scores: one for each fold.
-        baseline: the same of the filterbank alone, read as the encoder is; empty for images.
-        baseline_thirds: the same of the filterbank by thirds, where the encoder is read whole.
+        baselines: the same of others by name, see `Evaluation`.
         features_kept: features of an earlier evaluation were used.
     """
 
     folds: tuple[str, ...]
     scores: tuple[Scores, ...]
-    baseline: tuple[Scores, ...] = ()
-    baseline_thirds: tuple[Scores, ...] = ()
+    baselines: Mapping[str, tuple[Scores, ...]] = field(default_factory=dict)
     features_kept: bool = False
 
     @property
@@ -240,16 +245,15 @@ class FoldsEvaluation(Result):
     def lines(self) -> list[str]:
         """For people."""
         lines = [f"{_over_folds(self.scores)}  (mean ± deviation over {len(self.folds)} folds)"]
-        for how, scores in (("", self.baseline), (" by thirds", self.baseline_thirds)):
-            lines += [f"filterbank alone{how}: {_over_folds(scores)}"] if scores else []
+        rows = ((words, self.baselines[name]) for name, words in NAMES.items() if name in self.baselines)
+        lines += [f"{words}: {_over_folds(scores)}" for words, scores in rows]
         each = (f"{name} {s.top1:.2%} of {s.count}" for name, s in zip(self.folds, self.scores, strict=True))
         return [*lines, f"accuracy of each: {', '.join(each)}"]
 
-    def beside(self, baseline: FoldsEvaluation, thirds: FoldsEvaluation | None = None) -> FoldsEvaluation:
-        """The same with the filterbank's scores."""
-        return dataclasses.replace(
-            self, baseline=baseline.scores, baseline_thirds=() if thirds is None else thirds.scores
-        )
+    def beside(self, others: Mapping[str, FoldsEvaluation]) -> FoldsEvaluation:
+        """The same with the scores of others."""
+        own = {name: other.scores for name, other in others.items()}
+        return dataclasses.replace(self, baselines={**self.baselines, **own})
 
 
 _OVER_FOLDS = (("top1", "accuracy"), ("mean_per_class", "mean per class (UA)"), ("macro_f1", "macro F1"))
@@ -327,9 +331,14 @@ class ClassifierProtocol(Protocol):
             train=_used(parts.train, bank, len(inputs.y) - chosen),
             test=_used(source, queries or bank, len(inputs.y_test)),
             validation=_used(parts.validation, choice, chosen) if parts.validation is not None and choice else None,
-            feature_dim=inputs.x.shape[1], seed=self.config.seed,
+            feature_dim=inputs.x.shape[1], seed=self.config.seed, baselines=self._majority(parts.train, inputs),
             seconds={"features": round(extracted - begun, 3), "classifier": round(time.monotonic() - extracted, 3)},
         )  # fmt: skip
+
+    def _majority(self, train: Source, inputs: FitInputs) -> dict[str, Scores]:
+        """The baseline that needs no features, where baselines are asked for."""
+        asked = self.config.baselines
+        return {"majority": majority(inputs.y, inputs.y_test).named(train.classes)} if asked else {}
 
     def _keep(self, parts: Parts, extractor: Extractor, inputs: FitInputs, outcome: Outcome) -> None:
         """Leave the classifier in `fitted` where it is to be kept; that of the filterbank comes later and is not."""
@@ -387,7 +396,7 @@ class ClassifierProtocol(Protocol):
         h = extractor.extract(self.reads(encoder), source, report)
         names, part = fold_names(source, given, h.index)
         groups = group_numbers(source)
-        rounds = []
+        rounds, guesses = [], []
         for name in names:
             present = part[h.index]
             fit, held = present & (folds[h.index] != name), present & (folds[h.index] == name)
@@ -395,77 +404,16 @@ class ClassifierProtocol(Protocol):
             together = None if groups is None else groups[h.index[fit]]
             outcome = self.fit(FitInputs(*arrays, None, EXAMPLE[encoder.input.kind], encoder, together))
             rounds.append(outcome.scores.named(source.classes))
+            guesses.append(majority(arrays[1], arrays[3]).named(source.classes))
         left_out = without_label({"": _unlabelled(h)}, EXAMPLE[encoder.input.kind])
         made = f" made for it (seed {self.config.seed})" if self.config.folds is not True else ""
-        told = _folds_in_words(source, given, self.config.data.group), left_out
+        told = folds_in_words(source, given, self.config.data.group), left_out
         words = f"{self.name}, leaving out each of {len(names)} folds{made} in turn, scored once; {h.text}"
         words = "; ".join([words, *filter(None, told)])
         return FoldsEvaluation(
-            protocol=self.name, words=words, folds=tuple(names), scores=tuple(rounds), features_kept=h.kept
-        )
-
-
-def folds_of(source: Source, wanted: bool | int = True, seed: int = 0) -> Sequence[str | None]:
-    """The fold of each example, None for those of none: the data's own, or `wanted` that are made of whole groups.
-
-    Raises:
-        UserError: the data have no two, or cannot be divided into so many (see `made_folds`).
-    """
-    if wanted is not True:
-        y, groups = single_labels(source.labels, source.name), group_numbers(source)
-        known = np.flatnonzero(y >= 0)
-        made = made_folds(y[known], None if groups is None else groups[known], int(wanted), seed, source.name)
-        result: list[str | None] = [None] * len(y)
-        for place, fold in zip(known.tolist(), made, strict=True):
-            result[place] = fold
-        return result
-    folds = getattr(source, "folds", None)
-    if folds is None or len(set(folds) - {None}) < 2:
-        raise UserError(
-            f"--folds: {source.name} has no two folds; give a number (--folds 5) to have so many made, or a manifest "
-            "with a column 'fold', or name another one with --data.audio.fold (IEMOCAP's sessions are folds by "
-            "themselves)"
-        )
-    return cast(Sequence[str | None], folds)
-
-
-def fold_names(
-    source: Source, folds: Sequence[str | None], read: NDArray[np.int64] | None = None
-) -> tuple[list[str], NDArray[np.bool_]]:
-    """The folds, and which examples take part [n]: all that have a fold and a label, or those of them at `read`.
-
-    Raises:
-        UserError: no labels, a class of one fold that no other fold has.
-    """
-    y = single_labels(source.labels, source.name)
-    part = np.array([fold is not None for fold in folds]) & (y >= 0)
-    part &= True if read is None else np.isin(np.arange(len(part)), read)
-    names = sorted({str(fold) for fold, present in zip(folds, part, strict=True) if present})
-    own = np.array([str(fold) for fold in folds])
-    for name in names:
-        unseen = sorted(set(y[part & (own == name)]) - set(y[part & (own != name)]))
-        if unseen:
-            word = source.classes[unseen[0]] if source.classes else unseen[0]
-            raise UserError(f"--folds: the class {word} of the fold {name} is in no other fold: leave it out")
-    return names, part
-
-
-def _folds_in_words(source: Source, folds: Sequence[str | None], by: str | None) -> str:
-    """How many groups the folds have, and how many of these are in several; warns of such."""
-    groups = groups_of(source)
-    if groups is None:
-        return ""
-    held: dict[str, set[str]] = {}
-    for group, fold in zip(groups, folds, strict=True):
-        if group and fold is not None:
-            held.setdefault(group, set()).add(fold)
-    several = sorted(group for group, inside in held.items() if len(inside) > 1)
-    if several:
-        print_rank0(
-            f"warning: {len(several):,} of {len(held):,} groups lie in several folds, such as {several[0]}: the scores "
-            "count what was learned by heart; give --folds a number to have folds made that keep groups together"
-        )
-    return f"groups{'' if by is None else f' by {by}'}: {len(held):,}, {len(several) or 'none'} in two folds"
+            protocol=self.name, words=words, folds=tuple(names), scores=tuple(rounds), features_kept=h.kept,
+            baselines={"majority": tuple(guesses)} if self.config.baselines else {},
+        )  # fmt: skip
 
 
 def _labelled(source: Source, features: Features) -> tuple[NDArray[np.float32], NDArray[np.int64]]:

@@ -34,6 +34,7 @@ from twofold.evaluation.kept import RECOGNISER, Fitted, KeepRecogniserOptions
 from twofold.evaluation.label_subsets import label_positions
 from twofold.evaluation.parts import Parts
 from twofold.evaluation.protocols.base import EvaluationConfig, LabelOptions, Progress, Protocol, Result, ScoreOptions
+from twofold.evaluation.protocols.beside import BaselineOptions
 from twofold.evaluation.protocols.recogniser import Reader, Recogniser, readable
 from twofold.randomness import derive_seed, permutation
 
@@ -120,9 +121,10 @@ class Recognition(Result):
         lines += [f"  said: {said}\n  read: {read}" for said, read in self.examples[:2]]
         return lines + [f"left out: {count:,} {reason}" for reason, count in self.left_out.items()]
 
-    def beside(self, baseline: Recognition, thirds: None = None) -> Recognition:  # noqa: ARG002  # frames are read
+    def beside(self, others: Mapping[str, Recognition]) -> Recognition:
         """The same with the filterbank's error rates."""
-        return dataclasses.replace(self, baseline_wer=baseline.wer, baseline_cer=baseline.cer)
+        alone = others.get("filterbank")
+        return self if alone is None else dataclasses.replace(self, baseline_wer=alone.wer, baseline_cer=alone.cer)
 
 
 class Ctc(Protocol):
@@ -130,9 +132,10 @@ class Ctc(Protocol):
 
     kinds = ("audio",)
     needs_frames = True
+    untrained_beside = False
 
     @dataclass(frozen=True)
-    class Config(KeepRecogniserOptions, LabelOptions, ScoreOptions, EvaluationConfig, variant="ctc"):
+    class Config(KeepRecogniserOptions, LabelOptions, ScoreOptions, BaselineOptions, EvaluationConfig, variant="ctc"):
         """word and character error rate of a recogniser trained on the frames, from recordings with texts."""
 
         ctc: CtcConfig = field(default_factory=CtcConfig)

@@ -24,7 +24,8 @@ from twofold.data.sources.files import folder_splits, open_folder
 from twofold.encoders import Encoder, load_classifier, load_encoder, load_head, read_header
 from twofold.encoders.composed import EncoderWithClassifier
 from twofold.errors import UserError
-from twofold.evaluation.features import SMALL, Extractor
+from twofold.evaluation.features import Extractor
+from twofold.evaluation.framing import SMALL
 from twofold.evaluation.parts import Parts
 from twofold.evaluation.protocols.base import BatchOptions, EvaluationConfig, ImageOptions, Progress, Protocol, Result
 from twofold.evaluation.scores import Scores, score
@@ -66,10 +67,6 @@ class ImageNetResult(Result):
         top5 = f", top-5 {self.scores.top5:.2%}" if self.scores.top5 is not None else ""
         count = f"(imagenet, {self.images:,} images of {self.classes:,} classes)"
         return [f"top-1 {self.scores.top1:.2%}{top5}  {count}"]
-
-    def beside(self, baseline: Any, thirds: Any = None) -> ImageNetResult:  # noqa: ARG002  # images have no filterbank
-        """The same."""
-        return self
 
 
 class ImageNet(Protocol):

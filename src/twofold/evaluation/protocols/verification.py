@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +30,7 @@ from twofold.evaluation.protocols.base import (
     Result,
     ScoreOptions,
 )
+from twofold.evaluation.protocols.beside import NAMES, BaselineOptions
 from twofold.evaluation.splits import single_labels
 from twofold.randomness import permutation
 from twofold.reading import read_text
@@ -58,6 +60,7 @@ class Verification(Result):
         min_dcf: least cost at a prior of 0.01 for one speaker, both errors costing 1; 1 is that of refusing all.
         baseline_eer, baseline_min_dcf: of mean and deviation of the log-mel filterbank, by as many parts.
         thirds_eer, thirds_min_dcf: of the filterbank by thirds, where the encoder is read whole.
+        untrained_eer, untrained_min_dcf: of the encoder before training.
         utterances, speakers, pairs: how many; of a list of trials the speakers that the data name.
     """
 
@@ -67,6 +70,8 @@ class Verification(Result):
     baseline_min_dcf: float | None = None
     thirds_eer: float | None = None
     thirds_min_dcf: float | None = None
+    untrained_eer: float | None = None
+    untrained_min_dcf: float | None = None
     utterances: int
     speakers: int
     pairs: int
@@ -79,18 +84,22 @@ class Verification(Result):
     def lines(self) -> list[str]:
         """For people."""
         lines = [f"{_rates(self.eer, self.min_dcf)}  (verification, {self.speakers:,} speakers, {self.pairs:,} pairs)"]
-        beside = (("", self.baseline_eer, self.baseline_min_dcf), (" by thirds", self.thirds_eer, self.thirds_min_dcf))
-        for how, eer, min_dcf in beside:
-            if eer is not None and min_dcf is not None:
-                lines.append(f"filterbank alone{how}: {_rates(eer, min_dcf)}")
+        for name, field in _BESIDE.items():
+            eer, min_dcf = (getattr(self, f"{field}_{rate}") for rate in ("eer", "min_dcf"))
+            lines += [] if eer is None else [f"{NAMES[name]}: {_rates(eer, min_dcf)}"]
         return lines
 
-    def beside(self, baseline: Verification, thirds: Verification | None = None) -> Verification:
-        """The same with the filterbank's error rates."""
-        beside = dataclasses.replace(self, baseline_eer=baseline.eer, baseline_min_dcf=baseline.min_dcf)
-        if thirds is None:
-            return beside
-        return dataclasses.replace(beside, thirds_eer=thirds.eer, thirds_min_dcf=thirds.min_dcf)
+    def beside(self, others: Mapping[str, Verification]) -> Verification:
+        """The same with the error rates of others."""
+        found: dict[str, Any] = {}
+        for name, field in _BESIDE.items():
+            if name in others:
+                found |= {f"{field}_eer": others[name].eer, f"{field}_min_dcf": others[name].min_dcf}
+        return dataclasses.replace(self, **found)
+
+
+_BESIDE = {"filterbank": "baseline", "filterbank_thirds": "thirds", "untrained": "untrained"}
+"""What the fields of each baseline begin with."""
 
 
 def _rates(eer: float, min_dcf: float) -> str:
@@ -107,7 +116,7 @@ class SpeakerVerification(Protocol):
     kinds = ("audio",)
 
     @dataclass(frozen=True)
-    class Config(FeatureOptions, PartsOptions, ScoreOptions, EvaluationConfig, variant="verification"):
+    class Config(FeatureOptions, PartsOptions, ScoreOptions, BaselineOptions, EvaluationConfig, variant="verification"):
         """equal error rate of telling whether two recordings are of one speaker, labels being speakers."""
 
         trials: str | None = None

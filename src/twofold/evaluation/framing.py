@@ -1,0 +1,114 @@
+"""Which part of an image an encoder is given: the central square, the whole with bars beside it, or several squares."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from twofold.errors import UserError
+from twofold.views.resample import Resample, center_crop, crop_resize, letterbox
+
+Preprocessing = Literal["auto", "none", "resize", "crop", "letterbox", "squares"]
+CROP = 0.875  # tf2/data_util.py, CROP_PROPORTION
+SMALL = 32  # tf2/data_util.py crops at test time only above this side
+LONG = 2.0
+"""Sides' ratio above which a central square shows less than half of an image, and that is told."""
+MOST_SQUARES = 16
+"""Squares of one image: of longer ones they stand apart."""
+
+
+class Framing:
+    """Applies one rule of preprocessing to images of any size and remembers in words what it did.
+
+    Args:
+        rule: see `Extractor`.
+        size: side S of the squares; None where images stay as they are.
+        resample: how they are resized.
+    """
+
+    def __init__(self, rule: Preprocessing, size: int | None, resample: Resample = "antialias") -> None:
+        if rule not in ("auto", "none") and size is None:
+            raise UserError(f"preprocessing '{rule}' needs the size to resize to: give size")
+        self.rule, self.size, self.resample = rule, size, resample
+        self.used: set[str] = set()
+        self.seen: set[int] = set()
+        self.long: set[int] = set()
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """uint8 [n, C, H, W] -> uint8 of the same size, or float [n * k, C, S, S] in [0, 1], k squares of each image
+        side by side."""
+        height, width = images.shape[2:]
+        rule = self.choose(height, width)
+        self.used.add(rule)
+        if rule == "none" or self.size is None:
+            return images
+        if rule == "letterbox":
+            return letterbox(images, self.size, self.resample)
+        if rule == "squares":
+            boxes = torch.tensor(squares(height, width))
+            each = images.repeat_interleave(len(boxes), dim=0)
+            return crop_resize(each, boxes.repeat(len(images), 1), self.size, self.resample).clamp_(0, 1)
+        return center_crop(images, self.size, CROP if rule == "crop" else 1.0, self.resample)
+
+    def note(self, index: int, height: int, width: int) -> None:
+        """Take note of the sides of one image, by its place in the source."""
+        self.seen.add(index)
+        if max(height, width) > LONG * min(height, width):
+            self.long.add(index)
+
+    def choose(self, height: int, width: int) -> Preprocessing:
+        """The rule for images of this size."""
+        if self.rule != "auto":
+            return self.rule
+        if self.size is None or height == width == self.size:
+            return "none"
+        return "resize" if min(self.size, height, width) <= SMALL else "crop"
+
+    def count(self, height: int, width: int) -> int:
+        """How many squares an image of this size gives."""
+        return len(squares(height, width)) if self.rule == "squares" else 1
+
+    def text(self) -> str:
+        """What was done to the images, in words."""
+        side = f"{self.size} x {self.size}"
+        words = {
+            "none": "images as they are",
+            "recordings": "whole recordings, of overlong ones the beginning",
+            "resize": f"central square resized to {side} ({self.resample})",
+            "crop": f"central square of {CROP:g} of the shorter side resized to {side} ({self.resample})",
+            "letterbox": f"whole images resized into {side}, with bars of their mean colour ({self.resample})",
+            "squares": f"squares along the longer side resized to {side} ({self.resample}), their features averaged",
+        }
+        return " or ".join(words[rule] for rule in words if rule in self.used)
+
+    def cut(self) -> tuple[int, int]:
+        """Images of which only the middle was seen, and all that were."""
+        return (len(self.long) if self.used & {"resize", "crop"} else 0), len(self.seen)
+
+
+def cut_in_words(cut: int, seen: int) -> str:
+    """What to say of so many images of which only the middle was seen, after other words; empty where there are none.
+
+    Args:
+        cut, seen: see `Framing.cut`.
+    """
+    if not cut:
+        return ""
+    are, them = ("is", "it") if cut == 1 else ("are", "them")
+    return (
+        f"; {cut:,} of {seen:,} images {are} more than twice as long as wide, and of {them} only the middle is seen: "
+        "--preprocessing letterbox or squares (of evaluate, embed and search) shows all"
+    )
+
+
+def squares(height: int, width: int) -> list[tuple[int, int, int, int]]:
+    """As few squares (top, left, height, width) of the shorter side as cover an image, evenly along the longer one.
+
+    An image that is nearly square gets one, the central one, and none gets more than 16.
+    """
+    side, longer = min(height, width), max(height, width)
+    count = min(MOST_SQUARES, -(-longer // side) if longer >= 1.1 * side else 1)
+    starts = [(longer - side) // 2] if count == 1 else [round(k * (longer - side) / (count - 1)) for k in range(count)]
+    return [(0, start, side, side) if width >= height else (start, 0, side, side) for start in starts]
