@@ -18,7 +18,7 @@ from twofold.data.groups import group_names, named_by
 from twofold.data.labels import UNLABELLED, class_labels
 from twofold.data.sources.audio import AudioSource
 from twofold.data.sources.files import FileSource
-from twofold.data.sources.manifests import MANIFESTS, manifest_rows, most_text
+from twofold.data.sources.manifests import MANIFESTS, PATHS, manifest_rows, most_text
 from twofold.data.sources.outside import inside
 from twofold.data.sources.pieces import PiecesSource
 from twofold.errors import UserError
@@ -123,6 +123,15 @@ def table_columns(
     if missing is not None:
         raise UserError(f"--columns {missing}: {path} has no such column; it has {', '.join(known)}")
     return {name: [table[row].get(name) for row in rows] for name in names}
+
+
+def columns_of(source: Source, data: Any, config: DataConfig) -> tuple[str, ...]:
+    """The columns of the user's table beside that of paths, for `table_columns`; none where the data are no table."""
+    if rows_of(source, np.empty(0, np.int64)) is None or not isinstance(data, str | Path):
+        return ()
+    rows = _rows(Path(data).expanduser(), config)
+    usual = (config.table.path, *_PATH, *PATHS)
+    return tuple(name for name in _columns(rows) if name not in usual)
 
 
 def rows_of(source: Any, index: NDArray[np.int64]) -> list[int] | None:
