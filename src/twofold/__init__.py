@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from twofold.commands.distill import distill as distill
     from twofold.commands.embed import embed as embed
     from twofold.commands.evaluate import evaluate as evaluate
+    from twofold.commands.explore import explore as explore
     from twofold.commands.export import export as export
     from twofold.commands.finetune import finetune as finetune
     from twofold.commands.labels import labels as labels
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
     from twofold.evaluation.loading import load as load
 
 _COMMANDS = (
-    "pretrain", "evaluate", "finetune", "distill", "labels", "predict", "embed", "search", "convert", "export",
-    "transfer", "study", "shard", "recipes",
+    "pretrain", "evaluate", "finetune", "distill", "labels", "predict", "embed", "search", "explore",
+    "convert", "export", "transfer", "study", "shard", "recipes",
 )  # fmt: skip
 _PLACES = {name: f"twofold.commands.{name}" for name in _COMMANDS} | {"load": "twofold.evaluation.loading"}
 

@@ -17,8 +17,8 @@ from twofold.errors import UserError
 from twofold.results import Result
 
 NAMES = {
-    "pretrain", "evaluate", "finetune", "distill", "labels", "predict", "embed", "search", "convert", "export",
-    "transfer", "study", "shard", "recipes", "load",
+    "pretrain", "evaluate", "finetune", "distill", "labels", "predict", "embed", "search", "explore",
+    "convert", "export", "transfer", "study", "shard", "recipes", "load",
 }  # fmt: skip
 SMALL = {"epochs": 1, "batch": 8, "training": {"device": "cpu", "precision": "fp32"}}
 STUDY = {"per_class": 4, "draws": 1, "device": "cpu"}

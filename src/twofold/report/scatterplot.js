@@ -7,11 +7,11 @@ Drawing of large scatter plots: regl-scatterplot 1.16.0 with all that it needs, 
 
 It holds, under the MIT licence:
   regl-scatterplot 1.16.0, regl-line 1.1.1, camera-2d-simple 3.0.0, dom-2d-camera 2.2.6, pub-sub-es 3.0.0 and
-  @flekschas/utils 0.33.0, Copyright (c) 2018 Fritz Lekschas;
-  regl 2.1.1, Copyright (c) 2016 Mikola Lysenko;
-  gl-matrix 3.4.4, Copyright (c) 2015-2021, Brandon Jones, Colin MacKenzie IV;
+  @flekschas/utils 0.33.0, Copyright (c) 2018 and 2020 Fritz Lekschas;
+  regl 2.1.1, Copyright (c) 2013 and 2016 Mikola Lysenko;
+  gl-matrix 3.4.4, Copyright (c) 2015-2025, Brandon Jones, Colin MacKenzie IV;
 and under the ISC licence:
-  earcut 3.2.4, Copyright (c) 2024, Mapbox.
+  earcut 3.2.4, Copyright (c) 2026, Mapbox.
 
 The MIT License: Permission is hereby granted, free of charge, to any person obtaining a copy of this software and
 associated documentation files (the "Software"), to deal in the Software without restriction, including without

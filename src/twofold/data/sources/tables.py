@@ -127,7 +127,7 @@ def table_columns(
 
 def columns_of(source: Source, data: Any, config: DataConfig) -> tuple[str, ...]:
     """The columns of the user's table beside that of paths, for `table_columns`; none where the data are no table."""
-    if rows_of(source, np.empty(0, np.int64)) is None or not isinstance(data, str | Path):
+    if rows_of(source, np.arange(min(1, len(source)))) is None or not isinstance(data, str | Path):
         return ()
     rows = _rows(Path(data).expanduser(), config)
     usual = (config.table.path, *_PATH, *PATHS)
