@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from twofold.commands.explore import explore as explore
     from twofold.commands.export import export as export
     from twofold.commands.finetune import finetune as finetune
+    from twofold.commands.label import label as label
     from twofold.commands.labels import labels as labels
     from twofold.commands.predict import predict as predict
     from twofold.commands.pretrain import pretrain as pretrain
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from twofold.evaluation.loading import load as load
 
 _COMMANDS = (
-    "pretrain", "evaluate", "finetune", "distill", "labels", "predict", "embed", "search", "explore",
+    "pretrain", "evaluate", "finetune", "distill", "labels", "predict", "embed", "search", "explore", "label",
     "convert", "export", "transfer", "study", "shard", "recipes",
 )  # fmt: skip
 _PLACES = {name: f"twofold.commands.{name}" for name in _COMMANDS} | {"load": "twofold.evaluation.loading"}

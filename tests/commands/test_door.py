@@ -17,7 +17,7 @@ from twofold.errors import UserError
 from twofold.results import Result
 
 NAMES = {
-    "pretrain", "evaluate", "finetune", "distill", "labels", "predict", "embed", "search", "explore",
+    "pretrain", "evaluate", "finetune", "distill", "labels", "predict", "embed", "search", "explore", "label",
     "convert", "export", "transfer", "study", "shard", "recipes", "load",
 }  # fmt: skip
 SMALL = {"epochs": 1, "batch": 8, "training": {"device": "cpu", "precision": "fp32"}}

@@ -170,7 +170,7 @@ def check_page(out: Path, option: str = "--out") -> None:
 
 def explorer_of(
     shelf: Shelf, data: Any, out: Path, config: ExploreConfig, progress: Progress, audio: bool,
-    more: dict[str, NDArray[Any]] | None = None,
+    more: dict[str, NDArray[Any]] | None = None, label: str | None = None,
 ) -> Explorer:  # fmt: skip
     """The page of a shelf.
 
@@ -182,6 +182,7 @@ def explorer_of(
         progress: told of pictures and recordings.
         audio: whether these are recordings.
         more: further columns [n], which come first.
+        label: of these, the one that an exported table has as labels; by default the data's classes.
     """
     total = len(shelf.features)
     rows = np.sort(permutation(0, "explore", 0, total)[: config.most])
@@ -189,7 +190,7 @@ def explorer_of(
     xy, words = project(around, config.map)
     words += f"; {len(rows):,} of {total:,} examples, drawn at random" if len(rows) < total else ""
     near, similarity = _nearest(around, config)
-    columns, label = _columns(shelf, rows, more or {}, similarity)
+    columns, classes = _columns(shelf, rows, more or {}, similarity)
     sheets = None
     if config.pictures != 0:
         sheets = draw_sheets(
@@ -199,11 +200,12 @@ def explorer_of(
     links, odd = _links(shelf, rows, data, out)
     name = Path(data).name if isinstance(data, str | Path) else "examples"
     kind = "recordings" if audio else "images"
+    sounds = _sounds(shelf, rows, config, progress) if audio else {}
     names = [str(shelf.found.names[row]) for row in rows.tolist()]
     return Explorer(
         name, f"{len(rows):,} {kind}; those that the encoder holds to be alike lie close together", words,
-        xy, names, near, similarity, columns, label, sheets, _sounds(shelf, rows, config, progress) if audio else {},
-        _SOUND_TYPE, audio, links, odd, _where(data),
+        xy, names, near, similarity, columns, label or classes, sheets, sounds, _SOUND_TYPE,
+        audio, links, odd, _where(data),
     )  # fmt: skip
 
 
