@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     from twofold.commands.distill import distill as distill
     from twofold.commands.embed import embed as embed
     from twofold.commands.evaluate import evaluate as evaluate
+    from twofold.commands.explore import explore as explore
     from twofold.commands.export import export as export
     from twofold.commands.finetune import finetune as finetune
+    from twofold.commands.label import label as label
     from twofold.commands.labels import labels as labels
     from twofold.commands.predict import predict as predict
     from twofold.commands.pretrain import pretrain as pretrain
@@ -38,8 +40,8 @@ if TYPE_CHECKING:
     from twofold.views import two_views as two_views
 
 _COMMANDS = (
-    "pretrain", "evaluate", "finetune", "distill", "labels", "predict", "embed", "search", "convert", "export",
-    "transfer", "study", "shard", "recipes",
+    "pretrain", "evaluate", "finetune", "distill", "labels", "predict", "embed", "search", "explore", "label",
+    "convert", "export", "transfer", "study", "shard", "recipes",
 )  # fmt: skip
 _PLACES = {name: f"twofold.commands.{name}" for name in _COMMANDS} | {
     "load": "twofold.evaluation.loading", "Embedder": "twofold.embedder", "two_views": "twofold.views",

@@ -17,8 +17,8 @@ from twofold.errors import UserError
 from twofold.results import Result
 
 NAMES = {
-    "pretrain", "evaluate", "finetune", "distill", "labels", "predict", "embed", "search", "convert", "export",
-    "transfer", "study", "shard", "recipes", "load", "two_views", "nt_xent", "info_nce",
+    "pretrain", "evaluate", "finetune", "distill", "labels", "predict", "embed", "search", "explore", "label",
+    "convert", "export", "transfer", "study", "shard", "recipes", "load", "two_views", "nt_xent", "info_nce",
 }  # fmt: skip
 OTHERS = {"Embedder", "losses", "views"}
 """A class, and modules."""

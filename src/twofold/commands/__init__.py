@@ -56,6 +56,8 @@ COMMANDS: dict[str, Command] = {
     "predict": Command("twofold.commands.predict", "what new files are, by the classifier that was fitted"),
     "embed": Command("twofold.commands.embed", "write features with names to a file, for whatever comes next"),
     "search": Command("twofold.commands.search", "neighbours, near-duplicates, leaks between splits, outliers"),
+    "explore": Command("twofold.commands.explore", "a page with a map to zoom, search, colour and draw lassos on"),
+    "label": Command("twofold.commands.label", "which files to label next, as a table to fill in"),
     "convert": Command("twofold.commands.convert", "turn an official checkpoint into an encoder of ours"),
     "export": Command("twofold.commands.export", "an encoder in the layout of torchvision, MoCo or detectron2"),
     "shard": Command("twofold.commands.shard", "pack images into tar archives that load fast from any disk"),

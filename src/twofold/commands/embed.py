@@ -44,6 +44,7 @@ from twofold.evaluation.protocols.base import (
     BatchOptions,
     HeadOptions,
     PreprocessingOptions,
+    Progress,
     check_parts,
     with_head,
 )
@@ -149,8 +150,9 @@ def embed(
 
 
 def embeddings(
-    path: Path, model: Encoder, data: Any, config: EmbedConfig, *, parts: Path, resume: bool = False
-) -> tuple[Embeddings, Source, NDArray[np.int64]]:
+    path: Path, model: Encoder, data: Any, config: EmbedConfig, *, parts: Path, resume: bool = False,
+    progress: Progress | None = None,
+) -> tuple[Embeddings, Source, NDArray[np.int64]]:  # fmt: skip
     """Features of data with all that is known of them, the source that they are of, and their places in it.
 
     Args:
@@ -159,13 +161,14 @@ def embeddings(
         data: see `embed`.
         parts: the folder in which parts are saved that are done.
         resume: whether it may hold some.
+        progress: told of the features of what is read in one piece (see `EmbedConfig.save_every`).
     """
     if config.features == "z":
         model = with_head(model, path)
     model = in_parts(model, config.parts)
     reading = dataclasses.replace(config.data, channels=config.data.channels or model.input.channels)
     source = source_for(open_given(data, reading, model.input.kind), model)
-    extract, settings = _extraction(path, model, config)
+    extract, settings = _extraction(path, model, config, progress)
     encoder = digest(model)
     reading_of = {"reading": decode_options(source), "parts": config.parts}
     key = {"encoder": encoder, "data": source.fingerprint(), **reading_of, **settings}
@@ -195,7 +198,9 @@ def embeddings(
     return found, source, index
 
 
-def _extraction(path: Path, model: Encoder, config: EmbedConfig) -> tuple[Callable[[Source], Part], dict[str, Any]]:
+def _extraction(
+    path: Path, model: Encoder, config: EmbedConfig, progress: Progress | None
+) -> tuple[Callable[[Source], Part], dict[str, Any]]:
     """How the features of a part of the data are made, and what they depend on beside the encoder and the data."""
     if config.level == "frame":
         assert isinstance(model, UtteranceEncoder)  # refuse_unused has seen that these are recordings
@@ -205,9 +210,11 @@ def _extraction(path: Path, model: Encoder, config: EmbedConfig) -> tuple[Callab
         workers=config.data.workers,
     )  # fmt: skip
 
+    report = (lambda done, total: progress("features", done, total)) if progress else None
+
     def extract(source: Source) -> Part:
         try:
-            found = extractor.extract(model, source)
+            found = extractor.extract(model, source, report)
         except NothingReadable as nothing:  # of a part: others may hold some
             nowhere = np.empty(0, dtype=np.int64)
             return Part(np.empty((0, 0), np.float32), nowhere, nowhere, nothing.skipped, "")

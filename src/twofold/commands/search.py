@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -15,19 +14,15 @@ from numpy.typing import NDArray
 from torch import nn
 
 from twofold.commands.arguments import EITHER, PATH, add_data, new_parser, require_out
-from twofold.commands.embed import EmbedConfig, embeddings
-from twofold.data import AudioSource, BadImage, DataConfig, Source
-from twofold.data.sources.given import open_given
+from twofold.commands.shelf import Shelf, Shelves
+from twofold.data import DataConfig
 from twofold.devices import choose_device
-from twofold.encoders import Encoder
 from twofold.encoders.load import encoder_path, load
 from twofold.encoders.weights import read_header
 from twofold.errors import UserError, suggest
-from twofold.evaluation.embeddings import Embeddings, holds_embeddings
 from twofold.evaluation.features import Pixels
-from twofold.evaluation.frozen import digest
-from twofold.evaluation.neighbours import FaissIndex, Index, Kind, build_index, centred
-from twofold.evaluation.protocols.base import BatchOptions, HeadOptions, PreprocessingOptions, with_head
+from twofold.evaluation.neighbours import Index, Kind, build_index
+from twofold.evaluation.protocols.base import BatchOptions, HeadOptions, PreprocessingOptions
 from twofold.evaluation.rows import write_rows
 from twofold.evaluation.searching import Group, Hit, duplicates, leaks, neighbours, outliers
 from twofold.files import check_out, write_atomically
@@ -130,31 +125,6 @@ class SearchResult:
         return document
 
 
-@dataclass(frozen=True)
-class _Shelf:
-    """Examples with their features around a common mean, names, classes and pictures."""
-
-    features: NDArray[np.float32]
-    mean: NDArray[np.float32]
-    found: Embeddings
-    picture: Callable[[int], NDArray[np.uint8] | None]
-
-    def entry(self, row: int) -> dict[str, Any]:
-        """What a table says of one example."""
-        return {"name": str(self.found.names[row]), "class": self.class_of(row)}
-
-    def class_of(self, row: int) -> str | None:
-        """Its class by name, or number; None where nobody says."""
-        labels = self.found.labels
-        if labels is None or labels.ndim != 1 or labels[row] < 0:
-            return None
-        return self.found.classes[labels[row]] if self.found.classes else str(labels[row])
-
-    def shot(self, row: int, text: str, marked: bool = False) -> Shot:
-        """Its picture for a sheet."""
-        return Shot(self.picture(row), text, marked)
-
-
 def search(
     run: str | Path,
     data: Any,
@@ -187,26 +157,27 @@ def search(
     check_out(folder, False, "search", False)
     model = load(path, encoder, choose_device(config.device, "--device"))
     refuse_unused(config, kind=model.input.kind)
-    search = _Search(path, model, config, folder)
+    shelves = Shelves(path, model, config, folder / "parts")
+    search = _Search(shelves, config, folder)
     bank, index = search.searched(data)
     asked = query is not None or bool(names) or test is not None or config.duplicates or config.outliers > 0
     rows = _rows_of(names or (), bank.found.names)
-    new = None if query is None else search.shelf(query, bank.mean)
-    other = None if test is None else search.shelf(test, bank.mean)
+    new = None if query is None else shelves.of(query, bank.mean)
+    other = None if test is None else shelves.of(test, bank.mean)
     folder.mkdir(parents=True, exist_ok=True)
     result = SearchResult(
         folder, len(bank.features), f"{len(bank.features):,} examples{_how(bank)}, {index.words}; similarity: {_MEANS}",
         (*search.like(bank, index, bank, rows, "names"), *search.like(bank, index, new, None, "query")),
         search.twice(bank, index) if config.duplicates or not asked else (),
         search.in_both(bank, index, other) if other is not None else (),
-        search.alone(bank, config.outliers or (0 if asked else _OUTLIERS)), tuple(search.skipped),
+        search.alone(bank, config.outliers or (0 if asked else _OUTLIERS)), tuple(shelves.skipped),
     )  # fmt: skip
     document = json.dumps(result.to_dict(), indent=2) + "\n"
     write_atomically(folder / "search.json", lambda file: file.write(document.encode()))
     return result
 
 
-def _how(bank: _Shelf) -> str:
+def _how(bank: Shelf) -> str:
     """How examples were prepared, where that is known."""
     text = str(bank.found.facts.get("text", ""))
     return f" ({text})" if text else ""
@@ -226,66 +197,19 @@ def _rows_of(names: Sequence[str], known: NDArray[np.str_]) -> NDArray[np.int64]
 class _Search:
     """One call of the command."""
 
-    file: Path
-    model: Encoder
+    shelves: Shelves
     config: SearchConfig
     folder: Path
-    skipped: list[tuple[str, str]] = field(default_factory=list)
-    """What could not be read."""
 
-    def searched(self, data: Any) -> tuple[_Shelf, Index]:
+    def searched(self, data: Any) -> tuple[Shelf, Index]:
         """What is searched, and how neighbours are found in it."""
-        config, path = self.config, Path(data).expanduser() if isinstance(data, str | Path) else None
-        if path is None or not holds_embeddings(path):
-            shelf = self.shelf(data, None)
-            return shelf, build_index(shelf.features, config.index)
-        found = Embeddings.read(path)
-        model = with_head(self.model, self.file) if config.features == "z" else self.model
-        if found.facts.get("encoder") != digest(model):
-            raise UserError(
-                f"{path} was made by another encoder than that of {self.file}: make it anew by twofold embed"
-            )
-        rule = found.facts.get("preprocessing", config.preprocessing)  # not told in files of before
-        if rule != config.preprocessing:
-            raise UserError(
-                f"--preprocessing {config.preprocessing}: the images of {path} were embedded with {rule}; give "
-                f"--preprocessing {rule}"
-            )
-        if found.starts is not None:
-            raise UserError(f"{path} holds frames of recordings, and search compares recordings: embed without --level")
-        around, mean = centred(found.features)
-        shelf = _Shelf(around, mean, found, self._from_names(found))
-        if path.suffix == ".faiss" and config.index == "auto":
-            return shelf, FaissIndex.from_bytes(path.read_bytes())
-        return shelf, build_index(around, config.index)
-
-    def shelf(self, data: Any, mean: NDArray[np.float32] | None) -> _Shelf:
-        """Data with features around a mean, or around their own."""
-        config, given = self.config, EmbedConfig()
-        shared = {each.name for each in dataclasses.fields(config)} & {each.name for each in dataclasses.fields(given)}
-        asked = dataclasses.replace(given, **{name: getattr(config, name) for name in shared - {"index"}},
-                                    save_every=2**62)  # fmt: skip
-        found, source, places = embeddings(self.file, self.model, data, asked, parts=self.folder / "parts")
-        self.skipped.extend(source.skipped)
-        around, mean = centred(found.features, mean)
-        return _Shelf(around, mean, found, lambda row: _picture(source, int(places[row])))
-
-    def _from_names(self, found: Embeddings) -> Callable[[int], NDArray[np.uint8] | None]:
-        """Pictures of files that an index names, where they still lie there."""
-        base = Path(found.facts.get("data") or ".").expanduser()
-        base = base.parent if base.is_file() else base
-
-        def picture(row: int) -> NDArray[np.uint8] | None:
-            reading = dataclasses.replace(self.config.data, channels=self.model.input.channels, max_skipped=1.0)
-            try:
-                return _picture(open_given([str(base / str(found.names[row]))], reading, self.model.input.kind), 0)
-            except UserError:  # the file is gone, or no file: a sheet has a grey square for it
-                return None
-
-        return picture
+        shelf = self.shelves.of_any(data)
+        if shelf.index is not None and self.config.index == "auto":
+            return shelf, shelf.index
+        return shelf, build_index(shelf.features, self.config.index)
 
     def like(
-        self, bank: _Shelf, index: Index, queries: _Shelf | None, rows: NDArray[np.int64] | None, name: str
+        self, bank: Shelf, index: Index, queries: Shelf | None, rows: NDArray[np.int64] | None, name: str
     ) -> tuple[dict[str, Any], ...]:
         """The neighbours of queries, of all or of some rows that are searched themselves."""
         if queries is None or (rows is not None and not len(rows)):
@@ -306,10 +230,10 @@ class _Search:
         ))  # fmt: skip
         return tuple(result)
 
-    def _hit(self, bank: _Shelf, hit: Hit) -> Shot:
+    def _hit(self, bank: Shelf, hit: Hit) -> Shot:
         return bank.shot(hit.row, f"{hit.similarity:.2f}  {bank.class_of(hit.row) or bank.found.names[hit.row]}")
 
-    def twice(self, bank: _Shelf, index: Index) -> tuple[dict[str, Any], ...]:
+    def twice(self, bank: Shelf, index: Index) -> tuple[dict[str, Any], ...]:
         """Groups of what is nearly the same."""
         groups, table = duplicates(index, bank.features, self.config.similarity), []
         for number, group in enumerate(groups, 1):
@@ -324,7 +248,7 @@ class _Search:
         ))  # fmt: skip
         return result
 
-    def in_both(self, bank: _Shelf, index: Index, test: _Shelf) -> tuple[dict[str, Any], ...]:
+    def in_both(self, bank: Shelf, index: Index, test: Shelf) -> tuple[dict[str, Any], ...]:
         """Groups of which some lie in the data and some in the test data."""
         groups, table = leaks(index, test.features, self.config.similarity, len(bank.features)), []
         for number, group in enumerate(groups, 1):
@@ -340,7 +264,7 @@ class _Search:
         ))  # fmt: skip
         return result
 
-    def alone(self, bank: _Shelf, most: int) -> tuple[dict[str, Any], ...]:
+    def alone(self, bank: Shelf, most: int) -> tuple[dict[str, Any], ...]:
         """What lies farthest from its neighbours.
 
         By plain cosines: around the mean, what has nothing of the others would only have another direction.
@@ -365,7 +289,7 @@ class _Search:
             write_sheet(self.folder / f"{stem}.png", drawn + [Strip("", ())] * (rows - len(drawn)))
 
 
-def _told(group: Group, bank: _Shelf, test: _Shelf | None = None) -> dict[str, Any]:
+def _told(group: Group, bank: Shelf, test: Shelf | None = None) -> dict[str, Any]:
     """A group as it is told."""
     shown: dict[str, Any] = {"names": [str(bank.found.names[row]) for row in group.rows]}
     classes = {bank.class_of(row) for row in group.rows}
@@ -378,17 +302,6 @@ def _told(group: Group, bank: _Shelf, test: _Shelf | None = None) -> dict[str, A
 def _mixed(group: dict[str, Any]) -> str:
     """A word on a group whose labels contradict each other."""
     return f"; classes differ: {', '.join(group['classes'])}" if len(group["classes"]) > 1 else ""
-
-
-def _picture(source: Source, index: int) -> NDArray[np.uint8] | None:
-    """Pixels [H, W, 1 or 3], of recordings a spectrogram; None where it cannot be read any more."""
-    try:
-        if isinstance(source, AudioSource):
-            return source.picture(index)
-        pixels = source.read(index)
-    except BadImage:
-        return None
-    return pixels[..., :3] if pixels.shape[2] >= 3 else pixels[..., :1]
 
 
 def parser() -> ArgumentParser:

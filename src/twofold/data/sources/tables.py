@@ -18,7 +18,7 @@ from twofold.data.groups import group_names, named_by
 from twofold.data.labels import UNLABELLED, class_labels
 from twofold.data.sources.audio import AudioSource
 from twofold.data.sources.files import FileSource
-from twofold.data.sources.manifests import MANIFESTS, manifest_rows, most_text
+from twofold.data.sources.manifests import MANIFESTS, PATHS, manifest_rows, most_text
 from twofold.data.sources.outside import inside
 from twofold.data.sources.pieces import PiecesSource
 from twofold.errors import UserError
@@ -123,6 +123,42 @@ def table_columns(
     if missing is not None:
         raise UserError(f"--columns {missing}: {path} has no such column; it has {', '.join(known)}")
     return {name: [table[row].get(name) for row in rows] for name in names}
+
+
+def columns_of(source: Source, data: Any, config: DataConfig) -> tuple[str, ...]:
+    """The columns of the user's table beside that of paths, for `table_columns`; none where the data are no table."""
+    if rows_of(source, np.arange(min(1, len(source)))) is None or not isinstance(data, str | Path):
+        return ()
+    rows = _rows(Path(data).expanduser(), config)
+    usual = (config.table.path, *_PATH, *PATHS)
+    return tuple(name for name in _columns(rows) if name not in usual)
+
+
+def given_labels(path: Path, encoding: str = "utf-8") -> list[tuple[int, str, str]]:
+    """The rows of a table that somebody filled in: number from 2, as spreadsheets count below a header; path; label.
+
+    Columns are those of a usual name. A label that is not given is empty.
+
+    Raises:
+        UserError: it cannot be read, has no such columns, or no row.
+    """
+    if path.suffix.lower() not in MANIFESTS:
+        raise UserError(f"--labels {path}: give a table, whose name ends in {', '.join(MANIFESTS)}")
+    rows = _rows(path, DataConfig(encoding=encoding))
+    known = _columns(rows)
+    where, label = (
+        next((each for each in usual if each in known), None) for usual in ((*_PATH, *PATHS, "name"), _LABEL)
+    )
+    if where is None or label is None:
+        missing = "paths" if where is None else "labels"
+        hint = "; columns are separated by commas" if len(known) == 1 and ";" in known[0] else ""
+        raise UserError(
+            f"--labels {path}: no column of {missing} ({', '.join((*_PATH, 'name') if where is None else _LABEL)}); it "
+            f"has {', '.join(known) or 'none'}{hint}"
+        )
+    if not rows:
+        raise UserError(f"--labels {path}: the table has no row")
+    return [(number, _text(row.get(where)), _text(row.get(label))) for number, row in enumerate(rows, 2)]
 
 
 def rows_of(source: Any, index: NDArray[np.int64]) -> list[int] | None:

@@ -1,0 +1,111 @@
+"""Labels that people wrote into tables: whose they are, and what looks like a slip."""
+
+from __future__ import annotations
+
+import difflib
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from twofold.data.sources.tables import given_labels
+from twofold.errors import UserError, suggest
+from twofold.text import printable
+
+_ALIKE = 0.8
+"""Share of common letters from which two names of classes may be one."""
+_RARE = 5
+"""A name that stands for at most one fifth of the labels that its like has may be a slip."""
+_SUGGESTED_FROM = 10_000
+"""Names up to which the nearest to an unknown one is looked for."""
+
+
+@dataclass(frozen=True)
+class Filled:
+    """What tables say.
+
+    Attributes:
+        labels: the label of each example that has one, by its place.
+        notes: what may be slips, in words.
+    """
+
+    labels: dict[int, str]
+    notes: tuple[str, ...]
+
+
+def read_labels(
+    tables: Sequence[Path], names: Sequence[str], place: Callable[[int], Path | None], encoding: str = "utf-8"
+) -> Filled:
+    """The labels of examples in some tables, each row of which names one by its name, or by a path from the table.
+
+    Args:
+        tables: see `given_labels`.
+        names: [n] of the examples.
+        place: the file of one, where it has one.
+        encoding: how the tables are written.
+
+    Raises:
+        UserError: a row of no example; two rows of one that disagree; no label at all.
+    """
+    rows = {each: row for row, name in enumerate(names) for each in (printable(name), name)}
+    files: dict[str, int] | None = None
+    labels: dict[int, str] = {}
+    said: dict[int, str] = {}
+    empty = 0
+    for table in tables:
+        for number, path, label in given_labels(table, encoding):
+            row = rows.get(path)
+            if row is None:
+                if files is None:
+                    files = _by_file(len(names), place)
+                row = files.get(str((table.parent / path).absolute().resolve()))
+            where = f"{table}, row {number}"
+            if row is None:
+                near = suggest(path, names) if len(names) <= _SUGGESTED_FROM else ""
+                raise UserError(f"{where}: {printable(path) or 'an empty path'} is none of the examples{near[:300]}")
+            if not label:
+                empty += 1
+                continue
+            if labels.get(row, label) != label:
+                raise UserError(
+                    f"{where}: {printable(path)} is labelled {label}, and {labels[row]} in {said[row]}: mend one"
+                )
+            labels[row], said[row] = label, where
+    if not labels:
+        raise UserError(f"--labels {', '.join(map(str, tables))}: no row has a label: fill in the column label")
+    notes = [f"{empty:,} row(s) have no label yet"] if empty else []
+    return Filled(labels, (*notes, *likely_slips(Counter(labels.values()))))
+
+
+def _by_file(count: int, place: Callable[[int], Path | None]) -> dict[str, int]:
+    """The example of each file that holds one alone."""
+    found: dict[str, list[int]] = {}
+    for row in range(count):
+        path = place(row)
+        if path is not None:
+            found.setdefault(str(path.absolute().resolve()), []).append(row)
+    return {path: rows[0] for path, rows in found.items() if len(rows) == 1}
+
+
+def likely_slips(counts: Mapping[str, int]) -> Iterable[str]:
+    """Pairs of names of classes that may be one, in words: equal but for case and spaces, or nearly equal and rare."""
+    ordered = sorted(counts, key=lambda name: (counts[name], name))
+    for place, rare in enumerate(ordered):
+        for usual in reversed(ordered[place + 1 :]):
+            if not _may_be(rare, usual, counts):
+                continue
+            yield (
+                f"{printable(rare)} ({counts[rare]:,}) and {printable(usual)} ({counts[usual]:,}) are two classes: "
+                "mend the table if one is meant"
+            )
+            break
+
+
+def _may_be(rare: str, usual: str, counts: Mapping[str, int]) -> bool:
+    folded = ["".join(name.casefold().replace("_", " ").replace("-", " ").split()) for name in (rare, usual)]
+    if folded[0] == folded[1]:
+        return True
+    if any(character.isdigit() for character in rare + usual) or min(map(len, folded)) < 4:
+        return False
+    few = counts[rare] == 1 or _RARE * counts[rare] <= counts[usual]
+    return few and difflib.SequenceMatcher(None, folded[0], folded[1]).ratio() >= _ALIKE
