@@ -35,7 +35,7 @@ class Preprocessing:
     whole_up_to: int = 32
     """The central square is all of the shorter side where the size, or the image, is no larger."""
     resample: str = "antialias"
-    """Bicubic interpolation: antialias as Pillow's, tf2 and tf1 as TensorFlow's two."""
+    """Interpolation: bicubic antialias as Pillow's, tf2 and tf1 as TensorFlow's two; bilinear as Pillow's."""
     pixels: Mapping[str, Any] = field(default_factory=dict)
     """How files become pixels, by the names of `data.*`: background, orient, deep_pixels, pixel_range, bands, ..."""
 

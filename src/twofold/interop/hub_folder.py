@@ -114,7 +114,8 @@ def _config(
     first = next(name for name, tensor in weights.state.items() if tensor.ndim == 4)
     pretrained = {
         "input_size": [encoder.input.channels, side, side], "fixed_input_size": weights.side is not None,
-        "interpolation": "bicubic", "crop_pct": known.crop if known else 0.875, "crop_mode": "center",
+        "interpolation": "bilinear" if known and known.resample == "bilinear" else "bicubic",
+        "crop_pct": known.crop if known else 0.875, "crop_mode": "center",
         "mean": list(weights.mean), "std": list(weights.std), "num_classes": net.feature_dim if classified else 0,
         "classifier": weights.classifier_name, "first_conv": first.removesuffix(".weight"),
     }  # fmt: skip
@@ -141,7 +142,8 @@ def _preprocessor(encoder: Encoder, weights: LibraryWeights | None, known: Prepr
         std = list(weights.std) if weights is not None else [1.0] * 3
         result |= {
             "image_processor_type": "ConvNextImageProcessor", "do_resize": True,
-            "size": {"shortest_edge": known.size}, "crop_pct": 1.0 if whole else known.crop, "resample": 3,
+            "size": {"shortest_edge": known.size}, "crop_pct": 1.0 if whole else known.crop,
+            "resample": 2 if known.resample == "bilinear" else 3,  # Pillow's numbers of both
             "do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True, "image_mean": mean, "image_std": std,
         }  # fmt: skip
     return result

@@ -35,6 +35,7 @@ from twofold.evaluation.label_subsets import check_draw
 from twofold.evaluation.parts import Parts, open_parts
 from twofold.kinds import EXAMPLE, Kind
 from twofold.options import Variant, option, refuse_unused
+from twofold.views.resample import Resample
 
 Progress = Callable[[str, int, int], None]
 """Called with what is done ("training features", ...), examples done, examples in all."""
@@ -148,7 +149,7 @@ class ImageOptions:
 
     size: int | None = option(None, when=_IMAGES)
     """Side of the images in pixels; the side that the encoder was trained on when not given."""
-    resample: Literal["tf2", "tf1", "antialias"] | None = option(None, when=_IMAGES)
+    resample: Resample | None = option(None, when=_IMAGES)
     """How images are resized; as in the encoder's training when not given."""
 
 

@@ -30,6 +30,7 @@ from twofold.studies.transfer.finetune import DECAYED, Budget, RandomBudget, fin
 from twofold.studies.transfer.linear import DataSplits, TransferResult
 from twofold.studies.transfer.permutation import p_value, unpacked
 from twofold.studies.transfer.sets import METRICS, SETS, Protocol, Start, reported
+from twofold.views.resample import Resample
 
 _LINEAR = {"protocol": ("linear", "both", "all")}
 _PROTOCOLS: dict[str, tuple[Protocol, ...]] = {
@@ -61,7 +62,7 @@ class TransferConfig:
     """Of the held-out validation parts and of fine-tuning."""
     size: int | None = None
     """Side of the images in pixels; the side that the encoder was trained on when not given."""
-    resample: Literal["tf2", "tf1", "antialias"] | None = None
+    resample: Resample | None = None
     """How images are resized; as in the encoder's training when not given."""
     batch: int = option(256, when=_LINEAR, instead="use --budget.batch")
     """Images at a time."""
