@@ -71,12 +71,12 @@ def test_the_reading_says_what_the_numbers_say():
         return LabelEfficiency(name, count, top1, ())
 
     cells = [
-        cell("fine-tuned", 10, 0.80, 0.82), cell("fine-tuned", 40, 0.90), cell("fine-tuned", 160, 0.905),
-        cell("from scratch", 10, 0.30), cell("from scratch", 40, 0.60), cell("from scratch", 160, 0.85),
+        cell("fine-tuned", 10, 0.80, 0.81, 0.82), cell("fine-tuned", 40, 0.90), cell("fine-tuned", 160, 0.905),
+        cell("from scratch", 10, 0.30, 0.30, 0.30), cell("from scratch", 40, 0.60), cell("from scratch", 160, 0.85),
     ]  # fmt: skip
     told = interpret(cells, "from scratch")
     assert told == (
-        "With 10 labels the best is: fine-tuned, 81.0 ± 1.4 %. 160 labels give 90.5 % (fine-tuned), +9.5 points. "
+        "With 10 labels the best is: fine-tuned, 81.0 ± 1.0 %. 160 labels give 90.5 % (fine-tuned), +9.5 points. "
         "Trained from scratch, 10 labels give 30.0 %; it takes 160 of them (40 are too few) to reach what the "
         "pretrained net reaches with 10. From about 40 labels on, more of them buy less than a point."
     )
@@ -101,24 +101,27 @@ def test_more_labels_buy_little_only_where_all_later_gains_are_small():
     assert _told(linear=[0.8]) == "With 10 labels: linear, 80.0 %."
 
 
-def test_a_lead_within_the_spread_is_none():
-    """Draws are compared with one another: all ways get the same labelled images in each."""
-    alike = _told(linear=[[0.80, 0.90]], fine_tuned=[[0.82, 0.89]])
+def test_a_lead_within_the_scatter_is_none():
+    """Draws are compared with one another, by Student's t: all ways get the same labelled images in each."""
+    alike = _told(linear=[[0.80, 0.84, 0.90]], fine_tuned=[[0.83, 0.85, 0.92]])
     assert alike == (
-        "With 10 labels the best are alike within the spread of the draws: "
-        "fine tuned, 85.5 ± 4.9 %; linear, 85.0 ± 7.1 %."
+        "With 10 labels none of the best is clearly ahead: fine tuned, 86.7 ± 4.7 %; linear, 84.7 ± 5.0 %."
+    ), "2.0 points with a standard error of 0.6, which is 3.5 of them: three draws need 4.3"
+    assert "the best is: fine tuned, 87.0 ± 5.0 %." in _told(
+        linear=[[0.80, 0.84, 0.90]], fine_tuned=[[0.82, 0.87, 0.92]]
     )
-    assert "the best is: fine tuned, 87.0 ± 7.1 %." in _told(linear=[[0.80, 0.90]], fine_tuned=[[0.82, 0.92]])
     once = _told(linear=[0.8], fine_tuned=[0.9])
-    assert once == "With 10 labels the best is: fine tuned, 90.0 % (of one draw of labels: its spread is not known)."
+    assert once == "With 10 labels, of one draw, whose spread is not known: fine tuned, 90.0 %; linear, 80.0 %."
     most = _told(linear=[0.5, [0.9, 0.91]], fine_tuned=[0.6, [0.91, 0.905]])
-    assert "20 labels give 90.8 ± 0.4 % (fine tuned; alike within the spread: linear), +30.8 points." in most
+    assert "20 labels give 90.8 ± 0.4 % (fine tuned; not clearly better than linear), +30.8 points." in most
 
 
 def test_the_control_is_compared_with_the_pretrained_net_alone():
     near = _told(linear=[[0.80, 0.90]], from_scratch=[[0.81, 0.88]])
-    assert near.endswith("84.5 %, which differs from the pretrained net's by no more than the spread of the draws.")
-    assert "rained from scratch" not in _told(linear=[0.8], from_scratch=[0.9])
+    assert near.endswith("84.5 %, which is not clearly less than the pretrained net has.")
+    assert _told(linear=[0.9], from_scratch=[0.8]).endswith("Trained from scratch, 10 labels give 80.0 %, of one draw.")
+    control = {"from_scratch": [[0.9, 0.91, 0.92]]}
+    assert "rained from scratch" not in _told(linear=[[0.8, 0.81, 0.825]], **control)
     assert "rained from scratch" not in _told(from_scratch=[0.9, 0.91])
 
 

@@ -24,6 +24,7 @@ from twofold.studies.transfer import linear as measuring
 from twofold.studies.transfer import study as command
 from twofold.studies.transfer.finetune import DECAYS, RATES, Budget, run_options
 from twofold.studies.transfer.linear import fit_many_path, measure, open_parts
+from twofold.studies.transfer.permutation import unpacked
 from twofold.studies.transfer.sets import SETS, reported
 from twofold.training.loop import Training
 
@@ -144,13 +145,16 @@ def test_the_penalty_is_the_best_on_validation_images_and_the_fit_on_all():
         def __init__(self, part):
             self.part, self.labels = part, y[part]
 
+        def __len__(self):
+            return len(self.labels)
+
     class Known:
         def extract(self, _encoder, source, *_):
             every = np.arange(len(source.labels))
             return type("F", (), {"h": x[source.part], "index": every, "text": "given", "skipped": ()})
 
     parts = measuring.DataSplits(*(Part(name) for name in ("fit", "validation", "whole", "test")), "words")
-    value, validation, settings, _ = measuring.linear(torch.nn.Linear(1, 1), "cifar10", parts, Known(), GRID)
+    value, validation, settings, _, hits = measuring.linear(torch.nn.Linear(1, 1), "cifar10", parts, Known(), GRID)
 
     def plain(train, test, l2, metric=accuracy_score):
         mean = x[train].mean(0)
@@ -164,6 +168,7 @@ def test_the_penalty_is_the_best_on_validation_images_and_the_fit_on_all():
     best = max(sorted(found, reverse=True), key=lambda l2: found[l2])
     assert (settings["l2"], validation) == (best, found[best])
     assert value == pytest.approx(plain("whole", "test", best))
+    assert unpacked(hits).mean() == pytest.approx(value)
     model = fit_path(x["whole"], y["whole"], [best])[0]
     balanced = plain("whole", "test", best, balanced_accuracy_score)
     assert measure(model, x["test"], y["test"], "mean_per_class") == pytest.approx(balanced)

@@ -66,12 +66,12 @@ def test_classes_are_nested_and_images_as_many_as_said():
 
 def test_classes_reads_honestly():
     def points(low, high):
-        return [Point(c, rule, d, 10, v, v + 0.01 * d) for d in range(3) for rule in classes.RULES
+        return [Point(c, rule, d, 10, v, v + 0.01 * d * (c == 2)) for d in range(3) for rule in classes.RULES
                 for c, v in ((2, low), (10, high))]  # fmt: skip
 
     assert classes.interpretation(points(0.9, 0.5)).count("better with fewer classes") == 2
     assert classes.interpretation(points(0.5, 0.9)).count("not better with fewer classes") == 2
-    assert classes.interpretation(points(0.5, 0.501)).count("no difference") == 2
+    assert classes.interpretation(points(0.5, 0.501)).count("no clear difference") == 2
 
 
 @pytest.mark.parametrize(
@@ -130,13 +130,13 @@ def test_fine_tuning_reads_honestly():
                 for draw in range(draws) for entry, gap in gaps.items()]  # fmt: skip
 
     better = finetuning.interpretation(trials({0: 0.12, SCRATCH: 0}))
-    assert "Fine-tuned from h less from scratch: +12.2 (0.1) with 40 labels, better." in better
-    assert "-11.8 (0.1) with 40 labels, worse" in finetuning.interpretation(trials({0: -0.12, SCRATCH: 0}))
+    assert "Fine-tuned from h less from scratch: +12.2 ± 0.5 with 40 labels, better." in better
+    assert "-11.8 ± 0.5 with 40 labels, worse" in finetuning.interpretation(trials({0: -0.12, SCRATCH: 0}))
     assert "no clear difference" in finetuning.interpretation(trials({0: -0.001, SCRATCH: 0}))
     two = finetuning.interpretation(trials({0: 0.12, 1: 0.12, SCRATCH: 0}))
-    assert "Fine-tuned from head layer 1 less fine-tuned from h: +0.0 (0.0) with 40 labels, no clear" in two
+    assert "Fine-tuned from head layer 1 less fine-tuned from h: +0.0 ± 0.0 with 40 labels, no clear" in two
     one = finetuning.interpretation(trials({0: 0.12, SCRATCH: 0}, draws=1))
-    assert "+12.0 (unknown, one draw) with 40 labels, no clear difference" in one
+    assert "+12.0 (one draw) with 40 labels, no clear difference" in one
     assert finetuning.page(trials({0: 0.12, SCRATCH: 0}), "data").lead == better
 
 
@@ -220,15 +220,43 @@ def test_distillation_pairs_every_student_with_every_teacher_and_resumes(run, da
 
 
 def test_distillation_reads_honestly():
-    def pairs(same, other, n=3):
-        return [Pair("t", "s", base, 1.0, k, 0.9, 0.9 + gap + 0.001 * k, 0.9)
-                for k in range(n) for base, gap in ((True, same), (False, other))]  # fmt: skip
+    def pairs(same, other, n=3, teachers=(0.9, 0.9)):
+        return [Pair("own" if base else "else", "s", base, 1.0, k, teachers[not base],
+                     top1 + 0.02 * k + 0.0002 * k * base, 0.9)
+                for k in range(n) for base, top1 in ((True, same), (False, other))]  # fmt: skip
 
-    assert "better from its own kind" in distilling.interpretation(pairs(-0.01, -0.05))
-    assert "better from another kind" in distilling.interpretation(pairs(-0.05, -0.01))
-    assert "no clear difference" in distilling.interpretation(pairs(-0.01, -0.0105))
-    assert "no clear difference" in distilling.interpretation(pairs(-0.01, -0.5, n=1)), "one seed tells nothing"
-    assert distilling.interpretation(pairs(0, 0)[:1]) == "No student met both kinds of teacher."
+    assert "s: 92.0 and 88.0 %, +4.0 ± 0.0: better from its own kind." in distilling.interpretation(pairs(0.9, 0.86))
+    assert "better from another kind" in distilling.interpretation(pairs(0.86, 0.9))
+    assert "no clear difference" in distilling.interpretation(pairs(0.9, 0.9))
+    assert "no clear difference" in distilling.interpretation(pairs(0.9, 0.5, n=1)), "one seed tells nothing"
+    assert distilling.interpretation(pairs(0.9, 0.9)[:1]) == "No student met both kinds of teacher."
+    weaker = distilling.interpretation(pairs(0.894, 0.908, teachers=(0.888, 0.911)))
+    assert "no verdict, since the teachers themselves differ by -2.3, more than --matched 1" in weaker
+    assert "better from another kind" in distilling.interpretation(pairs(0.894, 0.908, teachers=(0.888, 0.911)), 3)
+    with pytest.raises(UserError, match="--matched must be 0 points or more, got -1"):
+        DistillStudyConfig(teachers=("a",), matched=-1)
+
+
+def test_a_weaker_teacher_wins_nothing():
+    """The docs' own table: a student 1.4 points worse from its own kind was called better, for its teacher is weaker.
+
+    What is left after each teacher and each student has an effect of its own is what own kind is worth.
+    """
+    means = {("A", "A"): (91.1, 92.3), ("A", "B"): (91.1, 90.8), ("B", "A"): (88.8, 89.9), ("B", "B"): (88.8, 89.4)}
+    shaken = [(0.001, -0.002), (0.003, 0.001), (-0.002, 0.002)]
+
+    def cells(worth=0.0):
+        return [Pair(t, s, t == s, 1.0, k, teacher / 100, student / 100 + shake[t == s] + worth * (t == s), 0.95)
+                for (t, s), (teacher, student) in means.items() for k, shake in enumerate(shaken)]  # fmt: skip
+
+    told = distilling.interpretation(cells())
+    assert "better from" not in told
+    assert told.count("no verdict") == 2
+    assert "effect of its own: +0.5 ± " in told
+    assert told.endswith("for own kind, no clear difference.")
+    assert "+5.5 ± " in distilling.interpretation(cells(0.05))
+    assert distilling.interpretation(cells(0.05)).endswith("for own kind, better.")
+    assert distilling.interpretation(cells(-0.05)).endswith("for own kind, worse.")
 
 
 def test_students_by_name():

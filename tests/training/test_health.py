@@ -3,6 +3,7 @@
 import math
 
 import pytest
+from scipy import stats
 
 from twofold.training.health import Contrast, Health, extrapolate
 
@@ -111,3 +112,29 @@ def test_the_last_word_of_a_run_that_is_still_rising(slope, word):
     assert bool(word) == bool(health.closing())
     assert "after 1,000" in health.outlook()
     assert health.outlook() == ""
+
+
+def test_the_outlook_of_four_rows_is_as_wide_as_students_t_makes_it():
+    """A line through four points leaves two degrees of freedom: 4.3 standard errors, not 2."""
+    health, points = Health(1000, IMAGES), []
+    for step, auc in ((100, 0.55), (120, 0.57), (140, 0.556), (160, 0.573)):
+        health.advice(step, WELL | {"step": step, "encoder_norm": step, "retrieval_auc": auc})
+        points.append((math.log(step), auc))
+    value, error = extrapolate(points, math.log(1000))
+    low, high = (min(max(value + side * stats.t.ppf(0.975, 2) * error, 0), 1) for side in (-1, 1))
+    assert f"between {low:.0%} and {high:.0%} after 1,000" in health.outlook()
+    narrow = f"between {value - 2 * error:.0%} and {value + 2 * error:.0%}"
+    assert narrow != f"between {low:.0%} and {high:.0%}"
+
+
+def test_four_rows_a_quarter_that_scatter_are_no_rise():
+    """Three standard errors of so few are no 1 % event."""
+
+    def said(late):
+        health = Health(1000, IMAGES)
+        for step, auc in zip(range(520, 1001, 60), (0.58, 0.60, 0.61, 0.63, *late), strict=False):
+            health.advice(step, WELL | {"step": step, "encoder_norm": step, "retrieval_auc": auc})
+        return health.closing()
+
+    assert said((0.65, 0.655, 0.66, 0.71, 0.63)) == ""
+    assert "--extend" in said((0.70, 0.71, 0.72, 0.73, 0.74))

@@ -25,6 +25,7 @@ from twofold.views.resample import center_crop, central_box, crop_resize, crop_r
 
 TOLERANCE = 1e-6
 RULES = ["tf2", "tf1", "antialias"]
+"""Bilinear, which rounds to bytes, has tests of its own (test_bilinear_views.py)."""
 DATA = golden("crop_resize.npz")
 OUTPUTS = [("tf2", "out"), ("tf1", "out_tf1")]
 RESIZE = {"tf2": "Crop and bicubic resize, TF2", "tf1": "Crop and bicubic resize, TF1"}

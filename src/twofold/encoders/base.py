@@ -35,7 +35,7 @@ class Preprocessing:
     whole_up_to: int = 32
     """The central square is all of the shorter side where the size, or the image, is no larger."""
     resample: str = "antialias"
-    """Bicubic interpolation: antialias as Pillow's, tf2 and tf1 as TensorFlow's two."""
+    """Interpolation: bicubic antialias as Pillow's, tf2 and tf1 as TensorFlow's two; bilinear as Pillow's."""
     rule: str = "auto"
     """auto as above; crop and resize whatever the sides; letterbox: the whole image between bars of its mean colour;
     squares: several along the longer side, whose features are averaged; none: as it is."""

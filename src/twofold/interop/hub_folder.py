@@ -115,7 +115,8 @@ def _config(
     mode = "border" if known is not None and known.rule == "letterbox" else "center"
     pretrained = {
         "input_size": [encoder.input.channels, side, side], "fixed_input_size": weights.side is not None,
-        "interpolation": "bicubic", "crop_pct": _share(known), "crop_mode": mode,
+        "interpolation": "bilinear" if known and known.resample == "bilinear" else "bicubic",
+        "crop_pct": _share(known), "crop_mode": mode,
         "mean": list(weights.mean), "std": list(weights.std), "num_classes": net.feature_dim if classified else 0,
         "classifier": weights.classifier_name, "first_conv": first.removesuffix(".weight"),
     }  # fmt: skip
@@ -150,7 +151,8 @@ def _preprocessor(encoder: Encoder, weights: LibraryWeights | None, known: Prepr
         std = list(weights.std) if weights is not None else [1.0] * 3
         result |= {
             "image_processor_type": "ConvNextImageProcessor", "do_resize": True,
-            "size": {"shortest_edge": known.size}, "crop_pct": 1.0 if whole else known.crop, "resample": 3,
+            "size": {"shortest_edge": known.size}, "crop_pct": 1.0 if whole else known.crop,
+            "resample": 2 if known.resample == "bilinear" else 3,  # Pillow's numbers of both
             "do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True, "image_mean": mean, "image_std": std,
         }  # fmt: skip
     return result

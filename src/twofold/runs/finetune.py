@@ -353,19 +353,47 @@ def _prediction(net: EncoderWithClassifier, config: FinetuneConfig, part: Source
     return prediction_part(names, "h", part.labels.ndim == 2, _trained(config), Novelty.of(seen, held))
 
 
+def outputs(
+    place: str | Path, test: Source, module: nn.Module | None = None
+) -> tuple[NDArray[np.floating], NDArray[np.int64]]:
+    """What the net of a finished run says of images, read as its own test images were.
+
+    Args:
+        place: the run's folder.
+        test: images.
+        module: your own module, if the encoder was made from one.
+
+    Returns:
+        Scores [n, K] of the classes for the images that can be read, and which of the images these are [n].
+
+    Raises:
+        UserError: the run holds no classifier.
+    """
+    run = RunDirectory(place)
+    config, _ = run.read(FinetuneConfig)
+    views = config.views
+    result = Extractor(views.size, config.preprocessing, views.resample).extract(_kept_net(run, config, module), test)
+    return result.h, result.index
+
+
+def _kept_net(run: RunDirectory, config: FinetuneConfig, module: nn.Module | None) -> EncoderWithClassifier:
+    """Encoder, head and classifier that a run left, where they are to compute."""
+    results = load_classifier(run.encoder_file)
+    if results is None or results[1] is None:
+        raise UserError(f"{run.encoder_file} holds no classifier to score: start another run in another folder")
+    net = EncoderWithClassifier(
+        load_encoder(run.encoder_file, module), results[0], load_head(run.encoder_file), results[1]
+    )
+    return net.to(choose_device(config.training.device))
+
+
 def _scored_anew(
     done: FinetuneResult, run: RunDirectory, config: FinetuneConfig, test: Source, targets: NDArray[np.int64],
     module: nn.Module | None,
 ) -> FinetuneResult:  # fmt: skip
     """The result of a run that is done, on other test images than it was scored on."""
-    results = load_classifier(run.encoder_file)
-    if results is None or results[1] is None:
-        raise UserError(f"{run.encoder_file} holds no classifier to score: start another run in another folder")
+    net = _kept_net(run, config, module)
     print_rank0(f"{run.path} was scored on other images: its net is scored on those of {test.name}, nothing is trained")
-    net = EncoderWithClassifier(
-        load_encoder(run.encoder_file, module), results[0], load_head(run.encoder_file), results[1]
-    )
-    net.to(choose_device(config.training.device))
     names = read_header(run.encoder_file)["extra"].get("class_names")
     scores = _score(net, config, test, targets, names)
     result = dataclasses.replace(done, scores=scores, test=labels_fingerprint(test))

@@ -35,6 +35,10 @@ Part = TypeVar("Part")
 Cell = TypeVar("Cell")
 
 
+INTERVAL = "differences with their 95 % intervals by Student's t, each a comparison of its own"
+"""What `twofold.verdicts` gives, in a sentence's words."""
+
+
 @dataclass(frozen=True)
 class StudyResult(Generic[Cell]):
     """What a study came to.

@@ -30,7 +30,8 @@ from twofold.evaluation.splits import check_test_labels, single_labels
 from twofold.randomness import permutation
 from twofold.report import Report, Table, line_figure
 from twofold.report.tables import curve, spread
-from twofold.studies.base import Folder, Study, train_and_test
+from twofold.studies.base import INTERVAL, Folder, Study, train_and_test
+from twofold.verdicts import paired
 
 Rule = Literal["per_class", "total"]
 RULES: dict[Rule, str] = {"per_class": "images a class fixed", "total": "total fixed"}
@@ -164,17 +165,19 @@ def interpretation(points: Sequence[Point]) -> str:
     counts = sorted({p.classes for p in points})
     parts = []
     for rule, words in RULES.items():
-        ends = [[p.corrected for p in points if p.rule == rule and p.classes == c] for c in (counts[0], counts[-1])]
-        low, high = (float(np.mean(values)) for values in ends)
-        error = float(np.sqrt(sum(np.var(v, ddof=1) / len(v) for v in ends))) if min(map(len, ends)) > 1 else None
-        if error is None or abs(low - high) <= 2 * error:
-            message = "no difference beyond two standard errors"
+        low, high = ({p.draw: p.corrected for p in points if p.rule == rule and p.classes == c}
+                     for c in (counts[0], counts[-1]))  # fmt: skip
+        draws = sorted(low.keys() & high.keys())  # a draw's fewer classes are among its more: they belong together
+        found = paired([low[draw] for draw in draws], [high[draw] for draw in draws])
+        if not found.clear:
+            message = "no clear difference"
         else:
-            message = "better with fewer classes" if low > high else "not better with fewer classes, but worse"
+            message = "better with fewer classes" if found.mean > 0 else "not better with fewer classes, but worse"
         parts.append(
-            f"with the {words}, {100 * low:.1f} at {counts[0]} and {100 * high:.1f} at {counts[-1]}: {message}"
+            f"with the {words}, {100 * np.mean(list(low.values())):.1f} at {counts[0]} and "
+            f"{100 * np.mean(list(high.values())):.1f} at {counts[-1]}, {found.times(100).words()}: {message}"
         )
-    return "Chance-corrected accuracy in %: " + "; ".join(parts) + "."
+    return f"Chance-corrected accuracy in %, {INTERVAL}: " + "; ".join(parts) + "."
 
 
 def page(points: Sequence[Point], data: str) -> Report:

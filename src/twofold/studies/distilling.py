@@ -1,8 +1,10 @@
 """Does a student learn better from a teacher of its own kind? (arXiv 2108.00587, second strand)
 
 The abstract states that distillation is better when both share the same base model. Asked as: every student from every
-teacher, the gap from student to teacher where both have one architecture against the gap where they have not. The
-protocol is ours; the paper's own was not available.
+teacher, and its accuracy from a teacher of its own architecture against that from another. Where one teacher is better
+than the other that would measure the teachers, so a student is judged only between teachers that are matched in
+accuracy; and where every student met every teacher, what own kind is worth beside the effects of the teachers and of
+the students is told, too. The protocol is ours; the paper's own was not available.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ from twofold.report.tables import spread
 from twofold.runs import distill as distillation
 from twofold.runs.config import DistillConfig
 from twofold.runs.teacher import TeacherSource
-from twofold.studies.base import Folder, Study, check_one_label, shared_options, train_and_test
+from twofold.studies.base import INTERVAL, Folder, Study, check_one_label, shared_options, train_and_test
+from twofold.verdicts import paired
 
 SET_BY_THE_STUDY = {
     "encoder": "and name the students by --students",
@@ -48,6 +51,8 @@ class DistillStudyConfig:
     """Architectures as NAME or NAME@WIDTH, e.g. resnet18@0.5; those of the teachers when not given."""
     teacher_labels: str | None = None
     """Fit each teacher's classifier on so many labels first, as `twofold distill` does."""
+    matched: float = 1.0
+    """Points by which teachers may differ in accuracy for a student to be judged between them."""
     temperatures: tuple[float, ...] = (1.0,)
     """Temperatures to try, each for every pair."""
     alpha: float | None = None
@@ -70,6 +75,8 @@ class DistillStudyConfig:
             raise UserError("--teachers must name at least one run, none twice, e.g. --teachers '[runs/a, runs/b]'")
         if self.seeds < 1 or not self.temperatures:
             raise UserError("--seeds must be at least 1, and --temperatures name at least one")
+        if not self.matched >= 0:
+            raise UserError(f"--matched must be 0 points or more, got {self.matched}")
 
 
 @dataclass(frozen=True)
@@ -114,50 +121,102 @@ def table(pairs: Sequence[Pair]) -> Table:
         base = "same" if group[0].same_base else "other"
         values = (spread([getattr(p, name) for p in group]) for name in _MEASURED)
         rows.append([key[0], key[1], base, f"{key[2]:g}", *values])
-    columns = ["teacher", "student", "base", "temperature", "teacher", "student", "gap", "agreement"]
+    columns = [
+        "teacher", "student", "base", "temperature", "teacher's accuracy", "student's accuracy", "gap", "agreement"
+    ]  # fmt: skip
     seeds = len({p.seed for p in pairs})
     note = f"Test accuracy and agreement in %, mean ± standard deviation over {seeds} seeds of the student."
     return Table("Same base or another?", columns, rows, note)
 
 
-def interpretation(pairs: Sequence[Pair]) -> str:
-    """What came of it: each student from the teacher of its own kind against the others, in plain words."""
-    parts = []
-    for student in dict.fromkeys(p.student for p in pairs):
-        same = [p.gap for p in pairs if p.student == student and p.same_base]
-        other = [p.gap for p in pairs if p.student == student and not p.same_base]
-        if not same or not other:
-            continue
-        difference = 100 * (float(np.mean(same)) - float(np.mean(other)))
-        few = min(len(same), len(other)) < 2
-        error = 0.0 if few else 100 * float(np.sqrt(sum(np.var(v, ddof=1) / len(v) for v in (same, other))))
-        clear = not few and abs(difference) > 2 * error
-        message = (
-            ("better from its own kind" if difference > 0 else "better from another kind")
-            if clear
-            else "no clear difference"
+def interpretation(pairs: Sequence[Pair], matched: float = 1.0) -> str:
+    """What came of it, in plain words: each student from its own kind against the others, then all of them at once.
+
+    Args:
+        pairs: all runs.
+        matched: points by which two kinds of teacher may differ for a verdict between them.
+    """
+    parts = [words for student in dict.fromkeys(p.student for p in pairs) if (words := _one(pairs, student, matched))]
+    if not parts:
+        return "No student met both kinds of teacher."
+    return f"In points, {INTERVAL}. Own kind less another kind. {' '.join([*parts, *_all(pairs)])}"
+
+
+def _one(pairs: Sequence[Pair], student: str, matched: float) -> str:
+    """A student's accuracy from its own kind against that from another, with the teachers' beside it."""
+    same, other = (
+        {name: _by_seed([p for p in pairs if p.student == student and p.same_base == own], name)
+         for name in ("student_top1", "teacher_top1")}
+        for own in (True, False)
+    )  # fmt: skip
+    if not same["student_top1"] or not other["student_top1"]:
+        return ""
+    seeds = [seed for seed in same["student_top1"] if seed in other["student_top1"]]
+    found, teachers = (
+        paired([same[name][s] for s in seeds], [other[name][s] for s in seeds]).times(100)
+        for name in ("student_top1", "teacher_top1")
+    )
+    means = [100 * float(np.mean(list(side["student_top1"].values()))) for side in (same, other)]
+    if abs(teachers.mean) > matched:
+        verdict = (
+            f"no verdict, since the teachers themselves differ by {teachers.mean:+.1f}, more than --matched {matched:g}"
         )
-        parts.append(f"{student}: gap {difference:+.1f} points (standard error {error:.1f}): {message}")
-    return "Own kind less another kind. " + "; ".join(parts) + "." if parts else "No student met both kinds of teacher."
+    elif not found.clear:
+        verdict = "no clear difference"
+    else:
+        verdict = "better from its own kind" if found.mean > 0 else "better from another kind"
+    return f"{student}: {means[0]:.1f} and {means[1]:.1f} %, {found.words()}: {verdict}."
 
 
-def page(pairs: Sequence[Pair], data: str) -> Report:
+def _all(pairs: Sequence[Pair]) -> list[str]:
+    """What own kind is worth where every student met every teacher: neither the better teacher nor the better student
+    takes part, as each has an effect of its own (the interaction in a two-way table)."""
+    cells: dict[tuple[str, str], dict[int, float]] = {}
+    for teacher, student in dict.fromkeys((p.teacher, p.student) for p in pairs):
+        cells[teacher, student] = _by_seed(
+            [p for p in pairs if (p.teacher, p.student) == (teacher, student)], "student_top1"
+        )
+    teachers, students = (list(dict.fromkeys(key[side] for key in cells)) for side in (0, 1))
+    own = {(p.teacher, p.student) for p in pairs if p.same_base}
+    if len(cells) != len(teachers) * len(students) or len(teachers) < 2 or len(students) < 2:
+        return []
+    at = np.array([[(t, s) in own for s in students] for t in teachers], float)
+    design = at - at.mean(0) - at.mean(1, keepdims=True) + at.mean()
+    if not np.abs(design).max() > 1e-9:
+        return []
+    effects = []
+    for seed in sorted(set.intersection(*(set(values) for values in cells.values()))):
+        table = np.array([[cells[t, s][seed] for s in students] for t in teachers])
+        effects.append(100 * float((design * table).sum() / (design**2).sum()))
+    found = paired(effects, [0.0] * len(effects))
+    verdict = ("better" if found.mean > 0 else "worse") if found.clear else "no clear difference"
+    return [
+        f"All students and teachers at once, each with an effect of its own: {found.words()} for own kind, {verdict}."
+    ]
+
+
+def _by_seed(pairs: Sequence[Pair], name: str) -> dict[int, float]:
+    """The mean of each seed: teachers and temperatures of one seed are no repetitions of one another."""
+    seeds = dict.fromkeys(p.seed for p in pairs)
+    return {seed: float(np.mean([getattr(p, name) for p in pairs if p.seed == seed])) for seed in seeds}
+
+
+def page(pairs: Sequence[Pair], data: str, matched: float = 1.0) -> Report:
     """The page."""
     students = list(dict.fromkeys(p.student for p in pairs))
     at = list(range(len(students)))
     lines = []
     for same, name in ((True, "same base"), (False, "other base")):
-        groups = [[p.gap for p in pairs if p.student == s and p.same_base == same] for s in students]
+        groups = [[p.student_top1 for p in pairs if p.student == s and p.same_base == same] for s in students]
         if not any(groups):  # of one teacher alone, one of the two does not occur
             continue
         means = [float(np.mean(g)) if g else None for g in groups]
         bars = [float(np.std(g, ddof=1)) if len(g) > 1 else None for g in groups]
         lines.append(Series(name, means, bars))
     note = ", ".join(f"{i}: {name}" for i, name in enumerate(students))
-    figure = line_figure("Student less teacher", "student", at, lines, percent=True, note=note)
-    return Report(
-        "Same base or another?", {"data": data}, tables=[table(pairs)], figures=[figure], lead=interpretation(pairs)
-    )
+    figure = line_figure("Student's accuracy", "student", at, lines, percent=True, note=note)
+    lead = interpretation(pairs, matched)
+    return Report("Same base or another?", {"data": data}, tables=[table(pairs)], figures=[figure], lead=lead)
 
 
 class DistillPart(NamedTuple):
@@ -175,7 +234,6 @@ class DistillStudy(Study[DistillPart, Pair]):
     name = "distillation"
     Config = DistillStudyConfig
     table = staticmethod(table)
-    interpretation = staticmethod(interpretation)
 
     def __init__(self, data: str, config: DistillStudyConfig, folder: Folder) -> None:
         self.data, self.config, self.folder = data, config, folder
@@ -237,9 +295,13 @@ class DistillStudy(Study[DistillPart, Pair]):
         """With the gap."""
         return super().as_dict(cell) | {"gap": cell.gap}
 
+    def interpretation(self, cells: Sequence[Pair]) -> str:
+        """Each student between matched teachers, and all at once."""
+        return interpretation(cells, self.config.matched)
+
     def page(self, cells: Sequence[Pair]) -> Report:
-        """The gap of each student, by kind of teacher."""
-        return page(cells, self.data)
+        """The accuracy of each student, by kind of teacher."""
+        return page(cells, self.data, self.config.matched)
 
 
 def _title(encoder: dict[str, Any]) -> str:

@@ -12,8 +12,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from twofold.data import DataConfig
 from twofold.encoders import load_head, read_header
 from twofold.encoders.load import encoder_path, load
@@ -26,7 +24,8 @@ from twofold.report import Report, Series, Table, line_figure
 from twofold.report.tables import curve, spread
 from twofold.runs.config import FinetuneConfig
 from twofold.runs.finetune import finetune
-from twofold.studies.base import Folder, Study, check_one_label, shared_options, train_and_test
+from twofold.studies.base import INTERVAL, Folder, Study, check_one_label, shared_options, train_and_test
+from twofold.verdicts import paired
 
 SCRATCH = -1
 SET_BY_THE_STUDY = {
@@ -132,13 +131,13 @@ def table(trials: Sequence[Trial]) -> Table:
 def interpretation(trials: Sequence[Trial]) -> str:
     """What came of it, in plain words: each start against the control, and the head's layers against the features.
 
-    All starts of a draw have the same labels and seed, so it is their differences that are averaged; one counts where
-    it is more than two standard errors, and of one draw none does.
+    All starts of a draw have the same labels and seed, so it is their differences that are averaged, and judged by
+    Student's t; of one draw none counts.
     """
     entries = [entry for entry in dict.fromkeys(t.from_head for t in trials) if entry != SCRATCH]
     pairs = [(entry, SCRATCH) for entry in entries] + [(entry, entries[0]) for entry in entries[1:]]
     message = [_against(trials, first, second) for first, second in pairs]
-    return "Differences in points, with their standard errors. " + " ".join(message)
+    return f"In points, {INTERVAL}. " + " ".join(message)
 
 
 def _against(trials: Sequence[Trial], first: int, second: int) -> str:
@@ -146,12 +145,11 @@ def _against(trials: Sequence[Trial], first: int, second: int) -> str:
     parts = []
     for count in sorted({t.count for t in trials}):
         a, b = ({t.draw: t.top1 for t in trials if t.count == count and t.from_head == e} for e in (first, second))
-        gaps = [100 * (a[draw] - b[draw]) for draw in a if draw in b]
-        mean, error = float(np.mean(gaps)), float(np.std(gaps, ddof=1)) / len(gaps) ** 0.5 if len(gaps) > 1 else None
-        clear = error is not None and abs(mean) > 2 * error
-        words = ("better" if mean > 0 else "worse") if clear else "no clear difference"
-        spread = f"{error:.1f}" if error is not None else "unknown, one draw"
-        parts.append(f"{mean:+.1f} ({spread}) with {count:,} labels, {words}")
+        draws = [draw for draw in a if draw in b]
+        found = paired([a[draw] for draw in draws], [b[draw] for draw in draws]).times(100)
+        words = ("better" if found.mean > 0 else "worse") if found.clear else "no clear difference"
+        once = " (one draw)" if found.error is None else ""
+        parts.append(f"{found.words()}{once} with {count:,} labels, {words}")
     name = title(first)
     return f"{name[0].upper()}{name[1:]} less {title(second)}: {'; '.join(parts)}."
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
 import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -37,6 +36,7 @@ from twofold.reading import read_json
 from twofold.report import Report, label_figure, label_table, write_report
 from twofold.runs.finetune import finetune
 from twofold.studies.base import Study, check_one_label
+from twofold.verdicts import paired, unpaired
 
 Way = Literal["linear", "finetuned", "scratch"]
 NAMES: dict[Way, str] = {
@@ -274,7 +274,7 @@ def interpret(cells: Sequence[LabelEfficiency], control: str) -> str:
     if most > few:
         gain = best[most].mean - best[few].mean
         alike = _names(_alike(best[most], rows[most]))
-        also = f"; alike within the spread: {alike}" if alike else ""
+        also = f"; not clearly better than {alike}" if alike and best[most].std is not None else ""
         lines.append(
             f"{most:,} labels give {_words(best[most])} ({best[most].features}{also}), {gain * 100:+.1f} points."
         )
@@ -286,16 +286,15 @@ def interpret(cells: Sequence[LabelEfficiency], control: str) -> str:
     return " ".join(lines)
 
 
-def beyond_spread(a: LabelEfficiency, b: LabelEfficiency) -> bool:
-    """Whether a's mean lies above b's by more than the differences of the draws scatter (one standard deviation).
+def leads(a: LabelEfficiency, b: LabelEfficiency) -> bool:
+    """Whether a's mean lies above b's beyond what the draws' scatter makes likely by chance (Student's t, 5 %).
 
-    All ways get the same labelled images in a draw, so that their differences are compared draw by draw. Of a single
-    draw the spread is not known, and any lead counts.
+    All ways get the same labelled images in a draw, so that they are compared draw by draw. Of a single draw the
+    scatter is not known, and no lead counts.
     """
-    lead = a.mean - b.mean
-    if len(a.top1) == len(b.top1) > 1:
-        return lead > float(np.std(np.subtract(a.top1, b.top1), ddof=1))
-    return lead > math.hypot(a.std or 0.0, b.std or 0.0)
+    judge = paired if len(a.top1) == len(b.top1) else unpaired
+    found = judge(a.top1, b.top1)
+    return found.clear and found.mean > 0
 
 
 def _first(count: int, row: Sequence[LabelEfficiency]) -> str:
@@ -303,12 +302,14 @@ def _first(count: int, row: Sequence[LabelEfficiency]) -> str:
     best = max(row, key=lambda cell: cell.mean)
     if len(row) == 1:
         return f"With {count:,} labels: {best.features}, {_words(best)}."
+    if best.std is None:
+        listed = [f"{cell.features}, {_words(cell)}" for cell in sorted(row, key=lambda cell: -cell.mean)]
+        return f"With {count:,} labels, of one draw, whose spread is not known: {'; '.join(listed)}."
     alike = [best, *_alike(best, row)]
     if len(alike) == 1:
-        once = " (of one draw of labels: its spread is not known)" if best.std is None else ""
-        return f"With {count:,} labels the best is: {best.features}, {_words(best)}{once}."
+        return f"With {count:,} labels the best is: {best.features}, {_words(best)}."
     listed = [f"{cell.features}, {_words(cell)}" for cell in alike]
-    return f"With {count:,} labels the best are alike within the spread of the draws: {'; '.join(listed)}."
+    return f"With {count:,} labels none of the best is clearly ahead: {'; '.join(listed)}."
 
 
 def _against_control(counts: Sequence[int], rows: dict[int, list[LabelEfficiency]], control: str) -> list[str]:
@@ -320,10 +321,11 @@ def _against_control(counts: Sequence[int], rows: dict[int, list[LabelEfficiency
         return []
     pretrained = max(others, key=lambda cell: cell.mean)
     message = f"Trained from scratch, {few:,} labels give {scratch[few].mean * 100:.1f} %"
-    if beyond_spread(scratch[few], pretrained):
+    if leads(scratch[few], pretrained):
         return []
-    if not beyond_spread(pretrained, scratch[few]):
-        return [f"{message}, which differs from the pretrained net's by no more than the spread of the draws."]
+    if not leads(pretrained, scratch[few]):
+        once = pretrained.std is None
+        return [f"{message}, {'of one draw' if once else 'which is not clearly less than the pretrained net has'}."]
     place = next((i for i, count in enumerate(counts) if scratch[count].mean >= pretrained.mean), None)
     if place is None:
         return [f"{message}; even {counts[-1]:,} stay below what the pretrained net reaches with {few:,}."]
@@ -333,8 +335,8 @@ def _against_control(counts: Sequence[int], rows: dict[int, list[LabelEfficiency
 
 
 def _alike(best: LabelEfficiency, row: Sequence[LabelEfficiency]) -> list[LabelEfficiency]:
-    """The other ways that `best` does not lead by more than the spread, better ones first."""
-    near = [cell for cell in row if cell is not best and not beyond_spread(best, cell)]
+    """The other ways that `best` does not clearly lead, better ones first."""
+    near = [cell for cell in row if cell is not best and not leads(best, cell)]
     return sorted(near, key=lambda cell: -cell.mean)
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from twofold.kinds import EXAMPLE, Kind
+from twofold.verdicts import quantile, unpaired
 
 _MILDER = {
     "image": "larger or milder views (larger --views.crop_area, smaller --views.color_strength)",
@@ -158,8 +159,8 @@ class Health:
         """Where the run is heading, once, as soon as four rows and a tenth of the steps allow a line; else empty.
 
         The line is of least squares in the logarithm of the step, through what has been measured: kNN accuracy where it
-        was looked at four times, else `retrieval_auc`. Its range is twice the standard error of a prediction, which
-        knows nothing of what the schedule will do.
+        was looked at four times, else `retrieval_auc`. Its range holds 95 % of predictions by Student's t,
+        and knows nothing of what the schedule will do.
         """
         if "outlook" in self._told or not self._rows or self._rows[-1]["step"] < self.patience:
             return ""
@@ -170,7 +171,8 @@ class Health:
                 if self._told & {"still", "temperature", "collapse", "chance"}:
                     return ""
                 value, error = extrapolate(points, math.log(self.total))
-                low, high = (min(max(value + side * 2 * error, 0.0), 1.0) for side in (-1, 1))
+                reach = quantile(len(points) - 2) * error
+                low, high = (min(max(value + side * reach, 0.0), 1.0) for side in (-1, 1))
                 now, step = points[-1][1], int(self._rows[-1]["step"])
                 return (
                     f"{words} {now:.1%} after {step:,} steps; if it goes on in the logarithm of the step, between "
@@ -185,9 +187,8 @@ class Health:
         middle = np.array([auc for step, auc in values if 0.5 * self.total < step <= 0.75 * self.total])
         if len(late) < 4 or len(middle) < 4 or self._told & {"still", "temperature", "collapse", "chance"}:
             return ""
-        error = math.sqrt(late.var(ddof=1) / len(late) + middle.var(ddof=1) / len(middle))
-        gain = float(late.mean() - middle.mean())
-        if gain < 3 * error or gain < 0.05 * (1 - middle.mean()):
+        gain = unpaired(late, middle, level=0.01)
+        if not gain.clear or gain.mean < 0.05 * (1 - middle.mean()):
             return ""
         return (
             f"views are still found better and better (a partner nearer than others in {middle.mean():.1%}, then "

@@ -26,7 +26,8 @@ class ViewsConfig:
     crop_rule: CropRule = "tf"
     """How a crop is drawn: "tf" as the SimCLR code (uniform height), "torchvision" as its RandomResizedCrop (area)."""
     resample: Resample = "antialias"
-    """Bicubic resizing: "tf2" and "tf1" as the two versions of the SimCLR code, which alias; or "antialias"."""
+    """Resizing: "tf2" and "tf1" are bicubic as the two versions of the SimCLR code, which alias; "antialias" is bicubic
+    without; "bilinear" is Pillow's, torchvision's default and MoCo's, to the bit."""
     flip: float = 0.5
     """Probability of a horizontal flip."""
     rotation: float = 0.0

@@ -227,7 +227,7 @@ def _check_draft(config: DataConfig, source: Source, views: ImageViews) -> None:
         return
     if not isinstance(source, EncodedSource):
         raise UserError(f"--data.jpeg_draft is for image files, and {source.name} has none: leave it out")
-    if views.config.resample != "antialias":
+    if views.config.resample not in ("antialias", "bilinear"):
         raise UserError(
             f"--data.jpeg_draft smooths before resampling, which --views.resample {views.config.resample} does not; "
             "use antialias, or leave it out"

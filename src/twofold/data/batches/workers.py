@@ -244,11 +244,13 @@ class Decoder(Dataset[Part]):
             )
         layers = [image] if image.shape[2] == 3 else [image[..., c] for c in range(image.shape[2])]
         pictures = [Image.fromarray(layer) for layer in layers]
+        bilinear = self._views.config.resample == "bilinear"
+        rule = Image.Resampling.BILINEAR if bilinear else Image.Resampling.BICUBIC
         crops = []
         for top, left, height, width in boxes:  # Pillow's resize takes boxes with fractions of a pixel
             box = (left / shrink, top / shrink, (left + width) / shrink, (top + height) / shrink)
             crop = np.dstack([
-                np.array(picture.resize((self._size, self._size), Image.Resampling.BICUBIC, box=box))
+                np.array(picture.resize((self._size, self._size), rule, box=box))
                 for picture in pictures
             ])  # fmt: skip
             crops.append(torch.from_numpy(crop).permute(2, 0, 1))

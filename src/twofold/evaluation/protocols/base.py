@@ -37,6 +37,7 @@ from twofold.evaluation.prepared import Prepared
 from twofold.evaluation.protocols.beside import NAMES, Row, beside
 from twofold.kinds import EXAMPLE, Kind
 from twofold.options import Variant, option, refuse_unused
+from twofold.views.resample import Resample
 
 Progress = Callable[[str, int, int], None]
 """Called with what is done ("training features", ...), examples done, examples in all."""
@@ -150,7 +151,7 @@ class ImageOptions:
 
     size: int | None = option(None, when=_IMAGES)
     """Side of the images in pixels; the side that the encoder was trained on when not given."""
-    resample: Literal["tf2", "tf1", "antialias"] | None = option(None, when=_IMAGES)
+    resample: Resample | None = option(None, when=_IMAGES)
     """How images are resized; as in the encoder's training when not given."""
 
 

@@ -77,7 +77,7 @@ class ImageNet(Protocol):
     nets for up to 32 pixels are taken as they are. EXIF orientation is not applied: TensorFlow does not, either.
 
     Class k is the k-th subfolder in the order of names: for ImageNet, of WordNet IDs. "tf2" is the TF2 code's bicubic
-    interpolation, "tf1" the TF1 code's; "antialias" is Pillow's.
+    interpolation, "tf1" the TF1 code's; "antialias" is Pillow's, "bilinear" Pillow's bilinear.
     """
 
     kinds = ("image",)

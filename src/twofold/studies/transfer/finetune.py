@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from torch import nn
@@ -16,8 +17,10 @@ from twofold.distributed import batch_norm_layers, rank
 from twofold.encoders import load_encoder
 from twofold.errors import Stopped, UserError
 from twofold.evaluation.scores import ManyScores
-from twofold.runs.finetune import FinetuneResult, finetune
-from twofold.studies.transfer.linear import DataSplits
+from twofold.evaluation.splits import check_test_labels
+from twofold.runs.finetune import FinetuneResult, finetune, outputs
+from twofold.studies.transfer.linear import DataSplits, Measured
+from twofold.studies.transfer.permutation import hits_of, packed
 from twofold.studies.transfer.sets import SETS, Metric
 from twofold.training.checkpoint import checkpoints
 from twofold.views.resample import Resample
@@ -42,17 +45,36 @@ class Budget:
     decays: tuple[float, ...] = DECAYS
     """Weight decays to try, each divided by the learning rate as published."""
 
+    named: ClassVar[str] = "budget"
+    divided: ClassVar[bool] = True  # weight decay is divided by the rate
+
     def __post_init__(self) -> None:
+        name = f"--{self.named}"
         if self.steps < 1 or self.batch < 1:
-            raise UserError(f"--budget.steps and --budget.batch must be at least 1, got {self.steps}, {self.batch}")
+            raise UserError(f"{name}.steps and {name}.batch must be at least 1, got {self.steps}, {self.batch}")
         if not self.rates or min(self.rates) <= 0 or not self.decays or min(self.decays) < 0:
-            raise UserError("--budget.rates must be above 0 and --budget.decays at least 0, one or more of each")
+            raise UserError(f"{name}.rates must be above 0 and {name}.decays at least 0, one or more of each")
+
+
+@dataclass(frozen=True)
+class RandomBudget(Budget):
+    """How much training each cell of the grid gets from a random start: as published, unless told otherwise."""
+
+    steps: int = 40_000
+    """Steps of each run."""
+    rates: tuple[float, ...] = tuple(float(v) for v in np.logspace(-3, 0, 7))
+    """Learning rates to try."""
+    decays: tuple[float, ...] = tuple(float(v) for v in np.logspace(-5, -1.5, 8))
+    """Weight decays to try, as they are: the paper speaks of dividing by the rate in fine-tuning alone."""
+
+    named: ClassVar[str] = "random_budget"
+    divided: ClassVar[bool] = False
 
 
 def finetune_grid(
     encoder_file: Path, name: str, parts: DataSplits, out: Path, budget: Budget, size: int, resample: Resample,
     seed: int = 0, module: nn.Module | None = None, device: str = "auto",
-) -> tuple[float, float, dict[str, float], str]:  # fmt: skip
+) -> Measured:  # fmt: skip
     """Fine-tune with each rate and decay, take the best on the validation images, fine-tune anew on all, score once.
 
     Args:
@@ -61,14 +83,11 @@ def finetune_grid(
         parts: it, divided.
         out: folder of the runs, each of which is resumable until it is scored; then its checkpoints go, and of all
             but the last run the encoder, too: there are 57 of them a data set.
-        budget: steps, batch and grid.
+        budget: steps, batch and grid; a `RandomBudget` trains a net like the encoder's from a random start.
         size, resample: of the images.
         seed: of the runs.
         module: your own module, if the encoder was made from one.
         device: see `TrainingConfig`.
-
-    Returns:
-        Test result, validation result, settings, and the protocol in words.
 
     Raises:
         UserError: see `finetune`.
@@ -80,7 +99,8 @@ def finetune_grid(
         options = run_options(budget, rate, decay, len(fit), size, resample, seed, device)
         if not normed:
             del options["bn_momentum"]
-        result = finetune(encoder_file, fit, scored, out / place, options, module=module)
+        own = copy.deepcopy(module) if isinstance(budget, RandomBudget) else module  # each run starts where it started
+        result = finetune(encoder_file, fit, scored, out / place, options, module=own)
         value = value_of(result, metric, out / place)
         _clear(out / place, encoder=place != "final")
         return value, result.text
@@ -89,10 +109,14 @@ def finetune_grid(
               for place, pair in enumerate(grid(budget))}  # fmt: skip
     best = max(values, key=lambda pair: values[pair])
     value, text = one("final", parts.whole, parts.test, *best)
-    return value, values[best], {"rate": best[0], "decay": best[1]}, (
-        f"{text}; rate {best[0]:.3g} and decay {best[1]:.3g} (divided by the rate) chosen among {len(values)} "
-        f"pairs, {parts.words}; fine-tuned anew on {len(parts.whole)} images"
-    )  # fmt: skip
+    divided = " (divided by the rate)" if budget.divided else ""
+    scores, index = outputs(out / "final", parts.test, module)
+    targets = check_test_labels(parts.whole, parts.test)[index]
+    hits = packed(hits_of(scores, np.arange(scores.shape[1]), targets), index, len(parts.test))
+    return Measured(value, values[best], {"rate": best[0], "decay": best[1]}, (
+        f"{text}; rate {best[0]:.3g} and decay {best[1]:.3g}{divided} chosen among {len(values)} "
+        f"pairs, {parts.words}; trained anew on {len(parts.whole)} images"
+    ), hits)  # fmt: skip
 
 
 def grid(budget: Budget) -> Iterator[tuple[float, float]]:
@@ -109,7 +133,8 @@ def run_options(
     """The published settings as options of `finetune`: Nesterov 0.9, crop and flip, a moving average of s steps."""
     batch = min(budget.batch, images)
     steps_per_epoch = images / batch
-    return {
+    start = {"from_scratch": True} if isinstance(budget, RandomBudget) else {}
+    return start | {
         "batch": batch,
         "epochs": budget.steps * batch / images,
         "seed": seed,
@@ -119,7 +144,7 @@ def run_options(
         "views": {"size": size, "resample": resample, "crop_area": [0.08, 1.0], "flip": 0.5},
         "optim": {
             "name": "sgd", "lr": rate, "lr_rule": "none", "momentum": 0.9, "nesterov": True, "schedule": "cosine",
-            "warmup_epochs": 0.0, "weight_decay": decay / rate, "decay": DECAYED,
+            "warmup_epochs": 0.0, "weight_decay": decay / rate if budget.divided else decay, "decay": DECAYED,
         },
         "training": {"device": device},
     }  # fmt: skip

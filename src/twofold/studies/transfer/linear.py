@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +30,8 @@ from twofold.evaluation.scores import score, score_many
 from twofold.evaluation.splits import check_test_labels, stratified_split
 from twofold.files import write_atomically
 from twofold.reading import read_json
-from twofold.studies.transfer.sets import SETS, Metric, Protocol
+from twofold.studies.transfer.permutation import hits_of, packed
+from twofold.studies.transfer.sets import SETS, Metric, Protocol, Start
 
 HELD_OUT = 0.2
 
@@ -62,6 +63,8 @@ class TransferResult:
         text: the protocol in words.
         asked: what the result depends on: another one may not be mistaken for it.
         seconds: it took.
+        start: whose encoder was measured.
+        hits: what was told right of each test image (see `permutation.packed`); empty in files of before it was kept.
     """
 
     name: str
@@ -74,6 +77,8 @@ class TransferResult:
     text: str
     asked: dict[str, Any]
     seconds: float
+    start: Start = "run"
+    hits: str = ""
 
     def write(self, path: Path) -> Path:
         """Write it as JSON, whole or not at all."""
@@ -152,17 +157,24 @@ def open_parts(name: str, config: DataConfig, seed: int = 0) -> DataSplits:
     return parts
 
 
+class Measured(NamedTuple):
+    """What a protocol found: results on test and validation images, settings, the protocol in words, and the hits."""
+
+    value: float
+    validation: float
+    settings: dict[str, float]
+    text: str
+    hits: str
+
+
 def linear(
     encoder: Encoder,
     name: str,
     parts: DataSplits,
     extractor: Extractor,
     grid: Sequence[float] = PAPER_GRID,
-) -> tuple[float, float, dict[str, float], str]:
+) -> Measured:
     """L-BFGS on frozen features, the l2 penalty chosen along a path; the paper takes whole central squares.
-
-    Returns:
-        Test result, validation result, settings, and the protocol in words.
 
     Raises:
         UserError: see `Extractor.extract` and `check_test_labels`.
@@ -189,11 +201,12 @@ def linear(
     kind = "one logistic regression a class" if y.ndim == 2 else "multinomial logistic regression"
     bad = [len(part.skipped) for part in (result, validated, tested)]
     left_out = f"; {sum(bad[:2])} of these and {bad[2]} test images could not be read" if any(bad) else ""
-    return value, values[best], {"l2": path[best]}, (
+    hits = packed(hits_of(model.logits(x_test), model.classes, y_test), tested.index, len(parts.test))
+    return Measured(value, values[best], {"l2": path[best]}, (
         f"{kind} by L-BFGS on frozen features, {result.text}; l2 {path[best]:.3g} among {len(path)} from "
         f"{path[-1]:.3g} to {path[0]:.3g}, {parts.words}; fitted anew on {len(x)} images, "
         f"{len(x_test)} test images scored once{left_out}"
-    )  # fmt: skip
+    ), hits)  # fmt: skip
 
 
 def fit_many_path(x: Array, y: NDArray[np.int64], grid: Sequence[float]) -> list[LinearModel]:
@@ -219,17 +232,19 @@ def measure(model: LinearModel, x: Array, y: NDArray[np.int64], metric: Metric) 
 
 
 def measured(
-    path: Path, asked: dict[str, Any], name: str, protocol: Protocol, parts: DataSplits,
-    run: Callable[[], tuple[float, float, dict[str, float], str]],
+    path: Path, asked: dict[str, Any], name: str, protocol: Protocol, parts: DataSplits, run: Callable[[], Measured],
+    start: Start = "run",
 ) -> TransferResult:  # fmt: skip
     """The cell at `path` if it is done, else what `run` finds, written there."""
     if (done := read_cell(path, asked)) is not None:
         return done
     begun = time.monotonic()
-    value, validation, settings, text = run()
+    found = run()
     counts = len(parts.whole), len(parts.test)
-    seconds = round(time.monotonic() - begun, 3)
-    cell = TransferResult(name, protocol, SETS[name].metric, value, validation, settings, counts, text, asked, seconds)
+    cell = TransferResult(
+        name, protocol, SETS[name].metric, found.value, found.validation, found.settings, counts, found.text, asked,
+        round(time.monotonic() - begun, 3), start, found.hits,
+    )  # fmt: skip
     cell.write(path)
     return cell
 

@@ -9,7 +9,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 Metric = Literal["top1", "mean_per_class", "map11"]
-Protocol = Literal["linear", "finetune"]
+Protocol = Literal["linear", "finetune", "random"]
+"""random: the whole network from a random start, the control of fine-tuning."""
+Start = Literal["run", "supervised"]
+"""Whose encoder is measured: that of the run, or the one that was trained with labels beside it."""
+STARTS: dict[Start, str] = {"run": "this run", "supervised": "supervised"}
 METRICS: dict[Metric, str] = {"top1": "top-1", "mean_per_class": "mean per class", "map11": "11-point mAP"}
 
 
@@ -67,8 +71,15 @@ _REPORTED: dict[str, tuple[float, ...]] = {
 }
 
 
-def reported(name: str, protocol: Protocol) -> dict[str, float]:
-    """The paper's numbers in % for a data set: what was transferred -> result."""
+def reported(name: str, protocol: Protocol, start: Start = "run") -> dict[str, float]:
+    """The paper's numbers in % for a data set: what was transferred -> result.
+
+    Those of fine-tuning hold its control, those of the control itself alone; beside a supervised encoder of the user's
+    stand the paper's supervised ones.
+    """
     place = list(SETS).index(name)
-    selection = {key: values[place] for key, values in _REPORTED.items() if key.startswith(protocol)}
-    return {key.removeprefix(f"{protocol} "): value for key, value in selection.items()}
+    family = "finetune" if protocol == "random" else protocol
+    found = {key.removeprefix(f"{family} "): values[place] for key, values in _REPORTED.items()
+             if key.startswith(family)}  # fmt: skip
+    only = "random start" if protocol == "random" else "supervised" if start == "supervised" else ""
+    return {key: value for key, value in found.items() if key.startswith(only)}

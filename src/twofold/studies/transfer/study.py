@@ -8,27 +8,37 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
+import numpy as np
 from torch import nn
 
 from twofold.console import duration, print_rank0
 from twofold.data import DataConfig
 from twofold.devices import choose_device
-from twofold.encoders import read_header
-from twofold.encoders.load import load
+from twofold.encoders import Encoder, read_header
+from twofold.encoders.load import encoder_path, load
 from twofold.errors import UserError
 from twofold.evaluation.feature_cache import FeatureCache
 from twofold.evaluation.features import Extractor, Pixels
+from twofold.evaluation.frozen import digest
 from twofold.evaluation.logistic import PAPER_GRID
 from twofold.files import check_out, write_atomically
 from twofold.options import option
 from twofold.report import Report, Table
 from twofold.studies.base import Study
 from twofold.studies.transfer import linear as measuring
-from twofold.studies.transfer.finetune import DECAYED, Budget, finetune_grid
+from twofold.studies.transfer.finetune import DECAYED, Budget, RandomBudget, finetune_grid
 from twofold.studies.transfer.linear import DataSplits, TransferResult
-from twofold.studies.transfer.sets import METRICS, SETS, Protocol, reported
+from twofold.studies.transfer.permutation import p_value, unpacked
+from twofold.studies.transfer.sets import METRICS, SETS, Protocol, Start, reported
+from twofold.views.resample import Resample
 
-_LINEAR = {"protocol": ("linear", "both")}
+_LINEAR = {"protocol": ("linear", "both", "all")}
+_PROTOCOLS: dict[str, tuple[Protocol, ...]] = {
+    "linear": ("linear",), "finetune": ("finetune",), "random": ("random",), "both": ("linear", "finetune"),
+    "all": ("linear", "finetune", "random"),
+}  # fmt: skip
+LEVEL = 0.05
+"""Of the paper's permutation test."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +49,12 @@ class TransferConfig:
     """Data sets of the study by name, divided by commas, or all 12."""
     root: str = "data"
     """Folder in which the data sets live, each in its own layout."""
-    protocol: Literal["linear", "finetune", "both"] = "linear"
-    """linear: L-BFGS on frozen features, 45 penalties; finetune: the whole net, a grid of 7 rates x 8 decays."""
+    protocol: Literal["linear", "finetune", "random", "both", "all"] = "linear"
+    """linear: L-BFGS on frozen features, 45 penalties; finetune: the whole net, a grid of 7 rates x 8 decays; random:
+    the same net from a random start, its control, a grid of its own; both: linear and finetune; all: these three."""
+    supervised: str | None = None
+    """An encoder that was trained with labels (a run's folder, or an encoder.safetensors), measured in the same way
+    beside the run's; a permutation test says whether one of them is better."""
     out: str | None = None
     """Folder of the results, one JSON file a data set and protocol; `transfer` in the run's folder when not given.
     With --resume, what is there already is not measured again."""
@@ -48,7 +62,7 @@ class TransferConfig:
     """Of the held-out validation parts and of fine-tuning."""
     size: int | None = None
     """Side of the images in pixels; the side that the encoder was trained on when not given."""
-    resample: Literal["tf2", "tf1", "antialias"] | None = None
+    resample: Resample | None = None
     """How images are resized; as in the encoder's training when not given."""
     batch: int = option(256, when=_LINEAR, instead="use --budget.batch")
     """Images at a time."""
@@ -60,8 +74,10 @@ class TransferConfig:
     """Share of a part's files that may be unreadable; more is an error."""
     workers: int | None = option(None, when=_LINEAR)
     """Threads that decode; chosen from the number of cores when not given."""
-    budget: Budget = option(factory=Budget, when={"protocol": ("finetune", "both")})
+    budget: Budget = option(factory=Budget, when={"protocol": ("finetune", "both", "all")})
     """Fine-tuning: the published budget and grid unless told otherwise"""
+    random_budget: RandomBudget = option(factory=RandomBudget, when={"protocol": ("random", "all")})
+    """Random start: the published budget and grid unless told otherwise"""
 
     def __post_init__(self) -> None:
         if self.batch < 1:
@@ -69,11 +85,22 @@ class TransferConfig:
 
 
 class TransferPart(NamedTuple):
-    """One data set under one protocol, with its parts."""
+    """One data set under one protocol from one start, with its parts."""
 
     name: str
     protocol: Protocol
     splits: DataSplits
+    start: Start = "run"
+
+
+class Subject(NamedTuple):
+    """An encoder that is measured: its file, itself, how it reads images, the side they get, and the user's module."""
+
+    file: Path
+    model: Encoder
+    extractor: Extractor
+    size: int
+    module: nn.Module | None
 
 
 class TransferFolder:
@@ -90,35 +117,49 @@ class TransferFolder:
     def file(self) -> Path:
         return self._path / "table.json"
 
-    def cell(self, name: str, protocol: Protocol) -> Path:
+    def cell(self, name: str, protocol: Protocol, start: Start = "run") -> Path:
         """The file of a data set under a protocol."""
-        return self._path / f"{name}-{protocol}.json"
+        return self._path / (f"{name}-{protocol}.json" if start == "run" else f"{name}-{protocol}-{start}.json")
 
     def start(self) -> None:
         """Raise a UserError where results are there, and nobody said that they go on."""
-        names = [self.cell(name, protocol) for name in SETS for protocol in get_args(Protocol)]
+        names = [self.cell(*each) for each in _every_cell()]
         begun = any(path.exists() for path in (self.file, self._path / "runs", *names))
         check_out(self._path, begun, "study", self.resume)
 
     def finish(self, results: Sequence[dict[str, Any]], interpretation: str, report: Report | None) -> None:
         """Nothing is left to write: each result and the table were, as soon as they were measured."""
 
-    def write_table(self, asked: dict[str, Any]) -> None:
+    def write_table(self, asked: Mapping[Start, dict[str, Any]]) -> None:
         """`table.json`: each result in the folder that was asked for like this call's, beside the paper's.
 
         Whatever data sets and protocols the call itself is for: they all belong into one table.
         """
-        cells = (
-            measuring.cell_like(self.cell(name, protocol), asked) for name in SETS for protocol in get_args(Protocol)
+        found = (
+            measuring.cell_like(self.cell(name, protocol, start), asked[start])
+            for name, protocol, start in _every_cell()
+            if start in asked
         )
         rows = [
             {"data": cell.name, "protocol": cell.protocol, "metric": cell.metric, "result": round(100 * cell.value, 2)}
-            | {"paper": reported(cell.name, cell.protocol)}
-            for cell in cells
+            | ({} if cell.start == "run" else {"start": cell.start})
+            | {"paper": reported(cell.name, cell.protocol, cell.start)}
+            for cell in found
             if cell is not None
         ]
         text = json.dumps(rows, indent=2) + "\n"
         write_atomically(self.file, lambda file: file.write(text.encode()))
+
+
+def _every_cell() -> list[tuple[str, Protocol, Start]]:
+    """What a folder can hold, in the table's order; a random start has no supervised counterpart."""
+    return [
+        (name, protocol, start)
+        for name in SETS
+        for protocol in get_args(Protocol)
+        for start in get_args(Start)
+        if not (protocol == "random" and start == "supervised")
+    ]
 
 
 class TransferStudy(Study[TransferPart, TransferResult]):
@@ -136,74 +177,131 @@ class TransferStudy(Study[TransferPart, TransferResult]):
     def plan(self) -> Sequence[TransferPart]:
         """Opens every data set, and looks through it for classes without images, before the first is measured."""
         config = self.config
-        self.model = load(self.encoder, self.module, choose_device(config.device, "--device"))
-        self.extractor = Extractor.of(
-            self.encoder, size=config.size, preprocessing="resize", resample=config.resample, batch=config.batch,
-            workers=config.workers, cache=FeatureCache.beside(self.encoder),
-        )  # fmt: skip
-        size = self.extractor.size or self.model.input.size
-        if size is None:
-            raise UserError(
-                f"{self.encoder} does not say which side its images had: give --size, 224 for ImageNet's nets"
-            )
-        self.size: int = size
+        self.subjects: dict[Start, Subject] = {"run": self._subject(self.encoder, self.module)}
+        if config.supervised is not None:
+            self.subjects["supervised"] = self._subject(encoder_path(config.supervised), None)
+        first = self.subjects["run"]
+        for start, subject in self.subjects.items():
+            if subject.model.input.channels != first.model.input.channels:
+                raise UserError(
+                    f"--{start} {subject.file} takes {subject.model.input.channels} channels, "
+                    f"{first.file} {first.model.input.channels}: both are measured on the same images"
+                )
         data = Pixels.of(read_header(self.encoder)).of_whole_images().fill(DataConfig(
             root=config.root, download=config.download, max_skipped=config.max_skipped,
-            channels=self.model.input.channels, workers=config.workers,
+            channels=first.model.input.channels, workers=config.workers,
         ))  # fmt: skip
-        splits = {name: measuring.open_parts(name, data, config.seed) for name in _names(config.data)}
-        protocols: tuple[Protocol, ...] = ("linear", "finetune") if config.protocol == "both" else (config.protocol,)
-        return [TransferPart(name, protocol, parts) for name, parts in splits.items() for protocol in protocols]
+        self.splits = {name: measuring.open_parts(name, data, config.seed) for name in _names(config.data)}
+        wanted = _PROTOCOLS[config.protocol]
+        return [
+            TransferPart(name, protocol, self.splits[name], start)
+            for name, protocol, start in _every_cell()
+            if name in self.splits and protocol in wanted and start in self.subjects
+        ]
+
+    def _subject(self, file: Path, module: nn.Module | None) -> Subject:
+        """An encoder and how it reads images; UserError where it does not say which side they have."""
+        config = self.config
+        model = load(file, module, choose_device(config.device, "--device"))
+        extractor = Extractor.of(
+            file, size=config.size, preprocessing="resize", resample=config.resample, batch=config.batch,
+            workers=config.workers, cache=FeatureCache.beside(file),
+        )  # fmt: skip
+        size = extractor.size or model.input.size
+        if size is None:
+            raise UserError(f"{file} does not say which side its images had: give --size, 224 for ImageNet's nets")
+        return Subject(file, model, extractor, size, module)
 
     def run(self, part: TransferPart) -> Sequence[TransferResult]:
         """Measure a data set, or read its result."""
-        cell = self._cell(*part)
-        value = f"{METRICS[cell.metric]} {cell.value:.2%}"
-        print_rank0(f"{SETS[part.name].title}, {part.protocol}: {value} in {duration(cell.seconds)}")
-        self.folder.write_table(self._asked() | {"encoder": cell.asked["encoder"]})
+        cell = self._cell(part)
+        value, whose = f"{METRICS[cell.metric]} {cell.value:.2%}", "" if part.start == "run" else f", {part.start}"
+        print_rank0(f"{SETS[part.name].title}, {part.protocol}{whose}: {value} in {duration(cell.seconds)}")
+        self.folder.write_table(
+            {start: self._asked(subject) | {"encoder": digest(subject.model)}
+             for start, subject in self.subjects.items()}
+        )  # fmt: skip
         return [cell]
 
-    def _cell(self, name: str, protocol: Protocol, parts: DataSplits) -> TransferResult:
-        config, place = self.config, self.folder.cell(name, protocol)
+    def _cell(self, part: TransferPart) -> TransferResult:
+        config, subject, (name, protocol, parts, start) = self.config, self.subjects[part.start], part
+        place = self.folder.cell(name, protocol, start)
         if protocol == "linear":
-            question = measuring.question(self.model, parts, self._asked() | {"grid": list(PAPER_GRID)})
+            question = measuring.question(subject.model, parts, self._asked(subject) | {"grid": list(PAPER_GRID)})
             return measuring.measured(
                 place, question, name, protocol, parts,
-                lambda: measuring.linear(self.model, name, parts, self.extractor, PAPER_GRID),
+                lambda: measuring.linear(subject.model, name, parts, subject.extractor, PAPER_GRID), start,
             )  # fmt: skip
-        asked = self._asked() | {"budget": asdict(config.budget), "decayed": DECAYED}
-        runs = self.folder.path / "runs" / name
+        budget = config.budget if protocol == "finetune" else config.random_budget
+        asked = self._asked(subject) | {"budget": asdict(budget), "decayed": DECAYED}
+        kind = {"finetune": "", "random": "-random"}[protocol] + ("" if start == "run" else f"-{start}")
+        runs = self.folder.path / "runs" / f"{name}{kind}"
         return measuring.measured(
-            place, measuring.question(self.model, parts, asked), name, protocol, parts,
-            lambda: finetune_grid(self.encoder, name, parts, runs, config.budget, self.size, self.extractor.resample,
-                                  config.seed, self.module, config.device),
+            place, measuring.question(subject.model, parts, asked), name, protocol, parts,
+            lambda: finetune_grid(subject.file, name, parts, runs, budget, subject.size, subject.extractor.resample,
+                                  config.seed, subject.module, config.device), start,
         )  # fmt: skip
 
-    def _asked(self) -> dict[str, Any]:
+    def _asked(self, subject: Subject) -> dict[str, Any]:
         pixels: dict[str, Any] = (
-            (self.extractor.pixels or Pixels()).of_whole_images().options()["data"]
+            (subject.extractor.pixels or Pixels()).of_whole_images().options()["data"]
         )  # of the defaults nothing, as ever
-        return {"size": self.size, "resample": self.extractor.resample, "seed": self.config.seed} | pixels
+        return {"size": subject.size, "resample": subject.extractor.resample, "seed": self.config.seed} | pixels
 
     def measured(self, cell: TransferResult) -> Mapping[str, float]:
         """The data set's own metric, by data set and protocol."""
-        return {f"{cell.name}, {cell.protocol}: {cell.metric}": cell.value}
+        whose = "" if cell.start == "run" else f", {cell.start}"
+        return {f"{cell.name}, {cell.protocol}{whose}: {cell.metric}": cell.value}
 
     def table(self, cells: Sequence[TransferResult]) -> Table:
-        """The results beside those that the paper reports for ResNet-50."""
-        tuned = any(cell.protocol == "finetune" for cell in cells)
-        starts = ["SimCLR", "supervised", *(["random start"] if tuned else [])]
-        rows = []
-        for cell in cells:
-            paper = reported(cell.name, cell.protocol)
-            # A linear classifier on random features is not in the paper: nothing stands there.
-            theirs = ["/".join(f"{value:.1f}" for key, value in paper.items() if key.startswith(start))
-                      for start in starts]  # fmt: skip
-            rows.append(
-                [SETS[cell.name].title, cell.protocol, METRICS[cell.metric], f"{100 * cell.value:.1f}", *theirs]
-            )
+        """A row for each data set, linear or fine-tuned, the paper's results for ResNet-50 beside ours."""
+        measured = {(cell.name, cell.protocol, cell.start): f"{100 * cell.value:.1f}" for cell in cells}
+        families = dict.fromkeys((c.name, "linear" if c.protocol == "linear" else "finetune") for c in cells)
+        rows: list[list[str]] = []
+        for name, family in families:
+            linear: Protocol = "linear" if family == "linear" else "finetune"
+            ours = {
+                "SimCLR": measured.get((name, linear, "run"), ""),
+                "supervised": measured.get((name, linear, "supervised"), ""),
+                # A linear classifier on random features is not in the paper: nothing stands there.
+                "random start": measured.get((name, "random", "run"), "") if linear == "finetune" else "",
+            }
+            paper = reported(name, linear)
+            row = [SETS[name].title, family, METRICS[SETS[name].metric]]
+            for start, value in ours.items():
+                row += [value, "/".join(f"{v:.1f}" for key, v in paper.items() if key.startswith(start))]
+            rows.append(row)
+        columns = ["data", "protocol", "metric", "ours", "SimCLR", "ours, supervised", "supervised",
+                   "ours, random start", "random start"]  # fmt: skip
+        shown = [at for at, _ in enumerate(columns) if at < 5 or at == 6 or any(row[at] for row in rows)]
         note = "In %; the paper's (arXiv 2002.05709) are of a ResNet-50 at widths 1x/4x, from ImageNet."
-        return Table("Transfer", ["data", "protocol", "metric", "ours", *starts], rows, note)
+        return Table("Transfer", [columns[at] for at in shown], [[row[at] for at in shown] for row in rows], note)
+
+    def interpretation(self, cells: Sequence[TransferResult]) -> str:
+        """The permutation test on each data set, of the run against the supervised encoder and against its control."""
+        found = {(cell.name, cell.protocol, cell.start): cell for cell in cells}
+        told = []
+        for (name, protocol, start), cell in found.items():
+            if start != "run" or protocol == "random":
+                continue
+            others = {"the supervised encoder": found.get((name, protocol, "supervised"))}
+            others["a random start"] = found.get((name, "random", "run")) if protocol == "finetune" else None
+            for whose, other in others.items():
+                if other is not None:
+                    told.append(self._compare(cell, other, whose))
+        if not told:
+            return ""
+        return f"Permutation tests at {LEVEL:.0%}, each by itself: {'; '.join(told)}."
+
+    def _compare(self, cell: TransferResult, other: TransferResult, whose: str) -> str:
+        """One data set's test in words."""
+        words = f"{SETS[cell.name].title}, {cell.protocol}, {100 * (cell.value - other.value):+.1f} against {whose}"
+        if not cell.hits or not other.hits:
+            return f"{words}: not tested, for a result of an earlier version does not say which images were right"
+        labels = np.asarray(self.splits[cell.name].test.labels)
+        p = p_value(unpacked(cell.hits), unpacked(other.hits), labels, cell.metric, self.config.seed)
+        verdict = "no clear difference" if p >= LEVEL else "better" if cell.value > other.value else "worse"
+        return f"{words}: {verdict} (p {'< 0.0001' if p < 1e-4 else f'= {p:.4f}'})"
 
 
 def _names(asked: str) -> list[str]:
