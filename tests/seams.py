@@ -250,7 +250,7 @@ def walk(under: tuple[str, ...] = SEAMS) -> Iterator[Seam]:
 
 def nearest(file: str) -> list[str]:
     """Tests that are the likeliest to notice an error in a file, quick ones first: paths below the checkout."""
-    general = [path for path in ("tests/test_seams.py", "tests/runs/test_every_option.py") if (ROOT / path).exists()]
+    general = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "tests").glob("test_seams*.py"))
     folder = Path(file).parts[0].removesuffix(".py")
     near = {
         "heads": ["tests/test_heads.py", "tests/methods"],
@@ -258,4 +258,4 @@ def nearest(file: str) -> list[str]:
         "methods": ["tests/methods", "tests/studies/test_study_methods.py"],
         "training": ["tests/training", "tests/methods/test_training_steps.py"],
     }.get(folder, [f"tests/{folder}"])
-    return [general[0], *near] if general else near
+    return [*general, *near]

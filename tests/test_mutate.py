@@ -57,4 +57,26 @@ def test_errors_are_made_and_noticed_and_noticed_ones_not_made_again(tmp_path: P
     lines = [f"1/2 noticed: {late[0].name}", f"2/2 survived: {late[2].name}"]
     assert result.stdout.splitlines()[:2] == lines, result.stderr
     assert result.returncode == 1
-    assert list(known(kept).values()) == ["noticed", "noticed", "survived"]
+    told = [(row["outcome"], row.get("test", "").split("::")[-1]) for row in known(kept).values()]
+    assert told == [("noticed", ""), ("noticed", "test_warm_up"), ("survived", "")]
+
+
+def test_an_error_that_never_ends_is_told_and_quick_tests_are_run_alone(tmp_path: Path) -> None:
+    test, kept = tmp_path / "test_end.py", tmp_path / "kept.jsonl"
+    test.write_text(
+        "import time\n"
+        "from twofold.optim import OptimConfig, build_schedule\n"
+        "def test_long():\n"
+        "    config = OptimConfig('sgd', 1.0, schedule='constant', warmup_steps=7)\n"
+        "    time.sleep(2.5)\n"
+        "    assert build_schedule(config, 64, 8, 1.0).warmup == 7\n"
+        "def test_end():\n"
+        "    config = OptimConfig('sgd', 1.0, schedule='constant', warmup_steps=6)\n"
+        "    while build_schedule(config, 64, 8, 1.0).warmup % 2:\n"
+        "        time.sleep(0.01)\n"
+    )
+    command = [sys.executable, str(ROOT / "tests" / "mutate.py"), "optim/build.py", "--only", "late: warmup"]
+    command += ["--tests", str(test), "--kept", str(kept), "--quick", "2", "--seconds", "1"]
+    subprocess.run(command, capture_output=True, check=False)
+    told = [(row["outcome"], row["test"].split("::")[-1]) for row in known(kept).values()]
+    assert told == [("too long", "test_end"), ("survived", ""), ("survived", "")]

@@ -89,8 +89,9 @@ class Health:
         if row["effective_rank"] < 2 or row["uniformity"] > -0.02:
             return {
                 "collapse": f"the embedding has collapsed (effective rank {row['effective_rank']:.1f}, uniformity "
-                f"{row['uniformity']:.3f}): {examples} look alike to the encoder. Try a lower --optim.lr, a larger "
-                "--batch, or a lower --method.temperature, and see that the data are not all the same"
+                f"{row['uniformity']:.3f}): {examples} look alike to the encoder. Try a lower --optim.lr or "
+                f"--optim.weight_decay, a larger --batch, or a lower --method.temperature, and see that the {examples} "
+                "differ"
             }
         if self._at_chance(contrast):
             auc = row["retrieval_auc"]

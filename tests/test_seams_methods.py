@@ -1,0 +1,174 @@
+"""What a method was given decides its loss: each option, off its default, against the loss function called by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from twofold.data import DataFacts
+from twofold.encoders import Encoder, EncoderConfig, build_encoder
+from twofold.errors import UserError
+from twofold.heads import HeadConfig, ProjectionHead
+from twofold.losses import distillation_loss, margin_triplet, nt_logistic, nt_xent
+from twofold.methods import MethodConfig, MoCo, SimCLR
+from twofold.methods.base import ClassifierOutput, ContrastiveOutput, Inputs
+from twofold.methods.distill import Distill
+from twofold.methods.supervised import Supervised
+
+HEAD = HeadConfig(kind="linear", out_dim=12, norm=False)
+FACTS = DataFacts(
+    count=900, median_height=12, median_width=12, channels=3, equal_sized=True, labelled=False, classes=None
+)
+
+
+def encoder() -> Encoder:
+    torch.manual_seed(1)
+    return build_encoder(EncoderConfig.of(name="resnet10", width=0.125, stem="cifar"), 12)
+
+
+def views() -> Inputs:
+    generator = torch.Generator().manual_seed(2)
+    a, b = (torch.rand(6, 3, 12, 12, generator=generator) for _ in range(2))
+    return Inputs(a, b)
+
+
+ABLATIONS: list[dict[str, Any]] = [
+    {"loss": "nt_logistic", "normalize": False},
+    {"loss": "nt_logistic", "mining": "semi_hard"},
+    {"loss": "nt_logistic", "negatives": "sum"},
+    {"loss": "margin_triplet", "margin": 0.3, "normalize": False},
+    {"loss": "margin_triplet", "margin": 1.6, "mining": "semi_hard"},
+    {"loss": "margin_triplet", "margin": 0.3, "negatives": "sum"},
+]
+
+
+@pytest.mark.parametrize("options", ABLATIONS)
+def test_each_option_of_a_compared_loss_counts(options: dict[str, Any]) -> None:
+    method = SimCLR.Config(temperature=0.37, **options).build(encoder(), HEAD)
+    out = method(views())
+    assert isinstance(out, ContrastiveOutput)
+    given = {"normalize": True, "mining": "none", "negatives": None} | options
+    more = {"margin": given.pop("margin")} if given.pop("loss") == "margin_triplet" else {"temperature": 0.37}
+    loss = margin_triplet if "margin" in more else nt_logistic
+    torch.testing.assert_close(out.loss, loss(out.z_a, out.z_b, **more, **given))
+
+
+@pytest.mark.parametrize("options", [{"normalize": False}, {"scale": "simclr_sum2"}])
+def test_each_option_of_nt_xent_counts(options: dict[str, Any]) -> None:
+    method = SimCLR.Config(temperature=0.37, **options).build(encoder(), HEAD)
+    out = method(views())
+    torch.testing.assert_close(out.loss, nt_xent(out.z_a, out.z_b, temperature=0.37, **options))
+
+
+TEACHER = torch.randn(6, 5, generator=torch.Generator().manual_seed(3))
+LABELS = torch.tensor([0, 4, -1, 2, -1, 1])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"temperature": 0.4}, {"temperature": 2.0, "squared_temperature": True}, {"temperature": 0.4, "alpha": 0.3}],
+)
+def test_each_option_of_distillation_counts(options: dict[str, Any]) -> None:
+    method = Distill(encoder(), 5, **options)
+    torch.nn.init.normal_(method.classifier.weight)
+    labels = LABELS if "alpha" in options else None
+    out = method(Inputs(views().a, labels=labels, teacher_logits=TEACHER))
+    expected = distillation_loss(out.logits, TEACHER, labels=labels, **options)
+    torch.testing.assert_close(out.loss, expected)
+    p = (TEACHER / options["temperature"]).softmax(1)
+    entropy = -(p * p.log()).sum(1).mean() * (4.0 if "squared_temperature" in options else 1.0)
+    assert method.describe(out, 6)["teacher_entropy"] == pytest.approx(float(entropy), rel=1e-5)
+    decayed = Distill(method.encoder, 5, decay=0.5, **options)
+    decayed.classifier = method.classifier
+    more = decayed(Inputs(views().a, labels=labels, teacher_logits=TEACHER)).loss - out.loss
+    torch.testing.assert_close(more, 0.25 * method.classifier.weight.square().sum(), rtol=1e-4, atol=1e-4)
+
+
+def supervised(**options: Any) -> Supervised:
+    torch.manual_seed(4)
+    return Supervised(encoder(), ProjectionHead(64, HeadConfig(layers=3, out_dim=12, hidden_dim=20)), 5, **options)
+
+
+def test_each_option_of_a_classifier_counts() -> None:
+    labels = LABELS.clamp(min=0)
+    plain = supervised(init="normal")
+    out = plain(Inputs(views().a, labels=labels))
+    assert isinstance(out, ClassifierOutput)
+    assert plain.classifier.weight.shape == (5, 64)
+    assert plain.classifier.weight.any()
+    assert not supervised().classifier.weight.any()
+    torch.testing.assert_close(out.loss, torch.nn.functional.cross_entropy(out.logits, labels))
+    decayed = supervised(init="normal", decay=0.5)(Inputs(views().a, labels=labels)).loss
+    torch.testing.assert_close(decayed - out.loss, 0.25 * plain.classifier.weight.square().sum())
+    weights = torch.tensor([0.0, 1.0, 2.0, 3.0, 4.0])
+    weighted = supervised(init="normal", weights=weights)(Inputs(views().a, labels=labels)).loss
+    each = torch.nn.functional.cross_entropy(out.logits, labels, reduction="none")
+    torch.testing.assert_close(weighted, (each * weights[labels]).mean())
+    many = torch.nn.functional.one_hot(labels, 5)
+    both = supervised(init="normal", many=True)(Inputs(views().a, labels=many))
+    binary = torch.nn.functional.binary_cross_entropy_with_logits(out.logits, many.float(), reduction="sum") / 6
+    torch.testing.assert_close(both.loss, binary)
+
+
+def test_what_a_classifier_reads_and_trains() -> None:
+    assert supervised(from_head=2).classifier.weight.shape == (5, 20)
+    learns = {n.split(".")[0] for n, p in supervised(from_head=1).named_parameters() if p.requires_grad}
+    assert learns == {"encoder", "head", "classifier"}
+    learns = {n.split(".")[0] for n, p in supervised(from_head=1, freeze="head").named_parameters() if p.requires_grad}
+    assert learns == {"encoder", "classifier"}
+    learns = {n.split(".")[0] for n, p in supervised(freeze="encoder").named_parameters() if p.requires_grad}
+    assert learns == {"classifier"}
+    assert not supervised(freeze="encoder").encoder.training
+    assert supervised(freeze="encoder", frozen_mode="training").encoder.training
+    blocks = supervised(after_block=2).encoder.blocks()
+    assert blocks is not None
+    assert not any(p.requires_grad for p in blocks.parameters(2))
+    assert all(p.requires_grad for block in blocks.blocks[2:] for p in block.parameters())
+    assert all(part.training for part in blocks.up_to(2))
+    blocks = supervised(after_block=2, frozen_mode="inference").encoder.blocks()
+    assert blocks is not None
+    assert not any(part.training for part in blocks.up_to(2))
+
+
+def opened(config: MethodConfig, batch: int = 64, encoder: str = "resnet10") -> tuple[dict[str, Any], list[str]]:
+    chosen, reasons = config.chosen(FACTS, batch, encoder)
+    return vars(chosen), reasons
+
+
+GIVEN = MoCo.Config(temperature=0.37, queue=300, momentum=0.7, symmetric=True, bn_splits=2, shuffle=False)
+
+
+def test_what_is_given_to_moco_stays_and_the_rest_is_chosen() -> None:
+    assert opened(GIVEN) == (vars(GIVEN), [])
+    free, reasons = opened(MoCo.Config())
+    assert free == vars(MoCo.Config(temperature=0.2, queue=128, momentum=0.99, bn_splits=4))
+    assert [reason.split(" ")[0] for reason in reasons] == [
+        "temperature", "method.queue", "method.momentum", "method.bn_splits"
+    ]  # fmt: skip
+    assert opened(MoCo.Config(symmetric=True))[0]["queue"] == 256  # twice the 128 keys of a step
+    assert opened(replace(GIVEN, bn_splits=None), batch=20)[0]["bn_splits"] == 1
+    assert opened(replace(GIVEN, bn_splits=None), encoder="vit_tiny")[0]["bn_splits"] is None
+
+
+def test_moco_tells_the_loss_of_chance_of_its_own_options() -> None:
+    assert GIVEN.about_chance().startswith(" = 2 ln(K + 1), K = 300;")
+    assert replace(GIVEN, symmetric=False).about_chance().startswith(" = ln(K + 1), K = 300;")
+
+
+def test_memory_and_queue_have_to_hold_a_step() -> None:
+    for config in (replace(GIVEN, queue=32), SimCLR.Config(temperature=0.3, memory=32)):
+        config.check_batch(16)
+        with pytest.raises(UserError, match="holds fewer keys than the 36"):
+            config.check_batch(18)
+    replace(GIVEN, queue=32, symmetric=False).check_batch(32)
+    with pytest.raises(UserError, match="bn_splits 4 does not divide the 18"):
+        replace(GIVEN, bn_splits=4).check_batch(18)
+
+
+def test_the_temperature_of_simclr_is_that_of_the_batch_where_none_is_given() -> None:
+    assert opened(SimCLR.Config(temperature=0.37), 4096) == (vars(SimCLR.Config(temperature=0.37)), [])
+    assert opened(SimCLR.Config(), 2048)[0]["temperature"] == 0.1
+    assert opened(SimCLR.Config(), 2047)[0]["temperature"] == 0.2
