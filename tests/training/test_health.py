@@ -117,7 +117,7 @@ def test_the_last_word_of_a_run_that_is_still_rising(slope, word):
 def test_the_outlook_of_four_rows_is_as_wide_as_students_t_makes_it():
     """A line through four points leaves two degrees of freedom: 4.3 standard errors, not 2."""
     health, points = Health(1000, IMAGES), []
-    for step, auc in ((100, 0.55), (120, 0.57), (140, 0.556), (160, 0.573)):
+    for step, auc in ((100, 0.55), (120, 0.556), (140, 0.556), (160, 0.563)):
         health.advice(step, WELL | {"step": step, "encoder_norm": step, "retrieval_auc": auc})
         points.append((math.log(step), auc))
     value, error = extrapolate(points, math.log(1000))
@@ -125,6 +125,21 @@ def test_the_outlook_of_four_rows_is_as_wide_as_students_t_makes_it():
     assert f"between {low:.0%} and {high:.0%} after 1,000" in health.outlook()
     narrow = f"between {value - 2 * error:.0%} and {value + 2 * error:.0%}"
     assert narrow != f"between {low:.0%} and {high:.0%}"
+
+
+def test_an_outlook_that_leaves_everything_open_waits_for_more_rows():
+    health = Health(1000, IMAGES)
+    wild = ((100, 0.55), (120, 0.75), (140, 0.5), (160, 0.8))
+    calm = [(200 + 20 * k, 0.7 + 0.001 * (-1) ** k) for k in range(25)]
+    for step, auc in wild:
+        health.advice(step, WELL | {"step": step, "encoder_norm": step, "retrieval_auc": auc})
+    assert health.outlook() == ""
+    for step, auc in calm:
+        health.advice(step, WELL | {"step": step, "encoder_norm": step, "retrieval_auc": auc})
+        if told := health.outlook():
+            break
+    assert step > 200
+    assert "after 1,000" in told
 
 
 def test_four_rows_a_quarter_that_scatter_are_no_rise():

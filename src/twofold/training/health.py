@@ -157,7 +157,8 @@ class Health:
         return not gathers and auc + doubt < _LEAST_AUC and auc - 0.5 < max(doubt, 0.01)
 
     def outlook(self) -> str:
-        """Where the run is heading, once, as soon as four rows and a tenth of the steps allow a line; else empty.
+        """Where the run is heading, once, as soon as four rows and a tenth of the steps tell it within a range of half
+        of all that there is; else empty.
 
         The line is of least squares in the logarithm of the step, through what has been measured: kNN accuracy where it
         was looked at four times, else `retrieval_auc`. Its range holds 95 % of predictions by Student's t,
@@ -168,12 +169,14 @@ class Health:
         for name, words in (("knn_top1", "kNN accuracy"), ("retrieval_auc", "partners nearer than other views")):
             points = [(math.log(row["step"]), row[name]) for row in self._rows if name in row]
             if len(points) >= 4:
-                self._told.add("outlook")
                 if self._told & {"still", "temperature", "collapse", "chance"}:
                     return ""
                 value, error = extrapolate(points, math.log(self.total))
                 reach = quantile(len(points) - 2) * error
                 low, high = (min(max(value + side * reach, 0.0), 1.0) for side in (-1, 1))
+                if high - low > _WIDEST:
+                    return ""  # so wide a range says nothing; further rows will narrow it
+                self._told.add("outlook")
                 now, step = points[-1][1], int(self._rows[-1]["step"])
                 return (
                     f"{words} {now:.1%} after {step:,} steps; if it goes on in the logarithm of the step, between "
@@ -197,6 +200,9 @@ class Health:
             "--extend"
         )
 
+
+_WIDEST = 0.5
+"""Range of an outlook that is worth a line."""
 
 _LEAST_AUC = 0.53
 """Where a guess, which gets 0.5, is told from a run that learns slowly; tests/training/test_know_early.py has both."""
