@@ -165,7 +165,11 @@ class Embedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
         given |= {"seed": self.random_state, "training.device": self.device}
         options = merge({"data.workers": 0} if not _of_files(images) else {}, self.options or {}, given)
         source = opened(images, DataConfig(), None)
-        with tempfile.TemporaryDirectory(prefix="twofold-") as folder, _quiet(not self.verbose):
+        with (
+            tempfile.TemporaryDirectory(prefix="twofold-") as folder,
+            _quiet(not self.verbose),
+            torch.random.fork_rng(devices=[]),  # the caller's random numbers are its own
+        ):
             run = pretrain(source, Path(folder) / "run", report=False, **options)
             return run.encoder_file.read_bytes()
 

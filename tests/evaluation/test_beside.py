@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
 import twofold
+from sound_files import speech_folder
 from twofold.commands.demos import digits
-from twofold.data import ArraySource
-from twofold.encoders import ResNet, TorchvisionEncoder, adapt, build_encoder, save_encoder
+from twofold.data import ArraySource, AudioSource, FileSource
+from twofold.encoders import ResNet, SpeechEncoder, TorchvisionEncoder, adapt, build_encoder, save_encoder
 from twofold.encoders.composed import EncoderWithHead
 from twofold.encoders.untrained import untrained
 from twofold.errors import UserError
@@ -158,6 +161,29 @@ def test_a_module_of_one_s_own_starts_layer_by_layer_or_says_why_not() -> None:
     found = Linear().evaluate(own, ArraySource(*bright()))
     assert list(found.baselines) == ["majority", "pixels"]
     assert "without the untrained encoder: Own (module) has parameters (scale)" in found.words
+
+
+def test_files_are_read_once_for_all_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = speech_folder(tmp_path / "speech", 2, 6)
+    torch.manual_seed(0)
+    net = SpeechEncoder(4000, 20, 60.0, width=16, layers=1, heads=2, hidden=32, dropout=0.0)
+    save_encoder(tmp_path / "encoder.safetensors", net)
+    read: list[int] = []
+    whole = AudioSource.read
+    monkeypatch.setattr(AudioSource, "read", lambda source, index: read.append(index) or whole(source, index))
+    found = twofold.evaluate(tmp_path / "encoder.safetensors", folder, protocol="knn", k=3)
+    assert list(found.baselines) == ["majority", "filterbank", "filterbank_thirds", "untrained"]
+    assert sorted(read) == list(range(12))
+    pictures, labels = bright(20)
+    for i, (picture, label) in enumerate(zip(pictures, labels, strict=True)):
+        (tmp_path / "pictures" / str(label)).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(tmp_path / "pictures" / str(label) / f"{i}.png")
+    seen: list[int] = []
+    own = FileSource.read
+    monkeypatch.setattr(FileSource, "read", lambda source, index: seen.append(index) or own(source, index))
+    save_encoder(tmp_path / "images.safetensors", ResNet(10, 0.125, "cifar"))
+    twofold.evaluate(tmp_path / "images.safetensors", tmp_path / "pictures", protocol="knn", k=3)
+    assert sorted(seen) == list(range(20))
 
 
 def test_the_majority_answers_by_frequency() -> None:

@@ -112,6 +112,10 @@ def test_epochs_fill_what_the_trial_left():
     # twenty-one looks of 10 s, or one every two epochs beside eight steps of 0.25 s
     assert epochs_within(10.0, Rate(0.25, 10.0, 30.0, 96), 4.0, 0)[0] == (600 - 30 - 210) / 0.25 / 4
     assert epochs_within(10.0, Rate(0.25, 10.0, 30.0, 96), 4.0, 2)[0] == 95.0
+    # looks that the run keeps within 5 % cost no more than that
+    assert epochs_within(10.0, Rate(0.25, 10.0, 30.0, 96), 4.0, 0, 0.05)[0] == 541.0  # of 541.5
+    assert epochs_within(10.0, Rate(0.25, 10.0, 30.0, 96), 4.0, 2, 0.05)[0] == 541.0
+    assert epochs_within(10.0, Rate(0.25, 0.001, 30.0, 96), 4.0, 0, 0.05)[0] == 569.0
 
 
 @pytest.mark.parametrize("per_epoch", [1.0, 3.0, 7.0, 49.0, 97.5, 12345.0])

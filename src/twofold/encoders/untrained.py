@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from twofold.encoders.adapters import CustomEncoder
 from twofold.encoders.audio.encoder import UtteranceEncoder
-from twofold.encoders.base import Encoder, build_encoder_from_spec
+from twofold.encoders.base import MISFIT, Encoder, build_encoder_from_spec
 from twofold.encoders.composed import EncoderWithHead
 from twofold.errors import UserError
 from twofold.heads import ProjectionHead
@@ -53,8 +53,11 @@ def _anew(encoder: Encoder) -> Encoder:
         below = untrained(encoder.encoder, torch.initial_seed())
         return EncoderWithHead(below, ProjectionHead(head.in_dim, head.config), encoder.feature_dim)
     if isinstance(encoder, CustomEncoder) or not hasattr(encoder, "kind"):
-        result = copy.deepcopy(encoder)
-        _start(result)
+        try:
+            result = copy.deepcopy(encoder).cpu()
+            _start(result)
+        except MISFIT as error:
+            raise UserError(f"{type(encoder).__name__} cannot be started anew: {error}") from error
         return result
     return build_encoder_from_spec(encoder.spec())
 

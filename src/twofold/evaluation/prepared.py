@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from twofold.data import BadImage, Source
+from twofold.data import AudioSource, BadImage, Source
 from twofold.devices import available_memory
 from twofold.evaluation.framing import Framing
 
@@ -47,8 +47,10 @@ class Prepared:
         self._kept: dict[Any, Kept] = {}
 
     def of(self, source: Source, framing: Framing) -> Kept:
-        """What is kept of a source, which is this very object, under this rule."""
-        key = id(source), framing.rule, framing.size, framing.resample
+        """What is kept of a source under this rule: of this very object; of recordings, whose source is made anew for
+        each encoder, of those with the same fingerprint."""
+        which = source.fingerprint() if isinstance(source, AudioSource) else id(source)
+        key = which, getattr(source, "rate", None), framing.rule, framing.size, framing.resample
         return self._kept.setdefault(key, Kept(source, framing))  # (a source that is kept leaves its id to no other)
 
     def keep(self, kept: Kept, index: int, example: Tensor | BadImage) -> None:
