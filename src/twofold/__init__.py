@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from twofold.commands.export import export as export
     from twofold.commands.finetune import finetune as finetune
     from twofold.commands.labels import labels as labels
+    from twofold.commands.papers import papers as papers
     from twofold.commands.predict import predict as predict
     from twofold.commands.pretrain import pretrain as pretrain
     from twofold.commands.recipes import recipes as recipes
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 _COMMANDS = (
     "pretrain", "evaluate", "finetune", "distill", "labels", "predict", "embed", "search", "convert", "export",
-    "transfer", "study", "shard", "recipes",
+    "transfer", "study", "shard", "recipes", "papers",
 )  # fmt: skip
 _PLACES = {name: f"twofold.commands.{name}" for name in _COMMANDS} | {"load": "twofold.evaluation.loading"}
 
