@@ -69,6 +69,7 @@ docs: $(VENV)/.docs ## rebuild the generated pages and the site (site/)
 	$(BIN)/python docs/make_reading.py
 	$(BIN)/python docs/make_architecture.py
 	$(BIN)/python docs/make_options.py
+	$(BIN)/python docs/make_papers.py
 	$(BIN)/zensical build --clean --strict
 
 $(VENV)/.bench: $(VENV)/.dev

@@ -52,10 +52,18 @@ def options() -> str:
 def recipe_page() -> str:
     """The page of recipes."""
     lines = ["# Recipes", "", "`twofold recipes NAME` shows one; `--recipe NAME` starts from it.", ""]
+    lines += [
+        "A family is one file for many recipes, one a cell of a published table or grid, named",
+        "`FAMILY:axis=value,axis=value`: `twofold recipes FAMILY` shows its axes, and `--cell axis=value` its cells",
+        "with their published values.",
+        "",
+    ]
     lines += ["| recipe | data | should reach | source | run by us |", "|---|---|---|---|---|"]
     for name in recipes.names():
         recipe = recipes.load(name)
-        lines.append(f"| `{name}` | {recipe.data} | {recipe.result} | {recipe.source} | {recipe.run} |")
+        axes = ", ".join(f"{axis} ({len(values)})" for axis, values in recipe.axes.items())
+        shown = f"`{name}`" + (f", a family: {axes}" if axes else "")
+        lines.append(f"| {shown} | {recipe.data} | {recipe.result} | {recipe.source} | {recipe.run} |")
     return "\n".join([*lines, ""])
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from twofold.commands.finetune import finetune as finetune
     from twofold.commands.label import label as label
     from twofold.commands.labels import labels as labels
+    from twofold.commands.papers import papers as papers
     from twofold.commands.predict import predict as predict
     from twofold.commands.pretrain import pretrain as pretrain
     from twofold.commands.recipes import recipes as recipes
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 
 _COMMANDS = (
     "pretrain", "evaluate", "finetune", "distill", "labels", "predict", "embed", "search", "explore", "label",
-    "convert", "export", "transfer", "study", "shard", "recipes",
+    "convert", "export", "transfer", "study", "shard", "recipes", "papers",
 )  # fmt: skip
 _PLACES = {name: f"twofold.commands.{name}" for name in _COMMANDS} | {
     "load": "twofold.evaluation.loading", "Embedder": "twofold.embedder", "two_views": "twofold.views",

@@ -217,6 +217,7 @@ def maker(script):
     [
         ("options.md", "make_options", "options"),
         ("recipes.md", "make_options", "recipe_page"),
+        ("papers.md", "make_papers", "page"),
         ("architecture.md", "make_architecture", "page"),
     ],
 )

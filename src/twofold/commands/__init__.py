@@ -62,6 +62,7 @@ COMMANDS: dict[str, Command] = {
     "export": Command("twofold.commands.export", "an encoder in the layout of torchvision, MoCo or detectron2"),
     "shard": Command("twofold.commands.shard", "pack images into tar archives that load fast from any disk"),
     "recipes": Command("twofold.commands.recipes", "list the recipes of the published results"),
+    "papers": Command("twofold.commands.papers", "the papers' tables: what makes each, and the published numbers"),
     "demo-speech": Command("twofold.commands.demos.speech", "the same for speech: real voices, five ways"),
     "demo": Command("twofold.commands.demos.digits", "the whole story on 5,000 real digits, in minutes"),
 }

@@ -21,6 +21,11 @@ from twofold.evaluation.kept import save_fitted
 from twofold.evaluation.protocols.base import PROTOCOLS, EvaluationConfig, Protocol, Result
 from twofold.files import write_atomically
 from twofold.options import OptionsParser, add_options, merge
+from twofold.published import beside
+from twofold.runs.starting import recipe_of
+
+MEASURED_AS = {"linear": "linear", "imagenet": "linear", "knn": "knn"}
+"""Protocol -> how `twofold.published` calls what is measured so."""
 
 
 def evaluate(run: str | Path, data: Any, /, *, encoder: nn.Module | None = None, **options: Any) -> Result:
@@ -48,6 +53,9 @@ def evaluate(run: str | Path, data: Any, /, *, encoder: nn.Module | None = None,
     device = choose_device(config.device, "--device").type
     protocol = kind(config)
     result = protocol.run(file, data, module=encoder, device=device, progress=Progress(), **parts)
+    measured = MEASURED_AS.get(result.protocol)
+    if measured is not None:
+        result = dataclasses.replace(result, published=beside(recipe_of(file), measured))
     written = _write(file, protocol, result)
     if protocol.fitted is not None and written is not None:
         kept = save_fitted(written.with_suffix(".safetensors"), file, protocol.fitted, config.data, encoder)

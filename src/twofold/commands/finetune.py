@@ -23,11 +23,13 @@ from twofold.evaluation.parts import evaluation_parts, labelled_parts
 from twofold.evaluation.scores import Scores
 from twofold.files import check_out
 from twofold.options import OptionsParser, add_options, merge
+from twofold.published import beside
 from twofold.recipe import read_layers
 from twofold.results import in_json, measured
 from twofold.runs.config import FinetuneConfig
 from twofold.runs.finetune import FinetuneResult
 from twofold.runs.finetune import finetune as fit
+from twofold.runs.starting import recipe_of
 from twofold.training.rundir import RunDirectory
 
 
@@ -38,10 +40,12 @@ class FinetuneReport:
     Attributes:
         path: the run's folder.
         result: what it reached.
+        published: lines that set what is published for the recipe beside it.
     """
 
     path: Path
     result: FinetuneResult
+    published: tuple[str, ...] = ()
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -63,6 +67,7 @@ class FinetuneReport:
         return "\n".join([
             f"{first}  ({result.labels:,} labels, {count:,} test images)",
             *(scores.recalls() if isinstance(scores, Scores) else []),
+            *self.published,
             f"protocol: {result.text}",
             f"{result.steps:,} steps in {duration(result.seconds)}; encoder, head and classifier: "
             f"{self.path / 'encoder.safetensors'}; numbers: {self.path / 'result.json'}",
@@ -117,7 +122,11 @@ def finetune(
         AcceleratorState().destroy_process_group()
     if not result.complete:
         raise Stopped.at(f"at step {result.steps:,}", result.stopped_by or signal.SIGINT)
-    return FinetuneReport(Path(out), result)
+    facts = RunDirectory(out).facts()
+    lines = beside(facts.get("recipe"), "finetune")
+    if checked.freeze == "encoder":  # linear evaluation: what is published is the pretraining's
+        lines += beside(recipe_of(path), "linear")
+    return FinetuneReport(Path(out), result, tuple(lines))
 
 
 def parser() -> ArgumentParser:

@@ -6,6 +6,7 @@ import importlib.util
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -69,6 +70,15 @@ def owned_run(run: RunDirectory) -> Iterator[None]:
 
         _on_first_rank(take)
         yield
+
+
+def recipe_of(encoder_file: Path) -> str | None:
+    """The recipe that the run of an encoder was started from; None where there is no run, or it had none."""
+    run = RunDirectory(encoder_file.parent)
+    if encoder_file.parent != run.path or not run.config_file.exists():
+        return None
+    recipe = run.facts().get("recipe")
+    return recipe if isinstance(recipe, str) else None
 
 
 def start_run(run: RunDirectory, config: Any, source: Source, data: Any, recipe: str | None, **more: Any) -> None:

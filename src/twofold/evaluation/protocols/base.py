@@ -220,6 +220,7 @@ class Result(ABC):
         seconds: that it took, by part.
         file: the JSON document that it was written to; None if it was not.
         kept_in: the file of what was fitted, for `twofold.predict`; None if it was not to be kept.
+        published: lines that set what is published for the run's recipe beside it.
     """
 
     protocol: str
@@ -229,6 +230,7 @@ class Result(ABC):
     seconds: dict[str, float] = field(default_factory=dict, compare=False)
     file: Path | None = field(default=None, compare=False)
     kept_in: Path | None = field(default=None, compare=False)
+    published: list[str] = field(default_factory=list, compare=False)
 
     @property
     @abstractmethod
@@ -262,6 +264,7 @@ class Result(ABC):
         return "\n".join(
             [
                 *self.lines(),
+                *self.published,
                 f"protocol: {self.words}",
                 f"encoder unchanged: sha256 {self.digest[:16]}... before and after",
                 took + (f"; written to {self.file}" if self.file else ""),

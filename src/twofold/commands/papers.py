@@ -1,0 +1,129 @@
+"""`twofold papers`: the papers' tables, what makes each, and the published numbers."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from jsonargparse import ArgumentParser
+
+from twofold.commands.arguments import new_parser
+from twofold.published import MEASURED, METRICS, Item, find
+from twofold.published import papers as every_paper
+from twofold.recipe import load
+from twofold.report.tables import Table, terminal
+from twofold.results import in_json
+
+
+@dataclass(frozen=True)
+class PapersResult:
+    """Items that were asked for: one in full, or those of a paper or of all in a line each.
+
+    Attributes:
+        items: of the papers.
+        in_full: whether the rows are told.
+        as_json: whether the text is JSON.
+    """
+
+    items: tuple[Item, ...]
+    in_full: bool
+    as_json: bool = False
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Nothing is measured."""
+        return {}
+
+    def text(self) -> str:
+        """For people, or as JSON."""
+        if self.as_json:
+            return json.dumps(self.to_dict(), indent=2)
+        if self.in_full:
+            return "\n\n".join(_in_full(item) for item in self.items)
+        width = max((len(item.full_name) for item in self.items), default=0)
+        lines = [f"{item.full_name:<{width}}  {item.title} ({_values(item)}; {item.run})" for item in self.items]
+        papers = {item.paper for item in self.items}
+        lines += [
+            f"{paper.name}, {where}: left out, {why}"
+            for paper in every_paper().values()
+            if paper.name in papers or not paper.items
+            for where, why in paper.left_out
+        ]
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """In JSON's types: each item by its full name, with its commands."""
+        return {item.full_name: in_json(item) | {"commands": commands_of(item)} for item in self.items}
+
+
+def papers(name: str | None = None, *, as_json: bool = False) -> PapersResult:
+    """The tables of the papers, those of one paper, or one table with its published numbers.
+
+    Args:
+        name: PAPER, or PAPER/TABLE.
+        as_json: whether the result's text is JSON.
+
+    Raises:
+        UserError: if there is none of that name.
+    """
+    items = [item for paper in every_paper() for item in find(paper)] if name is None else find(name)
+    return PapersResult(tuple(items), in_full=name is not None and "/" in name, as_json=as_json)
+
+
+def commands_of(item: Item) -> list[str]:
+    """What reproduces an item, command by command: pretraining, and what is then measured."""
+    if item.command:
+        return [item.command]
+    return [command for recipe in item.recipes() for command in _commands(recipe)]
+
+
+def _commands(name: str) -> list[str]:
+    recipe = load(name)
+    if recipe.axes:
+        return [f"twofold recipes {name}"]
+    data = recipe.data if " " not in recipe.data else "recordings"
+    run = "" if recipe.command == "pretrain" else "runs/pretrained "
+    out = name.replace(":", "-").replace(",", "-").replace("=", "")
+    return [f"twofold {recipe.command} {run}{data} --recipe {name} --out runs/{out}"]
+
+
+def _values(item: Item) -> str:
+    count = sum(len(row.values) for row in item.rows)
+    return f"{count} published value{'s' if count != 1 else ''}"
+
+
+def _in_full(item: Item) -> str:
+    """An item's rows with recipes, its commands and its notes."""
+    keys, metrics = list(item.rows[0].keys), list(dict.fromkeys(m for row in item.rows for m in row.values))
+    rows = [
+        [*row.keys.values(), *(f"{row.values[m]:g}" if m in row.values else "" for m in metrics), row.recipe or ""]
+        for row in item.rows
+    ]
+    heads = [f"{m} ({METRICS[m].partition(' ')[0]})" for m in metrics]
+    commands = commands_of(item)
+    shown = [f"  {command}" for command in commands[:6]]
+    shown += [f"  ... {len(commands) - 6} more, one for each recipe below"] if len(commands) > 6 else []
+    words = [
+        f"{item.full_name}: {item.title}",
+        f"{every_paper()[item.paper].source}; {MEASURED[item.measured]}; {item.run}",
+        *(["commands:", *shown] if commands else ["no command makes this"]),
+        "",
+        terminal(Table(item.title, [*keys, *heads, "recipe"], rows)),
+        *([item.note] if item.note else []),
+        *([f"left out: {item.left_out}"] if item.left_out else []),
+    ]
+    return "\n".join(words)
+
+
+def parser() -> ArgumentParser:
+    """Of `twofold papers`."""
+    parser = new_parser("List the papers' tables, or show one with its published numbers and what makes it.")
+    parser.add_argument("name", nargs="?", default=None, help="a paper, or PAPER/TABLE such as simclr/table-5")
+    parser.add_argument("--json", type=bool, default=False, help="print JSON")
+    return parser
+
+
+def run(options: dict[str, Any]) -> PapersResult:
+    """`twofold papers`."""
+    return papers(options.get("name"), as_json=bool(options.get("json")))

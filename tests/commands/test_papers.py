@@ -1,0 +1,207 @@
+"""The registry of published results against the papers' numbers, its recipes, its command, and lines beside results."""
+
+import json
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny import OPTIONS, images
+
+import twofold
+from twofold import cli
+from twofold import recipe as recipes
+from twofold.cli import command_of
+from twofold.commands import COMMANDS
+from twofold.commands.papers import commands_of
+from twofold.errors import UserError
+from twofold.parsers import parse
+from twofold.published import MEASURED, SAME, beside, find, papers, published, reached
+from twofold.studies.transfer.sets import SETS, reported
+
+ITEMS = [item for paper in papers().values() for item in paper.items.values()]
+
+
+def values(name, metric="top1"):
+    """(keys joined by spaces) -> published value."""
+    return {" ".join(row.keys.values()): row.values[metric] for row in find(name)[0].rows if metric in row.values}
+
+
+def test_the_numbers_are_the_papers():
+    """Read again from the papers and the READMEs, apart from the files: a slip in one of them shows."""
+    grid = values("simclr/table-b1")
+    assert len(grid) == 48
+    assert [grid[f"{batch} 100 linear"] for batch in (256, 512, 1024, 2048, 4096, 8192)] == [
+        57.5, 60.7, 62.8, 64.0, 64.6, 64.8
+    ]  # fmt: skip
+    assert [grid[f"{batch} 800 sqrt"] for batch in (256, 512, 1024, 2048, 4096, 8192)] == [
+        66.5, 67.4, 68.3, 68.8, 69.1, 69.1
+    ]  # fmt: skip
+    assert values("simclr/table-4")["NT-Logistic (semi-hard)"] == 57.9
+    assert list(values("simclr/table-5").values()) == [59.7, 64.4, 60.7, 58.0, 57.2, 57.0]
+    assert list(values("simclr/table-5", "contrastive_entropy").values()) == [1.0, 4.5, 8.2, 8.3, 0.5, 0.5]
+    assert list(values("simclr/table-6").values()) == [69.3, 74.2, 76.5]
+    assert list(values("simclr/table-6", "top5").values()) == [89.0, 92.0, 93.2]
+    assert values("simclr/table-7")["SimCLR 4x 1pct"] == 63.0
+    nets = values("simclr2/checkpoints")
+    assert list(nets.values()) == [71.7, 74.6, 75.6, 77.7, 73.6, 76.3, 77.0, 79.0, 74.5, 77.2, 77.4, 79.4, 79.8]
+    tuned = values("simclr2/finetuned")
+    assert len(tuned) == 39
+    assert [tuned[f"r152-3x-sk {labels}"] for labels in ("1pct", "10pct", "100pct")] == [74.9, 80.1, 83.1]
+    assert [tuned[f"r50-1x {labels}"] for labels in ("1pct", "10pct", "100pct")] == [57.9, 68.4, 76.3]
+    assert list(values("simclr2/supervised").values())[::6] == [76.6, 78.9, 80.5]
+    assert list(values("moco/demo").values()) == [82.6, 86.3, 88.7, 85.3, 88.5, 89.7]
+
+
+@pytest.mark.parametrize(("name", "width"), [("simclr/table-8", "4x"), ("simclr/appendix-b8", "1x")])
+def test_transfer_is_what_its_own_table_prints(name, width):
+    rows = find(name)[0].rows
+    assert len(rows) == 60
+    for row in rows:
+        keys = row.keys
+        assert row.values["result"] == reported(keys["data"], keys["protocol"])[f"{keys['start']} {width}"]
+    assert {row.keys["data"] for row in rows} == set(SETS)
+
+
+@pytest.mark.parametrize("item", ITEMS, ids=lambda item: item.full_name)
+def test_every_item_names_what_there_is(item):
+    assert item.title
+    assert item.measured in MEASURED
+    assert all(row.values for row in item.rows)
+    assert len({tuple(row.keys.items()) for row in item.rows}) == len(item.rows), "no row twice"
+    for name in item.recipes():
+        assert recipes.load(name)
+    for command in commands_of(item)[::29]:  # a parser takes a tenth of a second
+        words = shlex.split(command)
+        assert words[0] == "twofold"
+        name, rest = command_of(words[1:])
+        parse(COMMANDS[name].parser(), name, rest)
+
+
+@pytest.mark.parametrize("paper", papers().values(), ids=lambda paper: paper.name)
+def test_sections_name_code_and_commands_that_exist(paper):
+    for _, _, code, command in paper.sections:
+        for file in code.split(", "):
+            assert (Path(twofold.__file__).parent / file).exists(), file
+        name, rest = command_of(shlex.split(command)[1:])
+        parse(COMMANDS[name].parser(), name, rest)
+
+
+@pytest.mark.parametrize(("own", "cell"), SAME.items())
+def test_a_recipe_with_a_name_of_its_own_is_the_cell(own, cell):
+    a, b = recipes.load(own), recipes.load(cell)
+    assert a.command == b.command
+    plain = [dict(each.options, encoder=dict(each.options.get("encoder", {}))) for each in (a, b)]
+    for each in plain:
+        each["encoder"].pop("sk_ratio", None) if not each["encoder"].get("sk_ratio") else None
+    assert plain[0] == plain[1]
+    assert published(own) == published(cell)
+
+
+def test_families():
+    assert len(recipes.cells("simclr-imagenet-grid")) == 48
+    assert len(recipes.cells("simclr2-finetune")) == 39
+    assert len(recipes.cells("simclr-imagenet-margin")) == 2 * 5 * 4 - 5, "a margin of 0 has no semi-hard negative"
+    one = recipes.load("simclr-imagenet-grid:rule=sqrt,epochs=200,batch=512")
+    assert one.name == "simclr-imagenet-grid:batch=512,epochs=200,rule=sqrt"
+    assert (one.options["batch"], one.options["epochs"], one.options["optim"]["lr"]) == (512, 200, 0.075)
+    assert one.result == "65.6 % top-1 by linear evaluation"
+    big = recipes.load("simclr2-finetune:net=r50-2x,labels=100pct").options
+    assert (big["optim"]["lr"], big["from_head"], big["epochs"], big["labels"]) == (0.002, 0, 30, "all")
+    assert recipes.load("simclr2-finetune:net=r50-1x,labels=1pct").options["optim"]["lr"] == 0.005
+    loss = recipes.load("simclr-imagenet-margin:mining=semi_hard,lr=0.5,margin=1.6").options
+    assert loss["method"] | {"mining": "semi_hard", "margin": 1.6, "loss": "margin_triplet"} == loss["method"]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("simclr-imagenet-grid:batch=300", "batch is one of 256, 512"),
+        ("simclr-imagenet-grid:size=3", "there is no 'size'; it has batch, epochs, rule"),
+        ("simclr-imagenet-grid:batch=256,rule=sqrt", r"say epochs \(100, 200, 400, 800\), too"),
+        ("simclr-imagenet-100:batch=256", "is a single recipe"),
+        ("simclr-imagenet-margin:mining=semi_hard,lr=0.1,margin=0", "this combination is none"),
+        ("simclr-imagenet-gird:batch=256", "simclr-imagenet-grid"),
+    ],
+)
+def test_cells_that_are_none(name, message):
+    with pytest.raises(UserError, match=message):
+        recipes.load(name)
+
+
+def test_a_family_itself_is_no_recipe():
+    with pytest.raises(
+        UserError, match=r"is a family: name a cell of it, such as simclr-imagenet-color:strength=0\.125"
+    ):
+        recipes.read_layers("simclr-imagenet-color", None, {})
+    cell = "simclr-imagenet-color:strength=0.125"
+    assert recipes.read_layers(cell, None, {"epochs": 3})["views"]["color_strength"] == 0.125
+
+
+@pytest.mark.parametrize(
+    "name", [cell for family in recipes.names() for cell in recipes.cells(family) if ":" in cell][::7]
+)
+def test_cells_build(name):
+    from test_recipes import resolved
+
+    assert resolved(name)
+
+
+def test_what_is_published_stands_beside():
+    assert reached("simclr2-distill-small") == "73.9 % top-1 distilled; 77.5 % top-1 distilled"
+    lines = beside("simclr-imagenet-100", "linear")
+    assert "published: 64.6 % top-1 by linear evaluation (simclr/table-b1; recipe simclr-imagenet-100)" in lines
+    assert beside("demo-mnist", "linear") == beside(None, "linear") == beside("simclr-imagenet-100", "knn") == []
+
+
+def test_the_command(capsys):
+    assert cli.main(["papers"]) == 0
+    listed = capsys.readouterr().out
+    assert "simclr/table-5" in listed
+    assert "not run by us" in listed
+    assert "only the abstract could be read" in " ".join(listed.split())
+    assert cli.main(["papers", "simclr/table-5"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "--recipe simclr-imagenet-temperature:case=cosine-0.05" in shown
+    assert "cosine-0.1 4.5 87.8 64.4" in shown
+    assert cli.main(["papers", "simclr/table-b1", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)["simclr/table-b1"]
+    assert document["rows"][0]["values"] == {"top1": 57.5}
+    assert len(document["commands"]) == 48
+    assert cli.main(["papers", "simclr/table-99"]) == 2
+    assert "there is no 'table-99' in simclr" in capsys.readouterr().err
+    assert cli.main(["recipes", "simclr-imagenet-grid", "--cell", "batch=256,epochs=100"]) == 0
+    told = capsys.readouterr().out
+    assert "57.5 % top-1" in told
+    assert "62.8 % top-1" in told
+    assert cli.main(["recipes", "simclr-imagenet-grid"]) == 0
+    assert "a family of 48 recipes" in capsys.readouterr().out
+    assert cli.main(["recipes", "simclr-imagenet-grid", "--cell", "batch=3"]) == 2
+
+
+def test_evaluate_and_finetune_print_the_published_value(tmp_path):
+    """Of a run whose facts name a recipe; what else differs is the run's own doing."""
+    run = twofold.pretrain(images(), tmp_path / "run", report=False, **OPTIONS | {"epochs": 1, "monitor": {"every": 0}})
+    data = dict(zip(("x_train", "y_train"), images(48), strict=True))
+    x, y = images(24, seed=1)
+    np.savez(tmp_path / "data.npz", **data, x_test=x, y_test=y)
+    text = run.config_file.read_text()
+    assert "recipe: null" in text
+    plain = twofold.evaluate(run.path, str(tmp_path / "data.npz"), protocol="linear")
+    assert "published" not in plain.text()
+    run.config_file.write_text(text.replace("recipe: null", "recipe: simclr-imagenet-1000"))
+    found = twofold.evaluate(run.path, str(tmp_path / "data.npz"), protocol="linear")
+    assert "published: 69.3 % top-1, 89 % top-5 by linear evaluation (simclr/table-6" in found.text()
+    assert json.loads(found.file.read_text())["published"] == found.published
+    assert "published" not in twofold.evaluate(run.path, str(tmp_path / "data.npz"), protocol="knn", k=3).text()
+    small = {"epochs": 1, "batch": 8, "labels": "4/class"}
+    tuned = twofold.finetune(
+        run.path, str(tmp_path / "data.npz"), tmp_path / "tuned", freeze="encoder", training={"device": "cpu"}, **small
+    )
+    assert "published: 69.3 % top-1, 89 % top-5 by linear evaluation" in tuned.text()
+    views = {"size": 16}
+    own = twofold.finetune(
+        run.path, str(tmp_path / "data.npz"), tmp_path / "own", recipe="simclr-finetune:width=2x,labels=1pct",
+        views=views, training={"device": "cpu"}, preprocessing="auto", **small,
+    )  # fmt: skip
+    assert "published: 58.5 % top-1, 83 % top-5 fine-tuned (simclr/table-7" in own.text()
