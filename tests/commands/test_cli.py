@@ -52,7 +52,7 @@ def test_help_says_that_sounds_will_do(command):
 @pytest.mark.parametrize("command", list(COMMANDS))
 def test_help_of_a_command_explains_each_option_with_its_default(command):
     done = subprocess.run(
-        [sys.executable, "-m", "twofold", *command.split(), "--help"], capture_output=True, text=True, timeout=120
+        [sys.executable, "-m", "twofold", *command.split(), "--help-all"], capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0
     assert "usage: twofold" in done.stdout
