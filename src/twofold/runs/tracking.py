@@ -60,6 +60,8 @@ def start_tracking(accelerator: Accelerator, config: Any, run: RunDirectory) -> 
     try:
         project = track if track == "tensorboard" else PROJECT
         accelerator.init_trackers(project, None, {track: more[track]} if track in more else {})
+        if rank() == 0 and not accelerator.trackers:
+            raise RuntimeError(f"this version of Accelerate finds no usable {track}")
         if rank() == 0 and track == "tensorboard":  # whose own way to keep options writes a second run beside the first
             text = "\n".join(f"    {key}: {value}" for key, value in options.items())
             accelerator.trackers[0].writer.add_text("options", text, 0)
