@@ -39,9 +39,11 @@ JOURNEY = [
 EXTRAS = {
     "av": ["pretrain speech --out runs/speech --epochs 1 --batch 8 --encoder.speech.width 16 --encoder.speech.heads 2"],
     "bands": [],
+    "completion": ["completion bash"],
     "demo": ["demo --help"],
     "dicom": [],
     "docs": [],
+    "explore": ["explore runs/photos photos --out map.html"],
     "onnx": ["export runs/photos --format onnx --out encoder.onnx"],
     "report": ["pretrain photos --out runs/again " + SMALL],
     "search": ["embed runs/photos photos --out features.faiss"],

@@ -12,19 +12,24 @@ import warnings
 from collections.abc import Sequence
 
 from twofold import __version__
-from twofold.commands import COMMANDS
+from twofold.commands import COMMANDS, TASKS
+from twofold.commands.help import brief_help, wants_help
 from twofold.errors import RankLost, Stopped, UserError, suggest
 from twofold.interrupts import Interrupted, interruptible
 from twofold.text import printable
 
 
 def usage() -> str:
-    """What `twofold --help` prints."""
+    """What `twofold --help` prints: the commands, by what they are for."""
     width = max(len(name) for name in COMMANDS)
-    lines = [f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()]
+    lines = []
+    for task in dict.fromkeys([*TASKS, *(command.task for command in COMMANDS.values())]):
+        own = {name: command for name, command in COMMANDS.items() if command.task == task}
+        lines += [f"{task}:", *(f"  {name:<{width}}  {command.summary}" for name, command in own.items()), ""]
     return "\n".join(
-        ["usage: twofold COMMAND ...", "", "Representations from two views of each example.", "", "commands:", *lines,
-         "", "`twofold COMMAND --help` explains each option with its default; `twofold --version` tells the version."]
+        ["usage: twofold COMMAND ...", "", "Representations from two views of each example.", "", *lines,
+         "`twofold COMMAND --help` shows the options that people use, --help-all every one with its default;",
+         "`twofold --version` tells the version."]
     )  # fmt: skip
 
 
@@ -45,7 +50,10 @@ def run() -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit status: 0, 2 for a user's error, 75 where --resume mends it, 128 + a signal."""
+    """Run a command; returns the exit status.
+
+    0; 1 where `twofold doctor` finds a fault; 2 for a user's error; 75 where --resume mends it; 128 + a signal.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage())
@@ -55,12 +63,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     try:
         name, words = command_of(arguments)
+        if wants_help(words, ("-h", "--help")) and (told := brief_help(name, COMMANDS[name].summary)) is not None:
+            print(told)
+            return 0
         # What Pillow remarks on a file's metadata or size is for programmers; what matters of it is told of the file.
         warnings.filterwarnings("ignore", module=r"PIL\.")
         with interruptible():
+            _tell_of_the_wait(name, words)
             from twofold import parsers  # PyTorch and all: seconds
 
-            parsers.run(name, words)
+            return parsers.run(name, words)
     except UserError as error:
         print(f"twofold: error: {printable(str(error))}", file=sys.stderr)
         return 2
@@ -89,7 +101,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output went away (`| head`): no news is for anybody
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    return 0
+
+
+def _tell_of_the_wait(name: str, words: Sequence[str]) -> None:
+    """Say on stderr, on the first rank, that the command was understood, where PyTorch is still to be loaded."""
+    if "torch" in sys.modules or os.environ.get("RANK", "0") != "0" or wants_help(words):
+        return
+    print(f"twofold {__version__}: {name}", file=sys.stderr, flush=True)
 
 
 def command_of(arguments: Sequence[str]) -> tuple[str, list[str]]:

@@ -2,65 +2,95 @@
 
 from __future__ import annotations
 
+import json
 import re
 from argparse import ArgumentError
 from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
 from typing import Any, get_args
 
 from jsonargparse import ArgumentParser, Namespace
 
 from twofold.commands import COMMANDS
+from twofold.commands.aliases import Names, resolve
+from twofold.commands.help import wants_help
 from twofold.console import console
 from twofold.distributed import started_first
-from twofold.errors import UserError, suggest
+from twofold.errors import UserError
+from twofold.files import write_atomically
 from twofold.options import explain, given
 
 
-def run(name: str, words: Sequence[str]) -> None:
-    """Run a command of `COMMANDS` with what the shell gave it, and print what came of it.
+def run(name: str, words: Sequence[str]) -> int:
+    """Run a command of `COMMANDS` with what the shell gave it, and print what came of it; returns the exit status.
+
+    `--json FILE`, which every command takes, writes the result there as well.
 
     Raises:
         UserError: for anything wrong in the options or the data.
         Stopped: if SIGINT or SIGTERM ended it early.
     """
     command = COMMANDS[name]
-    result = command.run(parse(command.parser(), name, words))
-    if result is not None and started_first():
+    if wants_help(words):
+        parser = command.parser()
+        parser.prog = f"twofold {name}"
+        print(parser.format_help(), end="")
+        return 0
+    parser = command.parser()
+    if not any("--json" in action.option_strings for action in parser._actions):
+        parser.add_argument("--json", type=str, help="also write the result to this file, as JSON")
+    options = parse(parser, name, words)
+    file = options.pop("json", None)
+    if file is not None and Path(file).exists():
+        raise UserError(f"--json {file} exists already; choose another name")
+    result = command.run(options)
+    if result is None:
+        return 0
+    if started_first():
         console.print(result.text())
+        if file is not None:
+            text = json.dumps(result.to_dict(), indent=2, default=str) + "\n"
+            write_atomically(Path(file), lambda out: out.write(text.encode()))
+    status: int = getattr(result, "status", 0)
+    return status
 
 
 def parse(parser: ArgumentParser, command: str, arguments: Sequence[str]) -> dict[str, Any]:
     """The options given, nested, without defaults (those lie below recipes and files)."""
     parser.prog = f"twofold {command}"
-    words = [_underscores(word) for word in arguments]
+    words = resolve(_names(parser, command), arguments)
     words = [f"{word}=true" if _is_bare_flag(parser, words, i) else word for i, word in enumerate(words)]
     try:
         namespace: Namespace = parser.parse_args(words, defaults=False)
     except ArgumentError as error:
-        unknown = re.search(r"unrecognized arguments: (--\S+)|does not accept option '(\S+)'", str(error))
-        if unknown:
-            name = (unknown.group(1) or unknown.group(2)).split("=")[0]
-            raise UserError(f"there is no option '{name}'{suggest(name, _options(parser))}") from error
         missing = re.search(r"arguments are required: (.+)", str(error))
         if missing:
             shown = {action.dest: str(action.metavar or action.dest) for action in parser._actions}
             names = ", ".join(shown.get(name, name) for name in missing.group(1).split(", "))
             raise UserError(f"the following arguments are required: {names}") from error
+        more = re.search(r"unrecognized arguments: (.+)", str(error))
+        if more:
+            raise UserError(_too_many(parser, command, words, more.group(1))) from error
         raise UserError(explain(str(error))) from error
     return {name.replace("-", "_"): value for name, value in given(namespace).items()}
 
 
-def _options(parser: ArgumentParser) -> list[str]:
-    return [word for action in parser._actions for word in action.option_strings if word.startswith("--")]
+def _names(parser: ArgumentParser, command: str) -> Names:
+    """The names of a parser's options."""
+    options = [word[2:] for action in parser._actions for word in action.option_strings if word.startswith("--")]
+    before = [str(action.metavar or action.dest) for action in parser._actions if not action.option_strings]
+    return Names(command, options, before)
 
 
-def _underscores(word: str) -> str:
-    """Option names may be written with dashes or underscores."""
-    if not word.startswith("--"):
-        return word
-    name, equals, value = word.partition("=")
-    name = "--" + name[2:].replace("-", "_")
-    return ("--print-config" if name == "--print_config" else name) + equals + value
+def _too_many(parser: ArgumentParser, command: str, words: Sequence[str], more: str) -> str:
+    """Says that words are left over, and which the command takes."""
+    last = more.split()[-1]
+    before = next((word for word, value in pairwise(words) if value == last), "")
+    if before.startswith("--") and "=" not in before:
+        return f"{before} takes no value, and {last} stands after it: leave it out"
+    takes = " ".join(name.upper() for name in _names(parser, command).before) or "options alone"
+    return f"too many words: {more}; `twofold {command}` takes {takes}, and options by name"
 
 
 def _is_bare_flag(parser: ArgumentParser, words: Sequence[str], i: int) -> bool:

@@ -5,9 +5,15 @@ from __future__ import annotations
 import errno
 import json
 import os
+import socket
 import stat
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from twofold.text import printable
 
@@ -130,3 +136,41 @@ def unreadable_folder(error: OSError) -> None:
     """
     if Path(str(error.filename)).name != "lost+found":
         raise error
+
+
+_REACH = 5.0
+"""Seconds within which a hub answers a connection, or counts as away."""
+
+
+@contextmanager
+def hub_or_cache() -> Iterator[bool]:
+    """Inside, Hugging Face's libraries look into their caches alone where the hub cannot be reached; gives whether not.
+
+    Their own way is to ask six times, for half a minute, before they look or give up.
+    """
+    from huggingface_hub import constants
+
+    holders = [constants, *([sys.modules["datasets.config"]] if "datasets.config" in sys.modules else [])]
+    names = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")
+    before = [(each, name, getattr(each, name)) for each in holders for name in names if hasattr(each, name)]
+    reached = constants.HF_HUB_OFFLINE or _answers(constants.ENDPOINT)
+    try:
+        for each, name, value in before:
+            setattr(each, name, value or not reached)
+        yield reached and not constants.HF_HUB_OFFLINE
+    finally:
+        for each, name, value in before:
+            setattr(each, name, value)
+
+
+def _answers(address: str) -> bool:
+    """Whether the server of an address, or the proxy on the way to it, takes a connection."""
+    wanted = urlsplit(address)
+    proxy = None if proxy_bypass(wanted.hostname or "") else getproxies().get(wanted.scheme)
+    asked = urlsplit(proxy if proxy and "://" in proxy else f"http://{proxy}") if proxy else wanted
+    port = asked.port or (443 if asked.scheme == "https" else 80)
+    try:
+        socket.create_connection((asked.hostname or "", port), timeout=_REACH).close()
+    except OSError:
+        return False
+    return True

@@ -27,11 +27,13 @@ class Command:
             it has printed that itself. Only a call of one of them loads the file, and PyTorch and all that it needs.
         summary: what it does, in a line.
         arguments: for both functions, where several commands share a file.
+        task: what people have in mind when they look for it, under which `twofold --help` lists it.
     """
 
     module: str
     summary: str
     arguments: tuple[str, ...] = ()
+    task: str = "more"
 
     def parser(self) -> ArgumentParser:
         """The parser of the command's words."""
@@ -44,30 +46,42 @@ class Command:
         return result
 
 
+_LEARN, _MEASURE, _USE = "learn a representation", "measure it", "use it"
+_OTHERS, _STUDY, _ABOUT = "files from and for other programs", "ask your data", "find your way"
+TASKS = (_LEARN, _MEASURE, _USE, _OTHERS, _STUDY, _ABOUT)
+"""The tasks in the order of `twofold --help`."""
+
+
+def _command(module: str, summary: str, task: str) -> Command:
+    return Command(f"twofold.commands.{module}", summary, task=task)
+
+
 COMMANDS: dict[str, Command] = {
-    "pretrain": Command("twofold.commands.pretrain", "learn a representation from unlabelled images or speech"),
-    "evaluate": Command(
-        "twofold.commands.evaluate", "measure a frozen encoder: linear probe, neighbours, ImageNet, speech"
-    ),
-    "finetune": Command("twofold.commands.finetune", "train the encoder further on a few labels, or from scratch"),
-    "distill": Command("twofold.commands.distill", "train a small student on what a teacher says"),
-    "transfer": Command("twofold.commands.transfer", "measure an encoder on the papers' 12 other data sets"),
-    "labels": Command("twofold.commands.labels", "how many labels do I need? accuracy against their number"),
-    "predict": Command("twofold.commands.predict", "what new files are, by the classifier that was fitted"),
-    "embed": Command("twofold.commands.embed", "write features with names to a file, for whatever comes next"),
-    "search": Command("twofold.commands.search", "neighbours, near-duplicates, leaks between splits, outliers"),
-    "explore": Command("twofold.commands.explore", "a page with a map to zoom, search, colour and draw lassos on"),
-    "label": Command("twofold.commands.label", "which files to label next, as a table to fill in"),
-    "convert": Command("twofold.commands.convert", "turn an official checkpoint into an encoder of ours"),
-    "export": Command("twofold.commands.export", "an encoder in the layout of torchvision, MoCo or detectron2"),
-    "shard": Command("twofold.commands.shard", "pack images into tar archives that load fast from any disk"),
-    "recipes": Command("twofold.commands.recipes", "list the recipes of the published results"),
-    "papers": Command("twofold.commands.papers", "the papers' tables: what makes each, and the published numbers"),
-    "demo-speech": Command("twofold.commands.demos.speech", "the same for speech: real voices, five ways"),
-    "demo": Command("twofold.commands.demos.digits", "the whole story on 5,000 real digits, in minutes"),
+    "pretrain": _command("pretrain", "learn a representation from unlabelled images or speech", _LEARN),
+    "finetune": _command("finetune", "train the encoder further on a few labels, or from scratch", _LEARN),
+    "distill": _command("distill", "train a small student on what a teacher says", _LEARN),
+    "evaluate": _command("evaluate", "measure a frozen encoder: linear probe, neighbours, ImageNet, speech", _MEASURE),
+    "compare": _command("compare", "runs beside one another: curves, options, results with spread", _MEASURE),
+    "report": _command("report", "the page that shows a run, made anew from its files", _MEASURE),
+    "transfer": _command("transfer", "measure an encoder on the papers' 12 other data sets", _MEASURE),
+    "labels": _command("labels", "how many labels do I need? accuracy against their number", _MEASURE),
+    "predict": _command("predict", "what new files are, by the classifier that was fitted", _USE),
+    "embed": _command("embed", "write features with names to a file, for whatever comes next", _USE),
+    "search": _command("search", "neighbours, near-duplicates, leaks between splits, outliers", _USE),
+    "explore": _command("explore", "a page with a map to zoom, search, colour and draw lassos on", _USE),
+    "label": _command("label", "which files to label next, as a table to fill in", _USE),
+    "convert": _command("convert", "turn an official checkpoint into an encoder of ours", _OTHERS),
+    "export": _command("export", "an encoder in the layout of torchvision, MoCo or detectron2", _OTHERS),
+    "shard": _command("shard", "pack images into tar archives that load fast from any disk", _OTHERS),
+    "recipes": _command("recipes", "list the recipes of the published results", _ABOUT),
+    "papers": _command("papers", "the papers' tables: what makes each, and the published numbers", _ABOUT),
+    "doctor": _command("doctor", "what this machine and this installation can do", _ABOUT),
+    "completion": _command("completion", "what makes the shell complete commands and options", _ABOUT),
+    "demo": _command("demos.digits", "the whole story on 5,000 real digits, in minutes", _ABOUT),
+    "demo-speech": _command("demos.speech", "the same for speech: real voices, five ways", _ABOUT),
 }
 """The commands, in the order of `twofold --help`; a new one is a file and a line here."""
 
 COMMANDS |= {
-    f"study {name}": Command("twofold.commands.study", line.summary, (name,)) for name, line in STUDIES.items()
+    f"study {name}": Command("twofold.commands.study", line.summary, (name,), _STUDY) for name, line in STUDIES.items()
 }

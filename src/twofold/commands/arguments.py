@@ -44,6 +44,13 @@ def add_resume(parser: ArgumentParser, what: str) -> None:
     )
 
 
+def add_report(parser: ArgumentParser) -> None:
+    """Whether the page is made at the end."""
+    parser.add_argument(
+        "--report", type=bool, default=True, help="write report.html at the end; `twofold report RUN` makes it anew"
+    )
+
+
 def require_out(options: dict[str, Any], what: str, example: str) -> None:
     """Raise a UserError where --out is not given."""
     if not options.get("out"):

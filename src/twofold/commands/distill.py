@@ -13,8 +13,10 @@ from typing import Any
 from jsonargparse import ArgumentParser
 from torch import nn
 
-from twofold.commands.arguments import EITHER, PATH, add_data, add_out, new_parser, require_out
+from twofold.commands.arguments import EITHER, PATH, add_data, add_out, add_report, new_parser, require_out
+from twofold.commands.pages import page_or_word
 from twofold.data import Source, open_source, splits_of
+from twofold.distributed import started_first
 from twofold.encoders import read_header
 from twofold.encoders.load import encoder_path
 from twofold.errors import Stopped
@@ -24,6 +26,7 @@ from twofold.files import check_out
 from twofold.kinds import EXAMPLE
 from twofold.options import OptionsParser, add_options, merge
 from twofold.recipe import read_layers
+from twofold.report.outcome import write_outcome_report
 from twofold.results import in_json, measured
 from twofold.runs import distill as distillation
 from twofold.runs.config import DistillConfig
@@ -38,10 +41,12 @@ class DistillReport:
     Attributes:
         path: the run's folder, with the student in `encoder.safetensors`.
         result: what came of it: teacher and student compared, in words and numbers.
+        page: `report.html`, if it was written.
     """
 
     path: Path
     result: DistillResult
+    page: Path | None = None
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -50,7 +55,7 @@ class DistillReport:
 
     def text(self) -> str:
         """For people."""
-        return self.result.summary()
+        return self.result.summary() + (f"\nreport: {self.page}" if self.page else "")
 
     def to_dict(self) -> dict[str, Any]:
         """In JSON's types."""
@@ -66,6 +71,7 @@ def distill(
     recipe: str | None = None,
     config: str | Path | None = None,
     resume: bool = False,
+    report: bool = True,
     module: nn.Module | None = None,
     encoder: nn.Module | Mapping[str, Any] | None = None,
     **options: Any,
@@ -84,6 +90,7 @@ def distill(
         module: your own module, if the teacher's run was trained with one.
         encoder: the student: options of a named encoder (``{"name": "resnet18"}``), or your own module, which takes
             [n, C, S, S] in [0, 1] and returns features [n, d]; built as its teacher if not given.
+        report: write `report.html` at the end.
         options: fields of `DistillConfig`, nested or dotted; `test` may be data of any kind. They win over `config`,
             which wins over `recipe`.
 
@@ -115,7 +122,8 @@ def distill(
     )
     if not result.complete:
         raise Stopped.at(f"at step {result.steps:,}", result.stopped_by or signal.SIGINT)
-    return DistillReport(out, result)
+    page = page_or_word(lambda: write_outcome_report(RunDirectory(out))) if report and started_first() else None
+    return DistillReport(Path(out), result, page)
 
 
 def _others(data: Any, test: Any, train: Source, asked: DistillConfig) -> tuple[Source | None, Source | None]:
@@ -141,6 +149,7 @@ def parser() -> ArgumentParser:
     add_out(parser, "run")
     parser.add_argument("--recipe", type=str, help="start from a recipe for distillation")
     parser.add_argument("--config", type=str, help="a YAML file of options, over the recipe's")
+    add_report(parser)
     add_options(parser, DistillConfig)
     return parser
 

@@ -12,9 +12,10 @@ from accelerate.state import AcceleratorState
 from jsonargparse import ArgumentParser
 from torch import nn
 
-from twofold.commands.arguments import LABELLED, PATH, add_data, add_out, new_parser, require_out
+from twofold.commands.arguments import LABELLED, PATH, add_data, add_out, add_report, new_parser, require_out
+from twofold.commands.pages import page_or_word
 from twofold.console import duration
-from twofold.distributed import world_size
+from twofold.distributed import started_first, world_size
 from twofold.encoders import read_header
 from twofold.encoders.load import encoder_path
 from twofold.errors import Stopped
@@ -25,6 +26,7 @@ from twofold.files import check_out
 from twofold.options import OptionsParser, add_options, merge
 from twofold.published import beside
 from twofold.recipe import read_layers
+from twofold.report.outcome import write_outcome_report
 from twofold.results import in_json, measured
 from twofold.runs.config import FinetuneConfig
 from twofold.runs.finetune import FinetuneResult
@@ -40,11 +42,13 @@ class FinetuneReport:
     Attributes:
         path: the run's folder.
         result: what it reached.
+        page: `report.html`, if it was written.
         published: lines that set what is published for the recipe beside it.
     """
 
     path: Path
     result: FinetuneResult
+    page: Path | None = None
     published: tuple[str, ...] = ()
 
     @property
@@ -71,6 +75,7 @@ class FinetuneReport:
             f"protocol: {result.text}",
             f"{result.steps:,} steps in {duration(result.seconds)}; encoder, head and classifier: "
             f"{self.path / 'encoder.safetensors'}; numbers: {self.path / 'result.json'}",
+            *([f"report: {self.page}"] if self.page else []),
         ])  # fmt: skip
 
 
@@ -84,6 +89,7 @@ def finetune(
     recipe: str | None = None,
     config: str | Path | None = None,
     resume: bool = False,
+    report: bool = True,
     encoder: nn.Module | None = None,
     **options: Any,
 ) -> FinetuneReport:
@@ -99,6 +105,7 @@ def finetune(
         resume: continue the run in `out`, or start it if there is none yet. Of one that is done the result is read;
             with other test data, its net is scored on those.
         encoder: your own module, if the run was trained with one.
+        report: write `report.html` at the end.
         options: fields of `FinetuneConfig`, nested or dotted; they win over `config`, which wins over `recipe`.
 
     Returns:
@@ -122,11 +129,11 @@ def finetune(
         AcceleratorState().destroy_process_group()
     if not result.complete:
         raise Stopped.at(f"at step {result.steps:,}", result.stopped_by or signal.SIGINT)
-    facts = RunDirectory(out).facts()
-    lines = beside(facts.get("recipe"), "finetune")
+    page = page_or_word(lambda: write_outcome_report(RunDirectory(out))) if report and started_first() else None
+    lines = beside(RunDirectory(out).facts().get("recipe"), "finetune")
     if checked.freeze == "encoder":  # linear evaluation: what is published is the pretraining's
         lines += beside(recipe_of(path), "linear")
-    return FinetuneReport(Path(out), result, tuple(lines))
+    return FinetuneReport(Path(out), result, page, tuple(lines))
 
 
 def parser() -> ArgumentParser:
@@ -138,6 +145,7 @@ def parser() -> ArgumentParser:
     parser.add_argument("--test", type=str, help="data for the score; by default the data's own test split")
     parser.add_argument("--recipe", type=str, help="start from a recipe; `twofold recipes` lists them")
     parser.add_argument("--config", type=str, help="a YAML file of options, over the recipe's")
+    add_report(parser)
     add_options(parser, FinetuneConfig)
     return parser
 

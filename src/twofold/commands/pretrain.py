@@ -12,7 +12,8 @@ from typing import Any
 from jsonargparse import ArgumentParser
 from torch import nn
 
-from twofold.commands.arguments import EITHER, PATH, add_data, add_out, new_parser, require_out
+from twofold.commands.arguments import EITHER, PATH, add_data, add_out, add_report, new_parser, require_out
+from twofold.commands.pages import page_or_word
 from twofold.console import console, duration
 from twofold.data import open_source
 from twofold.devices import choose_device
@@ -20,8 +21,9 @@ from twofold.errors import Stopped, UserError
 from twofold.kinds import EXAMPLE, Kind
 from twofold.options import add_options
 from twofold.recipe import read_layers
-from twofold.report.run import write_run_report
+from twofold.report.run import run_pictures, write_run_report
 from twofold.runs import pretrain as runs
+from twofold.runs import tracking
 from twofold.runs.config import RunConfig, build, to_yaml
 from twofold.runs.defaults import choose
 from twofold.runs.from_weights import from_start
@@ -71,6 +73,8 @@ class PretrainResult(RunDirectory):
         }  # fmt: skip
 
 
+_ABOUT_THE_RUN = ("resume", "extend", "out", "report", PATH)
+"""What is no option of the configuration."""
 _COUNTED = ("step", "epoch", "seconds")
 """What a row of metrics.jsonl says of its place; all else in it was measured."""
 
@@ -157,19 +161,14 @@ def _leave(done: runs.PretrainOutcome, report: bool, module: nn.Module | None) -
                 f"{len(done.source.skipped)} file(s) skipped in all; listed in {done.run.path / 'skipped.tsv'}"
             )
     if not done.complete:
+        tracking.finish(done.trackers, done.step, {})
         raise Stopped.at(f"at step {done.step:,} of {done.steps:,}", done.stopped_by or signal.SIGINT)
-    page = _report(done, module) if done.first and report else None
+    page = None
+    if done.first and report:
+        page = page_or_word(lambda: write_run_report(done.run, done.source, module=module))
+    if done.trackers and done.first:
+        tracking.finish(done.trackers, done.step, run_pictures(done.run, done.source, module))
     return PretrainResult(done.run.path, done.step, done.seen, done.kind, round(done.seconds, 3), dict(done.time), page)
-
-
-def _report(done: runs.PretrainOutcome, module: nn.Module | None) -> Path | None:
-    """The page; of a run that is whole, that there is none is told and no more."""
-    try:
-        return write_run_report(done.run, done.source, module=module)
-    except Exception as error:  # whatever it was: hours of training must not end in it
-        kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-        console.print(f"no report: {kind}{error}; the run itself is whole")
-        return None
 
 
 def parser() -> ArgumentParser:
@@ -188,6 +187,7 @@ def parser() -> ArgumentParser:
         "--config", type=str, help="a YAML file of options, over the recipe's; a run's config.yaml will do"
     )
     parser.add_argument("--print-config", action="store_true", help="print every option as it would be used, and end")
+    add_report(parser)
     add_options(parser, RunConfig)
     return parser
 
@@ -197,7 +197,7 @@ def run(options: dict[str, Any]) -> PretrainResult | None:
     if options.pop("print_config", False):
         if options.pop("minutes", None) is not None:
             raise UserError("--minutes needs a trial of the run, and --print-config makes none: leave one out")
-        given = {name: value for name, value in options.items() if name not in ("resume", "extend", "out", PATH)}
+        given = {name: value for name, value in options.items() if name not in _ABOUT_THE_RUN}
         print(describe_config(options[PATH], **given), end="")
         return None
     require_out(options, "a folder for the run", "runs/first")

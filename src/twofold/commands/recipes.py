@@ -31,11 +31,20 @@ class RecipesResult:
         if self.in_full:
             return "\n\n".join(_in_full(recipe) for recipe in self.recipes)
         width = max(len(recipe.name) for recipe in self.recipes)
-        return "\n".join(f"{recipe.name:<{width}}  {recipe.result}" for recipe in self.recipes)
+        lines = [f"{recipe.name:<{width}}  {recipe.result}" for recipe in self.recipes]
+        return "\n".join([*lines, "", *_ABOUT])
 
     def to_dict(self) -> dict[str, Any]:
         """In JSON's types: each recipe by its name."""
         return {recipe.name: in_json(recipe) for recipe in self.recipes}
+
+
+_ABOUT = (
+    "A recipe is a file of options with the published result that they should reach, and its source.",
+    "  twofold recipes NAME                          all of it, and the command that runs it",
+    "  twofold pretrain DATA --recipe NAME --lr 0.3  start from it; options that are given win over it",
+    "  twofold pretrain DATA --config mine.yaml      a file of your own: options as `--print-config` writes them",
+)
 
 
 def recipes(name: str | None = None, *, cell: str | None = None) -> RecipesResult:

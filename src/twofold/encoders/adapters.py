@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import importlib
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal, Self
@@ -30,6 +30,7 @@ from twofold.encoders.surgery import (
 from twofold.encoders.tokens import Pooling, pooled, timm_tokens, torchvision_tokens
 from twofold.errors import UserError
 from twofold.options import option
+from twofold.reading import hub_or_cache
 
 _BUILD_ERRORS = (RuntimeError, OSError, ValueError, TypeError, KeyError, AssertionError)
 _IMAGENET_SIDE = 224
@@ -251,7 +252,8 @@ class TimmEncoder(Adapted, kind="timm"):
         only = (size or native) if facts.fixed_input_size else None
         options = {"img_size": only} if only not in (None, native) else {}
         try:
-            model = timm.create_model(name, pretrained, num_classes=0, in_chans=channels, **options)
+            with hub_or_cache() if pretrained else nullcontext():
+                model = timm.create_model(name, pretrained, num_classes=0, in_chans=channels, **options)
         except _BUILD_ERRORS as error:
             hint = f"; it is built for {native} px" if options else ""
             raise UserError(f"timm cannot build '{name}' ({options or 'no options'}): {error}{hint}") from error

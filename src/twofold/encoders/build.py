@@ -46,7 +46,9 @@ class EncoderConfig(Variant):
     def unknown(cls, name: str) -> UserError:
         """The error for a name that means nothing, with those that are near."""
         classes = cls.classes().values()
-        known = {full.rpartition(":")[2]: full for each in classes for full in each.names()}
+        known: dict[str, str] = {}
+        for full in (full for each in classes for full in each.names()):
+            known.setdefault(full.rpartition(":")[2], full)  # our own stand before a library's of the same name
         close = [known[match] for match in difflib.get_close_matches(name.rpartition(":")[2], known, n=2)]
         guess = f"did you mean {' or '.join(close)}? " if close else ""
         forms = ", ".join(form for each in classes for form in each.forms)

@@ -39,6 +39,7 @@ class Report:
         figures: further plots, shown beside the tables (see `label_figure`).
         lead: what the page is about and what came of it, in a sentence or two.
         audio: of pairs of recordings, both views as addresses to be played.
+        curves: of training, of more runs than one.
     """
 
     title: str
@@ -51,6 +52,7 @@ class Report:
     figures: Sequence[Figure] = ()
     lead: str = ""
     audio: Sequence[tuple[str, str]] = ()
+    curves: Sequence[Figure] = ()
 
 
 def write_report(path: str | Path, report: Report) -> Path:
@@ -72,7 +74,7 @@ def render(report: Report) -> str:
     )
     page: str = environment.from_string(_resource("page.html")).render(
         report=report,
-        curves=training_figures(report.metrics),
+        curves=[*training_figures(report.metrics), *report.curves],
         map=None if report.map is None else _map(report.map),
         png=png,
         pixelated=_pixelated,

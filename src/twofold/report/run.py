@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from twofold.data import AudioSource, Source
 from twofold.data.batches.base import Draw, Examples
 from twofold.data.groups import groups_of
 from twofold.data.sources.subset import subset
-from twofold.encoders.base import InputSpec
+from twofold.encoders.base import Encoder, InputSpec
 from twofold.encoders.load import load
 from twofold.evaluation.feature_cache import Features
 from twofold.evaluation.features import Extractor
@@ -24,6 +25,8 @@ from twofold.kinds import EXAMPLE, Kind
 from twofold.randomness import permutation
 from twofold.report import Figure, Report, Table, embedding_map, find_neighbours, write_report
 from twofold.report.audio import audio_pairs
+from twofold.report.images import Pixels
+from twofold.report.outcome import evaluation_tables
 from twofold.report.retrieval import retrieval_table
 from twofold.runs.config import RunConfig
 from twofold.runs.inputs import Reading, read_audio, read_images
@@ -36,7 +39,7 @@ _MOST = 1500  # images on the map: t-SNE of more takes minutes on two cores
 
 def write_run_report(
     run: RunDirectory,
-    source: Source,
+    source: Source | None,
     *,
     module: torch.nn.Module | None = None,
     shown: Source | None = None,
@@ -48,7 +51,7 @@ def write_run_report(
 
     Args:
         run: a run that has left an encoder.
-        source: the data it was trained on, for the pairs of views.
+        source: the data it was trained on, for the pairs of views; None leaves out all that needs data.
         module: the user's own module, if the run trained one.
         shown: images for the neighbours and the map, `source` if not given; at most 1,500 of them, drawn by seed.
         lead, tables, figures: see `Report`.
@@ -57,23 +60,47 @@ def write_run_report(
         UserError: the extra `report` is not installed, or the disk refuses.
     """
     config, facts = run.read(RunConfig)
-    part = _some(shown or source, config.seed)
     encoder = load(run.path, module)
-    features = Extractor(size=config.views.size, resample=config.views.resample).extract(encoder, part)
-    pairs, audio = _pairs(config, source_for(source, encoder))
+    seen = {} if source is None else _seen(config, encoder, source, shown)
     report = Report(
         title=f"{run.path.name}: {config.method.name} on {facts['data']}",
         facts=_facts(run, config, facts, encoder.input),
         metrics=run.rows(),
-        view_pairs=pairs,
-        audio=audio,
-        neighbours=find_neighbours(features.h, part, features.index, features.labels, seed=config.seed),
-        map=embedding_map(features.h, part, features.index, features.labels, part.classes, seed=config.seed),
-        tables=[*tables, *_retrieval(features, part, encoder.input.kind)],
+        tables=[*tables, *evaluation_tables(run.path), *seen.pop("tables", [])],
         figures=figures,
         lead=lead,
+        **seen,
     )
     return write_report(run.path / "report.html", report)
+
+
+def _seen(config: RunConfig, encoder: Encoder, source: Source, shown: Source | None) -> dict[str, Any]:
+    """What the page shows of the data: parts of a `Report` by name."""
+    part = _some(shown or source, config.seed)
+    features = Extractor(size=config.views.size, resample=config.views.resample).extract(encoder, part)
+    pairs, audio = _pairs(config, source_for(source, encoder))
+    return {
+        "view_pairs": pairs,
+        "audio": audio,
+        "neighbours": find_neighbours(features.h, part, features.index, features.labels, seed=config.seed),
+        "map": embedding_map(features.h, part, features.index, features.labels, part.classes, seed=config.seed),
+        "tables": _retrieval(features, part, encoder.input.kind),
+    }
+
+
+def run_pictures(run: RunDirectory, source: Source, module: torch.nn.Module | None = None) -> dict[str, Pixels]:
+    """For trackers: pairs of views, a picture a pair, and images each beside its nearest neighbours; [n, H, W, C]."""
+    config, _ = run.read(RunConfig)
+    encoder = load(run.path, module)
+    part = _some(source, config.seed)
+    features = Extractor(size=config.views.size, resample=config.views.resample).extract(encoder, part)
+    near = find_neighbours(features.h, part, features.index, features.labels, seed=config.seed)
+    rows = np.concatenate([near.queries[:, None], near.images], axis=1)  # [q, 1 + k, S, S, C]
+    pairs, _ = _pairs(config, source_for(source, encoder))
+    return {
+        "views": np.concatenate([pairs[:, 0], pairs[:, 1]], axis=2),
+        "neighbours": np.concatenate(list(rows.transpose(1, 0, 2, 3, 4)), axis=2),
+    }
 
 
 def _some(source: Source, seed: int) -> Source:

@@ -34,6 +34,7 @@ from twofold.runs.config import DistillConfig
 from twofold.runs.defaults import choose
 from twofold.runs.starting import check_same_data, owned_run, start_accelerator, start_run
 from twofold.runs.teacher import Comparison, TeacherSource, check_classes, compare, load_teacher
+from twofold.runs.tracking import start_tracking
 from twofold.training.inputs import CachedTeacher, OnlineTeacher, TaughtView, Teacher, Views
 from twofold.training.loop import AnyTraining
 from twofold.training.micro_batch import train_or_advise
@@ -163,6 +164,7 @@ def distill(
             if config.teacher_labels is not None and rank() == 0 and isinstance(net, EncoderWithClassifier):
                 extra = own.header()["extra"] | {"class_names": classes}
                 save_encoder(run.path / TEACHER, net.encoder, None, extra, net.classifier, 0)
+        start_tracking(accelerator, config, run)
         training.resume()
         if training.step:
             print_rank0(f"resumed {run.path} at step {training.step:,} of {training.steps:,}")

@@ -61,6 +61,7 @@ from twofold.runs.build import build_training
 from twofold.runs.config import FinetuneConfig
 from twofold.runs.inputs import refuse_straddling
 from twofold.runs.starting import check_same_data, owned_run, start_accelerator, start_run
+from twofold.runs.tracking import start_tracking
 from twofold.training.inputs import LabelledView
 from twofold.training.loop import AnyTraining
 from twofold.training.micro_batch import train_or_advise
@@ -221,6 +222,7 @@ def finetune(
         if not resuming:  # only now: what is wrong with the options leaves no folder behind
             start_run(run, config, part, part.name, recipe, encoder=file_hash, base=str(encoder_file))
         before = tensor_digests(training.method.encoder)
+        start_tracking(accelerator, config, run)
         training.resume()
         if training.step and not quiet:
             print_rank0(f"resumed {run.path} at step {training.step:,} of {training.steps:,}")

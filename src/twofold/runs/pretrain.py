@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -27,7 +27,7 @@ from twofold.evaluation.for_encoder import source_for
 from twofold.evaluation.frozen import digest
 from twofold.evaluation.monitors import EXTRACTOR, LabelMonitor, ProbeRule, hold_out
 from twofold.evaluation.prepared import Prepared
-from twofold.files import write_atomically
+from twofold.files import check_out, write_atomically
 from twofold.heads import ProjectionHead
 from twofold.kinds import Kind
 from twofold.methods import ContrastiveMethod
@@ -40,6 +40,7 @@ from twofold.runs.from_weights import StartingPoint, from_start, read_start
 from twofold.runs.looks import LOOKING_SHARE, MOST, plan_looks
 from twofold.runs.minutes import check_minutes, epochs_within, measure_rate
 from twofold.runs.starting import check_same_data, owned_run, start_accelerator, start_run
+from twofold.runs.tracking import release, start_tracking
 from twofold.training.inputs import TwoViews
 from twofold.training.loop import AnyTraining
 from twofold.training.micro_batch import or_advise, train_or_advise
@@ -61,6 +62,7 @@ class PretrainOutcome:
         time: seconds of this call by part of a step.
         stopped_by: number of the signal that ended it early.
         first: this process is the one that writes and prints.
+        trackers: that are still open, see `tracking.finish`.
     """
 
     run: RunDirectory
@@ -74,6 +76,7 @@ class PretrainOutcome:
     time: Mapping[str, float]
     stopped_by: int | None
     first: bool
+    trackers: Sequence[Any] = ()
 
 
 def pretrain(
@@ -117,6 +120,8 @@ def pretrain(
     else:
         point, given = from_start(options)
         config = build(given)
+    if not resume and not resuming:  # what a killed start left behind is removed by a run that is resumed
+        check_out(run.path, run.config_file.exists(), "run", resume=False)
     accelerator = start_accelerator(config.training, run)
     with owned_run(run):
         source = open_source(data, config.data, split=config.data.split)
@@ -142,6 +147,7 @@ def pretrain(
             _keep_start(run, config, training, source, data, recipe, resuming)
         elif not resuming:
             start_run(run, config, source, data, recipe)
+        start_tracking(accelerator, config, run)
         if extend is not None:
             begin_extension(run, config, training)
             training.resume()
@@ -284,8 +290,9 @@ def _finish(training: AnyTraining, source: Source, complete: bool) -> PretrainOu
             lines = "".join(f"{path}\t{reason}\n" for path, reason in source.skipped)
             text = lines.encode(errors="surrogateescape")  # bytes as on disk
             write_atomically(run.path / "skipped.tsv", lambda file: file.write(text))
+    trackers = release(training.accelerator)
     training.accelerator.end_training()
     return PretrainOutcome(
         run, source, method.encoder.input.kind, complete, training.step, training.steps,
-        training.step * training.batch, training.seconds, training.clock.seconds, training.stopped_by, first,
+        training.step * training.batch, training.seconds, training.clock.seconds, training.stopped_by, first, trackers,
     )  # fmt: skip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -21,6 +20,7 @@ from twofold.devices import choose_device, choose_precision, keep_freed_memory
 from twofold.distributed import rank, world_size
 from twofold.errors import UserError
 from twofold.runs.joining import join
+from twofold.runs.tracking import check_tracker
 from twofold.text import printable
 from twofold.training.config import TrainingConfig
 from twofold.training.ownership import owned, remove_leftovers
@@ -36,22 +36,18 @@ def start_accelerator(config: TrainingConfig, run: RunDirectory) -> Accelerator:
         torch.set_num_threads(config.threads)
     if config.keep_memory and device.type == "cpu":
         keep_freed_memory()
-    track = config.track
-    if track == "tensorboard" and importlib.util.find_spec("tensorboard") is None:
-        raise UserError('--training.track tensorboard needs an extra: pip install "twofold[track]"')
+    check_tracker(config)
     # Accelerate keeps its settings for the life of the process; an earlier run's need not be this one's.
     AcceleratorState._reset_state(reset_partial_state=world_size() == 1)
     join(config.join_patience, device)
     accelerator = Accelerator(
         cpu=device.type == "cpu",
         mixed_precision=choose_precision(config.precision, device),
-        log_with=None if track == "none" else track,
+        log_with=None if config.track == "none" else config.track,
         project_dir=str(run.path),
     )
     # Whoever looks for a run to resume has looked before the first process writes one.
     accelerator.wait_for_everyone()
-    if track != "none":
-        accelerator.init_trackers("tensorboard")
     return accelerator
 
 

@@ -44,8 +44,9 @@ class TrainingConfig:
     resumed."""
     join_patience: float = 300.0
     """Of several processes: seconds within which all must have started."""
-    track: Literal["none", "tensorboard"] = "none"
-    """Send the metrics to a tracker too; needs the extra `track`."""
+    track: Literal["none", "tensorboard", "wandb", "mlflow", "trackio"] = "none"
+    """Send metrics, options and, of pretraining, pictures of views and neighbours to a tracker too: TensorBoard (the
+    extra `track`; its files lie in the run's folder), or W&B, MLflow or trackio, which are installed by their names."""
 
     changed_data: Literal["refuse", "allow"] = "refuse"
     """When a run goes on and its files hold something else than when it began: refuse to, or allow it. A file that was

@@ -22,7 +22,7 @@ from twofold.data.sources.hub_audio import audio_column, open_hub_audio
 from twofold.data.sources.outside import inside
 from twofold.devices import available_memory
 from twofold.errors import UserError
-from twofold.reading import read_bytes
+from twofold.reading import hub_or_cache, read_bytes
 
 PREFIX = "hf:"
 _ARRAYS = ("Array2D", "Array3D")
@@ -221,7 +221,8 @@ def stream(what: str, split: str | None) -> tuple[Iterator[tuple[bytes, int | st
     name, subset = _name(what)
     split = split or _first(_ask_splits(name, subset))
     try:
-        dataset = load_dataset(name, subset, split=split, streaming=True)
+        with hub_or_cache():
+            dataset = load_dataset(name, subset, split=split, streaming=True)
     except Exception as error:  # the hub's client raises some dozen kinds
         raise UserError(f"{what}: cannot be opened ({_first_line(error)})") from error
     column, label = image_column(dataset.features or {}, what), label_column(dataset.features or {})
@@ -324,7 +325,8 @@ def _load(what: Any, split: str | None) -> tuple[Any, str]:
     if split not in splits:
         raise UserError(f"--data.split {split}: {what} has {', '.join(splits)}")
     try:
-        return load_dataset(name, subset, split=split), f"{what}/{split}"
+        with hub_or_cache():
+            return load_dataset(name, subset, split=split), f"{what}/{split}"
     except Exception as error:  # the hub's client raises some dozen kinds
         raise UserError(f"{what}: cannot be opened ({_first_line(error)})") from error
 
@@ -376,9 +378,16 @@ def _name(what: str) -> tuple[str, str | None]:
 def _ask_splits(name: str, subset: str | None) -> list[str]:
     from datasets import get_dataset_split_names
 
+    reached = True
     try:
-        return list(get_dataset_split_names(name, subset))
+        with hub_or_cache() as reached:
+            return list(get_dataset_split_names(name, subset))
     except Exception as error:  # the hub's client raises some dozen kinds
+        if not reached:
+            raise UserError(
+                f"{PREFIX}{name}: neither a folder written by save_to_disk nor a data set that is stored here, and the "
+                "hub cannot be reached: look at the network, or give a folder of your own"
+            ) from error
         raise UserError(
             f"{PREFIX}{name}: neither a folder written by save_to_disk nor a data set that the hub gives "
             f"({_first_line(error)}); data sets with several configurations are named {PREFIX}NAME:CONFIG"

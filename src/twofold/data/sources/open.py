@@ -144,6 +144,8 @@ def _open_path(what: str, config: DataConfig, split: str | None) -> Source:
 
 def _not_found(what: str, path: Path) -> str:
     """That a path or name is none, and what could have been meant by it."""
+    if "://" in what:
+        return "data are not read from addresses: fetch them first, and give the folder that they lie in."
     parent = next(folder for folder in path.absolute().parents if folder.is_dir())
     inside = sorted(p.name for p in parent.iterdir() if not p.name.startswith("."))
     wanted = path.absolute().relative_to(parent).parts[0]

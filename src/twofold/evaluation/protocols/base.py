@@ -276,7 +276,7 @@ class Result(ABC):
         """As JSON's types."""
         values = dataclasses.asdict(self)
         del values["file"], values["kept_in"]
-        return values
+        return {"metrics": dict(self.metrics), **values}
 
     def to_json(self) -> str:
         """As a JSON document."""

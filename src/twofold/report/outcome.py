@@ -1,0 +1,56 @@
+"""The page of a run whose outcome is a score: fine-tuning and distillation; and what evaluations found, as a table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from twofold.console import duration
+from twofold.report.page import Report, write_report
+from twofold.report.records import documents, read_record
+from twofold.report.tables import Table
+from twofold.training.rundir import RunDirectory
+
+
+def write_outcome_report(run: RunDirectory) -> Path:
+    """Write `report.html` into the folder of a fine-tuning or a distillation: its scores, options and curves.
+
+    Raises:
+        UserError: matplotlib or jinja2 is missing, the folder holds no run, or the disk refuses.
+    """
+    record = read_record(run.path)
+    scores = {name: value for name, value in record.results.items() if ": " not in name}
+    tables = [Table("Result", ["measured", "value"], [[name, shown(value)] for name, value in scores.items()])]
+    options = record.options
+    last = record.rows[-1] if record.rows else {}
+    began = record.facts.get("base") or record.facts.get("teacher")
+    facts = {
+        "data": f"{record.facts['data']}, {record.facts['images']:,} examples",
+        ("encoder" if record.command == "finetune" else "teacher"): began,
+        "labels": options.get("labels") or "none",
+        "training": f"{options['epochs']:g} epochs of batches of {options['batch']}",
+        **({"time": duration(last["seconds"])} if "seconds" in last else {}),
+        "optimiser": f"{options['optim.name']}, lr {options['optim.lr']:g}",
+        "recipe": record.facts.get("recipe") or "none",
+        "seed": record.seed,
+        "torch": record.facts["versions"]["torch"],
+    }
+    title = f"{run.path.name}: {record.command} on {record.facts['data']}"
+    tables = [*(tables if scores else []), *evaluation_tables(run.path)]
+    return write_report(run.path / "report.html", Report(title=title, facts=facts, metrics=record.rows, tables=tables))
+
+
+def evaluation_tables(path: Path) -> list[Table]:
+    """What the evaluations in a run's folder found, one row each, the newest last; nothing where there are none."""
+    rows = []
+    for name, document in documents(path):
+        metrics = document.get("metrics")
+        if isinstance(metrics, dict) and metrics:
+            found = ", ".join(f"{each} {shown(value)}" for each, value in list(metrics.items())[:4])
+            rows.append([str(document.get("protocol", name)), found, str(document.get("words", ""))])
+    note = "Each is a file in the folder `evaluations`, the newest last."
+    return [Table("Evaluations", ["protocol", "found", "how"], rows, note)] if rows else []
+
+
+def shown(value: float) -> str:
+    """A measured number: shares, which lie in [0, 1], in percent."""
+    return f"{100 * value:.2f} %" if 0 <= value <= 1 else f"{value:.4g}"
