@@ -20,12 +20,12 @@ import numpy as np
 import torch
 from jsonargparse import ArgumentParser
 
-from twofold import __version__
 from twofold.commands.arguments import new_parser
 from twofold.commands.pretrain import pretrain
 from twofold.console import console
 from twofold.devices import available_memory, choose_device, choose_precision
 from twofold.results import in_json
+from twofold.versions import package_version
 
 State = Literal["ok", "missing", "fault"]
 EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
@@ -90,7 +90,7 @@ def doctor() -> DoctorResult:
 
 
 def _installation() -> Iterator[Check]:
-    yield Check("twofold", "ok", __version__)
+    yield Check("twofold", "ok", package_version("twofold"))
     yield Check("python", "ok", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
     try:
         yield Check("torch", "ok", f"{torch.__version__}, torchvision {version('torchvision')}")
