@@ -23,6 +23,14 @@ STUDIES: dict[str, Line] = {
     "distillation": Line(
         "twofold.studies.distilling:DistillStudy", "students of teachers of their own and another kind"
     ),
+    "augmentations": Line(
+        "twofold.studies.ablating:AugmentationsStudy", "operators on one view, one by one and composed (figure 5)"
+    ),
+    "heads": Line("twofold.studies.ablating:HeadsStudy", "projection heads by kind and size (figure 8)"),
+    "losses": Line("twofold.studies.ablating:LossesStudy", "NT-Xent against the losses of Table 4"),
+    "batch": Line("twofold.studies.ablating:BatchStudy", "batch against length of training (figure 9)"),
+    "size": Line("twofold.studies.ablating:SizeStudy", "depth and width of the encoder (figure 7)"),
+    "moco": Line("twofold.studies.ablating:MocoStudy", "from MoCo to MoCo v2, change by change (its Table 1)"),
     "classes": Line("twofold.studies.classes:ClassesStudy", "transfer against the number of classes, chance-corrected"),
 }
 """The studies of `twofold study`; here, where listing them loads nothing else."""

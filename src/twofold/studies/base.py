@@ -131,7 +131,7 @@ class StudyFolder:
         if before.get("study") != self.name:
             raise UserError(f"--out {self.path} holds the study '{before.get('study')}', not '{self.name}'")
         then, now = flatten(before["asked"]), flatten(self.asked)
-        for option in sorted(then.keys() | now.keys()):
+        for option in sorted((then.keys() | now.keys()) - {"options.jobs"}):  # how many at a time changes no result
             if then.get(option) != now.get(option):
                 raise UserError(
                     f"{option} is {now.get(option)!r}, but the study in {self.path} was started with "

@@ -7,11 +7,7 @@ backward; one of MoCo sends one view forward and backward and the other only for
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
-import subprocess
-import sys
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,10 +18,9 @@ import numpy as np
 from twofold.console import duration
 from twofold.data import DataConfig, Order, Source, open_source
 from twofold.devices import choose_device
-from twofold.errors import Stopped, UserError
+from twofold.errors import UserError
 from twofold.evaluation.parts import evaluation_parts
 from twofold.evaluation.splits import check_labels
-from twofold.interrupts import StopRequest
 from twofold.methods import MethodConfig
 from twofold.options import merge
 from twofold.reading import read_json
@@ -35,6 +30,7 @@ from twofold.report.tables import spread
 from twofold.runs.config import build
 from twofold.runs.defaults import choose
 from twofold.studies.base import Folder, Study, reading_options
+from twofold.studies.cells import Cell, run_cells
 
 TITLES = {"simclr": "SimCLR", "moco": "MoCo v2"}
 EQUAL = "Every cell saw {images:,} images (up to a batch): equal images, not equal operations, which time shows."
@@ -225,7 +221,7 @@ class MethodsStudy(Study[RunSpec, Outcome]):
         place = self.folder.path / part.name
         if read_outcome(place) is None:
             work = {"data": self.data, "test": self.config.test, "k": self.config.k, "cell": dataclasses.asdict(part)}
-            _run_cell(place, work)
+            run_cells([Cell(place, work)])
         outcome = read_outcome(place)
         if outcome is None:
             raise UserError(f"{place} came to nothing: it has no cell.json")
@@ -241,9 +237,6 @@ class MethodsStudy(Study[RunSpec, Outcome]):
         return page(cells, self.data)
 
 
-_POLL = 0.1  # seconds between two looks at a cell's process
-
-
 def _epochs(study: MethodsConfig, shared: dict[str, Any], source: Source) -> float:
     """Those given, or those that pretraining would choose."""
     if study.epochs is not None:
@@ -251,24 +244,3 @@ def _epochs(study: MethodsConfig, shared: dict[str, Any], source: Source) -> flo
     options = {**shared, "method": {}, "batch": min(study.batches), "epochs": None}
     selection, _ = choose(build(options), source.facts(), choose_device("auto"))
     return selection.epochs or 1.0
-
-
-def _run_cell(place: Path, work: dict[str, Any]) -> None:
-    """Train and score a cell in a process of its own; a signal is passed on to it."""
-    words = [sys.executable, "-m", "twofold.commands.study_cell", str(place), json.dumps(work)]
-    with StopRequest() as stop:
-        process = subprocess.Popen(words, start_new_session=True)  # Ctrl-C is to reach it once
-        try:
-            while process.poll() is None:
-                time.sleep(_POLL)
-                if stop.signal is not None:
-                    process.send_signal(stop.signal)
-                    process.wait()
-        finally:
-            if process.poll() is None:
-                process.kill()
-                process.wait()
-    if stop.signal is not None:
-        raise Stopped.at(f"in {place}", stop.signal)
-    if process.returncode != 0:
-        raise UserError(f"the cell {place.name} failed (status {process.returncode}); its own message is above")

@@ -1,0 +1,242 @@
+"""The papers' ablations as studies: plans that build, tables, verdicts, and cells trained several at a time."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from tiny import images
+
+from twofold import cli
+from twofold.commands.study import study
+from twofold.errors import Stopped, UserError
+from twofold.report.tables import terminal
+from twofold.runs.config import build
+from twofold.studies import cells
+from twofold.studies.ablating import (
+    AugmentationsStudy,
+    BatchStudy,
+    HeadsStudy,
+    LossesStudy,
+    MocoStudy,
+    SizeStudy,
+)
+from twofold.studies.grid import Score
+
+STUDIES = [AugmentationsStudy, BatchStudy, HeadsStudy, LossesStudy, MocoStudy, SizeStudy]
+SHARED = """
+encoder: {name: resnet10, width: 0.125, stem: cifar}
+training: {device: cpu, precision: fp32, threads: 1}
+monitor: {every: 0}
+"""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    where = tmp_path_factory.mktemp("data")
+    x, y = images()
+    np.savez(where / "data.npz", images=x, labels=y)
+    (where / "shared.yaml").write_text(SHARED)
+    return where
+
+
+def of(kind, data="data", folder=None, **options):
+    return kind(str(data), kind.Config(**options), folder)
+
+
+@pytest.mark.parametrize("kind", STUDIES)
+def test_every_place_is_a_run_of_its_own(kind, data):
+    small = {"batches": (8, 16)} if kind is BatchStudy else {}
+    made = of(kind, data / "data.npz", seeds=2, k=3, **small)
+    parts = made.plan()
+    places = made.places()
+    assert len(parts) == 2 * len(places)
+    assert len({part.name for part in parts}) == len(parts)
+    built = [build(part.options) for part in parts[: len(places)]]
+    for i, one in enumerate(built):
+        assert all(one != other for other in built[:i]), "each differs from the others"
+    assert {part.seed for part in parts} == {0, 1}
+    where = {(place.row, place.column) for place in places}
+    assert all({first, second} <= where for _, first, second in made.contrasts())
+
+
+def test_the_composition_matrix():
+    """Figure 5: one view alone is changed; off the diagonal the row's operator first."""
+    places = {
+        (p.row, p.column): p.options["views"] for p in of(AugmentationsStudy, operators=("crop", "color")).places()
+    }
+    assert {key: views["operators"] for key, views in places.items()} == {
+        ("crop", "crop"): ["crop"], ("crop", "color"): ["crop", "color"], ("color", "crop"): ["color", "crop"],
+        ("color", "color"): ["color"],
+    }  # fmt: skip
+    for views in places.values():
+        assert (views["operators_on"], views["shared_crop"], views["color_strength"], views["blur"]) == (
+            "first",
+            True,
+            0,
+            0,
+        )
+    assert len(of(AugmentationsStudy).places()) == 49
+
+
+def test_mocos_rate_falls_where_the_code_lets_it():
+    """120 and 160 of 200 epochs in main_moco.py; v2 takes a cosine by the epoch."""
+    places = {place.row: place.options for place in of(MocoStudy, epochs=200.0).places()}
+    assert places["v1"]["optim"] == {"schedule": "step", "milestones": [120, 160]}
+    assert places["v2"]["optim"] == {"schedule": "cosine_epoch"}
+    assert (places["a"]["head"]["kind"], places["a"]["views"]["blur"]) == ("nonlinear", 0.0)
+    assert (places["b"]["head"]["kind"], places["b"]["views"]["blur"]) == ("linear", 0.5)
+    assert {name: options["method"] for name, options in places.items()} == {
+        name: {"name": "moco", "temperature": 0.07 if name in ("v1", "b") else 0.2} for name in places
+    }
+
+
+def scores(values, spread=0.001, seeds=3):
+    """(row, column) -> accuracy, a little shaken by the seed, a little more in one than in another."""
+    return [Score(row, column, seed, value + 0.02 * seed + spread * seed * at, 0.5, 1.0)
+            for seed in range(seeds) for at, ((row, column), value) in enumerate(values.items())]  # fmt: skip
+
+
+def test_tables_and_verdicts():
+    made = of(LossesStudy)
+    found = scores({("NT-Xent", ""): 0.9, ("margin", ""): 0.8, ("NT-Logistic", ""): 0.899})
+    told = made.interpretation(found)
+    assert "NT-Xent less margin: +9.9 ± 0.2, better" in told
+    assert "NT-Xent less NT-Logistic: -0.1 ± 0.5, no clear difference" in told
+    assert "semi-hard" not in told, "what is not in the table is left out"
+    text = terminal(made.table(found))
+    assert "92.0 ± 2.0 (63.9)" in text
+    assert "(50.9)" in text
+    assert "In brackets the paper's at its own size (Table 4" in text
+    assert "one seed: no spread is known" in terminal(made.table(scores({("NT-Xent", ""): 0.9}, seeds=1)))
+    assert "(one seed), no clear" in made.interpretation(scores({("NT-Xent", ""): 0.9, ("margin", ""): 0.1}, seeds=1))
+    page = of(BatchStudy).page(scores({("32", "5"): 0.5, ("32", "20"): 0.6, ("128", "5"): 0.7, ("128", "20"): 0.8}))
+    assert "batch 128 less 32, 5 epochs: +20" in page.lead
+    assert [name for name in ("32", "128") if f"{name}: " in page.figures[0].alt]
+    assert of(MocoStudy).published("v1", "") == 60.8
+    assert of(MocoStudy).published("a", "") is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "message"),
+    [
+        (BatchStudy, {"batch": 3}, "--batch is what this study varies: use --batches"),
+        (BatchStudy, {"lengths": ()}, "--lengths must name at least one"),
+        (AugmentationsStudy, {"operators": ("crop", "crop")}, "none twice"),
+        (MocoStudy, {"epochs": 3.0}, "give 5 or more"),
+        (SizeStudy, {"seeds": 0}, "--seeds must be at least 1, got 0"),
+        (SizeStudy, {"jobs": 0}, "--jobs must be at least 1, got 0"),
+    ],
+)
+def test_what_cannot_be(kind, options, message):
+    with pytest.raises(UserError, match=message):
+        of(kind, **options)
+
+
+@pytest.mark.slow
+def test_cells_are_trained_several_at_a_time_and_kept(data, tmp_path, monkeypatch, capsys):
+    words = ["study", "augmentations", str(data / "data.npz"), "--out", str(tmp_path / "s"), "--operators", "[crop]"]
+    words += ["--epochs", "1", "--batch", "16", "--k", "3", "--config", str(data / "shared.yaml"), "--seeds", "2"]
+    begun, begin = [], cells._begin
+
+    def seen(cell, slot, jobs):
+        begun.append((cell.place.name, slot, jobs, cells._share(slot, jobs)))
+        return begin(cell, slot, jobs)
+
+    monkeypatch.setattr(cells, "_begin", seen)
+    assert cli.main([*words, "--jobs", "2"]) == 0
+    assert [each[:3] for each in begun] == [("cell00-seed0", 0, 2), ("cell00-seed1", 1, 2)]
+    assert begun[0][3]
+    out = capsys.readouterr().out
+    assert "Composition of augmentations" in out or "crop" in out
+    found = json.loads((tmp_path / "s" / "study.json").read_text())["results"]
+    assert [(cell["row"], cell["column"], cell["seed"]) for cell in found] == [("crop", "crop", 0), ("crop", "crop", 1)]
+    assert (tmp_path / "s" / "report.html").exists()
+    assert cli.main([*words, "--resume"]) == 0, "how many at a time is no other study"
+    assert len(begun) == 2, "nothing is done again"
+
+
+def process(monkeypatch, code):
+    """Every cell is a process that runs `code`, with its folder as the only argument."""
+
+    def begin(cell, *_):
+        return subprocess.Popen([sys.executable, "-S", "-c", code, str(cell.place)], start_new_session=True)
+
+    monkeypatch.setattr(cells, "_begin", begin)
+
+
+def test_as_many_as_asked_are_at_work_and_all_are_done(tmp_path, monkeypatch):
+    process(monkeypatch, "import pathlib, sys, time; time.sleep(0.3); pathlib.Path(sys.argv[1]).touch()")
+    asked = [cells.Cell(tmp_path / str(i), {}) for i in range(5)]
+    most, started, poll, begin = [], [], time.sleep, cells._begin
+
+    def looked(seconds):
+        most.append(sum(each.poll() is None for each in started))
+        poll(seconds)
+
+    def noted(*words):
+        started.append(begin(*words))
+        return started[-1]
+
+    monkeypatch.setattr(cells, "_begin", noted)
+    monkeypatch.setattr(cells.time, "sleep", looked)
+    cells.run_cells(asked, 2)
+    assert max(most) == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == list("01234")
+
+
+def test_a_cell_that_fails_is_named_and_no_other_is_begun(tmp_path, monkeypatch):
+    process(monkeypatch, "import sys; sys.exit(3)")
+    with pytest.raises(UserError, match=r"the cell first failed \(status 3\)"):
+        cells.run_cells([cells.Cell(tmp_path / name, {}) for name in ("first", "second")])
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_signal_reaches_every_cell(tmp_path, monkeypatch):
+    """Each process notes the signal that it is sent and ends."""
+    process(monkeypatch, "import pathlib, signal, sys\n"
+            "def note(number, _): pathlib.Path(sys.argv[1]).write_text(str(number)); sys.exit(0)\n"
+            "signal.signal(signal.SIGTERM, note); pathlib.Path(sys.argv[1] + '.up').touch()\n"
+            "signal.pause(); signal.pause()")  # fmt: skip
+    poll = time.sleep
+
+    def interrupt(seconds):
+        poll(seconds)
+        if len(list(tmp_path.glob("*.up"))) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(cells.time, "sleep", interrupt)
+    with pytest.raises(Stopped, match="--resume goes on"):
+        cells.run_cells([cells.Cell(tmp_path / name, {}) for name in "ab"], 2)
+    assert [(tmp_path / name).read_text() for name in "ab"] == [str(int(signal.SIGTERM))] * 2
+
+
+@pytest.mark.parametrize(("visible", "slot", "device"), [("", 0, "0"), ("", 3, "1"), ("4,7", 1, "7")])
+def test_gpus_are_taken_in_turn(monkeypatch, visible, slot, device):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setattr(cells.torch.cuda, "device_count", lambda: 2)
+    assert cells._share(slot, 4) == {"CUDA_VISIBLE_DEVICES": device}
+    assert cells._share(0, 1) == {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", STUDIES)
+def test_each_study_runs(kind, data, tmp_path):
+    small = {"operators": ["crop", "color"]} if kind is AugmentationsStudy else {}
+    small |= {"batches": [8, 16], "lengths": [1]} if kind is BatchStudy else {"epochs": 5.0, "batch": 16}
+    result = study(
+        kind.name,
+        str(data / "data.npz"),
+        tmp_path / "s",
+        seeds=1,
+        k=3,
+        config=str(data / "shared.yaml"),
+        jobs=2,
+        **small,
+    )
+    assert result.cells
+    assert all(0 <= cell.linear_top1 <= 1 for cell in result.cells)
