@@ -173,6 +173,13 @@ def test_names_that_may_be_one_class():
     assert pairs(class10=40, class11=1) == []
 
 
+def test_too_many_at_once_are_told(encoder, tmp_path):
+    x = images(130)[0]
+    many = twofold.label(encoder, x, tmp_path / "many", count=30, page=False, device="cpu")
+    assert "30 labels for 130 examples leave groups of fewer than 10" in many.text()
+    assert twofold.label(encoder, x, tmp_path / "few", count=13, page=False, device="cpu").notes == ()
+
+
 def test_recordings_and_files_of_features_and_mistakes(encoder, photos, tmp_path):
     torch.manual_seed(0)
     net = SpeechEncoder(RATE, 20, 60.0, width=16, layers=1, heads=2, hidden=16, cmvn="none", dropout=0.0)

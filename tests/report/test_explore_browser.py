@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import csv
 import io
+import itertools
 import shutil
 import wave
 
@@ -90,15 +91,30 @@ class Seen:
         unit = [0.94 * (2 * each / (SIDE - 1) - 1) for each in (column, row)]
         return box["x"] + box["width"] / 2 + half * unit[0], box["y"] + box["height"] / 2 - half * unit[1]
 
+    def click(self, column, row):
+        """A click as of a hand, which is at its place before it presses."""
+        self.page.mouse.move(*self.at(column, row))
+        self.page.wait_for_timeout(100)
+        self.page.mouse.click(*self.at(column, row))
+
     def around(self, *corners):
         """A lasso through points of the grid, slow enough for the library to see every corner."""
         self.page.mouse.move(*self.at(*corners[0]))
+        self.page.wait_for_timeout(100)
         self.page.mouse.down()
         for corner in (*corners[1:], corners[0]):
             self.page.mouse.move(*self.at(*corner), steps=6)
             self.page.wait_for_timeout(40)
         self.page.mouse.up()
         self.page.wait_for_function("document.getElementById('count').textContent !== '0'")
+
+    def finger(self, kind, x, y, number=1):
+        """A touch, or its move or end."""
+        self.page.evaluate(
+            """([kind, x, y, id]) => document.getElementById('canvas').dispatchEvent(new PointerEvent(kind,
+            {bubbles: true, clientX: x, clientY: y, pointerType: 'touch', pointerId: id}))""",
+            [kind, x, y, number],
+        )
 
     def colour(self, column, row):
         """The pixel there."""
@@ -149,7 +165,7 @@ def test_hover_shows_the_picture_and_the_name_as_text(seen):
 
 
 def test_click_shows_neighbours_that_lead_on(seen):
-    seen.page.mouse.click(*seen.at(3, 0))
+    seen.click(3, 0)
     seen.page.wait_for_selector("#detail:not([hidden])")
     assert seen.text("#h-detail") == "left/3-0.wav"
     assert seen.page.get_attribute("#open", "href") == "../data/left/3-0.wav"
@@ -198,7 +214,7 @@ def test_a_lasso_selects_what_lies_in_it_and_the_table_has_it(seen, tmp_path):
     seen.page.click("#lasso")
     seen.around((0.5, 0.5), (2.5, 0.5), (2.5, 2.5), (0.5, 2.5))
     assert seen.text("#count") == "4"
-    seen.page.mouse.click(*seen.at(6, 6))  # a click asks for one, and leaves the selection alone
+    seen.click(6, 6)  # a click asks for one, and leaves the selection alone
     assert seen.text("#h-detail") == "right/6-6.wav"
     assert seen.text("#count") == "4"
     with seen.page.expect_download() as caught:
@@ -268,8 +284,29 @@ def test_a_phone_has_all_of_it_and_scrolls_one_way_alone(browser, file):
     seen.page.touchscreen.tap(*seen.at(3, 0))
     seen.page.wait_for_selector("#detail:not([hidden])")
     assert seen.text("#h-detail") == "left/3-0.wav"
+    seen.page.click("#lasso")
+    corners = [seen.at(*corner) for corner in ((0.5, 0.5), (2.5, 0.5), (2.5, 2.5), (0.5, 2.5), (0.5, 0.5))]
+    for kind, (x, y) in [("pointerdown", corners[0]), *(("pointermove", each) for each in path(corners)),
+                         ("pointerup", corners[0])]:  # fmt: skip
+        seen.finger(kind, x, y)
+        seen.page.wait_for_timeout(100 if kind == "pointerdown" else 20)
+    seen.page.wait_for_function("document.getElementById('many').textContent === '4 selected'", timeout=5000)
+    seen.page.click("#move")
+    wide = "((e) => e('.here') - e('.near'))((e) => document.querySelector(`#rings ${e}`).cx.baseVal.value)"
+    before = abs(seen.page.evaluate(wide))
+    (left, y), (right, _) = seen.at(2, 4), seen.at(5, 4)
+    for kind, x, number in (("pointerdown", left, 1), ("pointerdown", right, 2), ("pointermove", right + 60, 2),
+                            ("pointerup", left, 1), ("pointerup", right + 60, 2)):  # fmt: skip
+        seen.finger(kind, x, y, number)
+    seen.page.wait_for_function(f"Math.abs({wide}) > {before} * 1.2", timeout=5000)
     assert seen.wrong == []
     seen.context.close()
+
+
+def path(corners):
+    """Points along a line through corners."""
+    return [(a[0] + (b[0] - a[0]) * t, a[1] + (b[1] - a[1]) * t)
+            for a, b in itertools.pairwise(corners) for t in (0.25, 0.5, 0.75, 1)]  # fmt: skip
 
 
 def test_without_webgl_all_but_the_map_works(browser, file):

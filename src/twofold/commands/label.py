@@ -39,6 +39,10 @@ TABLE, SHEET, PAGE = "label.csv", "label.png", "label.html"
 """Files of a round."""
 _COLUMNS = ("path", "label", "proposed", "probability", "why")
 _DONE = "labelled"
+_ROOM = 10
+"""Examples for each label below which typical ones were no better than random ones (see docs/label.md)."""
+_FEW = 20
+"""Proposals that nobody need make fewer of."""
 
 
 @dataclass(frozen=True)
@@ -177,7 +181,8 @@ def label(
         round_.write_page(data, progress, model.input.kind == "audio")
     counts = dict(Counter(known.values()).most_common())
     result = LabelResult(
-        folder, folder / TABLE, len(known), len(shelf.features) - len(known), counts, proposals, notes, round_.words,
+        folder, folder / TABLE, len(known), len(shelf.features) - len(known), counts, proposals, notes + round_.notes(),
+        round_.words,
         tuple(shelves.skipped),
     )  # fmt: skip
     document = json.dumps(result.to_dict(), indent=2) + "\n"
@@ -232,8 +237,22 @@ class _Round:
     @property
     def words(self) -> str:
         """How they were chosen."""
-        uncertain = bool(self.choices) and self.choices[0].why.startswith("uncertain")
-        return "those that the labels so far leave most in doubt" if uncertain else "typical ones of what is alike"
+        return "those that the labels so far leave most in doubt" if self.doubtful else "typical ones of what is alike"
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether they were chosen by what a classifier is in doubt of."""
+        return bool(self.choices) and self.choices[0].why.startswith("uncertain")
+
+    def notes(self) -> tuple[str, ...]:
+        """What to think of before labelling."""
+        wanted, count = len(self.known) + len(self.choices), len(self.shelf.features)
+        if self.doubtful or _ROOM * wanted <= count or len(self.choices) <= _FEW:
+            return ()
+        return (
+            f"{wanted:,} labels for {count:,} examples leave groups of fewer than {_ROOM}, whose typical ones are "
+            "worth no more than any: ask for fewer by --count, label these, and go on",
+        )
 
     def best(self, row: int) -> tuple[str | None, float | None]:
         """The likeliest class of an example and its probability."""

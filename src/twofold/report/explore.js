@@ -234,7 +234,8 @@
     state.chosen = new Set(rows);
     const size = state.chosen.size;
     $("count").textContent = number(size);
-    $("export").hidden = !size;
+    $("many").textContent = `${number(size)} selected`;
+    $("export").hidden = $("many").hidden = !size;
     $("how").hidden = size > 0;
     $("chosen").replaceChildren(...[...state.chosen].slice(0, LISTED).map((i) => tile(i, data.names[i].split("/").pop(), show)));
     if (size > LISTED) $("chosen").append(element("li", { className: "note", textContent: `and ${number(size - LISTED)} more` }));
@@ -287,7 +288,7 @@
   // The map: its library draws, moves, zooms by wheel and selects by lasso; keys, fingers and buttons are added here.
   function whole() {
     const { clientWidth, clientHeight } = $("stage");
-    plot?.zoomToLocation([0, 0], Math.max(1, clientHeight / Math.max(1, clientWidth)), { transition: false });
+    return plot?.zoomToLocation([0, 0], Math.max(1, clientHeight / Math.max(1, clientWidth)), { transition: false });
   }
   const zoom = (factor) => {
     if (!plot) return;
@@ -350,7 +351,10 @@
       if (event.pointerType !== "touch") return;
       held.set(event.pointerId, event);
       pass("mousemove", canvas, event, 0);
-      if (held.size === 1) pass("mousedown", canvas, event, 1);
+      // The camera pans by how far the pointer has come since the last frame: it is to see the finger there first.
+      if (held.size === 1) requestAnimationFrame(() => requestAnimationFrame(() => {
+        if (held.has(event.pointerId) && held.size === 1) pass("mousedown", canvas, event, 1);
+      }));
       else if (held.size === 2) { pass("mouseup", window, event, 0); gap = apart(); }
     });
     addEventListener("pointermove", (event) => {
@@ -368,7 +372,7 @@
     try {
       plot = createScatterplot({
         canvas: $("canvas"), pointSize: size, opacity: count < 20000 ? 0.85 : 0.6, opacityInactiveMax: 0.35, syncEvents: true,
-        deselectOnDblClick: false, deselectOnEscape: false, spatialIndexUseWorker: false, pointSizeSelected: 3, pointScaleMode: "asinh",
+        deselectOnDblClick: false, deselectOnEscape: false, spatialIndexUseWorker: false, pointSizeSelected: 1, pointScaleMode: "asinh",
       });
     } catch (error) {
       $("broken").textContent = `This browser cannot draw the map, for which it needs WebGL (${error.message}). Search, neighbours, selection and lists work without it.`;
@@ -442,5 +446,5 @@
   wire();
   legend();
   search();
-  paint().then(() => { whole(); document.documentElement.dataset.ready = "true"; });
+  paint().then(whole).then(() => { document.documentElement.dataset.ready = "true"; });
 })();
