@@ -136,6 +136,11 @@ def test_a_trained_run_needs_no_fit(fitted: Embedder, tmp_path: Path) -> None:
     assert np.array_equal(Embedder(file, device="cpu").transform(images), want)
     assert np.array_equal(Embedder(str(file), device="cpu").fit(images).transform(images), want)
     own = Embedder.from_run(file, device="cpu")
+    other = tmp_path / "other.safetensors"
+    other.write_bytes(tiny(random_state=1).fit(images).weights_)
+    changed = Embedder(file, device="cpu")
+    changed.transform(images[:2])
+    assert not np.allclose(changed.set_params(run=other).transform(images), want)
     file.unlink()
     assert np.array_equal(own.transform(images), want)  # it holds the encoder itself
     with pytest.raises(UserError, match="no run or encoder at"):

@@ -110,6 +110,7 @@ class Embedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
         else:
             self.weights_ = self._pretrained(X)
         self._reader: _Reader | None = None
+        self._of = self.run
         return self
 
     def transform(self, X: Any) -> NDArray[np.float32]:
@@ -175,13 +176,13 @@ class Embedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
 
     def _read(self) -> _Reader:
         """Encoder and preprocessing of the weights, made once."""
+        if self.run is not None and getattr(self, "_of", None) != self.run:
+            self.fit()
         known: _Reader | None = getattr(self, "_reader", None)
         if known is not None and known.preprocessing == self.preprocessing and known.device == self.device:
             return known
         if not hasattr(self, "weights_"):
-            if self.run is None:
-                raise NotFittedError("this Embedder has no encoder yet: call fit with images, or give it a run")
-            self.fit()
+            raise NotFittedError("this Embedder has no encoder yet: call fit with images, or give it a run")
         with tempfile.TemporaryDirectory(prefix="twofold-") as folder:
             file = Path(folder) / "encoder.safetensors"
             file.write_bytes(self.weights_)

@@ -111,8 +111,8 @@ def _npz(folder, tmp_path):
 
 
 def test_features_are_encoded_once_for_all_that_asks_for_them(run, folder, forwards, capsys):
-    first = twofold.evaluate(run, folder)
-    assert sum(forwards) == sum(COUNTS.values())
+    first, each = twofold.evaluate(run, folder), sum(COUNTS.values())
+    assert sum(forwards) == 3 * each, "of the encoder, and of the pixels and the untrained encoder beside it"
     forwards.clear()
     again = twofold.evaluate(run, folder)
     assert forwards == []
@@ -125,19 +125,22 @@ def test_features_are_encoded_once_for_all_that_asks_for_them(run, folder, forwa
     study("classes", folder, folder.parent / "study", run=str(run), per_class=3, draws=1)
     assert forwards == []
     twofold.evaluate(run, folder, features="z")
-    assert sum(forwards) == sum(COUNTS.values()), "what the head gives are other features"
+    assert sum(forwards) == 2 * each, "what heads give are other features, and pixels are the same"
     forwards.clear()
     twofold.evaluate(run, folder)
     assert forwards == []
     twofold.evaluate(run, folder, keep_features=False)
-    assert sum(forwards) == sum(COUNTS.values())
+    assert sum(forwards) == 3 * each
+    forwards.clear()
+    twofold.evaluate(run, folder, keep_features=False, baselines=False)
+    assert sum(forwards) == each
     forwards.clear()
     for path in (run / "features").iterdir():
         path.write_bytes(path.read_bytes()[:1000])
     capsys.readouterr()
     assert twofold.evaluate(run, folder).scores == first.scores
-    assert capsys.readouterr().out.count("are damaged") == 3
-    assert sum(forwards) == sum(COUNTS.values())
+    assert capsys.readouterr().out.count("are damaged") == 9
+    assert sum(forwards) == 3 * each
 
 
 def test_from_the_shell(run, folder, tmp_path, capsys):

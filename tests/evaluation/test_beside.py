@@ -98,6 +98,23 @@ def test_they_can_be_left_out_and_come_with_folds_weights_and_z(run: Any) -> Non
         twofold.evaluate(run, data, protocol="imagenet", baselines=False)
 
 
+def test_groups_stay_whole_and_tiles_are_examples_in_every_row(run: Any, tmp_path: Path) -> None:
+    images, labels = bright()
+    groups = np.arange(90) // 6
+    found = twofold.evaluate(run, (images, labels, groups))
+    assert "groups" in found.words
+    assert {scores.count for scores in found.baselines.values()} == {found.scores.count}
+    for i, (image, label) in enumerate(zip(images[:24], labels, strict=False)):
+        (tmp_path / str(label)).mkdir(exist_ok=True)
+        Image.fromarray(np.concatenate([image, image], axis=1)).save(tmp_path / str(label) / f"{i}.png")
+    tiled = twofold.evaluate(run, tmp_path, protocol="knn", k=3, **{"data.tile": 12})
+    assert tiled.train.images + tiled.test.images == 48
+    assert {scores.count for scores in tiled.baselines.values()} == {tiled.test.images}
+    many = np.stack([labels == 0, labels != 1], axis=1).astype(np.int64)
+    with pytest.raises(UserError, match="several labels"):
+        twofold.evaluate(run, (images, many), test=(images, many))
+
+
 def test_large_images_are_averaged_and_that_is_said() -> None:
     images, labels = bright(24, side=80)
     net = ResNet(10, 0.125, "cifar")

@@ -78,7 +78,8 @@ def beside(
                 found[row.name] = measure(row)
                 words += [said] if said else []
         except UserError as error:
-            what = "raw pixels" if make is _without_encoder else "untrained encoder"
+            plain = "raw pixels" if encoder.input.kind == "image" else "filterbank"
+            what = plain if make is _without_encoder else "untrained encoder"
             words.append(f"without the {what}: {error}")
     return found, words, time.monotonic() - begun
 
@@ -136,4 +137,4 @@ def majority(y: Labels, y_test: Labels) -> Scores:
         y_test: [M].
     """
     classes, counts = np.unique(y, return_counts=True)
-    return score(np.tile(counts.astype(np.float64), (len(y_test), 1)), classes, y_test)
+    return score(np.broadcast_to(counts.astype(np.float64), (len(y_test), len(counts))), classes, y_test)
