@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from twofold.commands.compare import compare as compare
     from twofold.commands.convert import convert as convert
     from twofold.commands.distill import distill as distill
+    from twofold.commands.doctor import doctor as doctor
     from twofold.commands.embed import embed as embed
     from twofold.commands.evaluate import evaluate as evaluate
     from twofold.commands.export import export as export
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 
 _COMMANDS = (
     "pretrain", "evaluate", "finetune", "distill", "labels", "predict", "embed", "search", "convert", "export",
-    "transfer", "study", "shard", "recipes",
+    "transfer", "study", "shard", "recipes", "compare", "doctor",
 )  # fmt: skip
 _PLACES = {name: f"twofold.commands.{name}" for name in _COMMANDS} | {"load": "twofold.evaluation.loading"}
 

@@ -8,6 +8,7 @@ import yaml
 from scipy import stats
 
 from twofold import cli
+from twofold.commands import evaluate as evaluation
 from twofold.commands.compare import compare
 from twofold.errors import UserError
 from twofold.options import merge, plain
@@ -68,7 +69,8 @@ def test_an_interval_covers_the_truth_as_often_as_it_says():
 
 
 def test_what_is_printed_written_and_drawn(tmp_path, runs, capsys):
-    assert cli.main(["compare", *map(str, runs), "--out", str(tmp_path / "both"), "--json", str(tmp_path / "r.json")]) == 0
+    words = ["compare", *map(str, runs), "--out", str(tmp_path / "both")]
+    assert cli.main([*words, "--json", str(tmp_path / "r.json")]) == 0
     told = capsys.readouterr().out
     assert "slow0, slow1, slow2" in told
     assert "62.00 % ± 2.00 (n = 3)" in told
@@ -83,7 +85,7 @@ def test_what_is_printed_written_and_drawn(tmp_path, runs, capsys):
     assert "Training loss" in page
     assert "72.00 % ± 2.65" in page
     assert "B: fast0, fast1, fast2" in page
-    assert cli.main(["compare", *map(str, runs), "--out", str(tmp_path / "both")]) == 2
+    assert cli.main(words) == 2
     assert "already holds a comparison" in capsys.readouterr().err
 
 
@@ -92,6 +94,8 @@ def test_the_published_value_stands_beside_runs_of_a_recipe(tmp_path, runs):
     told = compare(own, runs[0]).text()
     assert "about 91 % top-1 by linear evaluation" in told
     assert "One run each" in told
+    assert "published for the recipe simclr-cifar10-resnet18, on cifar10: about 91 %" in evaluation._published(own)
+    assert evaluation._published(runs[0]) is None
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from jsonargparse import ArgumentParser
 from torch import nn
 
 from twofold.commands.arguments import LABELLED, PATH, add_data, new_parser
-from twofold.console import console
+from twofold.console import console, print_rank0
 from twofold.devices import choose_device
 from twofold.encoders.load import encoder_path
 from twofold.encoders.weights import read_header
@@ -21,6 +21,8 @@ from twofold.evaluation.kept import save_fitted
 from twofold.evaluation.protocols.base import PROTOCOLS, EvaluationConfig, Protocol, Result
 from twofold.files import write_atomically
 from twofold.options import OptionsParser, add_options, merge
+from twofold.recipe import load, names
+from twofold.training.rundir import RunDirectory
 
 
 def evaluate(run: str | Path, data: Any, /, *, encoder: nn.Module | None = None, **options: Any) -> Result:
@@ -103,6 +105,20 @@ def parser() -> ArgumentParser:
     return parser
 
 
+def _published(folder: Path) -> str | None:
+    """What the recipe of a run should reach, to stand above what this evaluation finds; None without a recipe."""
+    try:
+        name = RunDirectory(folder).facts().get("recipe")
+    except UserError:  # no run, or a damaged one, whose encoder can be measured all the same
+        return None
+    if name not in names():
+        return None
+    recipe = load(name)
+    return f"published for the recipe {name}, on {recipe.data}: {recipe.result} ({recipe.source})"
+
+
 def run(options: dict[str, Any]) -> Result:
     """`twofold evaluate`."""
+    if (told := _published(encoder_path(options["run"]).parent)) is not None:
+        print_rank0(told)
     return evaluate(options.pop("run"), options.pop(PATH), **options)
