@@ -17,8 +17,10 @@ __version__ = "0.2.0"
 if TYPE_CHECKING:
     from twofold import losses as losses
     from twofold import views as views
+    from twofold.commands.compare import compare as compare
     from twofold.commands.convert import convert as convert
     from twofold.commands.distill import distill as distill
+    from twofold.commands.doctor import doctor as doctor
     from twofold.commands.embed import embed as embed
     from twofold.commands.evaluate import evaluate as evaluate
     from twofold.commands.explore import explore as explore
@@ -42,7 +44,7 @@ if TYPE_CHECKING:
 
 _COMMANDS = (
     "pretrain", "evaluate", "finetune", "distill", "labels", "predict", "embed", "search", "explore", "label",
-    "convert", "export", "transfer", "study", "shard", "recipes", "papers",
+    "convert", "export", "transfer", "study", "shard", "recipes", "papers", "compare", "doctor",
 )  # fmt: skip
 _PLACES = {name: f"twofold.commands.{name}" for name in _COMMANDS} | {
     "load": "twofold.evaluation.loading", "Embedder": "twofold.embedder", "two_views": "twofold.views",

@@ -25,7 +25,7 @@ from twofold.options import explain, given
 def run(name: str, words: Sequence[str]) -> int:
     """Run a command of `COMMANDS` with what the shell gave it, and print what came of it; returns the exit status.
 
-    `--json FILE`, which every command takes, writes the result there as well.
+    `--json FILE`, which every parser of `new_parser` takes, writes the result there as well.
 
     Raises:
         UserError: for anything wrong in the options or the data.
@@ -37,10 +37,7 @@ def run(name: str, words: Sequence[str]) -> int:
         parser.prog = f"twofold {name}"
         print(parser.format_help(), end="")
         return 0
-    parser = command.parser()
-    if not any("--json" in action.option_strings for action in parser._actions):
-        parser.add_argument("--json", type=str, help="also write the result to this file, as JSON")
-    options = parse(parser, name, words)
+    options = parse(command.parser(), name, words)
     file = options.pop("json", None)
     if file is not None and Path(file).exists():
         raise UserError(f"--json {file} exists already; choose another name")

@@ -59,9 +59,10 @@ def test_loose_images_beside_classes_are_unlabelled(tmp_path):
     assert source.classes == ["cat", "dog"]
 
 
-def test_pictures_that_pillow_does_not_read_are_counted_by_format(tmp_path):
+def test_files_that_are_passed_over_are_counted_by_kind(tmp_path):
     tree(tmp_path, "0.png", "1.png", "2.png")
     for name in ("a.heic", "b.HEIC", "c.svg", "d.cr2", "notes.txt", ".hidden.heic"):
         (tmp_path / name).write_bytes(b"not looked at")
-    words = "2 .heic, 1 .svg, 1 .cr2 files passed over, which Pillow does not read: convert them to PNG or JPEG"
+    words = "2 .heic, 1 .svg, 1 .cr2 files passed over, which Pillow does not read: convert them to PNG or JPEG; "
+    words += "1 .txt file passed over: no images"
     assert open_source(tmp_path).facts().layout == f"{tmp_path}: 3 images, no classes; {words}"

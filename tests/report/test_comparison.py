@@ -68,8 +68,8 @@ def test_an_interval_covers_the_truth_as_often_as_it_says():
 
 
 def test_what_is_printed_written_and_drawn(tmp_path, runs, capsys):
-    out, table = str(tmp_path / "both"), str(tmp_path / "r.json")
-    assert cli.main(["compare", *map(str, runs), "--out", out, "--json", table]) == 0
+    words = ["compare", *map(str, runs), "--out", str(tmp_path / "both")]
+    assert cli.main([*words, "--json", str(tmp_path / "r.json")]) == 0
     told = capsys.readouterr().out
     assert "slow0, slow1, slow2" in told
     assert "62.00 % ± 2.00 (n = 3)" in told
@@ -84,7 +84,7 @@ def test_what_is_printed_written_and_drawn(tmp_path, runs, capsys):
     assert "Training loss" in page
     assert "72.00 % ± 2.65" in page
     assert "B: fast0, fast1, fast2" in page
-    assert cli.main(["compare", *map(str, runs), "--out", str(tmp_path / "both")]) == 2
+    assert cli.main(words) == 2
     assert "already holds a comparison" in capsys.readouterr().err
 
 

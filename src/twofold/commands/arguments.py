@@ -20,8 +20,10 @@ LABELLED = (
 
 
 def new_parser(description: str) -> ArgumentParser:
-    """A parser that raises, and does not end the process."""
-    return ArgumentParser(description=description.replace("%", "%%"), exit_on_error=False)
+    """A parser that raises, and does not end the process; `--json`, which all have, is the caller's to read."""
+    parser = ArgumentParser(description=description.replace("%", "%%"), exit_on_error=False)
+    parser.add_argument("--json", type=str, help="also write the result to this file, as JSON")
+    return parser
 
 
 def add_data(parser: ArgumentParser, text: str, **more: Any) -> None:

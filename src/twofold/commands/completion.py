@@ -65,8 +65,7 @@ def _tree(files: Any) -> argparse.ArgumentParser:
         own = place.add_parser(second or first, help=command.summary, add_help=False)
         for action in command.parser()._actions:
             _add(own, action, files)
-        for word, text in (("--help", "the options that people use"), ("--help-all", "every option"),
-                           ("--json", "also write the result to this file")):  # fmt: skip
+        for word, text in (("--help", "the options that people use"), ("--help-all", "every option")):
             own.add_argument(word, help=text)
     return root
 

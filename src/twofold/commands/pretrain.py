@@ -161,13 +161,13 @@ def _leave(done: runs.PretrainOutcome, report: bool, module: nn.Module | None) -
                 f"{len(done.source.skipped)} file(s) skipped in all; listed in {done.run.path / 'skipped.tsv'}"
             )
     if not done.complete:
-        tracking.finish(done.trackers, done.step, {})
+        tracking.finish(done.trackers, done.step)
         raise Stopped.at(f"at step {done.step:,} of {done.steps:,}", done.stopped_by or signal.SIGINT)
     page = None
     if done.first and report:
         page = page_or_word(lambda: write_run_report(done.run, done.source, module=module))
-    if done.trackers and done.first:
-        tracking.finish(done.trackers, done.step, run_pictures(done.run, done.source, module))
+    if done.first:
+        tracking.finish(done.trackers, done.step, lambda: run_pictures(done.run, done.source, module))
     return PretrainResult(done.run.path, done.step, done.seen, done.kind, round(done.seconds, 3), dict(done.time), page)
 
 

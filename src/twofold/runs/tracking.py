@@ -6,7 +6,7 @@ import importlib
 import importlib.util
 import json
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -99,15 +99,24 @@ def release(accelerator: Accelerator) -> Sequence[Any]:
     return trackers
 
 
-def finish(trackers: Sequence[Any], step: int, pictures: Mapping[str, NDArray[np.uint8]]) -> None:
-    """Send pictures [n, H, W, C] by name, to trackers that take them, and close all. A run does not end by it."""
+def finish(
+    trackers: Sequence[Any], step: int, pictures: Callable[[], Mapping[str, NDArray[np.uint8]]] | None = None
+) -> None:
+    """Send what `pictures` gives, [n, H, W, C] by name, to trackers that take them, and close all.
+
+    What fails in it is told: a run that is whole must not end in it.
+    """
+
+    def show(tracker: Any) -> None:
+        for name, images in (pictures() if pictures else {}).items():
+            _send(tracker, name, images if images.shape[-1] == 3 else images[..., :1].repeat(3, axis=-1), step)
+
     for tracker in trackers:
-        try:
-            for name, images in pictures.items():
-                _send(tracker, name, images if images.shape[-1] == 3 else images[..., :1].repeat(3, axis=-1), step)
-            tracker.finish()
-        except Exception as error:  # a server that went away: the run is whole
-            print_rank0(f"{tracker.name} took no more: {error}; the run itself is whole")
+        for act in (show, lambda open_one: open_one.finish()):
+            try:
+                act(tracker)
+            except Exception as error:  # a server that went away, data that can no longer be read
+                print_rank0(f"{tracker.name} took no more: {error}; the run itself is whole")
 
 
 def _send(tracker: Any, name: str, images: NDArray[np.uint8], step: int) -> None:

@@ -27,17 +27,20 @@ _PICTURES = frozenset({
     ".heic", ".heif", ".hif", ".jp2", ".jxl", ".jxr", ".kra", ".mrw", ".nef", ".orf", ".pef", ".psd", ".raf", ".raw",
     ".rgbe", ".rw2", ".rwl", ".sr2", ".srw", ".svg", ".svgz", ".webp", ".wmf", ".x3f", ".xcf",
 })  # fmt: skip
-"""Formats of pictures: those that Pillow, as it is installed, does not decode are counted where they are met."""
+"""Formats of pictures: of those that Pillow, as it is installed, does not decode, the remedy is told."""
 
 
 def find_images(folder: Path, left: Counter[str] | None = None) -> list[str]:
     """Paths, relative to `folder` and sorted, of all image files in it and below; hidden ones are left out.
 
     By their extensions; files without one, or with one of digits, where they begin as DICOM files do. Where there are
-    none, .npy files count as images. Pictures of formats that Pillow does not decode are counted in `left` by their
-    extension.
+    none, .npy files count as images. All others are counted in `left` by their extension.
     """
-    return find_pictures(folder, left) or find_files(folder, frozenset({NPY}))
+    if found := find_pictures(folder, left):
+        return found
+    if left is not None:
+        left.clear()
+    return find_files(folder, frozenset({NPY}), left)
 
 
 def find_pictures(folder: Path, left: Counter[str] | None = None) -> list[str]:
@@ -66,16 +69,24 @@ def find_files(
                 continue
             if Path(name).suffix.lower() in extensions or (dicom and may_be_dicom(name) and is_dicom(Path(root, name))):
                 result.append(f"{prefix}/{name}" if prefix else name)
-            elif left is not None and Path(name).suffix.lower() in _PICTURES:
+            elif left is not None:
                 left[Path(name).suffix.lower()] += 1
     return sorted(result)
 
 
 def unread(left: Counter[str]) -> str:
     """What `find_images` left, in words; empty where that is nothing."""
-    listing = ", ".join(f"{count:,} {kind}" for kind, count in left.most_common())
-    files = f"file{'s' if left.total() > 1 else ''}"
-    return f"{listing} {files} passed over, which Pillow does not read: convert them to PNG or JPEG" if left else ""
+    pictures = Counter({kind: count for kind, count in left.items() if kind in _PICTURES})
+    told = [f"{_listed(pictures)} passed over, which Pillow does not read: convert them to PNG or JPEG"]
+    others = left - pictures
+    return "; ".join([*(told if pictures else []), *([f"{_listed(others)} passed over: no images"] if others else [])])
+
+
+def _listed(kinds: Counter[str]) -> str:
+    """Numbers of files by kind, the most frequent kinds first."""
+    listing = ", ".join(f"{count:,} {kind or '(no suffix)'}" for kind, count in kinds.most_common(6))
+    more = f", {len(kinds) - 6} more kinds" if len(kinds) > 6 else ""
+    return f"{listing}{more} file{'s' if kinds.total() > 1 else ''}"
 
 
 def decode_image(

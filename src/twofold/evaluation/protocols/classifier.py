@@ -170,6 +170,7 @@ class Evaluation(Result):
         """Read what `to_json` wrote, of any version; UserError for anything else."""
         try:
             values = _upgraded(json.loads(text))
+            values.pop("metrics", None)  # what the rest says
             parts = {name: DataUsed(**values[name]) for name in ("train", "test", "validation") if values.get(name)}
             others = {name: Scores(**scores) for name, scores in values["baselines"].items()}
             return cls(**{**values, **parts, "scores": Scores(**values["scores"]), "baselines": others})
