@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from twofold.commands.evaluate import evaluate as evaluate
     from twofold.commands.export import export as export
     from twofold.commands.finetune import finetune as finetune
+    from twofold.commands.fresh import fresh as fresh
     from twofold.commands.labels import labels as labels
     from twofold.commands.papers import papers as papers
     from twofold.commands.predict import predict as predict
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 _COMMANDS = (
     "pretrain", "evaluate", "finetune", "distill", "labels", "predict", "embed", "search", "convert", "export",
-    "transfer", "study", "shard", "recipes", "papers",
+    "transfer", "study", "shard", "recipes", "papers", "fresh",
 )  # fmt: skip
 _PLACES = {name: f"twofold.commands.{name}" for name in _COMMANDS} | {"load": "twofold.evaluation.loading"}
 

@@ -18,7 +18,7 @@ from twofold.results import Result
 
 NAMES = {
     "pretrain", "evaluate", "finetune", "distill", "labels", "predict", "embed", "search", "convert", "export",
-    "transfer", "study", "shard", "recipes", "papers", "load",
+    "transfer", "study", "shard", "recipes", "papers", "fresh", "load",
 }  # fmt: skip
 SMALL = {"epochs": 1, "batch": 8, "training": {"device": "cpu", "precision": "fp32"}}
 STUDY = {"per_class": 4, "draws": 1, "device": "cpu"}

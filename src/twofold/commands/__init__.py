@@ -50,6 +50,7 @@ COMMANDS: dict[str, Command] = {
         "twofold.commands.evaluate", "measure a frozen encoder: linear probe, neighbours, ImageNet, speech"
     ),
     "finetune": Command("twofold.commands.finetune", "train the encoder further on a few labels, or from scratch"),
+    "fresh": Command("twofold.commands.fresh", "an encoder with a random start, for training with labels alone"),
     "distill": Command("twofold.commands.distill", "train a small student on what a teacher says"),
     "transfer": Command("twofold.commands.transfer", "measure an encoder on the papers' 12 other data sets"),
     "labels": Command("twofold.commands.labels", "how many labels do I need? accuracy against their number"),

@@ -123,7 +123,7 @@ def finetune(
     if not result.complete:
         raise Stopped.at(f"at step {result.steps:,}", result.stopped_by or signal.SIGINT)
     facts = RunDirectory(out).facts()
-    lines = beside(facts.get("recipe"), "finetune")
+    lines = beside(facts.get("recipe"), "finetune", "supervised")
     if checked.freeze == "encoder":  # linear evaluation: what is published is the pretraining's
         lines += beside(recipe_of(path), "linear")
     return FinetuneReport(Path(out), result, tuple(lines))
