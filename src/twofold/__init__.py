@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from twofold.commands.explore import explore as explore
     from twofold.commands.export import export as export
     from twofold.commands.finetune import finetune as finetune
+    from twofold.commands.fresh import fresh as fresh
     from twofold.commands.label import label as label
     from twofold.commands.labels import labels as labels
     from twofold.commands.papers import papers as papers
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
 
 _COMMANDS = (
     "pretrain", "evaluate", "finetune", "distill", "labels", "predict", "embed", "search", "explore", "label",
-    "convert", "export", "transfer", "study", "shard", "recipes", "papers", "compare", "doctor",
+    "convert", "export", "transfer", "study", "shard", "recipes", "papers", "compare", "doctor", "fresh",
 )  # fmt: skip
 _PLACES = {name: f"twofold.commands.{name}" for name in _COMMANDS} | {
     "load": "twofold.evaluation.loading", "Embedder": "twofold.embedder", "two_views": "twofold.views",

@@ -19,7 +19,7 @@ from twofold.results import Result
 NAMES = {
     "pretrain", "evaluate", "finetune", "distill", "labels", "predict", "embed", "search", "explore", "label",
     "convert", "export", "transfer", "study", "shard", "recipes", "papers", "compare", "doctor", "load", "two_views",
-    "nt_xent", "info_nce",
+    "fresh", "nt_xent", "info_nce",
 }  # fmt: skip
 OTHERS = {"Embedder", "losses", "views"}
 """A class, and modules."""

@@ -59,6 +59,7 @@ def _command(module: str, summary: str, task: str) -> Command:
 COMMANDS: dict[str, Command] = {
     "pretrain": _command("pretrain", "learn a representation from unlabelled images or speech", _LEARN),
     "finetune": _command("finetune", "train the encoder further on a few labels, or from scratch", _LEARN),
+    "fresh": _command("fresh", "an encoder with a random start, for training with labels alone", _LEARN),
     "distill": _command("distill", "train a small student on what a teacher says", _LEARN),
     "evaluate": _command("evaluate", "measure a frozen encoder: linear probe, neighbours, ImageNet, speech", _MEASURE),
     "compare": _command("compare", "runs beside one another: curves, options, results with spread", _MEASURE),

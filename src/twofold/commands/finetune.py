@@ -130,7 +130,7 @@ def finetune(
     if not result.complete:
         raise Stopped.at(f"at step {result.steps:,}", result.stopped_by or signal.SIGINT)
     page = page_or_word(lambda: write_outcome_report(RunDirectory(out))) if report and started_first() else None
-    lines = beside(RunDirectory(out).facts().get("recipe"), "finetune")
+    lines = beside(RunDirectory(out).facts().get("recipe"), "finetune", "supervised")
     if checked.freeze == "encoder":  # linear evaluation: what is published is the pretraining's
         lines += beside(recipe_of(path), "linear")
     return FinetuneReport(Path(out), result, page, tuple(lines))
