@@ -67,6 +67,7 @@ def test_a_stop_between_two_rows_changes_neither(photos: Path, tmp_path: Path) -
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(7200)  # the one that is left waits a minute for a partner that died before they had met
 @pytest.mark.parametrize("kills", [3, 20])
 def test_kills_of_one_of_two_ranks_change_nothing(photos: Path, tmp_path: Path, kills: int) -> None:  # noqa: F811
     """Either rank; some fall before the two have met, some in saves, some after the end of training."""
