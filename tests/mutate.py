@@ -29,7 +29,12 @@ sys.path.insert(0, str(Path(__file__).parent))
 from mutations import ROOT, mutated_package
 from seams import PACKAGE, SEAMS, Seam, files, key, nearest, sites
 
-EQUIVALENT: dict[str, str] = {}
+EQUIVALENT: dict[str, str] = {
+    "methods/memory.py: SimCLRMemory.__init__: forgotten: normalize -> True": "a memory refuses false",
+    "methods/moco.py: MoCo.follow: late: self.steps -> (self.steps + 1)": (
+        "torch's average with a fixed share does not look at how many were averaged"
+    ),
+}
 """Errors that change nothing that can be seen, by `Seam.name`, and why."""
 
 NOTICED, SURVIVED, TOO_LONG = "noticed", "survived", "too long"

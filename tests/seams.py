@@ -165,6 +165,12 @@ class _Finder(ast.NodeVisitor):
     def visit_Raise(self, node: ast.Raise) -> None:
         """Texts of errors have tests of their own."""
 
+    def visit_If(self, node: ast.If) -> None:
+        """Nor is what decides whether one is raised; such a condition is a check."""
+        parts = node.body if all(isinstance(part, ast.Raise) for part in node.body) else [node.test, *node.body]
+        for part in (*parts, *node.orelse):
+            self.visit(part)
+
     def visit_AnnAssign(self, node: ast.AnnAssign) -> None:
         if self.functions and node.value is not None:
             self.visit(node.value)

@@ -12,11 +12,15 @@ from twofold.data import DataFacts
 from twofold.encoders import Encoder, EncoderConfig, build_encoder
 from twofold.errors import UserError
 from twofold.heads import HeadConfig, ProjectionHead
-from twofold.losses import distillation_loss, margin_triplet, nt_logistic, nt_xent
-from twofold.methods import MethodConfig, MoCo, SimCLR
+from twofold.losses import distillation_loss, info_nce, margin_triplet, nt_logistic, nt_xent
+from twofold.methods import MethodConfig, MoCo, SimCLR, moco
 from twofold.methods.base import ClassifierOutput, ContrastiveOutput, Inputs
 from twofold.methods.distill import Distill
 from twofold.methods.supervised import Supervised
+from twofold.optim import LARS
+from twofold.optim.extended import in_words
+from twofold.optim.other_schedules import EpochCosine, InverseSqrt
+from twofold.randomness import permutation
 
 HEAD = HeadConfig(kind="linear", out_dim=12, norm=False)
 FACTS = DataFacts(
@@ -145,8 +149,9 @@ def test_what_is_given_to_moco_stays_and_the_rest_is_chosen() -> None:
     assert opened(GIVEN) == (vars(GIVEN), [])
     free, reasons = opened(MoCo.Config())
     assert free == vars(MoCo.Config(temperature=0.2, queue=128, momentum=0.99, bn_splits=4))
-    assert [reason.split(" ")[0] for reason in reasons] == [
-        "temperature", "method.queue", "method.momentum", "method.bn_splits"
+    assert reasons == [
+        "temperature 0.2 (batch 64)", "method.queue 128 (900 images)", "method.momentum 0.99 (900 images)",
+        "method.bn_splits 4 (one device)",
     ]  # fmt: skip
     assert opened(MoCo.Config(symmetric=True))[0]["queue"] == 256  # twice the 128 keys of a step
     assert opened(replace(GIVEN, bn_splits=None), batch=20)[0]["bn_splits"] == 1
@@ -172,3 +177,29 @@ def test_the_temperature_of_simclr_is_that_of_the_batch_where_none_is_given() ->
     assert opened(SimCLR.Config(temperature=0.37), 4096) == (vars(SimCLR.Config(temperature=0.37)), [])
     assert opened(SimCLR.Config(), 2048)[0]["temperature"] == 0.1
     assert opened(SimCLR.Config(), 2047)[0]["temperature"] == 0.2
+
+
+def test_a_memory_refuses_inner_products() -> None:
+    with pytest.raises(UserError, match=r"leave --method.normalize true"):
+        SimCLR.Config(temperature=0.37, memory=48, normalize=False).build(encoder(), HEAD)
+
+
+def test_moco_compares_at_its_own_temperature_and_shuffles_by_its_own_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    method = MoCo.Config(temperature=0.37, queue=24, bn_splits=2).build(encoder(), HEAD, seed=9)
+    before, asked = method.queue.keys.clone(), list[Any]()
+    monkeypatch.setattr(moco, "permutation", lambda *given: asked.append(given) or permutation(*given))
+    out = method(views())
+    assert isinstance(out, ContrastiveOutput)
+    torch.testing.assert_close(out.loss, info_nce(out.z_a, out.z_b, before, temperature=0.37)[0])
+    method(views())
+    assert asked == [(9, "shuffle", 0, 6), (9, "shuffle", 1, 6)]
+
+
+def test_lars_and_the_words_of_an_extension_have_their_own_numbers() -> None:
+    (group,) = LARS([torch.nn.Parameter(torch.ones(2))], 0.1, weight_decay=0.3).param_groups
+    assert group["weight_decay"] == 0.3
+    schedule = EpochCosine(0.25, 4.0, 5, 0)
+    assert schedule(10) != schedule(15)  # it falls with each epoch of 5 steps
+    assert in_words(schedule, 14, 20).startswith(f"begins anew at {schedule(14):g} and")
+    slow = InverseSqrt(0.25, 2)
+    assert in_words(slow, 14, 20).endswith(f"from {slow(14):g} to {slow(19):g}")

@@ -47,6 +47,7 @@ def learned(out: Path) -> tuple[str, list[dict[str, float]]]:
     return digest, [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
 
 
+@pytest.mark.timeout(7200)  # beside other work a start takes half a minute
 @pytest.mark.parametrize("kills", [2, pytest.param(40, marks=pytest.mark.slow)])
 def test_kills_change_nothing(photos: Path, tmp_path: Path, kills: int) -> None:
     """Some fall before the first checkpoint, some in saves, some after the end of training."""

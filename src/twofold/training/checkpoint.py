@@ -96,7 +96,23 @@ def _are_sums(value: Any) -> bool:
     )
 
 
-_FACTS: dict[str, Callable[[Any], bool]] = {"metrics": _is_mark, "best": _is_best, "sums": _are_sums}
+def _are_of_ranks(value: Any) -> bool:
+    """The same sums, of each process by itself."""
+    if not isinstance(value, dict) or not all(
+        isinstance(each, torch.Tensor) and each.ndim == 1 for each in value.values()
+    ):
+        return False
+    return len({len(each) for each in value.values()}) <= 1 and all(
+        _are_sums(dict(zip(value, each, strict=True))) for each in zip(*value.values(), strict=True)
+    )
+
+
+_FACTS: dict[str, Callable[[Any], bool]] = {
+    "metrics": _is_mark,
+    "best": _is_best,
+    "sums": _are_sums,
+    "rank_sums": _are_of_ranks,
+}
 """What a checkpoint holds beside the states of the run's parts."""
 
 

@@ -15,7 +15,14 @@ from torch import Tensor
 
 from twofold.console import console
 from twofold.data.batches.base import Batch, BatchLoader, Draw, Examples
-from twofold.distributed import all_reduce_mean, average_running_statistics, highest, rank
+from twofold.distributed import (
+    all_gather,
+    all_reduce_mean,
+    average_running_statistics,
+    highest,
+    rank,
+    world_size,
+)
 from twofold.encoders.base import MISFIT
 from twofold.errors import UserError
 from twofold.interrupts import StopRequest
@@ -247,13 +254,16 @@ class Training(Generic[Examples, Draw]):
     def save(self) -> None:
         """Write a checkpoint, unless the weights are spoiled."""
         begun = time.monotonic()
-        # (the open means of all ranks, as every rank will take them up)
+        # (the open means of all ranks, and of each: a mean of means is another number in its last bits)
         sums = {name: all_reduce_mean(value) for name, value in self.sums.items()}
+        own = {name: all_gather(value[None]) for name, value in self.sums.items()}
         state = {
             "step": self.step, "seconds": self.seconds, "sums": sums,
             "method": self.method.state_dict(), "optimizer": self.optimizer.state_dict(),
             "monitors": [monitor.state_dict() for monitor in self.monitors],
         }  # fmt: skip
+        if world_size() > 1:
+            state |= {"rank_sums": own}
         self.soundness.check_state(state, self.step)
         self.best.consider(self.step)
         if rank() == 0:
@@ -290,7 +300,9 @@ class Training(Generic[Examples, Draw]):
             check_state_fits(self.optimizer, state["optimizer"])
             self.method.load_state_dict(state["method"])
             self.optimizer.load_state_dict(state["optimizer"])
-            self.sums = {name: value.to(self.accelerator.device) for name, value in state["sums"].items()}
+            own = {name: each[rank()] for name, each in state.get("rank_sums", {}).items() if len(each) == world_size()}
+            sums = own or state["sums"]
+            self.sums = {name: value.to(self.accelerator.device) for name, value in sums.items()}
             for monitor, saved in zip(self.monitors, state["monitors"], strict=True):
                 monitor.load_state_dict(saved)
             self.best.load_state(state.get("best"))
