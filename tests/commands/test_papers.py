@@ -154,7 +154,7 @@ def test_what_is_published_stands_beside():
     assert beside("demo-mnist", "linear") == beside(None, "linear") == beside("simclr-imagenet-100", "knn") == []
 
 
-def test_the_command(capsys):
+def test_the_command(capsys, tmp_path):
     assert cli.main(["papers"]) == 0
     listed = capsys.readouterr().out
     assert "simclr/table-5" in listed
@@ -164,8 +164,8 @@ def test_the_command(capsys):
     shown = " ".join(capsys.readouterr().out.split())
     assert "--recipe simclr-imagenet-temperature:case=cosine-0.05" in shown
     assert "cosine-0.1 4.5 87.8 64.4" in shown
-    assert cli.main(["papers", "simclr/table-b1", "--json"]) == 0
-    document = json.loads(capsys.readouterr().out)["simclr/table-b1"]
+    assert cli.main(["papers", "simclr/table-b1", "--json", str(tmp_path / "table.json")]) == 0
+    document = json.loads((tmp_path / "table.json").read_text())["simclr/table-b1"]
     assert document["rows"][0]["values"] == {"top1": 57.5}
     assert len(document["commands"]) == 48
     assert cli.main(["papers", "simclr/table-99"]) == 2

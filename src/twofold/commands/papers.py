@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,12 +22,10 @@ class PapersResult:
     Attributes:
         items: of the papers.
         in_full: whether the rows are told.
-        as_json: whether the text is JSON.
     """
 
     items: tuple[Item, ...]
     in_full: bool
-    as_json: bool = False
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -36,9 +33,7 @@ class PapersResult:
         return {}
 
     def text(self) -> str:
-        """For people, or as JSON."""
-        if self.as_json:
-            return json.dumps(self.to_dict(), indent=2)
+        """For people."""
         if self.in_full:
             return "\n\n".join(_in_full(item) for item in self.items)
         width = max((len(item.full_name) for item in self.items), default=0)
@@ -57,18 +52,17 @@ class PapersResult:
         return {item.full_name: in_json(item) | {"commands": commands_of(item)} for item in self.items}
 
 
-def papers(name: str | None = None, *, as_json: bool = False) -> PapersResult:
+def papers(name: str | None = None) -> PapersResult:
     """The tables of the papers, those of one paper, or one table with its published numbers.
 
     Args:
         name: PAPER, or PAPER/TABLE.
-        as_json: whether the result's text is JSON.
 
     Raises:
         UserError: if there is none of that name.
     """
     items = [item for paper in every_paper() for item in find(paper)] if name is None else find(name)
-    return PapersResult(tuple(items), in_full=name is not None and "/" in name, as_json=as_json)
+    return PapersResult(tuple(items), in_full=name is not None and "/" in name)
 
 
 def commands_of(item: Item) -> list[str]:
@@ -120,10 +114,9 @@ def parser() -> ArgumentParser:
     """Of `twofold papers`."""
     parser = new_parser("List the papers' tables, or show one with its published numbers and what makes it.")
     parser.add_argument("name", nargs="?", default=None, help="a paper, or PAPER/TABLE such as simclr/table-5")
-    parser.add_argument("--json", type=bool, default=False, help="print JSON")
     return parser
 
 
 def run(options: dict[str, Any]) -> PapersResult:
     """`twofold papers`."""
-    return papers(options.get("name"), as_json=bool(options.get("json")))
+    return papers(options.get("name"))
