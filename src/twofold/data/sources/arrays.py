@@ -253,15 +253,7 @@ def _pick(file: Any, names: tuple[str, ...], split: str | None, path: Path) -> N
                     check_member(path, f"{key}.npy")
                     array: NDArray[Any] = file[key]
                     return array
-                except (
-                    ValueError,
-                    OSError,
-                    KeyError,
-                    MemoryError,
-                    EOFError,
-                    RuntimeError,
-                    zipfile.BadZipFile,
-                ) as error:
+                except (KeyError, MemoryError, *_BROKEN) as error:
                     raise UserError(
                         f"{path}: array {key} cannot be read ({error}); plain numbers are needed"
                     ) from error
