@@ -146,7 +146,15 @@ def test_points_are_drawn_in_the_colours_of_their_classes(seen):
     before = seen.colour(6, 4)
     seen.page.click("#legend .key >> nth=0")  # hides the class on the right
     seen.page.wait_for_timeout(300)
-    assert np.abs(np.array(seen.colour(6, 4)) - before).max() > 60
+    paper = seen.colour(6, 4)
+    assert np.abs(np.array(paper) - before).max() > 60
+    assert np.abs(np.array(seen.colour(1, 4)) - left).max() < 60
+    seen.page.click("text=Hide all")
+    seen.page.wait_for_timeout(300)
+    assert seen.colour(1, 4) == paper
+    seen.page.click("text=Show all")
+    seen.page.wait_for_timeout(300)
+    assert np.abs(np.array(seen.colour(6, 4)) - before).max() < 60
     seen.page.select_option("#colour", label="height")
     seen.page.wait_for_timeout(300)
     assert [line for line in seen.text("#legend").split("\n") if line] == ["0", "6", "grey: 8 without a value"]
@@ -232,6 +240,14 @@ def test_a_lasso_selects_what_lies_in_it_and_the_table_has_it(seen, tmp_path):
         seen.page.click("#txt")
     caught.value.save_as(tmp_path / "list.txt")
     assert (tmp_path / "list.txt").read_text().split("\n") == [*(row["path"] for row in rows), ""]
+    seen.page.keyboard.down("Control")
+    seen.around((5.5, 0.5), (7.4, 0.5), (7.4, 1.5), (5.5, 1.5))
+    seen.page.wait_for_function("document.getElementById('count').textContent === '6'", timeout=5000)
+    seen.page.keyboard.up("Control")
+    seen.page.keyboard.down("Alt")
+    seen.around((0.5, 0.5), (2.5, 0.5), (2.5, 1.5), (0.5, 1.5))
+    seen.page.wait_for_function("document.getElementById('count').textContent === '4'", timeout=5000)
+    seen.page.keyboard.up("Alt")
     seen.page.click("#clear")
     assert seen.text("#count") == "0"
 

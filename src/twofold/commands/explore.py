@@ -18,6 +18,7 @@ from torch import nn
 from twofold.commands.arguments import EITHER, PATH, add_data, new_parser, require_out
 from twofold.commands.evaluate import Progress
 from twofold.commands.shelf import Shelf, Shelves
+from twofold.console import console
 from twofold.data import DataConfig
 from twofold.data.decoding.recordings import soundfile
 from twofold.data.sources.audio import resampled
@@ -32,7 +33,7 @@ from twofold.evaluation.searching import neighbours
 from twofold.options import OptionsParser, add_options, merge, option, refuse_unused
 from twofold.randomness import permutation
 from twofold.report.explore import Explorer, shown_name, write_explorer
-from twofold.report.map import Method, project
+from twofold.report.map import LARGE, Method, project
 from twofold.report.sheets import draw_sheets, side_for
 from twofold.results import in_json
 from twofold.text import printable
@@ -187,6 +188,8 @@ def explorer_of(
     total = len(shelf.features)
     rows = np.sort(permutation(0, "explore", 0, total)[: config.most])
     around = shelf.features[rows]
+    if len(rows) > LARGE and config.map == "tsne":
+        console.print(f"map: of {len(rows):,} examples, which takes a minute or more")
     xy, words = project(around, config.map)
     words += f"; {len(rows):,} of {total:,} examples, drawn at random" if len(rows) < total else ""
     near, similarity = _nearest(around, config)

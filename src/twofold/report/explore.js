@@ -380,6 +380,8 @@
       for (const id of ["move", "lasso", "in", "out", "whole", "view"]) $(id).disabled = true;
       return;
     }
+    const merge = /Mac/.test(navigator.platform) ? "cmd" : "ctrl";
+    plot.set({ actionKeyMap: { lasso: "shift", merge, remove: "alt" } });  // and none that turns the map
     plot.subscribe("pointover", tip);
     plot.subscribe("pointout", () => tip(null));
     plot.subscribe("lassoStart", () => { lassoing = true; });
