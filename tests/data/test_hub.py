@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import io
+from contextlib import nullcontext
 
 import datasets
 import numpy as np
@@ -100,6 +101,7 @@ def test_a_name_that_the_hub_does_not_know(monkeypatch):
     def refuse(*_):
         raise datasets.exceptions.DatasetNotFoundError("Dataset 'no/such' doesn't exist")
 
+    monkeypatch.setattr("twofold.data.sources.hub.hub_or_cache", lambda: nullcontext(True))  # it answers
     monkeypatch.setattr(datasets, "get_dataset_split_names", refuse)
     with pytest.raises(UserError, match=r"hf:no/such: neither a folder .*\(DatasetNotFoundError"):
         open_source("hf:no/such")

@@ -20,7 +20,8 @@ from twofold.training.rundir import OPERATIONAL
 CONFIDENCE = 0.95
 _FIGURES = {
     "loss": ("Training loss", False), "knn_top1": ("Nearest neighbours on held-out examples", True),
-    "probe_top1": ("Linear probe on held-out examples", True), "contrastive_top1": ("Contrastive accuracy", True),
+    "probe_top1": ("Linear probe on held-out examples", True), "train_accuracy": ("Training accuracy", True),
+    "contrastive_top1": ("Contrastive accuracy", True),
     "effective_rank": ("Effective rank", False), "lr": ("Learning rate", False),
 }  # fmt: skip
 _CURVES = 5
@@ -105,9 +106,9 @@ def differences(groups: Sequence[Group]) -> list[tuple[str, Any, list[Any]]]:
             found.append((fact, None, [value[:12] if fact in ("fingerprint", "encoder") and value else value
                                        for value in values]))  # fmt: skip
     options = [_shaping(run) for run in first]
-    defaults = defaults_of(first[0].command)
+    defaults = {name: value for run in reversed(first) for name, value in defaults_of(run.command).items()}
     for name in dict.fromkeys(name for each in options for name in each):
-        values = [_tuple(each.get(name)) for each in options]
+        values = [_tuple(each.get(name, "")) for each in options]  # "" where a command has no such option
         if name != "seed" and len({*map(repr, values)}) > 1:
             found.append((f"--{name}", defaults.get(name), values))
     return found

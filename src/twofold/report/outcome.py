@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from twofold.console import duration
 from twofold.report.page import Report, write_report
+from twofold.report.plots import Figure, Series, line_figure
 from twofold.report.records import documents, read_record
 from twofold.report.tables import Table
 from twofold.training.rundir import RunDirectory
@@ -36,19 +40,35 @@ def write_outcome_report(run: RunDirectory) -> Path:
     }
     title = f"{run.path.name}: {record.command} on {record.facts['data']}"
     tables = [*(tables if scores else []), *evaluation_tables(run.path)]
-    return write_report(run.path / "report.html", Report(title=title, facts=facts, metrics=record.rows, tables=tables))
+    report = Report(title=title, facts=facts, tables=tables, curves=_curves(record.rows))
+    return write_report(run.path / "report.html", report)
+
+
+def _curves(rows: Sequence[Mapping[str, Any]]) -> list[Figure]:
+    """Loss, shares that were right, and learning rate over the epochs; what was not logged is left out."""
+    names = {name for row in rows for name in row}
+    titles = {"loss": "Training loss", "lr": "Learning rate"}
+    titles |= {name: name.replace("_", " ") for name in sorted(names) if re.search("top1|accuracy|agreement", name)}
+    figures = []
+    for name, title in titles.items():
+        known = [row for row in rows if isinstance(row.get(name), int | float) and "epoch" in row]
+        if len(known) > 1:
+            at, values = [float(row["epoch"]) for row in known], [float(row[name]) for row in known]
+            figures.append(line_figure(title, "epoch", at, [Series(name, values)], percent=name not in ("loss", "lr")))
+    return figures
 
 
 def evaluation_tables(path: Path) -> list[Table]:
-    """What the evaluations in a run's folder found, one row each, the newest last; nothing where there are none."""
-    rows = []
+    """What the evaluations in a run's folder found, the newest last; nothing where there are none."""
+    rows, told = [], dict[str, str]()
     for name, document in documents(path):
         metrics = document.get("metrics")
         if isinstance(metrics, dict) and metrics:
-            found = ", ".join(f"{each} {shown(value)}" for each, value in list(metrics.items())[:4])
-            rows.append([str(document.get("protocol", name)), found, str(document.get("words", ""))])
-    note = "Each is a file in the folder `evaluations`, the newest last."
-    return [Table("Evaluations", ["protocol", "found", "how"], rows, note)] if rows else []
+            protocol = str(document.get("protocol", name))
+            told[protocol] = f"{protocol}: {document.get('words', '')}."
+            rows += [[protocol, measure, shown(value), name] for measure, value in metrics.items()]
+    note = " ".join(["The newest last.", *told.values()])
+    return [Table("Evaluations", ["protocol", "measured", "value", "file"], rows, note)] if rows else []
 
 
 def shown(value: float) -> str:

@@ -68,7 +68,9 @@ def read_record(path: str | Path) -> Record:
     last: dict[str, float] = {}
     for row in rows:
         last |= {name: value for name, value in row.items() if isinstance(value, float) and name not in _PLACE}
-    results |= {f"run: {name}": value for name, value in last.items() if re.search("loss|top1|rank", name)}
+    results |= {
+        f"run: {name}": value for name, value in last.items() if re.search("loss|top1|accuracy|agreement|rank", name)
+    }
     return Record(run.path, command, facts, flatten(plain(config)), rows, results, told)
 
 
