@@ -205,3 +205,6 @@ def test_evaluate_and_finetune_print_the_published_value(tmp_path):
         views=views, training={"device": "cpu"}, preprocessing="auto", **small,
     )  # fmt: skip
     assert "published: 58.5 % top-1, 83 % top-5 fine-tuned (simclr/table-7" in own.text()
+    run.config_file.write_text("options: [")
+    damaged = twofold.evaluate(run.path, str(tmp_path / "data.npz"), protocol="linear")
+    assert damaged.published == [], "a measurement that is done is not lost for a damaged file beside it"

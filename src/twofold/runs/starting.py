@@ -69,11 +69,15 @@ def owned_run(run: RunDirectory) -> Iterator[None]:
 
 
 def recipe_of(encoder_file: Path) -> str | None:
-    """The recipe that the run of an encoder was started from; None where there is no run, or it had none."""
+    """The recipe that the run of an encoder was started from; None where there is no run, or it had none.
+
+    A damaged configuration is as none: what is asked here is not worth a measurement that is done.
+    """
     run = RunDirectory(encoder_file.parent)
-    if encoder_file.parent != run.path or not run.config_file.exists():
+    try:
+        recipe = run.facts().get("recipe") if run.config_file.exists() else None
+    except (UserError, OSError):
         return None
-    recipe = run.facts().get("recipe")
     return recipe if isinstance(recipe, str) else None
 
 
