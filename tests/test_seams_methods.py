@@ -195,6 +195,16 @@ def test_moco_compares_at_its_own_temperature_and_shuffles_by_its_own_step(monke
     assert asked == [(9, "shuffle", 0, 6), (9, "shuffle", 1, 6)]
 
 
+def test_both_halves_of_moco_s_symmetric_loss_have_its_temperature() -> None:
+    method = MoCo.Config(temperature=0.37, queue=24, symmetric=True).build(encoder(), HEAD).eval()
+    a, b = views().images()
+    halves = [
+        info_nce(method.queries(x)[1], method.keys(y, "")[0], method.queue.keys, temperature=0.37)[0]
+        for x, y in ((a, b), (b, a))
+    ]
+    torch.testing.assert_close(method(Inputs(a, b)).loss, halves[0] + halves[1])
+
+
 def test_lars_and_the_words_of_an_extension_have_their_own_numbers() -> None:
     (group,) = LARS([torch.nn.Parameter(torch.ones(2))], 0.1, weight_decay=0.3).param_groups
     assert group["weight_decay"] == 0.3
