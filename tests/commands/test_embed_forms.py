@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny import images
+from tiny import encoder_file, images
 
 import twofold
 from sound_files import RATE, speech_folder, tone, write
@@ -14,7 +14,7 @@ from twofold import cli
 from twofold.commands import embed as command
 from twofold.commands.embed import embed
 from twofold.data import open_source
-from twofold.encoders import ResNet, SpeechEncoder, Waves, save_encoder
+from twofold.encoders import SpeechEncoder, Waves, save_encoder
 from twofold.errors import UserError
 from twofold.evaluation.embeddings import Embeddings
 from twofold.evaluation.neighbours import centred
@@ -22,10 +22,7 @@ from twofold.evaluation.neighbours import centred
 
 @pytest.fixture(scope="module")
 def of_images(tmp_path_factory):
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("images") / "encoder.safetensors"
-    save_encoder(path, ResNet(10, 0.125, stem="cifar").eval(), extra={"options": {"views": {"size": 16}}})
-    return path
+    return encoder_file(tmp_path_factory.mktemp("images") / "encoder.safetensors")
 
 
 @pytest.fixture(scope="module")

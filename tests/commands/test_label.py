@@ -10,22 +10,19 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny import images
+from tiny import encoder_file, images
 
 import twofold
 from sound_files import RATE, speech_folder
 from twofold import cli
-from twofold.encoders import ResNet, SpeechEncoder, save_encoder
+from twofold.encoders import SpeechEncoder, save_encoder
 from twofold.errors import UserError
 from twofold.evaluation.given_labels import likely_slips
 
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory):
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("images") / "encoder.safetensors"
-    save_encoder(path, ResNet(10, 0.125, stem="cifar").eval(), extra={"options": {"views": {"size": 16}}})
-    return path
+    return encoder_file(tmp_path_factory.mktemp("images") / "encoder.safetensors")
 
 
 @pytest.fixture(scope="module")

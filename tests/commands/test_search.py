@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny import images
+from tiny import encoder_file, images
 
 import twofold
 from sound_files import RATE, speech_folder
@@ -22,10 +22,7 @@ from twofold.evaluation.searching import duplicates, leaks, neighbours, outliers
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory):
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("images") / "encoder.safetensors"
-    save_encoder(path, ResNet(10, 0.125, stem="cifar").eval(), extra={"options": {"views": {"size": 16}}})
-    return path
+    return encoder_file(tmp_path_factory.mktemp("images") / "encoder.safetensors")
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,9 @@
 """A run small enough to repeat in a test: 64 shaded discs and bars of 16 x 16, a ResNet-10 an eighth wide."""
 
 import numpy as np
+import torch
+
+from twofold.encoders import ResNet, save_encoder
 
 OPTIONS = {
     "epochs": 4,
@@ -25,6 +28,13 @@ def images(n=64, side=16, channels=3, seed=0):
         shade = rng.uniform(0.4, 1.0, channels)
         out[i] = 255 * np.clip(shape[..., None] * shade + rng.uniform(0, 0.2, (side, side, channels)), 0, 1)
     return out, labels
+
+
+def encoder_file(path):
+    """A new encoder of images of 16 x 16, with a random start that is always the same, written to a file."""
+    torch.manual_seed(0)
+    save_encoder(path, ResNet(10, 0.125, stem="cifar").eval(), extra={"options": {"views": {"size": 16}}})
+    return path
 
 
 def as_arguments(options, prefix=""):
