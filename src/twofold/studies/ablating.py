@@ -1,4 +1,4 @@
-"""SimCLR's and MoCo's ablations as studies: augmentations, heads, losses, temperature, batch, size, and MoCo's rows.
+"""SimCLR's and MoCo's ablations as studies: augmentations, heads, losses, batch, size, and MoCo's rows.
 
 Each is a table of short pretrainings on your own data, scored by a linear classifier on the frozen encoder. The papers'
 numbers stand beside where a place of the table is theirs; those are of ImageNet at full length.
