@@ -30,7 +30,7 @@ from twofold.evaluation.neighbours import FaissIndex, Index, Kind, build_index, 
 from twofold.evaluation.protocols.base import BatchOptions, HeadOptions, PreprocessingOptions, with_head
 from twofold.evaluation.rows import write_rows
 from twofold.evaluation.searching import Group, Hit, duplicates, leaks, neighbours, outliers
-from twofold.files import check_out, write_atomically
+from twofold.files import at_home, check_out, write_atomically
 from twofold.options import OptionsParser, add_options, merge, refuse_unused
 from twofold.report.contact import MOST_ACROSS, MOST_ROWS, Shot, Strip, write_sheet
 from twofold.results import in_json
@@ -229,7 +229,7 @@ class _Search:
 
     def searched(self, data: Any) -> tuple[_Shelf, Index]:
         """What is searched, and how neighbours are found in it."""
-        config, path = self.config, Path(data).expanduser() if isinstance(data, str | Path) else None
+        config, path = self.config, at_home(data) if isinstance(data, str | Path) else None
         if path is None or not holds_embeddings(path):
             shelf = self.shelf(data, None)
             return shelf, build_index(shelf.features, config.index)
@@ -260,7 +260,7 @@ class _Search:
 
     def _from_names(self, found: Embeddings) -> Callable[[int], NDArray[np.uint8] | None]:
         """Pictures of files that an index names, where they still lie there."""
-        base = Path(found.facts.get("data") or ".").expanduser()
+        base = at_home(found.facts.get("data") or ".")
         base = base.parent if base.is_file() else base
 
         def picture(row: int) -> NDArray[np.uint8] | None:

@@ -22,6 +22,7 @@ from twofold.data.sources.manifests import MANIFESTS, manifest_rows, most_text
 from twofold.data.sources.outside import inside
 from twofold.data.sources.pieces import PiecesSource
 from twofold.errors import UserError
+from twofold.files import at_home
 from twofold.reading import read_text
 
 LISTS = (".txt", ".lst")
@@ -116,7 +117,7 @@ def table_columns(
         raise UserError(
             f"--columns {names[0]}: {source.name} is no table or manifest, whose columns could be taken along"
         )
-    path = Path(data).expanduser()
+    path = at_home(data)
     table = _rows(path, config)
     known = _columns(table)
     missing = next((name for name in names if name not in known), None)
@@ -200,12 +201,12 @@ def _whole(text: str) -> int | None:
 
 
 def _open(what: str, split: str | None, config: DataConfig) -> Source:
-    return open_table(Path(what).expanduser(), split, config)
+    return open_table(at_home(what), split, config)
 
 
 TABLE = Format(
     "a table (.csv, .tsv, .jsonl, .parquet) or a list (.txt) of images",
-    lambda what: is_table(Path(what).expanduser()),
+    lambda what: is_table(at_home(what)),
     _open,
-    lambda what: Splits.named(table_splits(Path(what).expanduser())),
+    lambda what: Splits.named(table_splits(at_home(what))),
 )
