@@ -31,6 +31,7 @@ from seams import PACKAGE, SEAMS, Seam, files, key, nearest, sites
 
 EQUIVALENT: dict[str, str] = {
     "methods/memory.py: SimCLRMemory.__init__: forgotten: normalize -> True": "a memory refuses false",
+    "runs/build.py: build_training: forgotten: pin -> False": "page-locked memory is used by GPUs alone",
     "methods/moco.py: MoCo.follow: late: self.steps -> (self.steps + 1)": (
         "torch's average with a fixed share does not look at how many were averaged"
     ),

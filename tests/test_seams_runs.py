@@ -17,6 +17,7 @@ from twofold import kinds
 from twofold.commands.pretrain import pretrain
 from twofold.optim import WarmupCosine
 from twofold.runs import build as runs_build
+from twofold.training.config import TrainingConfig
 from twofold.training.loop import Training
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (40, 12, 12, 3), dtype=np.uint8)
@@ -83,9 +84,19 @@ def test_what_is_left_open_of_rows_and_checkpoints_follows_the_epochs(build: Bui
     assert loop.schedule == WarmupCosine(0.25, 3, 21)
     expected = {"log_every": 5, "checkpoint_every": 5, "steps": 501}
     assert found(build(IMAGES, epochs=100.0), expected) == expected  # a row an epoch at least
+    assert build(IMAGES, epochs=7.6).log_every == 1  # 39 steps, a twentieth of which is one
+    warm = build(IMAGES, optim={"name": "sgd", "lr": 0.25, "warmup_epochs": 2.0})
+    assert warm.schedule == WarmupCosine(0.25, 10, 21)
     expected = {"log_every": 4, "checkpoint_every": 9, "keep": 3, "saving_share": 1.0}
     training = {**RUN["training"], "log_every": 4, "checkpoint_every": 9, "keep": 3}
     assert found(build(IMAGES, training=training), expected) == expected
+
+
+def test_rows_and_checkpoints_of_short_epochs_keep_a_distance() -> None:
+    given = TrainingConfig(log_every=4, checkpoint_every=9)
+    assert runs_build._intervals(given, 100, 3.0, True) == (4, 9)
+    assert runs_build._intervals(TrainingConfig(), 100, 3.0, True) == (5, 10)
+    assert runs_build._intervals(TrainingConfig(), 20, 3.0, True) == (1, 3)
 
 
 def test_memory_format_chunks_and_compilation(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,6 +138,7 @@ def test_batch_norm_is_as_it_was_told(build: Build) -> None:
     assert {m.momentum for m in norms(told)} == {0.4}
     assert {m.synchronized for m in norms(plain)} == {True}
     assert {m.synchronized for m in norms(told)} == {False}
+    assert {m.synchronized for m in norms(build(IMAGES, global_bn=True))} == {True}
 
 
 MONITOR = {

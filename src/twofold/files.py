@@ -61,3 +61,8 @@ def check_out(out: Path, begun: bool, what: str, resume: bool) -> bool:
             f"--out {out} exists and is no empty folder; choose another one, so that nothing is overwritten"
         )
     return begun
+
+
+def at_home(path: str | Path) -> Path:
+    """A path whose ~ or ~user is that home; as it stands where nobody of that name is known."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111 (Path.expanduser raises a RuntimeError for such a name)

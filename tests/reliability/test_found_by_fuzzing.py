@@ -71,7 +71,7 @@ def test_lines_of_lists_of_labels(tmp_path: Path, line: str) -> None:
         label_positions(source, str(tmp_path / "list"))
 
 
-@pytest.mark.parametrize("wanted", ["9" * 5000, "9" * 400 + "%", "9" * 5000 + "/class", "0", "0/class"])
+@pytest.mark.parametrize("wanted", ["9" * 5000, "9" * 400 + "%", "9" * 5000 + "/class", "0", "0/class", "~nobody0"])
 def test_choices_of_labels(wanted: str) -> None:
     source = ArraySource.of(np.zeros((4, 8, 8, 3), np.uint8), [0, 0, 1, 1], DataConfig())
     with pytest.raises(UserError, match=f"--labels {wanted[:40]}"):
@@ -125,3 +125,9 @@ def test_settings_of_optimisers(name: str, value: Any) -> None:
     state["param_groups"][0][name] = value
     with pytest.raises(ValueError, match=f"the optimiser's {name} is"):
         check_state_fits(optimizer, state)
+
+
+@pytest.mark.parametrize("name", ["~nobody0", "~nobody0/photos", "~nobody0.csv", "~nobody0.npz"])
+def test_homes_of_nobody(name: str) -> None:
+    with pytest.raises(UserError, match="nobody0"):
+        open_source(name, DataConfig())

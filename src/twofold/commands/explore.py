@@ -30,6 +30,7 @@ from twofold.evaluation.features import Pixels
 from twofold.evaluation.neighbours import Kind, build_index
 from twofold.evaluation.protocols.base import BatchOptions, HeadOptions, PreprocessingOptions
 from twofold.evaluation.searching import neighbours
+from twofold.files import at_home
 from twofold.options import OptionsParser, add_options, merge, option, refuse_unused
 from twofold.randomness import permutation
 from twofold.report.explore import Explorer, shown_name, write_explorer
@@ -302,7 +303,7 @@ def _base(shelf: Shelf, data: Any) -> Path:
     if isinstance(data, Sequence) and not isinstance(data, str) and len(data) == 1:
         data = data[0]
     held = shelf.found.facts.get("data") or ""
-    base = Path(held or (data if isinstance(data, str | Path) else ".")).expanduser()
+    base = at_home(held or (data if isinstance(data, str | Path) else "."))
     return base.parent if base.is_file() else base
 
 

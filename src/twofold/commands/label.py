@@ -29,7 +29,7 @@ from twofold.evaluation.features import Pixels
 from twofold.evaluation.given_labels import read_labels
 from twofold.evaluation.protocols.base import BatchOptions, HeadOptions, PreprocessingOptions
 from twofold.evaluation.rows import write_rows
-from twofold.files import check_out, write_atomically
+from twofold.files import at_home, check_out, write_atomically
 from twofold.options import OptionsParser, add_options, merge, refuse_unused
 from twofold.report.contact import MOST_ACROSS, MOST_ROWS, Shot, Strip, write_sheet
 from twofold.report.explore import write_explorer
@@ -173,7 +173,7 @@ def label(
     shelves = Shelves(path, model, config, folder / "parts", progress=progress)
     shelf = shelves.of_any(data)
     tables = [labels] if isinstance(labels, str | Path) else labels or []
-    known, notes = _known(shelf, [Path(each).expanduser() for each in tables], config)
+    known, notes = _known(shelf, [at_home(each) for each in tables], config)
     round_ = _Round.of(shelf, known, config, folder)
     folder.mkdir(parents=True, exist_ok=True)
     proposals = round_.write()

@@ -15,7 +15,7 @@ from twofold.data.sources.pack import items, streamed_items, write_shards
 from twofold.data.sources.shards import archives, index_tars, shard_splits
 from twofold.data.sources.tars import write_index
 from twofold.errors import UserError
-from twofold.files import check_out
+from twofold.files import at_home, check_out
 from twofold.options import OptionsParser, add_options
 from twofold.results import in_json
 
@@ -97,7 +97,7 @@ def shard(data: Any, /, out: str | Path | None = None, **options: Any) -> ShardR
     if config.index:
         if out is not None:
             raise UserError("--index true indexes archives where they are: leave out --out")
-        return _index(Path(data).expanduser(), config)
+        return _index(at_home(data), config)
     if out is None:
         raise UserError("--out is missing: name a new folder for the archives, e.g. --out shards/photos")
     folder = Path(out)

@@ -21,6 +21,7 @@ from twofold.evaluation.embeddings import Embeddings, as_column, holds_embedding
 from twofold.evaluation.frozen import digest
 from twofold.evaluation.neighbours import FaissIndex, Index, centred
 from twofold.evaluation.protocols.base import Progress, with_head
+from twofold.files import at_home
 from twofold.report.contact import Shot
 
 
@@ -108,7 +109,7 @@ class Shelves:
 
     def of_any(self, data: Any) -> Shelf:
         """Data of any kind, or a file that `twofold embed` wrote by this encoder."""
-        path = Path(data).expanduser() if isinstance(data, str | Path) else None
+        path = at_home(data) if isinstance(data, str | Path) else None
         if path is None or not holds_embeddings(path):
             return self.of(data, None)
         found = Embeddings.read(path)
@@ -165,7 +166,7 @@ class _Named:
 
     def place(self, row: int) -> Path | None:
         """The file of that name."""
-        base = Path(self.found.facts.get("data") or ".").expanduser()
+        base = at_home(self.found.facts.get("data") or ".")
         path = (base.parent if base.is_file() else base) / str(self.found.names[row])
         return path if path.is_file() else None
 
@@ -227,7 +228,7 @@ def _sound(source: Source, index: int) -> tuple[NDArray[np.float32], int] | None
 def _place(source: Source, index: int) -> Path | None:
     """The file of one example, where it is one of its own."""
     name = getattr(source, "file", None) or getattr(source, "path", None)
-    path = Path(name(index)).expanduser() if callable(name) else None
+    path = at_home(name(index)) if callable(name) else None
     try:
         return path if path is not None and path.is_file() else None
     except (OSError, ValueError):  # no name of a file

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from twofold.data import Source
 from twofold.data.sources.subset import subset
 from twofold.errors import UserError
+from twofold.files import at_home
 from twofold.randomness import permutation
 from twofold.reading import read_text, usable
 
@@ -95,7 +96,7 @@ def _path(text: str) -> Path:
     problem = usable(text)
     if problem is not None:
         raise UserError(f"--labels {text[:100]} {problem}; give {_FORMS}")
-    path = Path(text).expanduser()
+    path = at_home(text)
     if not path.is_file():
         raise UserError(f"--labels {text}: there is no such file; give {_FORMS}")
     return path

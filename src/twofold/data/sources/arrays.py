@@ -29,6 +29,7 @@ from twofold.data.groups import group_names
 from twofold.data.labels import Labels, class_labels
 from twofold.devices import available_memory
 from twofold.errors import UserError
+from twofold.files import at_home
 from twofold.reading import regular
 
 IMAGE_KEYS, LABEL_KEYS = ("images", "x", "data"), ("labels", "y")
@@ -261,18 +262,18 @@ def _pick(file: Any, names: tuple[str, ...], split: str | None, path: Path) -> N
 
 
 def _is_array_file(what: str) -> bool:
-    path = Path(what).expanduser()
+    path = at_home(what)
     return path.suffix.lower() in (".npy", ".npz") and path.is_file()
 
 
 def _splits(what: str) -> Splits:
-    path = Path(what).expanduser()
+    path = at_home(what)
     return Splits.named(npz_splits(path) if path.suffix.lower() == ".npz" else ())
 
 
 ARRAY_FILE = Format(
     "an .npy or .npz file",
     _is_array_file,
-    lambda what, split, config: open_array_file(Path(what).expanduser(), split, config),
+    lambda what, split, config: open_array_file(at_home(what), split, config),
     _splits,
 )

@@ -19,6 +19,7 @@ from twofold.data.sources.files import SPLIT_FOLDERS
 from twofold.data.sources.manifests import MANIFESTS, manifest_rows, most_text, read_manifest
 from twofold.data.sources.outside import inside
 from twofold.errors import UserError
+from twofold.files import at_home
 from twofold.reading import read_text
 
 _LONGEST_TRANSCRIPT = 2**24
@@ -332,7 +333,7 @@ _LAYOUTS: dict[str, Layout] = {
 
 def _holds_audio(what: str) -> bool:
     """Whether this is a manifest, or a folder of recordings with no images on top of it."""
-    path = Path(what).expanduser()
+    path = at_home(what)
     if path.is_file():
         return path.suffix.lower() in MANIFESTS
     if not path.is_dir():
@@ -351,12 +352,12 @@ def _holds_audio(what: str) -> bool:
 
 
 def _open(what: str, split: str | None, config: DataConfig) -> Source:
-    return open_audio(Path(what).expanduser(), split, config)  # type: ignore[return-value]  # it reads recordings
+    return open_audio(at_home(what), split, config)  # type: ignore[return-value]  # it reads recordings
 
 
 AUDIO = Format(
     "a folder or manifest of recordings",
     _holds_audio,
     _open,
-    lambda what: Splits.named(audio_splits(Path(what).expanduser())),
+    lambda what: Splits.named(audio_splits(at_home(what))),
 )

@@ -18,6 +18,7 @@ from twofold.data.decoding.images import find_images, find_pictures, image_exten
 from twofold.data.labels import UNLABELLED
 from twofold.data.sources.encoded import EncodedSource
 from twofold.errors import UserError
+from twofold.files import at_home
 
 SPLIT_FOLDERS = {
     "train": ("train", "training"),
@@ -235,7 +236,7 @@ def _no_images(folder: Path) -> str:
 
 FOLDER = Format(
     "a folder of images",
-    lambda what: Path(what).expanduser().is_dir(),
-    lambda what, split, config: open_folder(Path(what).expanduser(), split, config),
-    lambda what: Splits.named(folder_splits(Path(what).expanduser())),
+    lambda what: at_home(what).is_dir(),
+    lambda what, split, config: open_folder(at_home(what), split, config),
+    lambda what: Splits.named(folder_splits(at_home(what))),
 )

@@ -19,6 +19,7 @@ from twofold.data.sources.files import FileSource
 from twofold.data.sources.open import check_path, format_of, open_source
 from twofold.data.sources.pieces import in_pieces
 from twofold.errors import UserError
+from twofold.files import at_home
 from twofold.kinds import Kind
 
 
@@ -39,7 +40,7 @@ def open_given(what: Any, config: DataConfig, kind: Kind) -> Source:
         what = what[0]
     if isinstance(what, list) or (isinstance(what, tuple) and what and all(isinstance(e, str | Path) for e in what)):
         return _named([str(each) for each in what], config, kind)
-    if isinstance(what, str | Path) and Path(what).expanduser().is_file() and format_of(str(what)) is None:
+    if isinstance(what, str | Path) and at_home(what).is_file() and format_of(str(what)) is None:
         return _named([str(what)], config, kind)
     return open_source(what, config, least=1)
 
@@ -50,7 +51,7 @@ def _named(paths: Sequence[str], config: DataConfig, kind: Kind) -> Source:
     names: list[str] = []
     for path in paths:
         check_path(path)
-        place = Path(path).expanduser()
+        place = at_home(path)
         names += _inside(place, config, kind) if place.is_dir() else [str(place)]
     title = f"{len(names):,} files" if len(names) > 1 else names[0]
     if kind == "audio":
@@ -85,7 +86,7 @@ def short_name(path: str, data: Any) -> str:
     """A file's path below the folder of the data that it is of, or as it is."""
     if isinstance(data, list | tuple) and len(data) == 1:
         data = data[0]
-    base = Path(data).expanduser() if isinstance(data, str | Path) else Path()
+    base = at_home(data) if isinstance(data, str | Path) else Path()
     base = base.parent if base.is_file() else base
     place = Path(path)
     return (place.relative_to(base) if place != base and place.is_relative_to(base) else place).as_posix()

@@ -22,6 +22,7 @@ from twofold.data.sources.hub_audio import audio_column, open_hub_audio
 from twofold.data.sources.outside import inside
 from twofold.devices import available_memory
 from twofold.errors import UserError
+from twofold.files import at_home
 from twofold.reading import hub_or_cache, read_bytes
 
 PREFIX = "hf:"
@@ -158,7 +159,7 @@ def _home_of(what: Any) -> Path | None:
     """Where the files of a data set lie: in its folder, or in what the hub's client keeps."""
     if not isinstance(what, str | Path):
         return None
-    path = Path(str(what).removeprefix(PREFIX)).expanduser()
+    path = at_home(str(what).removeprefix(PREFIX))
     return path if path.is_dir() else path.parent if path.is_file() else kept_by_hub()
 
 
@@ -172,7 +173,7 @@ def kept_by_hub() -> Path:
 def hub_splits(what: str | Path) -> tuple[str, ...]:
     """The splits of a folder written by `save_to_disk`, of one of parquet files, or of ``hf:NAME`` (asks the hub)."""
     require_datasets()
-    folder = Path(str(what).removeprefix(PREFIX)).expanduser()
+    folder = at_home(str(what).removeprefix(PREFIX))
     if folder.is_file():
         return ()
     if folder.is_dir() and is_saved_dataset(folder):
@@ -183,7 +184,7 @@ def hub_splits(what: str | Path) -> tuple[str, ...]:
 
 
 def _is_hub(what: str) -> bool:
-    path = Path(what).expanduser()
+    path = at_home(what)
     if path.is_dir():
         return is_saved_dataset(path) or _holds_cells(_first_parquet(path))
     return what.startswith(PREFIX) or (path.suffix.lower() == ".parquet" and path.is_file() and _holds_cells(path))
@@ -309,7 +310,7 @@ def _load(what: Any, split: str | None) -> tuple[Any, str]:
         if split is not None:
             raise UserError(f"--data.split {split}: data given as {type(what).__name__} have no splits")
         return what, type(what).__name__
-    folder = Path(str(what).removeprefix(PREFIX)).expanduser()
+    folder = at_home(str(what).removeprefix(PREFIX))
     if folder.is_file() or (folder.is_dir() and not is_saved_dataset(folder)):
         return _load_parquet(folder, split)
     if folder.is_dir():

@@ -25,6 +25,7 @@ from twofold.data.sources.shards import SHARDS
 from twofold.data.sources.tables import TABLE
 from twofold.data.sources.torchvision_sets import NAMED, NAMED_SETS
 from twofold.errors import UserError
+from twofold.files import at_home
 from twofold.options import refuse_unused
 from twofold.reading import regular, usable
 
@@ -129,7 +130,7 @@ def _open(what: Any, config: DataConfig, split: str | None) -> Source:
 
 
 def _open_path(what: str, config: DataConfig, split: str | None) -> Source:
-    form, path = format_of(what), Path(what).expanduser()
+    form, path = format_of(what), at_home(what)
     if form:
         return form.open(what, split, config)
     if path.exists() and not path.is_dir():

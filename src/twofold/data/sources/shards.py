@@ -26,6 +26,7 @@ from twofold.data.sources.encoded import EncodedSource
 from twofold.data.sources.files import SPLIT_FOLDERS, PackedStrings
 from twofold.data.sources.tars import BAD_LABEL, PLACE, TarIndex, index_tar, joined, member_fields, read_index
 from twofold.errors import UserError
+from twofold.files import at_home
 
 PREFIX = "shards:"
 _OPEN_FILES = 32
@@ -187,7 +188,7 @@ def open_shards(what: str | Path, split: str | None, config: DataConfig) -> Sour
         UserError: nothing matches, or no such split.
     """
     text = str(what).removeprefix(PREFIX)
-    folder = Path(text).expanduser()
+    folder = at_home(text)
     if not folder.is_dir():
         if split is not None:
             raise UserError(f"--data.split {split}: {what} is a pattern; give the pattern of the split's archives")
@@ -245,7 +246,7 @@ def match(pattern: str) -> list[Path]:
             raise UserError(
                 f"{PREFIX}{pattern}: {len(missing)} of {len(patterns)} are not there; the first: {missing[0]}"
             )
-    result = sorted({Path(path) for p in patterns for path in glob.glob(str(Path(p).expanduser()))})  # noqa: PTH207
+    result = sorted({Path(path) for p in patterns for path in glob.glob(str(at_home(p)))})  # noqa: PTH207
     if not result:
         raise UserError(f"{PREFIX}{pattern}: no such folder, and no file matches; e.g. {PREFIX}data/train-*.tar")
     compressed = [path for path in result if path.suffix.lower() != ".tar"]
@@ -275,12 +276,12 @@ def is_shard_folder(folder: Path) -> bool:
 
 
 def _is_shards(what: str) -> bool:
-    folder = Path(what).expanduser()
+    folder = at_home(what)
     return what.startswith(PREFIX) or (folder.is_dir() and is_shard_folder(folder))
 
 
 def _splits(what: str) -> Splits:
-    folder = Path(what.removeprefix(PREFIX)).expanduser()
+    folder = at_home(what.removeprefix(PREFIX))
     return Splits.named(shard_splits(folder)) if folder.is_dir() else Splits()
 
 

@@ -22,6 +22,7 @@ from twofold.data.sources.manifests import MANIFESTS, PATHS, manifest_rows, most
 from twofold.data.sources.outside import inside
 from twofold.data.sources.pieces import PiecesSource
 from twofold.errors import UserError
+from twofold.files import at_home
 from twofold.reading import read_text
 
 LISTS = (".txt", ".lst")
@@ -116,7 +117,7 @@ def table_columns(
         raise UserError(
             f"--columns {names[0]}: {source.name} is no table or manifest, whose columns could be taken along"
         )
-    path = Path(data).expanduser()
+    path = at_home(data)
     table = _rows(path, config)
     known = _columns(table)
     missing = next((name for name in names if name not in known), None)
@@ -129,7 +130,7 @@ def columns_of(source: Source, data: Any, config: DataConfig) -> tuple[str, ...]
     """The columns of the user's table beside that of paths, for `table_columns`; none where the data are no table."""
     if rows_of(source, np.arange(min(1, len(source)))) is None or not isinstance(data, str | Path):
         return ()
-    rows = _rows(Path(data).expanduser(), config)
+    rows = _rows(at_home(data), config)
     usual = (config.table.path, *_PATH, *PATHS)
     return tuple(name for name in _columns(rows) if name not in usual)
 
@@ -236,12 +237,12 @@ def _whole(text: str) -> int | None:
 
 
 def _open(what: str, split: str | None, config: DataConfig) -> Source:
-    return open_table(Path(what).expanduser(), split, config)
+    return open_table(at_home(what), split, config)
 
 
 TABLE = Format(
     "a table (.csv, .tsv, .jsonl, .parquet) or a list (.txt) of images",
-    lambda what: is_table(Path(what).expanduser()),
+    lambda what: is_table(at_home(what)),
     _open,
-    lambda what: Splits.named(table_splits(Path(what).expanduser())),
+    lambda what: Splits.named(table_splits(at_home(what))),
 )

@@ -21,6 +21,7 @@ from twofold.data.decoding.images import find_images
 from twofold.data.sources.arrays import ArraySource
 from twofold.data.sources.files import FileSource, folder_labels, open_folder
 from twofold.errors import Option, UserError
+from twofold.files import at_home
 from twofold.randomness import permutation
 
 VOC_CLASSES = [
@@ -52,7 +53,7 @@ def open_named(name: str, split: str | None, config: DataConfig) -> Source:
     Raises:
         UserError: it has no such split, its files are missing or damaged, or a download failed.
     """
-    entry, root = NAMED_SETS[name], Path(config.root).expanduser()
+    entry, root = NAMED_SETS[name], at_home(config.root)
     if split == "train" and "train" not in entry.splits and "trainval" in entry.splits:
         split = "trainval"
     if split is None:
