@@ -83,16 +83,13 @@ bench: $(VENV)/.bench ## the short benchmarks: ratios from one run, side by side
 	$(BIN)/python benchmarks/peers.py --steps 3 --repeats 1
 	$(BIN)/python benchmarks/micro_batch.py --large 1024 --repeats 1
 
-bench-gpu: ## on a machine with a GPU: its tests, the race against lightly, share of the limit, JPEG files, 4,096 a batch (6 minutes; installs nothing, PYTHON=... has torch)
+bench-gpu: ## all that a GPU is asked for, in 6 minutes (installs nothing: PYTHON=... has torch; GPU=--dry-run anywhere)
 	PYTHONPATH=src:$$PYTHONPATH $(PYTHON) benchmarks/gpu.py $(GPU)
 
 dist: $(BIN)/uv ## wheel and source archive in dist/ (HOME_URL=https://... is where the README's links lead)
 	$(BIN)/python packaging/distribution.py build --home $(HOME_URL)
 
-test-bench-gpu: ## on a machine with a GPU: its tests, the race against lightly, share of the limit, JPEG files, 4,096 a batch (6 minutes; installs nothing, PYTHON=... has torch)
-	PYTHONPATH=src:$$PYTHONPATH $(PYTHON) benchmarks/gpu.py $(GPU)
-
-dist: $(BIN)/uv ## install the wheel of dist/ with each extra alone, on each Python there is, and run the README's journey
+test-dist: $(BIN)/uv ## install the wheel of dist/ with each extra alone, on each Python there is, and run the README's journey
 	$(BIN)/python packaging/distribution.py try
 
 clean: ## remove the environment and caches (runs/ is kept)
