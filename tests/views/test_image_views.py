@@ -263,7 +263,7 @@ def test_autocast_and_layout_do_not_matter() -> None:
         {"crop_aspect": (0.0, 1.0)},
         {"blur_sigma": (0.0, 1.0)},
         {"jitter_ranges": (0.8, 0.8, 0.8)},
-        {"resample": "bilinear"},
+        {"resample": "nearest"},
         {"crop_rule": "TF"},
         {"rotation": -1.0},
     ],
