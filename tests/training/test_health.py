@@ -122,9 +122,9 @@ def test_the_outlook_of_four_rows_is_as_wide_as_students_t_makes_it():
         points.append((math.log(step), auc))
     value, error = extrapolate(points, math.log(1000))
     low, high = (min(max(value + side * stats.t.ppf(0.975, 2) * error, 0), 1) for side in (-1, 1))
-    assert f"between {low:.0%} and {high:.0%} after 1,000" in health.outlook()
-    narrow = f"between {value - 2 * error:.0%} and {value + 2 * error:.0%}"
-    assert narrow != f"between {low:.0%} and {high:.0%}"
+    assert f"between {low:.1%} and {high:.1%} after 1,000" in health.outlook()
+    narrow = f"between {value - 2 * error:.1%} and {value + 2 * error:.1%}"
+    assert narrow != f"between {low:.1%} and {high:.1%}"
 
 
 def test_an_outlook_that_leaves_everything_open_waits_for_more_rows():

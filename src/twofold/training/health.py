@@ -180,7 +180,7 @@ class Health:
                 now, step = points[-1][1], int(self._rows[-1]["step"])
                 return (
                     f"{words} {now:.1%} after {step:,} steps; if it goes on in the logarithm of the step, between "
-                    f"{low:.0%} and {high:.0%} after {self.total:,}"
+                    f"{low:.1%} and {high:.1%} after {self.total:,}"
                 )
         return ""
 
