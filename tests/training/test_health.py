@@ -1,11 +1,12 @@
 """Warnings come when they should, once, with advice in the words of the data; and a line says what it does not know."""
 
 import math
+import re
 
 import pytest
-from scipy import stats
+from scipy import special, stats
 
-from twofold.training.health import Contrast, Health, extrapolate
+from twofold.training.health import Contrast, Health, extrapolate, log_odds
 
 WELL = {
     "loss": 3.0, "chance": 6.2, "contrastive_top1": 0.6, "contrastive_entropy": 2.0, "effective_rank": 40.0,
@@ -119,12 +120,21 @@ def test_the_outlook_of_four_rows_is_as_wide_as_students_t_makes_it():
     health, points = Health(1000, IMAGES), []
     for step, auc in ((100, 0.55), (120, 0.556), (140, 0.556), (160, 0.563)):
         health.advice(step, WELL | {"step": step, "encoder_norm": step, "retrieval_auc": auc})
-        points.append((math.log(step), auc))
+        points.append((math.log(step), math.log(auc / (1 - auc))))
     value, error = extrapolate(points, math.log(1000))
-    low, high = (min(max(value + side * stats.t.ppf(0.975, 2) * error, 0), 1) for side in (-1, 1))
+    low, high, low2, high2 = (special.expit(value + k * error) for k in (*stats.t.interval(0.95, 2), -2, 2))
     assert f"between {low:.1%} and {high:.1%} after 1,000" in health.outlook()
-    narrow = f"between {value - 2 * error:.1%} and {value + 2 * error:.1%}"
-    assert narrow != f"between {low:.1%} and {high:.1%}"
+    assert f"between {low2:.1%} and {high2:.1%}" != f"between {low:.1%} and {high:.1%}"
+
+
+def test_the_outlook_of_what_is_nearly_perfect_leaves_room():
+    """Seven of twelve runs came to less than a line through the shares themselves told, which ended beyond 100 %."""
+    health = Health(2000, IMAGES)
+    for step, auc in ((30, 0.7), (60, 0.85), (90, 0.9), (120, 0.93), (160, 0.95), (200, 0.96), (230, 0.965)):
+        health.advice(step, WELL | {"step": step, "encoder_norm": step, "retrieval_auc": auc})
+    low, high = (float(word.rstrip("%")) for word in re.findall(r"[\d.]+%", health.outlook())[1:])
+    assert 98 < low < high < 100
+    assert log_odds(1.0) == pytest.approx(math.log(499))
 
 
 def test_an_outlook_that_leaves_everything_open_waits_for_more_rows():

@@ -160,24 +160,25 @@ class Health:
         """Where the run is heading, once, as soon as four rows and a tenth of the steps tell it within a range of half
         of all that there is; else empty.
 
-        The line is of least squares in the logarithm of the step, through what has been measured: kNN accuracy where it
-        was looked at four times, else `retrieval_auc`. Its range holds 95 % of predictions by Student's t,
-        and knows nothing of what the schedule will do.
+        The line is of least squares, of log odds (a share near 1 cannot go on as it did) in the logarithm of the step,
+        through what has been measured: kNN accuracy where it was looked at four times, else `retrieval_auc`. Its range
+        holds 95 % of predictions by Student's t, and knows nothing of what the schedule will do.
         """
         if "outlook" in self._told or not self._rows or self._rows[-1]["step"] < self.patience:
             return ""
         for name, words in (("knn_top1", "kNN accuracy"), ("retrieval_auc", "partners nearer than other views")):
-            points = [(math.log(row["step"]), row[name]) for row in self._rows if name in row]
+            points = [(math.log(row["step"]), log_odds(row[name])) for row in self._rows if name in row]
             if len(points) >= 4:
                 if self._told & {"still", "temperature", "collapse", "chance"}:
                     return ""
                 value, error = extrapolate(points, math.log(self.total))
                 reach = quantile(len(points) - 2) * error
-                low, high = (min(max(value + side * reach, 0.0), 1.0) for side in (-1, 1))
+                low, high = (1 / (1 + math.exp(-value - side * reach)) for side in (-1, 1))
                 if high - low > _WIDEST:
                     return ""  # so wide a range says nothing; further rows will narrow it
                 self._told.add("outlook")
-                now, step = points[-1][1], int(self._rows[-1]["step"])
+                now = next(row[name] for row in reversed(self._rows) if name in row)
+                step = int(self._rows[-1]["step"])
                 return (
                     f"{words} {now:.1%} after {step:,} steps; if it goes on in the logarithm of the step, between "
                     f"{low:.1%} and {high:.1%} after {self.total:,}"
@@ -206,6 +207,12 @@ _WIDEST = 0.5
 
 _LEAST_AUC = 0.53
 """Where a guess, which gets 0.5, is told from a run that learns slowly; tests/training/test_know_early.py has both."""
+
+
+def log_odds(share: float) -> float:
+    """Of a share in [0, 1]; of those within 0.002 of an end as of 0.002 or 0.998, as they are counted and not known."""
+    share = min(max(share, 0.002), 0.998)
+    return math.log(share / (1 - share))
 
 
 def extrapolate(points: Sequence[tuple[float, float]], at: float) -> tuple[float, float]:
