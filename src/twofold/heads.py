@@ -69,14 +69,15 @@ class ProjectionHead(nn.Module):
 
     def outputs(self, h: Tensor) -> list[Tensor]:
         """h and the output of each layer, z last. SimCLR v2 fine-tunes from output 1 of a 3-layer head."""
+        outputs: list[Tensor] = self(h, every_layer=True)  # called as a module is, so that hooks see it
+        return outputs
+
+    def forward(self, h: Tensor, every_layer: bool = False) -> Tensor | list[Tensor]:
+        """[N, in_dim] -> [N, out_dim], or the list of `outputs`; the loss, not the head, normalises z."""
         outputs = [h]
         for layer in self.layers:
             outputs.append(layer(outputs[-1]))
-        return outputs
-
-    def forward(self, h: Tensor) -> Tensor:
-        """[N, in_dim] -> [N, out_dim]; the loss, not the head, normalises z."""
-        return self.outputs(h)[-1]
+        return outputs if every_layer else outputs[-1]
 
 
 class Classifier(nn.Linear):

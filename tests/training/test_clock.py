@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from twofold.encoders import ResNet
 from twofold.heads import HeadConfig, ProjectionHead
+from twofold.methods import Inputs, MoCo, SimCLR
 from twofold.training.clock import StepClock, describe_time, share
 
 
@@ -55,6 +57,22 @@ def test_the_line_between_encoder_and_loss_is_drawn_in_both_passes(heads: int) -
     assert clock.seconds["encoder"] >= 2 * 3 * 0.03 * heads
     assert clock.seconds["loss"] >= 2 * 3 * 0.05
     assert sum(clock.seconds.values()) < 5
+
+
+@pytest.mark.parametrize("name", ["simclr", "moco"])
+def test_the_line_is_drawn_in_a_real_method_too(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Methods ask their heads for what each layer gives, which hooks have to see as well."""
+    encoder = ResNet(10, 0.125, stem="cifar")
+    head = HeadConfig(out_dim=8)
+    method = SimCLR(encoder, head) if name == "simclr" else MoCo(encoder, head, queue=16)
+    clock, parts = StepClock(method, torch.device("cpu")), []
+    monkeypatch.setattr(clock, "_count", parts.append)
+    loss = method(Inputs(*torch.rand(2, 4, 3, 16, 16))).loss
+    clock.backward()
+    loss.backward()
+    clock.mark("encoder")
+    assert parts[0] == "encoder"
+    assert parts[-3:] == ["loss", "loss", "encoder"]  # of the forward pass, of the backward pass down to the head
 
 
 def test_the_sentence_names_what_took_time_and_nothing_else() -> None:

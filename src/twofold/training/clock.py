@@ -94,7 +94,8 @@ class StepClock:
                 self.seconds[part] += before.elapsed_time(event) / 1000
             self._events = self._events[-1:]
 
-    def _after_head(self, _module: nn.Module, _inputs: Any, z: Tensor) -> None:
+    def _after_head(self, _module: nn.Module, _inputs: Any, outputs: Tensor | list[Tensor]) -> None:
+        z = outputs if isinstance(outputs, Tensor) else outputs[-1]
         self._count("encoder")
         if self.doing == "encoder":  # (monitors come by here too)
             self.doing = "loss"
