@@ -127,6 +127,21 @@ def test_settings_of_optimisers(name: str, value: Any) -> None:
         check_state_fits(optimizer, state)
 
 
+@pytest.mark.parametrize("value", ["missing", None, 3.0])
+def test_what_optimisers_keep_of_each_parameter(value: Any) -> None:
+    parameters = [torch.zeros(2, requires_grad=True) for _ in range(4)]
+    optimizer = torch.optim.AdamW(parameters)
+    sum(each.sum() for each in parameters[:3]).backward()  # type: ignore[union-attr]
+    optimizer.step()
+    state = optimizer.state_dict()
+    check_state_fits(optimizer, state)  # the last was never moved, and has nothing
+    state["state"][1] = {name: kept for name, kept in state["state"][1].items() if name != "exp_avg"}
+    if value != "missing":
+        state["state"][1]["exp_avg"] = value
+    with pytest.raises(ValueError, match="the optimiser's exp_avg of parameter 1 is no Tensor"):
+        check_state_fits(optimizer, state)
+
+
 @pytest.mark.parametrize("name", ["~nobody0", "~nobody0/photos", "~nobody0.csv", "~nobody0.npz"])
 def test_homes_of_nobody(name: str) -> None:
     with pytest.raises(UserError, match="nobody0"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -186,6 +187,13 @@ def check_state_fits(optimizer: torch.optim.Optimizer, state: dict[str, Any]) ->
                     f"the optimiser's {name} of parameter {number} has the shape {tuple(value.shape)} instead of "
                     f"{tuple(parameter.shape)}"
                 )
+    kept = {number: state["state"][number] for number in named if state["state"].get(number)}
+    names = {name for each in kept.values() for name in each}
+    for name in sorted(names):  # each parameter that was ever moved has the same: a number, a tensor, or nothing
+        kinds = {number: type(each[name]) if name in each else "missing" for number, each in kept.items()}
+        usual = Counter(kinds.values()).most_common(1)[0][0]
+        if odd := [number for number, kind in kinds.items() if kind != usual]:
+            raise ValueError(f"the optimiser's {name} of parameter {odd[0]} is no {getattr(usual, '__name__', usual)}")
     for ours, theirs in zip(optimizer.param_groups, state["param_groups"], strict=True):
         for name in ours.keys() & theirs.keys() - {"params"}:
             if not _alike(ours[name], theirs[name]):
