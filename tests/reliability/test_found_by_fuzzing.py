@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from twofold.data.sources.arrays import ArraySource
 from twofold.encoders.weights import load_encoder, sealed
 from twofold.errors import UserError
 from twofold.evaluation.label_subsets import label_positions
+from twofold.optim.lars import LARS
 from twofold.options import OptionsParser
 from twofold.runs.config import FinetuneConfig, RunConfig
 from twofold.training.checkpoint import check_state_fits, load_checkpoint
@@ -128,17 +131,36 @@ def test_settings_of_optimisers(name: str, value: Any) -> None:
 
 
 @pytest.mark.parametrize("value", ["missing", None, 3.0])
-def test_what_optimisers_keep_of_each_parameter(value: Any) -> None:
+@pytest.mark.parametrize("numbers", [(1,), (0, 1, 2)])
+@pytest.mark.parametrize(
+    ("made", "name"),
+    [
+        (torch.optim.AdamW, "exp_avg"),
+        (torch.optim.AdamW, "step"),
+        (partial(torch.optim.Adam, amsgrad=True), "max_exp_avg_sq"),
+        (partial(torch.optim.SGD, lr=0.1, momentum=0.9), "momentum_buffer"),
+        (partial(LARS, lr=0.1), "momentum_buffer"),
+    ],
+)
+def test_what_optimisers_keep_of_each_parameter(
+    made: Callable[..., torch.optim.Optimizer], name: str, numbers: tuple[int, ...], value: Any
+) -> None:
+    """Of one parameter, or of all, where no other tells what is missing."""
     parameters = [torch.zeros(2, requires_grad=True) for _ in range(4)]
-    optimizer = torch.optim.AdamW(parameters)
+    optimizer = made(parameters)
+    check_state_fits(optimizer, optimizer.state_dict())
     sum(each.sum() for each in parameters[:3]).backward()  # type: ignore[union-attr]
     optimizer.step()
     state = optimizer.state_dict()
+    before = [parameter.clone() for parameter in parameters]
     check_state_fits(optimizer, state)  # the last was never moved, and has nothing
-    state["state"][1] = {name: kept for name, kept in state["state"][1].items() if name != "exp_avg"}
-    if value != "missing":
-        state["state"][1]["exp_avg"] = value
-    with pytest.raises(ValueError, match="the optimiser's exp_avg of parameter 1 is no Tensor"):
+    assert all(torch.equal(a, b) for a, b in zip(parameters, before, strict=True))
+    for number in numbers:
+        state["state"][number] = {key: kept for key, kept in state["state"][number].items() if key != name}
+        state["state"][number]["odd"] = 1.0
+        if value != "missing":
+            state["state"][number][name] = value
+    with pytest.raises(ValueError, match=f"the optimiser's {name} of parameter {numbers[0]} is no Tensor"):
         check_state_fits(optimizer, state)
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -187,17 +188,27 @@ def check_state_fits(optimizer: torch.optim.Optimizer, state: dict[str, Any]) ->
                     f"the optimiser's {name} of parameter {number} has the shape {tuple(value.shape)} instead of "
                     f"{tuple(parameter.shape)}"
                 )
-    kept = {number: state["state"][number] for number in named if state["state"].get(number)}
-    names = {name for each in kept.values() for name in each}
-    for name in sorted(names):  # each parameter that was ever moved has the same: a number, a tensor, or nothing
-        kinds = {number: type(each[name]) if name in each else "missing" for number, each in kept.items()}
-        usual = Counter(kinds.values()).most_common(1)[0][0]
-        if odd := [number for number, kind in kinds.items() if kind != usual]:
-            raise ValueError(f"the optimiser's {name} of parameter {odd[0]} is no {getattr(usual, '__name__', usual)}")
     for ours, theirs in zip(optimizer.param_groups, state["param_groups"], strict=True):
         for name in ours.keys() & theirs.keys() - {"params"}:
             if not _alike(ours[name], theirs[name]):
                 raise ValueError(f"the optimiser's {name} is {theirs[name]!r}")
+        kinds = {name: type(value) for name, value in _kept_of_one(optimizer, ours | theirs).items()}
+        for number in theirs["params"]:  # one that was never moved has nothing
+            if not (kept := state["state"].get(number)):
+                continue
+            for name, kind in kinds.items():
+                if type(kept.get(name)) is not kind:
+                    raise ValueError(f"the optimiser's {name} of parameter {number} is no {kind.__name__}")
+
+
+def _kept_of_one(optimizer: torch.optim.Optimizer, settings: dict[str, Any]) -> dict[str, Any]:
+    """What an optimiser keeps of a parameter with these settings, once it has moved it."""
+    trial = copy(optimizer)
+    parameter = torch.nn.Parameter(torch.zeros(1, device=optimizer.param_groups[0]["params"][0].device))
+    parameter.grad = torch.zeros_like(parameter)
+    trial.param_groups, trial.state = [settings | {"params": [parameter]}], defaultdict(dict)
+    trial.step()
+    return dict(trial.state[parameter])
 
 
 def _alike(ours: Any, theirs: Any) -> bool:
