@@ -173,6 +173,8 @@ def latest_checkpoint(folder: Path) -> Path | None:
 def check_state_fits(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     """Raise a ValueError where a saved state is not one of this optimiser, which `load_state_dict` does not look at.
 
+    A fused step trusts shapes and types of what is kept, and would write beyond tensors that are too small.
+
     Args:
         optimizer: whose parameters count.
         state: what its `state_dict` gave.
@@ -181,40 +183,46 @@ def check_state_fits(optimizer: torch.optim.Optimizer, state: dict[str, Any]) ->
     named = [number for group in state["param_groups"] for number in group["params"]]
     if len(named) != len(parameters):
         raise ValueError(f"its optimiser has {len(named)} parameters, this run's {len(parameters)}")
-    for number, parameter in zip(named, parameters, strict=True):
-        for name, value in state["state"].get(number, {}).items():
-            if isinstance(value, torch.Tensor) and value.ndim and value.shape != parameter.shape:
-                raise ValueError(
-                    f"the optimiser's {name} of parameter {number} has the shape {tuple(value.shape)} instead of "
-                    f"{tuple(parameter.shape)}"
-                )
     for ours, theirs in zip(optimizer.param_groups, state["param_groups"], strict=True):
         for name in ours.keys() & theirs.keys() - {"params"}:
             if not _alike(ours[name], theirs[name]):
                 raise ValueError(f"the optimiser's {name} is {theirs[name]!r}")
-        kinds = {name: type(value) for name, value in _kept_of_one(optimizer, ours | theirs).items()}
-        for number in theirs["params"]:  # one that was never moved has nothing
-            if not (kept := state["state"].get(number)):
-                continue
-            for name, kind in kinds.items():
-                if type(kept.get(name)) is not kind:
-                    raise ValueError(f"the optimiser's {name} of parameter {number} is no {kind.__name__}")
+        usual = _kept_of_one(optimizer, ours | theirs)
+        for number, parameter in zip(theirs["params"], ours["params"], strict=True):
+            if kept := state["state"].get(number):  # one that was never moved has nothing
+                _check_kept(kept, usual, number, parameter)
 
 
 def _kept_of_one(optimizer: torch.optim.Optimizer, settings: dict[str, Any]) -> dict[str, Any]:
-    """What an optimiser keeps of a parameter with these settings, once it has moved it."""
+    """What an optimiser keeps of a parameter with these settings, once it has moved it: one of two numbers here."""
     trial = copy(optimizer)
-    parameter = torch.nn.Parameter(torch.zeros(1, device=optimizer.param_groups[0]["params"][0].device))
+    parameter = torch.nn.Parameter(torch.zeros(2, device=optimizer.param_groups[0]["params"][0].device))
     parameter.grad = torch.zeros_like(parameter)
     trial.param_groups, trial.state = [settings | {"params": [parameter]}], defaultdict(dict)
     trial.step()
     return dict(trial.state[parameter])
 
 
+def _check_kept(kept: dict[str, Any], usual: dict[str, Any], number: int, parameter: torch.Tensor) -> None:
+    """Raise a ValueError unless `kept` of a parameter has what is `usual`, and in its shape and type."""
+    for name, value in usual.items():
+        found, what = kept.get(name), f"the optimiser's {name} of parameter {number}"
+        if type(found) is not type(value):
+            raise ValueError(f"{what} is no {type(value).__name__}")
+        if not isinstance(found, torch.Tensor) or not isinstance(value, torch.Tensor):
+            continue
+        each = value.ndim > 0  # a number for each of the parameter's, or one for all
+        shape, dtype = (parameter.shape, parameter.dtype) if each else (value.shape, value.dtype)
+        if found.shape != shape:
+            raise ValueError(f"{what} has the shape {tuple(found.shape)} instead of {tuple(shape)}")
+        if found.dtype != dtype or found.layout != parameter.layout:
+            raise ValueError(f"{what} is of {found.dtype} ({found.layout}) instead of {dtype} ({parameter.layout})")
+
+
 def _alike(ours: Any, theirs: Any) -> bool:
     """Whether a setting can stand in another's place: a finite number for a number, what is open for what is open."""
     if isinstance(ours, bool) or ours is None:
-        return theirs is None or isinstance(theirs, bool)
+        return theirs is None or (isinstance(theirs, bool) and ours in (theirs, None))
     if isinstance(ours, int | float):
         return type(theirs) in (int, float) and abs(theirs) < math.inf
     if isinstance(ours, tuple | list):
