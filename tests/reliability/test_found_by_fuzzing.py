@@ -178,6 +178,21 @@ def test_what_optimisers_keep_of_each_parameter(
         check_state_fits(optimizer, state)
 
 
+def test_what_holds_an_optimiser_s_state() -> None:
+    def refused(change: Callable[[Any], Any], said: str) -> None:
+        optimizer = torch.optim.AdamW([torch.zeros(2, requires_grad=True) for _ in range(2)])
+        state = optimizer.state_dict()
+        change(state)
+        with pytest.raises((ValueError, KeyError), match=said):
+            check_state_fits(optimizer, state)
+
+    refused(lambda state: state["state"].update({0: []}), "of parameter 0 has no names")
+    refused(lambda state: state["param_groups"][0].update(params=[1, 0]), "numbered in order")
+    refused(lambda state: state["param_groups"][0].update(params=[0]), "has 1 parameters, this run's 2")
+    refused(lambda state: state["param_groups"][0].pop("betas"), "betas")
+    refused(lambda state: state["param_groups"][0].update(maximize=True), "maximize is True")
+
+
 @pytest.mark.parametrize("name", ["~nobody0", "~nobody0/photos", "~nobody0.csv", "~nobody0.npz"])
 def test_homes_of_nobody(name: str) -> None:
     with pytest.raises(UserError, match="nobody0"):

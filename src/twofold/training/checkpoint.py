@@ -179,15 +179,19 @@ def check_state_fits(optimizer: torch.optim.Optimizer, state: dict[str, Any]) ->
         optimizer: whose parameters count.
         state: what its `state_dict` gave.
     """
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    named = [number for group in state["param_groups"] for number in group["params"]]
-    if len(named) != len(parameters):
-        raise ValueError(f"its optimiser has {len(named)} parameters, this run's {len(parameters)}")
-    for ours, theirs in zip(optimizer.param_groups, state["param_groups"], strict=True):
+    groups, saved = optimizer.param_groups, state["param_groups"]
+    sizes, theirs_too = [len(group["params"]) for group in groups], [len(group["params"]) for group in saved]
+    if sizes != theirs_too:
+        raise ValueError(f"its optimiser has {sum(theirs_too)} parameters, this run's {sum(sizes)}")
+    if (numbers := [number for group in saved for number in group["params"]]) != list(range(len(numbers))):
+        raise ValueError("the optimiser's parameters are not numbered in order")
+    if odd := [key for key, kept in state["state"].items() if not isinstance(kept, dict)]:
+        raise ValueError(f"what the optimiser keeps of parameter {odd[0]!r} has no names")
+    for ours, theirs in zip(groups, saved, strict=True):
         for name in ours.keys() & theirs.keys() - {"params"}:
             if not _alike(ours[name], theirs[name]):
                 raise ValueError(f"the optimiser's {name} is {theirs[name]!r}")
-        usual = _kept_of_one(optimizer, ours | theirs)
+        usual = _kept_of_one(optimizer, theirs)
         for number, parameter in zip(theirs["params"], ours["params"], strict=True):
             if kept := state["state"].get(number):  # one that was never moved has nothing
                 _check_kept(kept, usual, number, parameter)
@@ -198,7 +202,8 @@ def _kept_of_one(optimizer: torch.optim.Optimizer, settings: dict[str, Any]) -> 
     trial = copy(optimizer)
     parameter = torch.nn.Parameter(torch.zeros(2, device=optimizer.param_groups[0]["params"][0].device))
     parameter.grad = torch.zeros_like(parameter)
-    trial.param_groups, trial.state = [settings | {"params": [parameter]}], defaultdict(dict)
+    # (as load_state_dict takes them up: what an older version of PyTorch did not write is filled in)
+    trial.__setstate__({"state": defaultdict(dict), "param_groups": [settings | {"params": [parameter]}]})
     trial.step()
     return dict(trial.state[parameter])
 
