@@ -50,6 +50,7 @@ def outcomes(library: Path, data: Path, folder: Path, mode: int, every: int) -> 
     return lines[1:]
 
 
+@pytest.mark.timeout(3600)  # each n-th change is two runs
 @pytest.mark.parametrize("mode", [FULL, VANISHED, KILLED])
 @pytest.mark.parametrize("every", [pytest.param(3, marks=pytest.mark.slow), 97])
 def test_a_fault_ends_in_the_old_state_or_the_new(

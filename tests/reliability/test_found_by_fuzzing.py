@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from twofold.data.sources.arrays import ArraySource
 from twofold.encoders.weights import load_encoder, sealed
 from twofold.errors import UserError
 from twofold.evaluation.label_subsets import label_positions
+from twofold.optim.lars import LARS
 from twofold.options import OptionsParser
 from twofold.runs.config import FinetuneConfig, RunConfig
 from twofold.training.checkpoint import check_state_fits, load_checkpoint
@@ -127,19 +130,67 @@ def test_settings_of_optimisers(name: str, value: Any) -> None:
         check_state_fits(optimizer, state)
 
 
-@pytest.mark.parametrize("value", ["missing", None, 3.0])
-def test_what_optimisers_keep_of_each_parameter(value: Any) -> None:
+@pytest.mark.parametrize(
+    "value",
+    [
+        "missing",
+        None,
+        3.0,
+        torch.tensor(2),
+        torch.zeros(3),
+        torch.zeros(0),
+        torch.zeros(2, dtype=torch.float64),
+        torch.zeros(2).to_sparse(),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("numbers", [(1,), (0, 1, 2)])
+@pytest.mark.parametrize(
+    ("made", "name"),
+    [
+        (torch.optim.AdamW, "exp_avg"),
+        (torch.optim.AdamW, "step"),
+        (partial(torch.optim.Adam, amsgrad=True), "max_exp_avg_sq"),
+        (partial(torch.optim.SGD, lr=0.1, momentum=0.9), "momentum_buffer"),
+        (partial(LARS, lr=0.1), "momentum_buffer"),
+    ],
+)
+def test_what_optimisers_keep_of_each_parameter(
+    made: Callable[..., torch.optim.Optimizer], name: str, numbers: tuple[int, ...], value: Any
+) -> None:
+    """Of one parameter, or of all, where no other tells what is missing."""
     parameters = [torch.zeros(2, requires_grad=True) for _ in range(4)]
-    optimizer = torch.optim.AdamW(parameters)
+    optimizer = made(parameters)
+    check_state_fits(optimizer, optimizer.state_dict())
     sum(each.sum() for each in parameters[:3]).backward()  # type: ignore[union-attr]
     optimizer.step()
     state = optimizer.state_dict()
+    before = [parameter.clone() for parameter in parameters]
     check_state_fits(optimizer, state)  # the last was never moved, and has nothing
-    state["state"][1] = {name: kept for name, kept in state["state"][1].items() if name != "exp_avg"}
-    if value != "missing":
-        state["state"][1]["exp_avg"] = value
-    with pytest.raises(ValueError, match="the optimiser's exp_avg of parameter 1 is no Tensor"):
+    assert all(torch.equal(a, b) for a, b in zip(parameters, before, strict=True))
+    for number in numbers:
+        state["state"][number] = {key: kept for key, kept in state["state"][number].items() if key != name}
+        state["state"][number]["odd"] = 1.0
+        if not isinstance(value, str):
+            state["state"][number][name] = value
+    said = "(has the shape|is of)" if isinstance(value, torch.Tensor) else "is no Tensor"
+    with pytest.raises(ValueError, match=f"the optimiser's {name} of parameter {numbers[0]} {said}"):
         check_state_fits(optimizer, state)
+
+
+def test_what_holds_an_optimiser_s_state() -> None:
+    def refused(change: Callable[[Any], Any], said: str) -> None:
+        optimizer = torch.optim.AdamW([torch.zeros(2, requires_grad=True) for _ in range(2)])
+        state = optimizer.state_dict()
+        change(state)
+        with pytest.raises((ValueError, KeyError), match=said):
+            check_state_fits(optimizer, state)
+
+    refused(lambda state: state["state"].update({0: []}), "of parameter 0 has no names")
+    refused(lambda state: state["param_groups"][0].update(params=[1, 0]), "numbered in order")
+    refused(lambda state: state["param_groups"][0].update(params=[0]), "has 1 parameters, this run's 2")
+    refused(lambda state: state["param_groups"][0].pop("betas"), "betas")
+    refused(lambda state: state["param_groups"][0].update(maximize=True), "maximize is True")
 
 
 @pytest.mark.parametrize("name", ["~nobody0", "~nobody0/photos", "~nobody0.csv", "~nobody0.npz"])

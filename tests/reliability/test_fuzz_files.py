@@ -215,7 +215,8 @@ def test_checkpoints(halfway: Halfway, data: st.DataObject) -> None:
         left.unlink()
     part = data.draw(st.sampled_from([None, *state, "optimizer", "sums"]))
     values = st.one_of(
-        VALUES, st.sampled_from([torch.zeros(3), torch.zeros(0), torch.tensor(2), torch.tensor(math.nan)])
+        VALUES,
+        st.sampled_from([torch.zeros(3), torch.zeros(0), torch.tensor(2), torch.tensor(2.0), torch.tensor(math.nan)]),
     )
     found = data.draw(changed({part: state[part]} if part is not None else state, values))
     if part is not None and isinstance(found, dict):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -172,38 +173,61 @@ def latest_checkpoint(folder: Path) -> Path | None:
 def check_state_fits(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     """Raise a ValueError where a saved state is not one of this optimiser, which `load_state_dict` does not look at.
 
+    A fused step trusts shapes and types of what is kept, and would write beyond tensors that are too small.
+
     Args:
         optimizer: whose parameters count.
         state: what its `state_dict` gave.
     """
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    named = [number for group in state["param_groups"] for number in group["params"]]
-    if len(named) != len(parameters):
-        raise ValueError(f"its optimiser has {len(named)} parameters, this run's {len(parameters)}")
-    for number, parameter in zip(named, parameters, strict=True):
-        for name, value in state["state"].get(number, {}).items():
-            if isinstance(value, torch.Tensor) and value.ndim and value.shape != parameter.shape:
-                raise ValueError(
-                    f"the optimiser's {name} of parameter {number} has the shape {tuple(value.shape)} instead of "
-                    f"{tuple(parameter.shape)}"
-                )
-    kept = {number: state["state"][number] for number in named if state["state"].get(number)}
-    names = {name for each in kept.values() for name in each}
-    for name in sorted(names):  # each parameter that was ever moved has the same: a number, a tensor, or nothing
-        kinds = {number: type(each[name]) if name in each else "missing" for number, each in kept.items()}
-        usual = Counter(kinds.values()).most_common(1)[0][0]
-        if odd := [number for number, kind in kinds.items() if kind != usual]:
-            raise ValueError(f"the optimiser's {name} of parameter {odd[0]} is no {getattr(usual, '__name__', usual)}")
-    for ours, theirs in zip(optimizer.param_groups, state["param_groups"], strict=True):
+    groups, saved = optimizer.param_groups, state["param_groups"]
+    sizes, theirs_too = [len(group["params"]) for group in groups], [len(group["params"]) for group in saved]
+    if sizes != theirs_too:
+        raise ValueError(f"its optimiser has {sum(theirs_too)} parameters, this run's {sum(sizes)}")
+    if (numbers := [number for group in saved for number in group["params"]]) != list(range(len(numbers))):
+        raise ValueError("the optimiser's parameters are not numbered in order")
+    if odd := [key for key, kept in state["state"].items() if not isinstance(kept, dict)]:
+        raise ValueError(f"what the optimiser keeps of parameter {odd[0]!r} has no names")
+    for ours, theirs in zip(groups, saved, strict=True):
         for name in ours.keys() & theirs.keys() - {"params"}:
             if not _alike(ours[name], theirs[name]):
                 raise ValueError(f"the optimiser's {name} is {theirs[name]!r}")
+        usual = _kept_of_one(optimizer, theirs)
+        for number, parameter in zip(theirs["params"], ours["params"], strict=True):
+            if kept := state["state"].get(number):  # one that was never moved has nothing
+                _check_kept(kept, usual, number, parameter)
+
+
+def _kept_of_one(optimizer: torch.optim.Optimizer, settings: dict[str, Any]) -> dict[str, Any]:
+    """What an optimiser keeps of a parameter with these settings, once it has moved it: one of two numbers here."""
+    trial = copy(optimizer)
+    parameter = torch.nn.Parameter(torch.zeros(2, device=optimizer.param_groups[0]["params"][0].device))
+    parameter.grad = torch.zeros_like(parameter)
+    # (as load_state_dict takes them up: what an older version of PyTorch did not write is filled in)
+    trial.__setstate__({"state": defaultdict(dict), "param_groups": [settings | {"params": [parameter]}]})
+    trial.step()
+    return dict(trial.state[parameter])
+
+
+def _check_kept(kept: dict[str, Any], usual: dict[str, Any], number: int, parameter: torch.Tensor) -> None:
+    """Raise a ValueError unless `kept` of a parameter has what is `usual`, and in its shape and type."""
+    for name, value in usual.items():
+        found, what = kept.get(name), f"the optimiser's {name} of parameter {number}"
+        if type(found) is not type(value):
+            raise ValueError(f"{what} is no {type(value).__name__}")
+        if not isinstance(found, torch.Tensor) or not isinstance(value, torch.Tensor):
+            continue
+        each = value.ndim > 0  # a number for each of the parameter's, or one for all
+        shape, dtype = (parameter.shape, parameter.dtype) if each else (value.shape, value.dtype)
+        if found.shape != shape:
+            raise ValueError(f"{what} has the shape {tuple(found.shape)} instead of {tuple(shape)}")
+        if found.dtype != dtype or found.layout != parameter.layout:
+            raise ValueError(f"{what} is of {found.dtype} ({found.layout}) instead of {dtype} ({parameter.layout})")
 
 
 def _alike(ours: Any, theirs: Any) -> bool:
     """Whether a setting can stand in another's place: a finite number for a number, what is open for what is open."""
     if isinstance(ours, bool) or ours is None:
-        return theirs is None or isinstance(theirs, bool)
+        return theirs is None or (isinstance(theirs, bool) and ours in (theirs, None))
     if isinstance(ours, int | float):
         return type(theirs) in (int, float) and abs(theirs) < math.inf
     if isinstance(ours, tuple | list):
