@@ -28,34 +28,78 @@ UV = next(filter(None, (shutil.which("uv", path=str(Path(sys.executable).parent)
 
 SMALL = "--epochs 1 --batch 8 --views.size 16 --encoder.name resnet10 --encoder.width 0.125 --training.device cpu"
 JOURNEY = [
-    f"pretrain photos --out runs/photos {SMALL}",
-    "evaluate runs/photos photos --keep-classifier",
-    "predict runs/photos photos --out predictions.csv",
-    "search runs/photos photos --out found",
-    "embed runs/photos photos --out features.npz",
+    f"twofold pretrain photos --out runs/photos {SMALL}",
+    "twofold evaluate runs/photos photos --keep-classifier",
+    "twofold predict runs/photos photos --out predictions.csv",
+    "twofold search runs/photos photos --out found",
+    "twofold embed runs/photos photos --out features.npz",
 ]
 """What a plain installation has to do."""
 
+SPEECH = "--epochs 1 --batch 8 --encoder.speech.width 16 --encoder.speech.heads 2"
 EXTRAS = {
-    "av": ["pretrain speech --out runs/speech --epochs 1 --batch 8 --encoder.speech.width 16 --encoder.speech.heads 2"],
-    "bands": [],
-    "completion": ["completion bash"],
-    "demo": ["demo --help"],
-    "dicom": [],
-    "docs": [],
-    "explore": ["explore runs/photos photos --out map.html"],
-    "onnx": ["export runs/photos --format onnx --out encoder.onnx"],
-    "report": ["pretrain photos --out runs/again " + SMALL],
-    "search": ["embed runs/photos photos --out features.faiss"],
-    "shards": ["shard photos --out shards"],
+    "av": [f"twofold pretrain films --out runs/films {SPEECH}"],
+    "bands": [f"twofold pretrain scenes --out runs/scenes {SMALL}", "twofold search runs/scenes scenes --out twins"],
+    "completion": ["twofold completion bash"],
+    "demo": ["twofold demo --epochs 1 --out runs/demo"],
+    "dicom": [f"twofold pretrain scans --out runs/scans {SMALL}", "twofold search runs/scans scans --out twins"],
+    "docs": ["zensical build --clean --strict"],
+    "explore": ["twofold explore runs/photos photos --out map.html"],
+    "onnx": ["twofold export runs/photos --format onnx --out encoder.onnx"],
+    "report": ["twofold report runs/photos"],
+    "search": ["twofold embed runs/photos photos --out features.faiss"],
+    "shards": ["twofold shard photos --out shards", f"twofold pretrain shards --out runs/shards {SMALL}"],
     "speech": [
-        "pretrain speech --out runs/speech --epochs 1 --batch 8 --encoder.speech.width 16 --encoder.speech.heads 2",
-        "evaluate runs/speech speech --protocol knn",
+        f"twofold pretrain speech --out runs/speech {SPEECH}",
+        "twofold evaluate runs/speech speech --protocol knn",
     ],
-    "timm": [f"pretrain photos --out runs/timm {SMALL} --encoder.name timm:test_resnet.r160_in1k --encoder.width 1"],
-    "track": [f"pretrain photos --out runs/tracked {SMALL} --training.track tensorboard"],
+    "timm": [
+        f"twofold pretrain photos --out runs/timm {SMALL} --encoder.name timm:test_resnet.r160_in1k --encoder.width 1"
+    ],
+    "track": [f"twofold pretrain photos --out runs/tracked {SMALL} --training.track tensorboard"],
 }
 """What each extra adds to the journey."""
+
+MADE = {
+    "av": """
+import av, numpy as np
+for i in range(16):
+    place = pathlib.Path("films", f"{i}.m4a")
+    place.parent.mkdir(exist_ok=True)
+    with av.open(str(place), "w") as file:
+        stream = file.add_stream("aac", rate=16000)
+        sound = (np.sin(np.arange(16000) * (0.1 + 0.01 * i)) / 2).astype("f4")[None]
+        frame = av.AudioFrame.from_ndarray(sound, format="fltp", layout="mono")
+        frame.sample_rate = 16000
+        for packet in [*stream.encode(frame), *stream.encode(None)]:
+            file.mux(packet)
+""",
+    "bands": """
+import imagecodecs, tifffile
+for i in range(16):
+    place = pathlib.Path("scenes", f"{i}.tif")
+    place.parent.mkdir(exist_ok=True)
+    pixels = rng.integers(0, 256, (24, 24, 5), dtype=np.uint8)
+    tifffile.imwrite(place, pixels, compression="lzw", photometric="minisblack", planarconfig="contig")
+""",
+    "dicom": """
+import pydicom
+from pydicom.data import get_testdata_file
+for i in range(16):
+    place = pathlib.Path("scans", f"{i}.dcm")
+    place.parent.mkdir(exist_ok=True)
+    scan = pydicom.dcmread(get_testdata_file("MR_small.dcm"))
+    scan.PixelData = (scan.pixel_array + rng.integers(0, 99, scan.pixel_array.shape)).astype("<i2").tobytes()
+    scan.save_as(place)
+""",
+    "docs": f"""
+import shutil
+for name in ("docs", "src", "mkdocs.yml", "README.md", "CHANGELOG.md"):
+    part = pathlib.Path({str(ROOT)!r}, name)
+    (shutil.copytree if part.is_dir() else shutil.copy)(part, name)
+""",
+}
+"""What some of them read, written by the libraries that come with them."""
 
 
 def absolute(text: str, home: str, version: str) -> str:
@@ -86,8 +130,8 @@ def build(home: str, out: Path) -> list[Path]:
     return sorted(out.glob(f"twofold-{version}*"))
 
 
-def make_data(folder: Path, python: Path) -> None:
-    """Pictures in two classes, and recordings in two, by the libraries that a plain installation has."""
+def make_data(folder: Path, python: Path, extra: str) -> None:
+    """Pictures in two classes, and recordings in two, by what a plain installation has; then what the extra reads."""
     script = """
 import pathlib, wave
 import numpy as np
@@ -104,7 +148,7 @@ for i in range(48):
         file.setnchannels(1), file.setsampwidth(2), file.setframerate(16000)
         file.writeframes(tone.astype("<i2").tobytes())
 """
-    subprocess.run([str(python), "-c", script], cwd=folder, check=True)
+    subprocess.run([str(python), "-c", script + MADE.get(extra, "")], cwd=folder, check=True)
 
 
 def attempt(python: str, extra: str, wheel: Path, folder: Path) -> str:
@@ -117,12 +161,13 @@ def attempt(python: str, extra: str, wheel: Path, folder: Path) -> str:
     done = subprocess.run(install, capture_output=True, text=True, check=False)
     if done.returncode:
         return f"not installed: {done.stderr.strip()[-300:]}"
-    make_data(folder, environment / "bin" / "python")
+    make_data(folder, environment / "bin" / "python", extra)
     for words in JOURNEY + EXTRAS.get(extra, []):
-        command = [str(environment / "bin" / "twofold"), *words.split()]
+        program, *rest = words.split()
+        command = [str(environment / "bin" / program), *rest]
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
         if done.returncode:
-            return f"FAILED with {done.returncode}: twofold {words}: {done.stderr.strip()[-500:]}"
+            return f"FAILED with {done.returncode}: {words}: {done.stderr.strip()[-500:]}"
     return "works"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
@@ -23,6 +24,7 @@ from twofold.options import (
     plain,
     refuse_unused,
 )
+from twofold.runs.config import RunConfig
 
 
 @dataclass(frozen=True)
@@ -250,3 +252,25 @@ def test_two_classes_cannot_mean_different_things_by_one_name() -> None:
     assert Ring().radius == 7
     with pytest.raises(TypeError, match="radius has another type or default in circle and ring"):
         fields_of(Shape)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"lr": 0.1}, "there is no option 'lr'; did you mean 'optim.lr'?"),
+        ({"learning-rate": 0.1}, "there is no option 'learning-rate'; did you mean 'optim.lr'?"),
+        ({"optim": {"learning_rate": 0.1}}, "there is no option 'optim.learning_rate'; did you mean 'optim.lr'?"),
+        ({"batch_size": 8}, "there is no option 'batch_size'; did you mean 'batch'?"),
+        ({"model": "resnet10"}, "there is no option 'model'; did you mean 'encoder.name'?"),
+        ({"device": "cpu"}, "there is no option 'device'; did you mean 'training.device'?"),
+        ({"workers": 0}, "there is no option 'workers'; did you mean 'data.workers'?"),
+        ({"optim": {"temperature": 1}}, "there is no option 'optim.temperature'; did you mean 'method.temperature'?"),
+        ({"epoch": 1}, "there is no option 'epoch'; did you mean 'epochs'?"),
+        ({"encoder": "resnet18"}, "'encoder' is a group of options, got 'resnet18'; 'encoder.name' is the one"),
+        ({"monitor": 3}, "'monitor' is a group of options, got 3; set 'monitor.<option>'"),
+    ],
+)
+def test_names_of_other_programs_are_answered_with_ours(options, said):
+    """In files and in Python, where they are not taken: what a run keeps has one name."""
+    with pytest.raises(UserError, match=re.escape(said)):
+        OptionsParser(RunConfig).build(options)

@@ -14,6 +14,7 @@ from twofold import cli
 from twofold.commands import doctor as doctors
 from twofold.options import merge
 from twofold.runs import pretrain as runs
+from twofold.runs.tracking import finish
 
 SHORT = as_arguments(merge(OPTIONS, {"epochs": 1}))
 
@@ -99,6 +100,18 @@ def test_wandb_is_told_all_and_a_resumed_run_is_the_same_one(photos, tmp_path, m
     assert cli.main([*words, "--resume"]) == 0
     ids = [more["id"] for name, _, more in calls if name == "init"]
     assert ids == [known["wandb"]] * 2
+
+
+def test_trackio_gets_images_one_by_one(monkeypatch):
+    """It drops a list of them with a warning."""
+    logged = []
+    library, tracker = types.ModuleType("trackio"), types.SimpleNamespace(name="trackio", finish=lambda: None)
+    library.Image = lambda image: ("image", image.shape)
+    tracker.run = types.SimpleNamespace(log=lambda values, step: logged.append((values, step)))
+    monkeypatch.setitem(sys.modules, "trackio", library)
+    finish([tracker], 7, lambda: {"views": np.zeros((2, 8, 8, 3), np.uint8)})
+    image = ("image", (8, 8, 3))
+    assert logged == [({"views/00": image, "views/01": image}, 7)]
 
 
 def test_an_occupied_out_is_told_before_the_data_are_read(photos, tmp_path, capsys, monkeypatch):

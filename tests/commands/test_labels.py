@@ -10,12 +10,13 @@ import torch
 from tiny import OPTIONS, images
 
 import twofold
+from sound_files import RATE, speech_folder
 from twofold.cli import main
 from twofold.commands.labels import labels
-from twofold.encoders import read_header, save_encoder
+from twofold.encoders import SpeechEncoder, read_header, save_encoder
 from twofold.encoders.load import load
 from twofold.errors import UserError
-from twofold.evaluation.few_labels import LabelEfficiency
+from twofold.evaluation.few_labels import LabelEfficiency, label_efficiency
 from twofold.studies import labels as command
 from twofold.studies.labels import interpret
 
@@ -30,7 +31,9 @@ def test_table_json_and_page_hold_every_way(pretrained, monkeypatch):
     few = {"counts": [4, 8], "draws": 2, "epochs": 1, "batch": 4}
     report = labels(pretrained, images(), test=images(40, seed=1), **few)
     assert [(c.features, c.labels, len(c.top1)) for c in report.cells] == [
-        (name, count, 2) for name in ("linear classifier", "fine-tuned", "from scratch") for count in (4, 8)
+        (name, count, 2)
+        for name in ("linear classifier", "linear classifier on raw pixels", "fine-tuned", "from scratch")
+        for count in (4, 8)
     ]
     saved = json.loads((pretrained / "labels" / "labels.json").read_text())
     assert saved["cells"][0]["top1"] == list(report.cells[0].top1)
@@ -39,10 +42,38 @@ def test_table_json_and_page_hold_every_way(pretrained, monkeypatch):
     assert "<svg" in report.page.read_text()
     assert "device: cpu" not in (runs := next((pretrained / "labels").glob("scratch-8-*/config.yaml")).read_text())
     assert "device: auto" in runs
-    monkeypatch.setattr(command, "label_efficiency", lambda *_, **__: list(report.cells[:2]))
+    monkeypatch.setattr(
+        command, "label_efficiency", lambda sets, *_, **__: [c for c in report.cells if c.features in sets]
+    )
     monkeypatch.setattr("twofold.training.loop.Training.fit", lambda _: pytest.fail("what is done is not done again"))
     again = labels(pretrained, images(), test=images(40, seed=1), resume=True, **few)
     assert again.cells == report.cells
+
+
+def test_raw_pixels_and_filterbank_are_what_a_classifier_without_an_encoder_has(pretrained, tmp_path):
+    (x, y), (x_test, y_test) = images(), images(40, seed=1)
+    few = {"counts": [8], "draws": 2, "ways": ["plain"], "out": str(tmp_path / "few")}
+    found = labels(pretrained, (x, y), test=(x_test, y_test), **few).cells
+    x, x_test = (each.reshape(len(each), -1).astype(np.float32) / 255 for each in (x, x_test))
+    alone = label_efficiency({"pixels": (x, x_test)}, y, y_test, counts=[8], draws=2)
+    assert found[0].top1 == alone[0].top1
+    torch.manual_seed(0)
+    net = SpeechEncoder(RATE, 20, 60.0, width=16, layers=1, heads=2, hidden=16, cmvn="none", dropout=0.0)
+    save_encoder(tmp_path / "encoder.safetensors", net.eval())
+    folder = speech_folder(tmp_path / "clips", 2, 6)
+    few |= {"out": str(tmp_path / "heard")}
+    heard = labels(tmp_path / "encoder.safetensors", folder, test=folder, **few)
+    assert [cell.features for cell in heard.cells] == ["linear classifier on filterbank"]
+
+
+def test_more_pixels_than_memory_holds_are_left_out_and_said(pretrained, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("twofold.evaluation.protocols.beside.available_memory", lambda: 1000)
+    few = {"counts": [8], "draws": 1, "out": str(tmp_path / "few")}
+    found = labels(pretrained, images(), ways=["linear", "plain"], **few).cells
+    assert [cell.features for cell in found] == ["linear classifier"]
+    assert "without raw pixels: 64 images" in capsys.readouterr().out
+    with pytest.raises(UserError, match="more than half the free memory"):
+        labels(pretrained, images(), ways=["plain"], **few | {"out": str(tmp_path / "other")})
 
 
 def test_from_the_shell(pretrained, tmp_path, capsys):
@@ -117,6 +148,9 @@ def test_a_lead_within_the_scatter_is_none():
 
 
 def test_the_control_is_compared_with_the_pretrained_net_alone():
+    plain = {"linear_classifier_on_raw_pixels": [[0.95, 0.96]], "linear": [[0.80, 0.90]]}
+    assert "even 10 stay below what the pretrained net" in _told(**plain, from_scratch=[[0.70, 0.79]])
+    assert "pretrained" not in _told(linear_classifier_on_raw_pixels=[0.9], from_scratch=[0.8])
     near = _told(linear=[[0.80, 0.90]], from_scratch=[[0.81, 0.88]])
     assert near.endswith("84.5 %, which is not clearly less than the pretrained net has.")
     assert _told(linear=[0.9], from_scratch=[0.8]).endswith("Trained from scratch, 10 labels give 80.0 %, of one draw.")

@@ -16,7 +16,9 @@ from tiny import OPTIONS, images
 import twofold
 from sound_files import RATE, speech_folder, tone, write
 from twofold import cli
+from twofold.commands.export import _with_classifier
 from twofold.encoders import FilePart, SpeechEncoder, load_classifier, load_part, read_header, save_encoder
+from twofold.encoders.composed import EncoderWithClassifier
 from twofold.errors import UserError
 from twofold.evaluation.protocols.linear import evaluate_linear
 from twofold.evaluation.protocols.weighted import evaluate_weighted
@@ -186,9 +188,16 @@ def test_a_finetuned_run_predicts(pretrained, photos, tmp_path):
         assert set(row.label.split("|")) - {""} == set(likely)
 
 
-def test_recordings_by_a_mixture_of_layers(of_speech, tmp_path):
+@pytest.mark.parametrize("protocol", ["weighted", "linear"])
+@pytest.mark.parametrize("parts", [1, 3])
+def test_recordings_by_their_layers_and_parts(of_speech, tmp_path, protocol, parts):
     folder = speech_folder(tmp_path / "clips", 2, 6)
-    done = twofold.evaluate(of_speech, folder, test=folder, protocol="weighted", keep_classifier=True, seed=1)
+    options = {"protocol": protocol, "parts": parts, "keep_classifier": True, "seed": 1}
+    done = twofold.evaluate(of_speech, folder, test=folder, **options)
+    whole = protocol == "linear" and parts == 1
+    classifier, layer = load_classifier(done.kept_in)
+    assert layer == (0 if whole else None)  # who knows nothing of parts and layers takes it for none of theirs
+    assert classifier.in_features == twofold.load(of_speech).feature_dim * parts * (1 if protocol == "linear" else 2)
     write(folder / "word0" / "silent.wav", np.zeros(RATE, np.float32))
     said = twofold.predict(done.kept_in, folder, top=9)
     assert said.metrics["top1"] == pytest.approx(done.top1)
@@ -197,6 +206,8 @@ def test_recordings_by_a_mixture_of_layers(of_speech, tmp_path):
     same = next(row for row in said.rows if row.name == "word1/3.wav")
     assert alone.label == same.label
     assert alone.probability == pytest.approx(same.probability, abs=1e-4)
+    exported = _with_classifier(done.kept_in, twofold.load(done.kept_in))
+    assert isinstance(exported, EncoderWithClassifier) == whole
 
 
 def test_layers_folded_into_one_matrix_give_the_same_logits():
@@ -283,7 +294,9 @@ def test_a_distilled_student_predicts(pretrained, photos, tmp_path):
         ({"classes": ["a", "b"], "k": 1}, {"seen": torch.ones(3, 5), "held": torch.ones(2)}, "for features of 64"),
         ({"classes": ["a", "b"], "k": 9}, {"seen": torch.ones(3, 64), "held": torch.ones(2)}, "neighbour 9 of 3"),
         ({"classes": ["a", "b"], "k": 1}, {"seen": torch.ones(3, 64), "held": torch.tensor([torch.nan])}, "is damaged"),
-        ({"classes": ["a", "b"], "reads": "layers"}, {}, "it reads layers over time"),
+        ({"classes": ["a", "b"], "reads": "layers"}, {}, "it reads frames over time"),
+        ({"classes": ["a", "b"], "in_parts": 3}, {}, "it reads frames over time"),
+        ({"classes": ["a", "b"], "in_parts": "3"}, {}, "in '3' parts"),
     ],
 )
 def test_parts_that_do_not_fit_are_refused(kept, photos, tmp_path, facts, tensors, told):

@@ -8,10 +8,10 @@ import pytest
 
 from twofold import cli, parsers
 from twofold.commands import COMMANDS, TASKS
-from twofold.commands.aliases import SYNONYMS
 from twofold.commands.help import BRIEF, LINES, WIDTH, brief_help
 from twofold.errors import UserError
 from twofold.options import flatten
+from twofold.options.synonyms import SYNONYMS
 
 PARSERS = {name: COMMANDS[name].parser() for name in ("pretrain", "finetune", "distill", "evaluate", "embed")}
 

@@ -6,48 +6,7 @@ import difflib
 from collections.abc import Iterable, Sequence
 
 from twofold.errors import UserError
-
-SYNONYMS: dict[str, tuple[str, ...]] = {
-    "a": ("encoder.name",),
-    "arch": ("encoder.name",),
-    "architecture": ("encoder.name",),
-    "b": ("batch",),
-    "backbone": ("encoder.name",),
-    "batch_size": ("batch",),
-    "bs": ("batch",),
-    "crop_size": ("views.size", "size"),
-    "image_size": ("views.size", "size"),
-    "img_size": ("views.size", "size"),
-    "input_size": ("views.size", "size"),
-    "j": ("data.workers", "workers"),
-    "learning_rate": ("optim.lr",),
-    "log_interval": ("training.log_every",),
-    "max_epochs": ("epochs",),
-    "model": ("encoder.name",),
-    "n_epochs": ("epochs",),
-    "n_workers": ("data.workers", "workers"),
-    "num_epochs": ("epochs",),
-    "num_threads": ("training.threads",),
-    "num_workers": ("data.workers", "workers"),
-    "o": ("out",),
-    "opt": ("optim.name",),
-    "optimiser": ("optim.name",),
-    "optimizer": ("optim.name",),
-    "out_dim": ("head.out_dim",),
-    "out_dir": ("out",),
-    "output": ("out",),
-    "output_dir": ("out",),
-    "print_freq": ("training.log_every",),
-    "random_seed": ("seed",),
-    "resolution": ("views.size", "size"),
-    "save_dir": ("out",),
-    "scheduler": ("optim.schedule",),
-    "tau": ("method.temperature", "temperature"),
-    "temp": ("method.temperature", "temperature"),
-    "tracker": ("training.track",),
-    "wd": ("optim.weight_decay",),
-}
-"""What the options of other programs are called here; of several the first that the command has."""
+from twofold.options.synonyms import SYNONYMS
 
 _HALF = "--training.precision bf16 (auto takes it where the processor has it)"
 _DATA = "the data come without a name: `twofold {command}{before} PATH`"

@@ -29,7 +29,7 @@ Reads = Literal["h", "z", "layers"]
 class KeepOptions:
     """What was fitted can be kept."""
 
-    keep_classifier: bool = option(False, when={"folds": (False,), "parts": (1,)})
+    keep_classifier: bool = option(False, when={"folds": (False,)})
     """Keep what was fitted, with the encoder, in the run's folder `evaluations`, for `twofold predict`: the very
     classifier that was scored."""
 
@@ -54,6 +54,7 @@ class Fitted:
         classifier: of features [n, d].
         classes: their names, by column.
         reads: what the classifier is of.
+        in_parts: parts of a recording whose features lie side by side.
         novelty: what the training and the scored examples looked like.
         parts: what else belongs into the file.
         encoder: another encoder than the evaluated one, where a copy was trained.
@@ -65,6 +66,7 @@ class Fitted:
     classifier: Classifier | None = None
     classes: tuple[str, ...] = ()
     reads: Reads = "h"
+    in_parts: int = 1
     novelty: Novelty | None = None
     parts: dict[str, FilePart] = dataclasses.field(default_factory=dict)
     encoder: Encoder | None = None
@@ -85,7 +87,9 @@ def class_names(classes: Sequence[str] | None, columns: Sequence[int]) -> tuple[
     return tuple(str(each) if classes is None else classes[each] for each in columns)
 
 
-def prediction_part(classes: Sequence[str], reads: Reads, many: bool, words: str, novelty: Novelty | None) -> FilePart:
+def prediction_part(
+    classes: Sequence[str], reads: Reads, many: bool, words: str, novelty: Novelty | None, in_parts: int = 1
+) -> FilePart:
     """What prediction needs beside the networks.
 
     Args:
@@ -94,8 +98,10 @@ def prediction_part(classes: Sequence[str], reads: Reads, many: bool, words: str
         many: an example can be of several classes.
         words: how the classifier was made.
         novelty: None where nothing is known of the examples.
+        in_parts: see `Fitted`.
     """
     facts: dict[str, Any] = {"classes": list(classes), "reads": reads, "many": many, "words": words}
+    facts |= {"in_parts": in_parts} if in_parts > 1 else {}
     tensors: dict[str, Tensor] = {}
     if novelty is not None:
         facts, tensors = facts | novelty.facts(), novelty.tensors()
@@ -125,12 +131,15 @@ def save_fitted(path: Path, file: Path, fitted: Fitted, config: DataConfig, modu
         options |= {"views": dict(options.get("views", {})) | views, "preprocessing": fitted.extractor.preprocessing}
     parts = dict(fitted.parts)
     if fitted.classifier is not None:
-        parts[PREDICTION] = prediction_part(fitted.classes, fitted.reads, False, fitted.words, fitted.novelty)
+        parts[PREDICTION] = prediction_part(
+            fitted.classes, fitted.reads, False, fitted.words, fitted.novelty, fitted.in_parts
+        )
     layer = len(head.layers) if fitted.reads == "z" and head is not None else 0
+    whole = fitted.reads != "layers" and fitted.in_parts == 1  # of one output of encoder or head
     path.parent.mkdir(exist_ok=True)
     save_encoder(
         path, fitted.encoder or load_encoder(file, module), head, header["extra"] | {"options": options},
-        fitted.classifier, layer, parts,
+        fitted.classifier, layer if whole else None, parts,
     )  # fmt: skip
     return path
 

@@ -15,7 +15,7 @@ from torch import nn
 
 from twofold.data import AudioSource, Source
 from twofold.encoders import Encoder, FilePart, UtteranceEncoder, load_classifier, load_head, load_part, read_header
-from twofold.encoders.composed import EncoderWithClassifier, all_layers, below_classifier
+from twofold.encoders.composed import EncoderWithClassifier, all_layers, below_classifier, in_parts
 from twofold.encoders.load import encoder_path, kind_of, load
 from twofold.errors import UserError
 from twofold.evaluation.features import Extractor, Pixels, evaluation_mode
@@ -155,15 +155,21 @@ def _classifier(file: Path, model: Encoder, part: FilePart | None) -> Predictor:
         raise UserError(f"{file} holds no classifier: make one with twofold evaluate --keep-classifier")
     classifier, layer = stored
     facts = part.facts if part is not None else {}
-    if layer is None:
+    layers, parts = facts.get("reads") == "layers", facts.get("in_parts", 1)
+    if type(parts) is not int or not 1 <= parts <= 100:
+        raise ValueError(f"it reads a recording in {parts!r} parts")
+    if layers or parts > 1:
+        if not isinstance(model, UtteranceEncoder):
+            raise ValueError("it reads frames over time, and the encoder has none")
+        reads: Encoder = in_parts(model, parts)
+        if not layers and reads.feature_dim != classifier.in_features:
+            raise ValueError(f"it takes {classifier.in_features} numbers, not the {reads.feature_dim} of {parts} parts")
+        reads = all_layers(reads) if layers else reads
+    elif layer is None:
         raise UserError(
             f"{file} does not know which output of the projection head its classifier reads: fit one of your own with "
             "twofold evaluate --keep-classifier"
         )
-    if facts.get("reads") == "layers":
-        if not isinstance(model, UtteranceEncoder):
-            raise ValueError("it reads layers over time, and the encoder has none")
-        reads: Encoder = all_layers(model)
     else:
         reads = below_classifier(EncoderWithClassifier(model, classifier, load_head(file), layer).eval())
         reads.to(next(iter(model.parameters())).device)

@@ -12,6 +12,7 @@ from jsonargparse import ArgumentParser
 from twofold.errors import UserError, suggest
 from twofold.options.declared import Leaf, explanation, is_group
 from twofold.options.nested import merge
+from twofold.options.synonyms import meant
 from twofold.options.variants import build, fields_of, leaves, refuse_unused
 
 Options = TypeVar("Options")
@@ -86,19 +87,27 @@ def _leaf_values(nested: Mapping[str, Any], known: Mapping[str, Leaf], prefix: s
     return flat
 
 
-def check_names(nested: Mapping[str, Any], origin: str, cls: type, prefix: str = "") -> None:
-    """Refuse option names that do not exist, with the nearest that do."""
+def check_names(nested: Mapping[str, Any], origin: str, cls: type) -> None:
+    """Refuse option names that do not exist, with the ones that may be meant."""
+    _check_group(nested, origin, cls, cls, "")
+
+
+def _check_group(nested: Mapping[str, Any], origin: str, whole: type, cls: type, prefix: str) -> None:
     known = fields_of(cls)
     for name, value in nested.items():
         if name not in known:
-            raise UserError(f"{origin}: there is no option '{prefix}{name}'{suggest(name, known)}")
+            close = meant(name, [leaf.path for leaf in leaves(whole)], prefix)
+            answer = f"; did you mean {' or '.join(map(repr, close))}?" if close else suggest(name, known)
+            raise UserError(f"{origin}: there is no option '{prefix}{name}'{answer}")
         kind = known[name].type
         if is_group(kind):
             if not isinstance(value, Mapping):
-                raise UserError(
-                    f"{origin}: '{prefix}{name}' is a group of options, got {value!r}; set '{name}.<option>'"
+                named = isinstance(value, str) and "name" in fields_of(kind)
+                remedy = (
+                    f"'{prefix}{name}.name' is the one that has a name" if named else f"set '{prefix}{name}.<option>'"
                 )
-            check_names(value, origin, kind, f"{prefix}{name}.")
+                raise UserError(f"{origin}: '{prefix}{name}' is a group of options, got {value!r}; {remedy}")
+            _check_group(value, origin, whole, kind, f"{prefix}{name}.")
 
 
 def explain(message: str) -> str:

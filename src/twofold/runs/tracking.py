@@ -130,4 +130,5 @@ def _send(tracker: Any, name: str, images: NDArray[np.uint8], step: int) -> None
             mlflow.log_image(image, f"{name}/{place:02d}.png")
     elif tracker.name == "trackio":
         trackio = importlib.import_module("trackio")
-        tracker.run.log({name: [trackio.Image(image) for image in images]}, step=step)
+        # (a list of images is no value that it keeps)
+        tracker.run.log({f"{name}/{at:02d}": trackio.Image(image) for at, image in enumerate(images)}, step=step)

@@ -28,9 +28,11 @@ from twofold.evaluation.features import Extractor
 from twofold.evaluation.few_labels import LabelEfficiency, label_efficiency
 from twofold.evaluation.grouped import groups_in_words
 from twofold.evaluation.label_subsets import label_positions
-from twofold.evaluation.parts import evaluation_parts, labelled_parts
+from twofold.evaluation.parts import Parts, evaluation_parts, labelled_parts
+from twofold.evaluation.protocols.beside import PLAIN, without_encoder
 from twofold.evaluation.splits import check_test_labels
 from twofold.files import check_out, write_atomically
+from twofold.kinds import Kind
 from twofold.options import option
 from twofold.reading import read_json
 from twofold.report import Report, label_figure, label_table, write_report
@@ -38,9 +40,10 @@ from twofold.runs.finetune import finetune
 from twofold.studies.base import Study, check_one_label
 from twofold.verdicts import paired, unpaired
 
-Way = Literal["linear", "finetuned", "scratch"]
+Way = Literal["linear", "plain", "finetuned", "scratch"]
 NAMES: dict[Way, str] = {
     "linear": "linear classifier",
+    "plain": "linear classifier without an encoder",
     "finetuned": "fine-tuned",
     "scratch": "from scratch",
 }
@@ -55,9 +58,10 @@ class LabelsConfig:
 
     counts: tuple[int, ...] | None = None
     """Numbers of labels in all; when not given 1, 4, 16 and 64 of each class, as far as there are as many."""
-    ways: tuple[Way, ...] = ("linear", "finetuned", "scratch")
-    """linear: logistic regression on the frozen encoder; finetuned: classifier and encoder trained; scratch: the same
-    net from a random start, the control."""
+    ways: tuple[Way, ...] = ("linear", "plain", "finetuned", "scratch")
+    """linear: logistic regression on the frozen encoder; plain: the same on raw pixels or on the filterbank, of which
+    nothing is learned; finetuned: classifier and encoder trained; scratch: the same net from a random start, the
+    control."""
     draws: int = 3
     """Repetitions with other labelled images; all ways get the same ones."""
     seed: int = 0
@@ -166,7 +170,7 @@ class LabelsStudy(Study[LabelsPart, LabelEfficiency]):
         )
         parts = []
         for way in config.ways:
-            groups = [tuple(counts)] if way == "linear" else [(count,) for count in counts]
+            groups = [tuple(counts)] if way in ("linear", "plain") else [(count,) for count in counts]
             parts += [LabelsPart(way, group) for group in groups]
         return parts
 
@@ -194,19 +198,28 @@ class LabelsStudy(Study[LabelsPart, LabelEfficiency]):
 
     def run(self, part: LabelsPart) -> Sequence[LabelEfficiency]:
         """A classifier on frozen features, or a net trained in a run for each draw."""
-        if part.way == "linear":
-            return self._linear(list(part.counts))
+        if part.way in ("linear", "plain"):
+            return self._linear(list(part.counts), part.way)
         return [self._trained(count, part.way) for count in part.counts]
 
-    def _linear(self, counts: list[int]) -> list[LabelEfficiency]:
+    def _linear(self, counts: list[int], way: Way) -> list[LabelEfficiency]:
         """A linear classifier with each number of labels."""
-        model = load(self.encoder, self.module, self.device)
+        model, name = load(self.encoder, self.module, self.device), NAMES[way]
         cache = FeatureCache.beside(self.encoder)
         extractor = Extractor.of(self.encoder, workers=self.config.data.workers, cache=cache)
+        if way == "plain":
+            try:
+                rows = without_encoder(model, Parts(self.train, self.test), extractor)
+            except UserError as error:
+                if self.config.ways == ("plain",):
+                    raise
+                print_rank0(f"without {PLAIN[model.input.kind]}: {error}")
+                return []
+            name, (model, extractor) = _on_plain(model.input.kind), (rows[0][0].encoder, rows[0][0].extractor)
         bank, queries = (extractor.extract(model, part) for part in (self.train, self.test))
         known, groups = self.targets[queries.index] >= 0, group_numbers(self.train)
         return label_efficiency(
-            {NAMES["linear"]: (bank.h, queries.h[known])}, self.labels[bank.index], self.targets[queries.index][known],
+            {name: (bank.h, queries.h[known])}, self.labels[bank.index], self.targets[queries.index][known],
             counts, self.config.draws, self.config.seed, groups=None if groups is None else groups[bank.index],
         )  # fmt: skip
 
@@ -250,6 +263,11 @@ class LabelsStudy(Study[LabelsPart, LabelEfficiency]):
             title=f"{self.encoder.parent.name}: how many labels do I need?", facts=facts,
             lead=self.interpretation(cells), tables=[label_table(cells, note=note)], figures=[label_figure(cells)],
         )  # fmt: skip
+
+
+def _on_plain(kind: Kind) -> str:
+    """What the way `plain` is called."""
+    return f"{NAMES['linear']} on {PLAIN[kind]}"
 
 
 def _counts(wanted: Sequence[int] | None, y: NDArray[np.int64]) -> list[int]:
@@ -316,7 +334,8 @@ def _against_control(counts: Sequence[int], rows: dict[int, list[LabelEfficiency
     """What pretraining is worth in labels; nothing where one side was not measured, or the control wins."""
     few = counts[0]
     scratch = {count: cell for count in counts for cell in rows[count] if cell.features == control}
-    others = [cell for cell in rows[few] if cell.features != control]
+    plain = {_on_plain(kind) for kind in PLAIN}
+    others = [cell for cell in rows[few] if cell.features != control and cell.features not in plain]
     if not scratch or not others:
         return []
     pretrained = max(others, key=lambda cell: cell.mean)

@@ -6,6 +6,7 @@ import dataclasses
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -23,6 +24,7 @@ from twofold.evaluation.features import Extractor
 from twofold.evaluation.parts import Parts
 from twofold.evaluation.scores import Scores, score
 from twofold.evaluation.splits import Labels
+from twofold.kinds import Kind
 
 THIRDS = 3
 """Parts by which the filterbank is read, beside whatever else it is: pooled whole it is half as strong a baseline."""
@@ -31,6 +33,8 @@ NAMES = {
     "filterbank_thirds": "filterbank alone by thirds", "untrained": "untrained encoder",
 }  # fmt: skip
 """What the rows are called for people, in the order in which they stand."""
+PLAIN: dict[Kind, str] = {"image": "raw pixels", "audio": "filterbank"}
+"""What is left where nothing is learned."""
 _MOST_KEPT = 2**27
 """Bytes of pixels up to which they are kept beside an encoder's features."""
 
@@ -72,30 +76,50 @@ def beside(
         The results by name (see `NAMES`), what is to be said of them, and the seconds they took.
     """
     begun, found, words = time.monotonic(), dict[str, Found](), list[str]()
-    for make in (_without_encoder, _untrained):
+    number = getattr(options, "parts", 1)
+
+    def plain() -> list[tuple[Row, str]]:
+        if encoder.input.kind == "image" and not hasattr(options, "preprocessing"):
+            return []
+        return without_encoder(encoder, parts, extractor, number, thirds=number == 1 and hasattr(options, "parts"))
+
+    fresh = partial(_untrained, encoder, extractor, number, seed)
+    for make, what in ((plain, PLAIN[encoder.input.kind]), (fresh, NAMES["untrained"])):
         try:
-            for row, said in make(encoder, parts, extractor, options, seed):
+            for row, said in make():
                 found[row.name] = measure(row)
                 words += [said] if said else []
         except UserError as error:
-            plain = "raw pixels" if encoder.input.kind == "image" else "filterbank"
-            what = plain if make is _without_encoder else "untrained encoder"
             words.append(f"without the {what}: {error}")
     return found, words, time.monotonic() - begun
 
 
-def _without_encoder(
-    encoder: Encoder, parts: Any, extractor: Extractor, options: Any, seed: int | None  # noqa: ARG001
-) -> list[tuple[Row, str]]:  # fmt: skip
-    """Pixels, or the filterbank; an encoder that takes another thing than images or frames has none."""
+def without_encoder(
+    encoder: Encoder, parts: Parts, extractor: Extractor, number: int = 1, thirds: bool = False
+) -> list[tuple[Row, str]]:
+    """What takes an encoder's place where nothing is learned: pixels, or the filterbank.
+
+    Args:
+        encoder: the one beside which it stands.
+        parts: of the data: pixels are of their size.
+        extractor: of the encoder's features.
+        number: parts that a recording is read by.
+        thirds: the filterbank by thirds, too.
+
+    Returns:
+        Rows, each with what is to be said of it; none for an encoder that takes another thing than images or frames.
+
+    Raises:
+        UserError: the pixels take too much memory.
+    """
     base = encoder.encoder if isinstance(encoder, EncoderWithHead) else encoder
     if isinstance(base, UtteranceEncoder):
-        alone, number = baseline_of(base), getattr(options, "parts", 1)
+        alone = baseline_of(base)
         rows = [(Row("filterbank", in_parts(alone, number), extractor), "")]
-        if number == 1 and hasattr(options, "parts"):
+        if thirds:
             rows.append((Row("filterbank_thirds", in_parts(alone, THIRDS), extractor), ""))
         return rows
-    if encoder.input.kind != "image" or not hasattr(options, "preprocessing"):
+    if encoder.input.kind != "image":
         return []
     height, width = _sides(encoder, parts, extractor)
     pixels = pixels_of(encoder.input.channels, height, width)
@@ -119,12 +143,10 @@ def _sides(encoder: Encoder, parts: Parts, extractor: Extractor) -> tuple[int, i
     return facts.median_height, facts.median_width
 
 
-def _untrained(
-    encoder: Encoder, parts: Any, extractor: Extractor, options: Any, seed: int | None  # noqa: ARG001
-) -> list[tuple[Row, str]]:  # fmt: skip
+def _untrained(encoder: Encoder, extractor: Extractor, number: int, seed: int | None) -> list[tuple[Row, str]]:
     if seed is None:
         return []
-    fresh = in_parts(untrained(encoder, seed), getattr(options, "parts", 1))
+    fresh = in_parts(untrained(encoder, seed), number)
     row = Row("untrained", fresh, dataclasses.replace(extractor, role=f"untrained {seed}"))
     return [(row, f"untrained encoder with fresh weights of seed {seed}")]
 

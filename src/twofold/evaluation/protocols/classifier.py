@@ -350,7 +350,7 @@ class ClassifierProtocol(Protocol):
         names = class_names(parts.train.classes, outcome.classes.tolist())
         self.fitted = Fitted(
             outcome.words, parts.train, extractor, as_classifier(outcome.affine), names, self.read,
-            Novelty.of(inputs.x, inputs.x_test),
+            getattr(self.config, "parts", 1), Novelty.of(inputs.x, inputs.x_test),
         )  # fmt: skip
 
     def _inputs(
