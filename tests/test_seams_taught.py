@@ -1,0 +1,212 @@
+"""What distillation was told reaches the student, its teacher, and the comparison of both."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny import images
+from torch import nn
+
+from twofold.data import ArraySource
+from twofold.encoders import EncoderConfig, build_encoder, load_classifier, load_head, read_header, save_encoder
+from twofold.evaluation.features import Extractor, Pixels
+from twofold.evaluation.label_subsets import label_positions
+from twofold.heads import Classifier, HeadConfig, ProjectionHead
+from twofold.options import merge
+from twofold.runs import distill as core
+from twofold.runs import teacher as teachers
+from twofold.runs.config import DistillConfig
+from twofold.runs.distill import distill
+from twofold.runs.teacher import TeacherSource, load_teacher
+from twofold.training.inputs import CachedTeacher, OnlineTeacher
+from twofold.training.loop import Training
+
+SMALL = {"name": "resnet10", "width": 0.125, "stem": "cifar"}
+RUN: dict[str, Any] = {
+    "epochs": 1.0, "batch": 8, "seed": 5, "data": {"workers": 0}, "training": {"device": "cpu", "precision": "fp32"},
+    "optim": {"name": "sgd", "lr": 0.25, "weight_decay": 0.03}, "encoder": SMALL,
+}  # fmt: skip
+TRAIN = ArraySource(*images(32, seed=1), name="shapes", classes=["bar", "disc"])
+TEST = ArraySource(*images(12, seed=2), name="others", classes=["bar", "disc"])
+
+
+class Built(Exception):
+    """A run is built, and not trained."""
+
+
+def teacher_file(path: Path, layer: int | None, **extra: Any) -> Path:
+    torch.manual_seed(0)
+    encoder = build_encoder(EncoderConfig.of(**SMALL), 16)
+    head = ProjectionHead(encoder.feature_dim, HeadConfig(layers=3, hidden_dim=64, out_dim=12))
+    classifier = Classifier(64, 2, "normal")
+    save_encoder(path, encoder, head, extra, classifier, layer)
+    return path
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An encoder with a head and a classifier on the head's second layer, as fine-tuning leaves it."""
+    views = {"size": 16, "resample": "tf1", "flip": 0.25}
+    path = tmp_path_factory.mktemp("teacher") / "encoder.safetensors"
+    return teacher_file(path, 2, options={"views": views}, class_names=["bar", "disc"])
+
+
+Build = Callable[..., Any]
+
+
+@pytest.fixture
+def build(teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Build:
+    """Builds distillation with more options than `RUN` has; gives the loop of each."""
+    loops: list[Any] = []
+
+    def built(self: Training[Any, Any]) -> bool:
+        loops.append(self)
+        raise Built
+
+    def loop(**more: Any) -> Any:
+        with pytest.raises(Built):
+            distill(teacher, TRAIN, tmp_path / f"run{len(loops)}", merge(RUN, more))
+        return loops[-1]
+
+    monkeypatch.setattr(Training, "fit", built)
+    return loop
+
+
+def test_every_option_of_distillation_reaches_the_student(build: Build, teacher: Path) -> None:
+    plain = build()
+    method, inputs = plain.method, plain.make_inputs
+    assert (method.temperature, method.squared_temperature, method.alpha, method.decay) == (0.1, False, None, 0.0)
+    assert method.classifier.weight.shape == (2, 64)
+    assert isinstance(inputs.teacher, OnlineTeacher)
+    assert inputs.known is None
+    told = build(temperature=0.7, squared_temperature=True, alpha=0.3, labels="6", targets="cached")
+    method, inputs = told.method, told.make_inputs
+    assert (method.temperature, method.squared_temperature, method.alpha) == (0.7, True, 0.3)
+    known = np.full(32, -1)
+    places = label_positions(TRAIN, "6", 5)
+    known[places] = np.asarray(TRAIN.labels)[places]
+    assert inputs.known.tolist() == known.tolist()
+    assert isinstance(inputs.teacher, CachedTeacher)
+    net = load_teacher(teacher)
+    torch.testing.assert_close(inputs.teacher.logits, torch.from_numpy(Extractor(16).extract(net, TRAIN).h))
+    assert (build(alpha=0.3).make_inputs.known.numpy() == np.asarray(TRAIN.labels)).all()
+    assert build(encoder={"width": 0.25}).method.temperature == 1.0
+    assert build(optim={"name": "lars"}).method.decay == 0.03
+    kernels = [loop.method.encoder.conv1.weight for loop in (plain, told, build(seed=6))]
+    assert torch.equal(*kernels[:2])
+    assert not torch.equal(*kernels[1:])
+
+
+def test_a_run_is_compared_and_written_down_as_it_was_told(
+    teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, real = list[Any](), teachers.compare
+    monkeypatch.setattr(core, "compare", lambda *given: asked.append(given) or real(*given))
+    options = merge(RUN, {"views": {"resample": "antialias"}, "micro_batch": 4, "encoder": {"width": 0.25}})
+    result = distill(teacher, TRAIN, tmp_path / "run", options, test=TEST)
+    (((net, theirs), (student, ours), source, use_labels),) = asked
+    assert (theirs.size, theirs.resample, ours.size, ours.resample, use_labels) == (16, "tf1", 16, "tf1", True)
+    assert source is TEST
+    assert (net.encoder.feature_dim, student.encoder.feature_dim) == (64, 128)
+    assert (result.complete, result.steps, result.stopped_by, result.kind) == (True, 5, None, "image")
+    assert result.test == core.labels_fingerprint(TEST)
+    assert result.digest == core.digest(core.tensor_digests(net))
+    assert result.scored_on == "others"
+    assert result.comparison is not None
+    assert result.comparison.teacher_parameters < result.comparison.student_parameters
+    header = read_header(tmp_path / "run" / "encoder.safetensors")
+    assert header["classifier"] == {"in_dim": 128, "classes": 2, "layer": 0}
+    extra = header["extra"]
+    assert (extra["steps"], extra["of"], extra["class_names"]) == (5, 5, ["bar", "disc"])
+    again = distill(teacher, TRAIN, tmp_path / "run", options, test=TRAIN)
+    assert (again.scored_on, again.test) == ("shapes", core.labels_fingerprint(TRAIN))
+    (net, _), (student, _), source, _ = asked[-1]
+    assert (net.encoder.feature_dim, student.encoder.feature_dim) == (64, 128)
+    plain = distill(teacher, TRAIN, tmp_path / "plain", merge(options, {"unlabelled": True}))
+    assert plain.scored_on == "shapes, the images of training themselves"
+    assert asked[-1][3] is False
+    assert plain.comparison is not None
+    assert plain.comparison.teacher_top1 is None
+    assert read_header(tmp_path / "plain" / "encoder.safetensors")["extra"]["class_names"] == ["bar", "disc"]
+
+
+def test_who_learned_from_whom_is_told(teacher: Path) -> None:
+    config = DistillConfig(
+        epochs=3.0, batch=24, seed=7, temperature=0.4, squared_temperature=True, alpha=0.3, labels="4/class",
+        teacher_labels="20", targets="cached",
+    )  # fmt: skip
+    config = dataclasses.replace(config, optim=dataclasses.replace(config.optim, name="sgd", lr=0.5))
+    student = build_encoder(EncoderConfig.of(**SMALL), 16)
+    text = core._text(config, TeacherSource(teacher), student, TRAIN)
+    for words in (
+        "classifier fitted on 20 labels; student ",
+        "0.3 of cross entropy with the teacher's probabilities at temperature 0.4 times temperature^2, "
+        "and 0.7 of that with 4/class labels; ",
+        "targets cached; 3 epochs of batches of 24, sgd, lr 0.5; seed 7",
+    ):
+        assert words in text
+    alone = dataclasses.replace(config, alpha=None, labels=None, teacher_labels=None, squared_temperature=False)
+    text = core._text(alone, TeacherSource(teacher), student, TRAIN)
+    assert "; cross entropy with the teacher's probabilities at temperature 0.4; targets" in text
+    assert "fitted" not in text
+
+
+def test_a_teacher_is_read_as_its_file_or_else_the_run_says(teacher: Path, tmp_path: Path) -> None:
+    views = dataclasses.replace(DistillConfig().views, size=24, resample="tf2")
+    config = dataclasses.replace(DistillConfig(), views=views)
+    header = read_header(teacher)
+    assert TeacherSource(teacher).extractor(config) == Extractor(size=16, resample="tf1", pixels=Pixels.of(header))
+    bare = teacher_file(tmp_path / "bare.safetensors", None)
+    found = TeacherSource(bare).extractor(config)
+    assert (found.size, found.resample, found.pixels) == (24, "tf2", Pixels.of(read_header(bare)))
+    assert TeacherSource(teacher).class_names(config) == ["bar", "disc"]
+    fitted = dataclasses.replace(config, teacher_labels="all")
+    assert TeacherSource(teacher, TEST).class_names(fitted) == ["bar", "disc"]
+    assert TeacherSource(teacher).class_names(fitted) is None
+    x = torch.rand(4, 3, 16, 16)
+    with torch.no_grad():
+        classifier, stored = load_classifier(bare) or (None, None)
+        assert classifier is not None
+        assert stored is None
+        head = load_head(bare)
+        assert head is not None
+        h = core.build_encoder(EncoderConfig.of(**SMALL), 16).eval()(x)
+        for layer in (0, 1):
+            net = TeacherSource(bare).load(dataclasses.replace(config, classifier_layer=layer), 3, torch.device("cpu"))
+            h = net.encoder(x)  # type: ignore[operator]
+            below = h if layer == 0 else head.eval().layers[0](h)
+            torch.testing.assert_close(net(x), classifier(below))
+    assert load_teacher(teacher).layer == 2
+
+
+class Flat(nn.Module):
+    """Two features of an image of one channel and 16 x 16 pixels, and of no other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(256, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.linear(x.flatten(1))  # type: ignore[no-any-return]
+
+
+def test_a_teacher_s_classifier_is_fitted_with_the_seed_and_labels_of_the_run(
+    teacher: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, real = list[Any](), teachers.fit_few
+    monkeypatch.setattr(teachers, "fit_few", lambda *given: asked.append(given) or real(*given))
+    config = DistillConfig(teacher_labels="6/class", seed=7)
+    config = dataclasses.replace(config, views=dataclasses.replace(config.views, size=16))
+    TeacherSource(teacher, TRAIN).load(config, 3, torch.device("cpu"))
+    x, y, seed, draw, _, groups = asked[0]
+    assert (len(x), y.tolist(), seed, draw, groups) == (
+        12, np.asarray(TRAIN.labels)[label_positions(TRAIN, "6/class", 7)].tolist(), 7, 0, None,
+    )  # fmt: skip
+    gray = TeacherSource(Flat()).load(dataclasses.replace(config, teacher_labels=None), 1, torch.device("cpu"))
+    assert (gray.input.channels, gray.input.size, gray.feature_dim) == (1, 16, 2)
