@@ -16,6 +16,7 @@ from twofold.data import Loader
 from twofold.errors import Stopped
 from twofold.training import loop as loops
 from twofold.training.best import Best
+from twofold.training.checkpoint import checkpoints
 from twofold.training.health import Contrast, Health
 from twofold.training.loop import Training
 from twofold.training.metrics import MetricsFile
@@ -141,6 +142,10 @@ def test_rows_are_judged_by_what_the_method_contrasts(tmp_path: Path) -> None:
     loop.step = 3
     loop.clock.marks = 11
     assert (loop.pulse(3).marks, loop.pulse(3).step, loop.pulse(3).long, loop.pulse(2).long) == (11, 3, True, False)
+    loop.best.step = 3
+    for loop.step in (3, 4, 5, 6):  # of which the last two are kept, and the best
+        loop.save()
+    assert [path.name for path in checkpoints(tmp_path / "images")] == [f"step-{k:09d}.pt" for k in (3, 5, 6)]
     folder = speech_folder(tmp_path / "clips", 2, 8)
     method = {"contrastive_weight": 0.0, "temperature": 0.3}
     loop, report = begin(folder, tmp_path / "sounds", 1, **{**SOUNDS, "method": method})

@@ -93,6 +93,10 @@ def test_every_option_of_distillation_reaches_the_student(build: Build, teacher:
     known[places] = np.asarray(TRAIN.labels)[places]
     assert inputs.known.tolist() == known.tolist()
     assert isinstance(inputs.teacher, CachedTeacher)
+    batch = next(iter(told.loader.iterate(0, 1)))
+    given = inputs(batch)
+    assert given.labels.tolist() == known[batch.index.numpy()].tolist()
+    assert torch.equal(given.teacher_logits, inputs.teacher.logits[batch.index])
     net = load_teacher(teacher)
     torch.testing.assert_close(inputs.teacher.logits, torch.from_numpy(Extractor(16).extract(net, TRAIN).h))
     assert (build(alpha=0.3).make_inputs.known.numpy() == np.asarray(TRAIN.labels)).all()

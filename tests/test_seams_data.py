@@ -1,0 +1,198 @@
+"""Orders and loaders by their formulas: the seed, epoch, step and rank of each draw, and what a run tells them."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from sound_files import RATE, speech_folder, tone, write
+from twofold.data import ArraySource, AudioLoader, DataConfig, LengthOrder, Loader, Order, open_source
+from twofold.data.batches import audio as audio_batches
+from twofold.data.batches import loader as image_batches
+from twofold.data.batches import order as orders
+from twofold.data.batches.balanced import BalancedDraws
+from twofold.errors import UserError
+from twofold.randomness import Key, permutation, permuted, uniforms
+from twofold.runs import inputs
+from twofold.views import ImageViews, ViewsConfig
+from twofold.views.audio.views import NOISE_SAMPLES, WavesConfig, WaveViews
+
+SEED, N, BATCH = 7, 10, 4
+LABELS = np.array([0, 1, 1, 2, 0, 1, 2, 2, 2, -1])
+
+
+def test_an_order_of_images_is_its_formula(monkeypatch: pytest.MonkeyPatch) -> None:
+    straddle, drop = Order(N, BATCH, SEED), Order(N, BATCH, SEED, "drop")
+    drawn = Order(N, BATCH, SEED, drawn=BalancedDraws(LABELS, SEED))
+    for step in range(6):
+        places = np.arange(step * BATCH, (step + 1) * BATCH)
+        expected = [permutation(SEED, "order", p // N, N)[p % N] for p in places.tolist()]
+        assert straddle.indices(step).tolist() == expected
+        epoch, place = divmod(step, 2)
+        expected = permutation(SEED, "order", epoch, N)[place * BATCH : (place + 1) * BATCH].tolist()
+        assert drop.indices(step).tolist() == expected
+        assert (drawn.indices(step) == BalancedDraws(LABELS, SEED).entries(step * BATCH, (step + 1) * BATCH)).all()
+    monkeypatch.setattr(orders, "LONG", N - 1)
+    assert (drop.indices(3) == permuted(SEED, "order", 1, N, np.arange(4, 8))).all()
+    with pytest.raises(UserError, match=r"--epochs 1e\+16 of 2\.5 steps"):
+        straddle.steps(1e16)
+
+
+def test_a_balanced_order_is_its_formula() -> None:
+    draws = BalancedDraws(LABELS, SEED).entries(0, 18)  # six rounds of three classes, of two, three and four examples
+    for number in range(6):
+        for slot, kind in enumerate(permutation(SEED, "order/classes", number, 3).tolist()):
+            members = np.flatnonzero(LABELS == kind)
+            lap, turn = divmod(number, len(members))
+            expected = members[permutation(SEED, f"order/class {kind}", lap, len(members))[turn]]
+            assert draws[3 * number + slot] == expected
+
+
+def test_an_order_of_recordings_is_its_formula() -> None:
+    """Of recordings of one length, where sorting by it changes nothing."""
+    none, count = np.zeros(N, dtype=np.int64), N // BATCH
+    speakers, drawn = np.arange(N) % 3 - 1, BalancedDraws(LABELS, SEED)
+    plain, spoken = LengthOrder(none, BATCH, SEED), LengthOrder(none, BATCH, SEED, speakers=speakers)
+    balanced = LengthOrder(none, BATCH, SEED, drawn=drawn)
+    for epoch in range(3):
+        order = permutation(SEED, "order", epoch, N)
+        turn = permutation(SEED, "order of batches", epoch, count)
+        by_speaker = [order[speakers[order] == s - 1] for s in permutation(SEED, "speakers", epoch, 3).tolist()]
+        parts = order, np.concatenate(by_speaker), drawn.entries(epoch * N, (epoch + 1) * N)
+        for kind, rows in zip((plain, spoken, balanced), parts, strict=True):
+            expected = rows[: count * BATCH].reshape(count, BATCH)[turn]
+            assert np.array_equal([kind.indices(epoch * count + place) for place in range(count)], expected)
+    with pytest.raises(UserError, match=r"--epochs 1e\+16 of 2 steps"):
+        plain.steps(1e16)
+
+
+def test_recordings_of_one_group_are_kept_apart_from_the_shortest_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, real = list[Any](), LengthOrder._distinct
+    monkeypatch.setattr(LengthOrder, "_distinct", lambda self, *given: asked.append(given) or real(self, *given))
+    lengths, groups = np.arange(N)[::-1].copy(), np.array([0, 0, 1, 1, 2, 2, 3, -1, -1, -1])
+    order = LengthOrder(lengths, BATCH, SEED, groups)
+    for step in range(4):
+        alike = [group for group in groups[order.indices(step)].tolist() if group >= 0]
+        assert len(alike) == len(set(alike))
+    by_length, drawn, count, own = asked[1]  # of the second epoch
+    whole = permutation(SEED, "order", 1, N)
+    assert by_length.tolist() == sorted(whole[: 2 * BATCH].tolist(), key=lambda i: lengths[i])
+    assert (drawn.tolist(), count, own.tolist()) == (whole.tolist(), 2, [0, 0, 1, 1, 2, 2, 3, 11, 12, 13])
+    with pytest.raises(UserError, match="have 2 different values, fewer than --batch 4"):
+        LengthOrder(lengths, BATCH, SEED, np.arange(N) % 2)
+
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (N, 12, 10, 3), dtype=np.uint8)
+VIEWS = ImageViews(ViewsConfig(size=8))
+
+
+def test_a_batch_of_images_in_memory_is_its_formula() -> None:
+    source, order = ArraySource(IMAGES, np.maximum(LABELS, 0)), Order(N, BATCH, SEED)
+    with Loader(source, VIEWS, order, SEED, 1, 2) as loader:
+        (batch,) = loader.iterate(3, 4)
+    index = order.indices(3)[2:]
+    assert (batch.step, batch.rows.tolist(), batch.index.tolist()) == (3, [2, 3], index.tolist())
+    assert torch.equal(batch.examples, source.images[torch.from_numpy(index)])
+    for drawn, expected in zip(batch.draws, VIEWS.draw(Key(SEED, 3), np.array([2, 3]), 12, 10), strict=True):
+        assert torch.equal(drawn.box, expected.box)
+
+
+@pytest.mark.parametrize(("world", "expected"), [(1, 8), (2, 4), (4, 4)])
+def test_workers_are_shared_by_the_processes_of_a_machine(
+    world: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (image_batches, audio_batches):
+        monkeypatch.setattr(module, "usable_cores", lambda: 8)
+        monkeypatch.setattr(module, "local_world_size", lambda: 2)
+    source, order = ArraySource(IMAGES), Order(N, BATCH, SEED)
+    loader = Loader(source, VIEWS, order, SEED, 0, world)
+    assert (loader.workers, loader._pin) == (expected, False)
+    told = Loader(source, VIEWS, order, SEED, world - 1, world, config=DataConfig(workers=3), pin_memory=True)
+    assert (told.workers, told._pin) == (3, True)
+    assert told.rows.tolist() == [*range(BATCH - BATCH // world, BATCH)]
+    assert Loader(source, VIEWS, order, SEED, workers=5, config=DataConfig(workers=3)).workers == 5
+    views, lengths = SimpleNamespace(), LengthOrder(np.ones(N, dtype=np.int64), BATCH, SEED)
+    sounds: Any = ArraySource(IMAGES)
+    threads = AudioLoader(sounds, views, lengths, SEED, world - 1, world)  # type: ignore[arg-type]
+    assert (threads._threads, threads._pin, threads.rows.tolist()) == (expected, False, told.rows.tolist())
+    threads = AudioLoader(sounds, views, lengths, SEED, workers=3, pin_memory=True)  # type: ignore[arg-type]
+    assert (threads._threads, threads._pin) == (3, True)
+
+
+def test_a_batch_of_recordings_is_its_formula(tmp_path: Path) -> None:
+    source = open_source(speech_folder(tmp_path / "clips", 2, 4), DataConfig()).at_rate(RATE)
+    views, order = WaveViews(WavesConfig(), RATE), LengthOrder(source.lengths(), BATCH, SEED)
+    read = source.read
+    places = dict[int, float]()
+    source.read = lambda index, place=0.0: places.update({index: place}) or read(index, place)
+    with AudioLoader(source, views, order, SEED, 1, 2, workers=1) as loader:
+        batches = list(loader.iterate(2, 4))
+    assert [batch.step for batch in batches] == [2, 3]
+    batch = batches[1]
+    assert (batch.rows.tolist(), batch.index.tolist()) == ([2, 3], order.indices(3)[2:].tolist())
+    expected = uniforms(Key(SEED, 3), "place", [2, 3], 1)[:, 0].tolist()
+    assert [places[index] for index in batch.index.tolist()] == expected
+    drawn = views.draw(Key(SEED, 3), [2, 3], batch.examples.lengths.numpy())
+    assert torch.equal(batch.draws[1].later, drawn[1].later)
+
+
+def options(**more: Any) -> Any:
+    """Of a run, as `read_images` and `read_audio` ask for them."""
+    waves = dataclasses.replace(WavesConfig(), **more.pop("waves", {}))
+    base = {"batch": BATCH, "seed": SEED, "data": DataConfig(workers=3), "views": ViewsConfig(size=8), "waves": waves}
+    return SimpleNamespace(**base | more)
+
+
+@pytest.fixture
+def second_of_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inputs, "rank", lambda: 1)
+    monkeypatch.setattr(inputs, "world_size", lambda: 2)
+
+
+@pytest.mark.usefixtures("second_of_two")
+def test_images_are_read_as_a_run_was_told() -> None:
+    source, drawn = ArraySource(IMAGES), BalancedDraws(LABELS, SEED)
+    data = DataConfig(workers=3, last_batch="drop", cache="off")
+    reading = inputs.read_images(options(data=data), source, True, drawn)
+    loader: Any = reading.loader
+    order: Any = reading.order
+    assert (order.n, order.batch, order.seed, order.rule, order._drawn) == (N, BATCH, SEED, "drop", drawn)
+    assert (loader.seed, loader.rows.tolist(), loader._pin, loader._config) == (SEED, [2, 3], True, data)
+    assert (loader.order, loader.views, loader.source) == (order, reading.views, source)
+    plain: Any = inputs.read_images(options(), source)
+    assert (plain.order.rule, plain.order._drawn, plain.loader._pin) == ("straddle", None, False)
+
+
+@pytest.mark.usefixtures("second_of_two")
+def test_recordings_are_read_as_a_run_was_told(tmp_path: Path) -> None:
+    source = open_source(speech_folder(tmp_path / "clips", 5, 2), DataConfig()).at_rate(RATE)
+    for name, seconds in (("noises", 40.0), ("responses", 0.1)):
+        write(tmp_path / name / "0.wav", tone(seconds=seconds))
+    waves = {"noises": str(tmp_path / "noises"), "responses": str(tmp_path / "responses")}
+    drawn = BalancedDraws(np.asarray(source.labels), SEED)
+    audio = dataclasses.replace(DataConfig().audio, distinct="label")
+    data = DataConfig(workers=3, audio=audio)
+    reading = inputs.read_audio(options(waves=waves, data=data), source, 4, True, drawn)
+    loader: Any = reading.loader
+    order: Any = reading.order
+    views: Any = reading.views
+    assert (order.n, order.batch, order.seed, order._drawn, order._speakers) == (10, BATCH, SEED, drawn, None)
+    assert (order._groups == source.labels).all()
+    assert (loader.seed, loader.rows.tolist(), loader._threads, loader._pin) == (SEED, [2, 3], 3, True)
+    assert (views.span, views.sample_rate, len(views.noises), len(views.responses)) == (4, RATE, 1, 1)
+    assert views.noises.shape[1] == NOISE_SAMPLES
+    for option in ("noises", "responses"):
+        (tmp_path / "none").mkdir(exist_ok=True)
+        with pytest.raises(UserError, match=f"--waves.{option}: no recordings found"):
+            inputs.read_audio(options(waves={option: str(tmp_path / "none")}), source)
+    source.recordings = [dataclasses.replace(r, speaker=f"{i % 3}") for i, r in enumerate(source.recordings)]
+    told = dataclasses.replace(DataConfig().audio, one_speaker=True)
+    spoken: Any = inputs.read_audio(options(data=DataConfig(audio=told)), source).order
+    assert spoken._speakers.tolist() == [i % 3 for i in range(10)]
+    assert spoken._groups is None
