@@ -48,7 +48,7 @@ def test_a_balanced_order_is_its_formula() -> None:
     draws = BalancedDraws(LABELS, SEED).entries(0, 18)  # six rounds of three classes, of two, three and four examples
     for number in range(6):
         for slot, kind in enumerate(permutation(SEED, "order/classes", number, 3).tolist()):
-            members = np.flatnonzero(LABELS == kind)
+            members = np.flatnonzero(kind == LABELS)
             lap, turn = divmod(number, len(members))
             expected = members[permutation(SEED, f"order/class {kind}", lap, len(members))[turn]]
             assert draws[3 * number + slot] == expected
