@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from asked import Asked
 from sound_files import RATE, speech_folder, tone, write
 from twofold.data import ArraySource, AudioLoader, DataConfig, LengthOrder, Loader, Order, open_source
 from twofold.data.batches import audio as audio_batches
@@ -170,9 +171,11 @@ def test_images_are_read_as_a_run_was_told() -> None:
 
 
 @pytest.mark.usefixtures("second_of_two")
-def test_recordings_are_read_as_a_run_was_told(tmp_path: Path) -> None:
+def test_recordings_are_read_as_a_run_was_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = Asked(monkeypatch)
+    asked.of(inputs, "read_folder", "rate", "option", "most")
     source = open_source(speech_folder(tmp_path / "clips", 5, 2), DataConfig()).at_rate(RATE)
-    for name, seconds in (("noises", 40.0), ("responses", 0.1)):
+    for name, seconds in (("noises", 0.4), ("responses", 0.1)):
         write(tmp_path / name / "0.wav", tone(seconds=seconds))
     waves = {"noises": str(tmp_path / "noises"), "responses": str(tmp_path / "responses")}
     drawn = BalancedDraws(np.asarray(source.labels), SEED)
@@ -186,7 +189,7 @@ def test_recordings_are_read_as_a_run_was_told(tmp_path: Path) -> None:
     assert (order._groups == source.labels).all()
     assert (loader.seed, loader.rows.tolist(), loader._threads, loader._pin) == (SEED, [2, 3], 3, True)
     assert (views.span, views.sample_rate, len(views.noises), len(views.responses)) == (4, RATE, 1, 1)
-    assert views.noises.shape[1] == NOISE_SAMPLES
+    assert asked["read_folder"] == [(RATE, "--waves.noises", NOISE_SAMPLES), (RATE, "--waves.responses", None)]
     for option in ("noises", "responses"):
         (tmp_path / "none").mkdir(exist_ok=True)
         with pytest.raises(UserError, match=f"--waves.{option}: no recordings found"):
