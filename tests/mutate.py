@@ -75,7 +75,7 @@ def main() -> int:
         compileall.compile_dir(PACKAGE, quiet=2)  # each copy has it, then
     before, survivors, count = known(options.kept), list[str](), 0
     sets: dict[tuple[str, ...], Tests] = {}
-    noticed = Counter(row["test"] for row in before.values() if row.get("test"))
+    noticed = Counter((row["name"].split(":")[0], row["test"]) for row in before.values() if row.get("test"))
     for file in files(paths):
         text, near = (PACKAGE / file).read_text(), tuple(options.tests or nearest(file))
         found = [seam for seam in sites(file) if options.only in seam.name]
@@ -92,7 +92,7 @@ def main() -> int:
             sets[near] = Tests(near, options.seconds, options.quick, options.budget, lines)
         for number, seam in enumerate(todo, 1):
             outcome, test = sets[near].judge(seam, noticed)
-            noticed[test] += 1
+            noticed[file, test] += 1
             row = {"key": key(seam, text), "outcome": outcome, "name": seam.name, "test": test}
             with options.kept.open("a") as rows:
                 rows.write(json.dumps(row) + "\n")

@@ -36,6 +36,8 @@ from seams import PACKAGE, Seam, files
 NOTICED, SURVIVED, TOO_LONG = "noticed", "survived", "too long"
 _STARTERS = (subprocess.__file__, multiprocessing.process.__file__)
 _STARTS = "starts a process"
+_GENERAL = "/test_seams"
+"""What the names of the tests that were written for seams have in common."""
 
 
 class Lines:
@@ -292,10 +294,11 @@ class Tests:
             self.ask(environment, lines=str(notes), under=str(path), seconds=self.quick or 600)
             return dict[str, dict[str, Any]](json.loads(notes.read_text()))
 
-    def chosen(self, seam: Seam, noticed: Counter[str]) -> list[str]:
+    def chosen(self, seam: Seam, noticed: Counter[tuple[str, str]]) -> list[str]:
         """Tests that run the error's lines, within the budget; where none does, what the whole file or a process runs.
 
-        Those that noticed others go first, then the files of quick tests, each file whole: its tests may share what
+        Those that were written for seams go first, whatever the budget; then those that noticed others of the file, then
+        the files of quick tests, each file whole: its tests may share what
         takes long to make.
         """
         text = (PACKAGE / seam.file).read_text()
@@ -309,17 +312,17 @@ class Tests:
             took.setdefault(test.split("::")[0], []).append(self.tests[test]["took"])
         mean = {file: sum(seconds) / len(seconds) for file, seconds in took.items()}
         rank = {
-            t: (-noticed[t] / (self.tests[t]["took"] + 0.05), "test_seams" not in t, mean[t.split("::")[0]])
+            t: (_GENERAL not in t, -noticed[seam.file, t] / (self.tests[t]["took"] + 0.05), mean[t.split("::")[0]])
             for t in run or wide
         }
         chosen, spent = list[str](), 0.0
         for test in sorted(self.tests.keys() & rank.keys(), key=lambda test: (rank[test], test)):
-            spent += self.tests[test]["took"]
+            spent += 0 if _GENERAL in test else self.tests[test]["took"]
             if not self.budget or spent <= self.budget or not chosen:
                 chosen.append(test)
         return chosen
 
-    def judge(self, seam: Seam, noticed: Counter[str]) -> tuple[str, str]:
+    def judge(self, seam: Seam, noticed: Counter[tuple[str, str]]) -> tuple[str, str]:
         """Make one error: what came of it, and the test that said so."""
         tests = self.chosen(seam, noticed)
         if not tests:
