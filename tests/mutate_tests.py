@@ -297,9 +297,8 @@ class Tests:
     def chosen(self, seam: Seam, noticed: Counter[tuple[str, str]]) -> list[str]:
         """Tests that run the error's lines, within the budget; where none does, what the whole file or a process runs.
 
-        Those that were written for seams go first, whatever the budget; then those that noticed others of the file, then
-        the files of quick tests, each file whole: its tests may share what
-        takes long to make.
+        Those that were written for seams go first, whatever the budget; then those that noticed others of the file;
+        then the files of quick tests, each file whole: its tests may share what takes long to make.
         """
         text = (PACKAGE / seam.file).read_text()
         first, last = (text.count("\n", 0, at) + 1 for at in (seam.start, seam.end))

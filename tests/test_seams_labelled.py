@@ -13,6 +13,7 @@ import pytest
 import torch
 from tiny import images
 
+from asked import Asked
 from twofold.data import ArraySource
 from twofold.encoders import (
     EncoderConfig,
@@ -195,7 +196,11 @@ def test_a_run_is_scored_and_written_down_as_it_was_told(
     np.testing.assert_allclose(scores, own, rtol=1e-5, atol=1e-6)
     assert result.scores == core.score(own, np.arange(2), np.asarray(TEST.labels)).named(["bar", "disc"])
     other = ArraySource(*images(10, seed=9), name="thirds", classes=["bar", "disc"])
-    anew = finetune(base, TRAIN, other, run, changed(RUN, told | {"class_weights": (1.0, 3.0), "micro_batch": 4}))
+    same = Asked(monkeypatch)
+    same.of(core, "check_same_data")
+    told |= {"class_weights": (1.0, 3.0), "micro_batch": 4, "training__changed_data": "allow"}
+    anew = finetune(base, TRAIN, other, run, changed(RUN, told))
+    assert [given[2] for given in same["check_same_data"]] == ["allow"]
     assert (anew.test, anew.steps) == (core.labels_fingerprint(other), 3)
     assert anew.scores is not None
     assert anew.scores.count == 10

@@ -24,6 +24,7 @@ from twofold.evaluation.monitors import LabelMonitor
 from twofold.options import plain
 from twofold.randomness import permutation
 from twofold.runs import pretrain as core
+from twofold.runs.minutes import Rate
 from twofold.runs.pretrain import pretrain
 from twofold.training.loop import Training
 
@@ -110,7 +111,11 @@ def test_a_run_from_other_weights_says_which(asked: Asked, tmp_path: Path, monke
     assert told == [(3, False)]
     for path in (tmp_path / "run" / "checkpoints").iterdir():
         path.unlink()
-    config = core.RunDirectory(tmp_path / "run").read(core.RunConfig)[0]
+    config, facts = (
+        core.RunDirectory(tmp_path / "run").read(core.RunConfig)[0],
+        core.RunDirectory(tmp_path / "run").facts(),
+    )
+    assert facts["start"]["from"] == str(tmp_path / "base")
     pretrain(IMAGES, tmp_path / "run", changed(**start), resume=True)
     assert starts["read_start"] == [(str(tmp_path / "base"), None, plain(config.encoder))]
     for path in (tmp_path / "run" / "checkpoints").iterdir():
@@ -118,6 +123,53 @@ def test_a_run_from_other_weights_says_which(asked: Asked, tmp_path: Path, monke
     weights.replace(tmp_path / "base" / "encoder.safetensors")
     with pytest.raises(UserError, match=f"--start_from {tmp_path / 'base'} holds other weights"):
         pretrain(IMAGES, tmp_path / "run", changed(**start), resume=True)
+
+
+def test_a_run_that_is_resumed_before_its_first_checkpoint_reads_its_weights_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(core, "from_start", lambda options: (None, dict(options)))
+    options = changed(start_from="base.pt", start_prefix="net.", epochs=1.0)
+    pretrain(IMAGES, tmp_path / "run", options)
+    for path in (tmp_path / "run" / "checkpoints").iterdir():
+        path.unlink()
+    asked, told = Asked(monkeypatch), list[Any]()
+    asked.of(core, "check_same_data")
+    monkeypatch.setattr(core, "read_start", lambda *given: told.append(given))
+    monkeypatch.setattr(Training, "fit", lambda _: True)
+    pretrain(IMAGES, tmp_path / "run", changed(options, training__changed_data="allow"), resume=True)
+    assert [given[:2] for given in told] == [("base.pt", "net.")]
+    assert [given[2] for given in asked["check_same_data"]] == ["allow"]
+
+
+@pytest.mark.parametrize(("monitor", "share"), [({"every": 1}, core.LOOKING_SHARE), ({"every": 1, "samples": 9}, 1.0)])
+def test_the_epochs_of_a_budget_are_chosen_for_the_run_as_it_was_told(
+    monitor: dict[str, int], share: float, built: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, options = Asked(monkeypatch), changed(monitor=monitor, micro_batch=4)
+    del options["epochs"]
+    asked.of(core, "epochs_within", "minutes", "steps_per_epoch", "monitor_every", "looking_share")
+    asked.of(core, "or_advise", "micro_batch")
+    monkeypatch.setattr(core, "measure_rate", lambda *_: Rate(0.1, 0.0, 2.0, 10))
+    with pytest.raises(Built):
+        pretrain((IMAGES, LABELS), tmp_path / "run", options, minutes=3.0)
+    assert asked["epochs_within"] == [(3.0, 5.0, 1, share)]
+    assert asked["or_advise"] == [4]
+    assert len(built) == 1
+
+
+def test_a_run_that_was_stopped_and_one_that_was_extended(
+    asked: Asked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Training.agree
+    monkeypatch.setattr(Training, "agree", lambda self, number: 7 * (self.step == 7) or real(self, number))
+    done = pretrain(IMAGES, tmp_path / "run", changed())
+    assert (done.complete, done.step, done.steps, done.seen, done.stopped_by) == (False, 7, 21, 56, 7)
+    monkeypatch.setattr(Training, "agree", real)
+    pretrain(IMAGES, tmp_path / "run", changed(), resume=True)
+    more = pretrain(IMAGES, tmp_path / "run", changed(), extend=1.0)
+    assert (more.step, more.steps) == (26, 26)
+    assert asked["build_training"] == [(1, ()), (1, ()), (1, (1.0,))]
 
 
 def test_the_monitors_look_at_what_the_run_was_told(asked: Asked, built: list[Any], tmp_path: Path) -> None:

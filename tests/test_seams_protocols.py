@@ -113,7 +113,8 @@ def test_parts_as_given_are_used_as_given() -> None:
     used = {name: (part.name, part.images, part.skipped, part.unlabelled, part.fingerprint, part.kept)
             for name, part in (("train", found.train), ("test", found.test), ("choice", found.validation))}  # fmt: skip
     assert used == {
-        "train": ("pictures", 33, 0, 3, TRAIN.fingerprint(), False), "test": ("test", 14, 0, 1, TEST.fingerprint(), False),
+        "train": ("pictures", 33, 0, 3, TRAIN.fingerprint(), False),
+        "test": ("test", 14, 0, 1, TEST.fingerprint(), False),
         "choice": ("choice", 10, 0, 2, CHOICE.fingerprint(), False),
     }  # fmt: skip
     expected = beside.majority(inputs.y, inputs.y_test).named(CLASSES)

@@ -13,6 +13,7 @@ import torch
 from tiny import images
 from torch import nn
 
+from asked import Asked
 from twofold.data import ArraySource
 from twofold.encoders import EncoderConfig, build_encoder, load_classifier, load_head, read_header, save_encoder
 from twofold.evaluation.features import Extractor, Pixels
@@ -128,7 +129,10 @@ def test_a_run_is_compared_and_written_down_as_it_was_told(
     assert header["classifier"] == {"in_dim": 128, "classes": 2, "layer": 0}
     extra = header["extra"]
     assert (extra["steps"], extra["of"], extra["class_names"]) == (5, 5, ["bar", "disc"])
-    again = distill(teacher, TRAIN, tmp_path / "run", options, test=TRAIN)
+    same = Asked(monkeypatch)
+    same.of(core, "check_same_data")
+    again = distill(teacher, TRAIN, tmp_path / "run", merge(options, {"training.changed_data": "allow"}), test=TRAIN)
+    assert [given[2] for given in same["check_same_data"]] == ["allow"]
     assert (again.scored_on, again.test) == ("shapes", core.labels_fingerprint(TRAIN))
     (net, _), (student, _), source, _ = asked[-1]
     assert (net.encoder.feature_dim, student.encoder.feature_dim) == (64, 128)
