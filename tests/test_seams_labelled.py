@@ -43,7 +43,10 @@ RUN: dict[str, Any] = {
     "optim": {"name": "sgd", "lr": 0.25, "weight_decay": 0.03},
 }  # fmt: skip
 TRAIN = ArraySource(*images(32, seed=1), name="shapes", classes=["bar", "disc"])
-TEST = ArraySource(*images(12, seed=2), name="others", classes=["bar", "disc"])
+# Nine bars and three discs, the classes in another order than in training.
+_UNEVEN = np.array([*range(0, 18, 2), 1, 9, 17])
+_PIXELS, _KINDS = (part[_UNEVEN] for part in images(18, seed=2))
+TEST = ArraySource(_PIXELS, 1 - _KINDS, name="others", classes=["disc", "bar"])
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +118,9 @@ def test_every_option_of_a_classifier_s_run_reaches_it(build: Build, base: Path)
     assert lars.method.decay == 0.2
 
 
-def test_what_is_kept_of_the_net_is_what_was_asked_for(build: Build, base: Path) -> None:
+def test_what_is_kept_of_the_net_is_what_was_asked_for(
+    build: Build, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     frozen = build(freeze="encoder", optim={"name": "sgd"})
     assert frozen.method.freeze == "encoder"
     assert len(frozen.method._resting) == 2
@@ -126,9 +131,12 @@ def test_what_is_kept_of_the_net_is_what_was_asked_for(build: Build, base: Path)
     names = {name.split(".")[0] for name, p in part.method.encoder.named_parameters() if not p.requires_grad}
     assert names
     assert part.method._resting
+    asked = Asked(monkeypatch)
+    asked.of(core, "source_for", "seed", "fit")
     fresh, again = (build(from_scratch=True, seed=seed, optim={"name": "sgd"}) for seed in (5, 6))
     assert fresh.optimizer.param_groups[0]["lr"] == pytest.approx(0.3 * 8 / 256)
     assert fresh.method.head.config == load_head(base).config  # type: ignore[union-attr]
+    assert asked["source_for"] == [(5, True), (6, True)]
     kernels = [x.method.encoder.conv1.weight for x in (fresh, again)]
     assert not torch.equal(*kernels)
     assert all(not torch.equal(kernel, load_encoder(base).conv1.weight) for kernel in kernels)  # type: ignore[arg-type]
@@ -146,7 +154,7 @@ def test_the_labels_of_a_run_are_those_that_were_asked_for(build: Build) -> None
 def several(source: ArraySource) -> ArraySource:
     """The same with a column a class."""
     many = np.eye(2, dtype=np.int64)[np.asarray(source.labels)]
-    return ArraySource(source.images, many, name=source.name, classes=source.classes)
+    return ArraySource(source.images, many, name=source.name)
 
 
 def test_of_several_labels_an_image_each_class_is_judged_apart(build: Build) -> None:
@@ -161,6 +169,9 @@ def test_a_run_is_scored_and_written_down_as_it_was_told(
 ) -> None:
     asked = list[Any]()
     monkeypatch.setattr(core, "Extractor", lambda *given: asked.append(given) or Extractor(*given))
+    told_of = Asked(monkeypatch)
+    told_of.of(core, "_about_the_data", "part", "test")
+    told_of.of(core, "source_for", "seed", "fit")
     chosen = list[Any]()
     monkeypatch.setattr(core, "choose_device", lambda name: chosen.append(name) or torch.device("cpu"))
     run = tmp_path / "run"
@@ -194,7 +205,10 @@ def test_a_run_is_scored_and_written_down_as_it_was_told(
     net = EncoderWithClassifier(load_encoder(file), found[0], load_head(file), 1).eval()
     own = Extractor(16, "crop", "tf1").extract(net, TEST).h
     np.testing.assert_allclose(scores, own, rtol=1e-5, atol=1e-6)
-    assert result.scores == core.score(own, np.arange(2), np.asarray(TEST.labels)).named(["bar", "disc"])
+    assert result.scores == core.score(own, np.arange(2), 1 - np.asarray(TEST.labels)).named(["bar", "disc"])
+    ((part, test),) = told_of["_about_the_data"]
+    assert (len(part), test) == (16, TEST)
+    assert told_of["source_for"] == [(5, False)]
     other = ArraySource(*images(10, seed=9), name="thirds", classes=["bar", "disc"])
     same = Asked(monkeypatch)
     same.of(core, "check_same_data")
