@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 import torch
 from tiny import images
+from torch import nn
 
 from asked import Asked
-from twofold.data import ArraySource
+from twofold.data import ArraySource, DataConfig
 from twofold.encoders import (
     EncoderConfig,
+    adapt,
     build_encoder,
     load_classifier,
     load_encoder,
@@ -172,6 +174,8 @@ def test_a_run_is_scored_and_written_down_as_it_was_told(
     told_of = Asked(monkeypatch)
     told_of.of(core, "_about_the_data", "part", "test")
     told_of.of(core, "source_for", "seed", "fit")
+    told_of.of(core, "train_or_advise", "micro_batch")
+    told_of.of(core, "check_class_weights")
     chosen = list[Any]()
     monkeypatch.setattr(core, "choose_device", lambda name: chosen.append(name) or torch.device("cpu"))
     run = tmp_path / "run"
@@ -209,6 +213,8 @@ def test_a_run_is_scored_and_written_down_as_it_was_told(
     ((part, test),) = told_of["_about_the_data"]
     assert (len(part), test) == (16, TEST)
     assert told_of["source_for"] == [(5, False)]
+    assert told_of["train_or_advise"] == [4]
+    assert ((1.0, 3.0), 2, ["bar", "disc"]) in told_of["check_class_weights"]
     other = ArraySource(*images(10, seed=9), name="thirds", classes=["bar", "disc"])
     same = Asked(monkeypatch)
     same.of(core, "check_same_data")
@@ -218,6 +224,44 @@ def test_a_run_is_scored_and_written_down_as_it_was_told(
     assert (anew.test, anew.steps) == (core.labels_fingerprint(other), 3)
     assert anew.scores is not None
     assert anew.scores.count == 10
+
+
+class Own(nn.Module):
+    """Features of few weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv(x).mean((2, 3))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("from_scratch", [False, True])
+def test_a_module_of_one_s_own_is_trained_and_a_stop_is_told(
+    from_scratch: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, own = tmp_path / "own.safetensors", Own()
+    save_encoder(file, adapt(own), extra={"options": {"views": {"size": 16}}})
+    real, options = Training.agree, changed(RUN, {"from_scratch": from_scratch})
+    monkeypatch.setattr(Training, "agree", lambda self, number: 7 * (self.step == 2) or real(self, number))
+    result = finetune(file, TRAIN, TEST, tmp_path / "run", options, module=own)
+    assert (result.complete, result.steps, result.stopped_by, result.test) == (False, 2, 7, "")
+    monkeypatch.setattr(Training, "agree", real)
+    done = finetune(file, TRAIN, TEST, tmp_path / "run", options, module=Own())
+    assert (done.complete, done.steps) == (True, 5)
+    scores, _ = core.outputs(tmp_path / "run", TEST, Own())
+    assert scores.shape == (12, 2)
+
+
+def test_what_is_told_of_the_data_is_in_its_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = Asked(monkeypatch)
+    asked.of(core, "groups_in_words")
+    config = core.FinetuneConfig(data=DataConfig(group="x_(.)"))
+    header = {"spec": {"kind": "speech"}, "extra": {}}
+    told = core._about_the_data(header, config, TRAIN, TEST, np.array([0, -1, 1]))
+    assert any("recording" in words for words in told)
+    assert [given[0] for given in asked["groups_in_words"]] == ["x_(.)"]
 
 
 @pytest.mark.parametrize(

@@ -175,9 +175,7 @@ def classified(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_imagenet_s_protocol_reads_and_scores_as_it_was_told(
-    classified: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_imagenet_s_protocol_reads_and_scores_as_it_was_told(classified: Path, tmp_path: Path) -> None:
     found = ImageNet(ImageNet.Config(batch=5, data=DataConfig(workers=3))).extractor(classified)
     assert (found.size, found.resample, found.batch, found.workers) == (24, "tf2", 5, 3)
     told = ImageNet(ImageNet.Config(size=20, resample="tf1")).extractor(classified)
