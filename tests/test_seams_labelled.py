@@ -15,9 +15,11 @@ from tiny import images
 from torch import nn
 
 from asked import Asked
-from twofold.data import ArraySource, DataConfig
+from sound_files import RATE, speech_folder
+from twofold.data import ArraySource, DataConfig, open_source
 from twofold.encoders import (
     EncoderConfig,
+    SpeechEncoder,
     adapt,
     build_encoder,
     load_classifier,
@@ -224,6 +226,21 @@ def test_a_run_is_scored_and_written_down_as_it_was_told(
     assert (anew.test, anew.steps) == (core.labels_fingerprint(other), 3)
     assert anew.scores is not None
     assert anew.scores.count == 10
+
+
+def test_recordings_of_each_class_are_drawn_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    encoder = SpeechEncoder(RATE, 13, 60.0, width=16, layers=1, heads=2, hidden=16, cmvn="none", dropout=0.0)
+    save_encoder(tmp_path / "base.safetensors", encoder)
+    clips = open_source(speech_folder(tmp_path / "clips", 2, 8), DataConfig())
+    loops = list[Any]()
+    monkeypatch.setattr(core, "train_or_advise", lambda training, _: loops.append(training) or training.fit())
+    result = finetune(
+        tmp_path / "base.safetensors", clips, clips, tmp_path / "run", changed(RUN, {"sampling": "balanced"})
+    )
+    assert result.complete
+    assert loops[0].loader.order._drawn is not None
+    assert "as many examples of each class drawn" in result.text
 
 
 class Own(nn.Module):
