@@ -14,8 +14,18 @@ from tiny import images
 from torch import nn
 
 from asked import Asked
-from twofold.data import ArraySource
-from twofold.encoders import EncoderConfig, build_encoder, load_classifier, load_head, read_header, save_encoder
+from sound_files import RATE, speech_folder
+from twofold.data import ArraySource, DataConfig, open_source
+from twofold.encoders import (
+    EncoderConfig,
+    SpeechEncoder,
+    build_encoder,
+    load_classifier,
+    load_head,
+    read_header,
+    save_encoder,
+)
+from twofold.errors import UserError
 from twofold.evaluation.features import Extractor, Pixels
 from twofold.evaluation.label_subsets import label_positions
 from twofold.heads import Classifier, HeadConfig, ProjectionHead
@@ -79,7 +89,9 @@ def build(teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bui
     return loop
 
 
-def test_every_option_of_distillation_reaches_the_student(build: Build, teacher: Path) -> None:
+def test_every_option_of_distillation_reaches_the_student(
+    build: Build, teacher: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plain = build()
     method, inputs = plain.method, plain.make_inputs
     assert (method.temperature, method.squared_temperature, method.alpha, method.decay) == (0.1, False, None, 0.0)
@@ -103,7 +115,12 @@ def test_every_option_of_distillation_reaches_the_student(build: Build, teacher:
     assert (build(alpha=0.3).make_inputs.known.numpy() == np.asarray(TRAIN.labels)).all()
     assert build(encoder={"width": 0.25}).method.temperature == 1.0
     assert build(optim={"name": "lars"}).method.decay == 0.03
+    asked = Asked(monkeypatch)
+    asked.of(core, "build_encoder")
+    asked.of(core, "source_for", "seed", "fit")
     kernels = [loop.method.encoder.conv1.weight for loop in (plain, told, build(seed=6))]
+    assert [given[1] for given in asked["build_encoder"]] == [16, 16]
+    assert asked["source_for"] == [(6, True)]
     assert torch.equal(*kernels[:2])
     assert not torch.equal(*kernels[1:])
 
@@ -142,6 +159,45 @@ def test_a_run_is_compared_and_written_down_as_it_was_told(
     assert plain.comparison is not None
     assert plain.comparison.teacher_top1 is None
     assert read_header(tmp_path / "plain" / "encoder.safetensors")["extra"]["class_names"] == ["bar", "disc"]
+
+
+SPEECH: dict[str, Any] = {"mels": 13, "width": 16, "layers": 1, "heads": 2, "hidden": 16}
+
+
+def test_recordings_are_distilled_and_a_stop_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    net = SpeechEncoder(sample_rate=RATE, cmvn="none", dropout=0.0, **SPEECH)
+    file = tmp_path / "teacher.safetensors"
+    save_encoder(file, net, None, {}, Classifier(16, 2, "normal"), 0)
+    labelled = speech_folder(tmp_path / "clips", 2, 8)
+    clips = open_source(labelled, DataConfig())
+    asked = Asked(monkeypatch)
+    asked.of(core, "source_for", "seed", "fit")
+    asked.of(core, "train_or_advise", "micro_batch")
+    asked.of(core, "choose", "config")
+    asked.of(teachers, "classifier_of", "kind")
+    encoder = {"name": "speech:small", "speech": SPEECH | {"sample_rate": RATE}}
+    options = {**RUN, "encoder": encoder, "micro_batch": 4}
+    real = Training.agree
+    monkeypatch.setattr(Training, "agree", lambda self, number: 7 * (self.step == 1) or real(self, number))
+    result = distill(file, clips, tmp_path / "run", options)
+    assert (result.complete, result.comparison, result.stopped_by, result.kind) == (False, None, 7, "audio")
+    assert result.scored_on == f"{clips.name}, the recordings of training themselves"
+    assert asked["source_for"] == [(5, True)]
+    assert asked["train_or_advise"] == [4]
+    assert [config.method.kind for config in asked["choose"]] == ["audio"]
+    monkeypatch.setattr(Training, "agree", real)
+    some = open_source(labelled, DataConfig()).with_labels([None, *[f"word{i // 8}" for i in range(1, 16)]])
+    done = distill(file, clips, tmp_path / "run", options, test=some)
+    assert (done.complete, done.kind) == (True, "audio")
+    assert "1 recordings without a label left out of the accuracies" in done.scored_on
+    assert "recordings (" in done.summary()
+    lone = DistillConfig(teacher_labels="all")
+    TeacherSource(file, clips).load(lone, 1, torch.device("cpu"))
+    assert asked["classifier_of"] == ["audio"]
+    slow = {**RUN, "encoder": {"name": "speech:small", "speech": SPEECH | {"sample_rate": 16000}}}
+    with pytest.raises(UserError, match="teacher takes recordings at 8,000 Hz and the student at 16,000 Hz"):
+        distill(file, clips, tmp_path / "other", slow)
 
 
 def test_who_learned_from_whom_is_told(teacher: Path) -> None:
@@ -216,5 +272,11 @@ def test_a_teacher_s_classifier_is_fitted_with_the_seed_and_labels_of_the_run(
     assert (len(x), y.tolist(), seed, draw, groups) == (
         12, np.asarray(TRAIN.labels)[label_positions(TRAIN, "6/class", 7)].tolist(), 7, 0, None,
     )  # fmt: skip
+    pixels, labels = images(32, seed=1)
+    groups = np.arange(32) // 4
+    grouped = ArraySource(pixels, np.where(groups == 2, -1, labels), groups=[f"g{k}" for k in groups])
+    teachers.fit_classifier(load_teacher(teacher).encoder, grouped, Extractor(16), 9)  # type: ignore[arg-type]
+    assert asked[1][2:4] == (9, 0)
+    assert asked[1][5].tolist() == groups[groups != 2].tolist()
     gray = TeacherSource(Flat()).load(dataclasses.replace(config, teacher_labels=None), 1, torch.device("cpu"))
     assert (gray.input.channels, gray.input.size, gray.feature_dim) == (1, 16, 2)
