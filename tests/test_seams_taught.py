@@ -19,6 +19,7 @@ from twofold.data import ArraySource, DataConfig, open_source
 from twofold.encoders import (
     EncoderConfig,
     SpeechEncoder,
+    adapt,
     build_encoder,
     load_classifier,
     load_head,
@@ -161,6 +162,44 @@ def test_a_run_is_compared_and_written_down_as_it_was_told(
     assert read_header(tmp_path / "plain" / "encoder.safetensors")["extra"]["class_names"] == ["bar", "disc"]
 
 
+def test_a_teacher_that_is_fitted_is_kept_with_what_its_file_said(build: Build, tmp_path: Path) -> None:
+    build(teacher_labels="8/class")
+    kept = read_header(tmp_path / "run0" / core.TEACHER)
+    assert kept["classifier"] == {"in_dim": 64, "classes": 2, "layer": 0}
+    assert kept["extra"]["class_names"] == ["bar", "disc"]
+    assert kept["extra"]["options"]["views"]["resample"] == "tf1"
+    build()
+    assert not (tmp_path / "run1" / core.TEACHER).exists()
+
+
+def test_labels_that_are_not_looked_at_are_not_told_of(tmp_path: Path) -> None:
+    """By a teacher whose classes have no names, of data with an example of no class; scored anew on others."""
+    bare = teacher_file(tmp_path / "bare.safetensors", 2, options={"views": {"size": 16}})
+    pixels, labels = images(32, seed=1)
+    some = ArraySource(pixels, np.where(np.arange(32) == 3, -1, labels), name="some", classes=["bar", "disc"])
+    options = {name: value for name, value in RUN.items() if name != "encoder"}
+    left_out = "; 1 images without a label left out of the accuracies"
+    for unlabelled in (True, False):
+        out = tmp_path / f"unlabelled {unlabelled}"
+        result = distill(bare, some, out, merge(options, {"unlabelled": unlabelled}), student=Shallow())
+        assert result.scored_on == "some, the images of training themselves" + left_out * (not unlabelled)
+        names = read_header(out / "encoder.safetensors")["extra"]["class_names"]
+        assert names == (None if unlabelled else ["bar", "disc"])
+    anew = distill(bare, some, out, options, test=TEST, student=Shallow())
+    assert (anew.scored_on, anew.test) == ("others", core.labels_fingerprint(TEST))
+
+
+class Shallow(nn.Module):
+    """A student of few weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv(x).mean((2, 3))  # type: ignore[no-any-return]
+
+
 SPEECH: dict[str, Any] = {"mels": 13, "width": 16, "layers": 1, "heads": 2, "hidden": 16}
 
 
@@ -280,3 +319,12 @@ def test_a_teacher_s_classifier_is_fitted_with_the_seed_and_labels_of_the_run(
     assert asked[1][5].tolist() == groups[groups != 2].tolist()
     gray = TeacherSource(Flat()).load(dataclasses.replace(config, teacher_labels=None), 1, torch.device("cpu"))
     assert (gray.input.channels, gray.input.size, gray.feature_dim) == (1, 16, 2)
+
+
+def test_a_file_of_a_module_of_one_s_own_needs_the_module(tmp_path: Path) -> None:
+    file, flat, config = tmp_path / "own.safetensors", Flat(), DistillConfig()
+    save_encoder(file, adapt(flat, 1, size=16), None, {}, Classifier(2, 2, "normal"), 0)
+    x, known = torch.rand(4, 1, 16, 16), ArraySource(*images(8, channels=1))
+    for told in (config, dataclasses.replace(config, teacher_labels="all")):
+        net = TeacherSource(file, known, Flat()).load(told, 1, torch.device("cpu"))
+        torch.testing.assert_close(net.encoder(x), flat(x))  # type: ignore[operator]
