@@ -36,6 +36,7 @@ from seams import PACKAGE, Seam, files
 NOTICED, SURVIVED, TOO_LONG = "noticed", "survived", "too long"
 _STARTERS = (subprocess.__file__, multiprocessing.process.__file__)
 _STARTS = "starts a process"
+"""Among the lines of a test: of what its processes run nothing is noted."""
 _GENERAL = "/test_seams"
 """What the names of the tests that were written for seams have in common."""
 
@@ -155,23 +156,15 @@ class Waiting:
         os._exit(0)
 
     def answer(self, session: pytest.Session, request: dict[str, Any]) -> None:
-        """In the process that was forked, to end in it: 0 where all tests pass, 1 where one fails, 2 for no test."""
+        """In the process that was forked, to end in it: 0 where all tests pass, 1 where one fails, 3 for no error."""
         status = 70
         try:
             os.setsid()
             os.write(self.out, f"child {os.getpid()}\n".encode())
             os.environ.clear()
             os.environ.update(request["environment"])
-            items = {
-                item.nodeid: item
-                for item in session.items
-                if str(item.path) == request["under"] or not request["under"]
-            }
-            tests = (
-                [items[name] for name in request["tests"] if name in items]
-                if request["tests"]
-                else list(items.values())
-            )
+            items = {item.nodeid: item for item in session.items if request["under"] in ("", str(item.path))}
+            tests = [items[name] for name in request["tests"] or items]
             lines = Lines()
             session.config.pluginmanager.register(lines if request["lines"] else Told(self.out))
             if request["file"] and not put_in(request["file"], request["text"]):
@@ -333,8 +326,11 @@ class Tests:
             if status == 3:  # no function that could be exchanged
                 fail.clear()
                 status = self.apart(environment, tests, fail)
-        outcome = TOO_LONG if status is None else NOTICED if status else SURVIVED
-        return outcome, fail[0] if fail else ""
+        if status == 0:
+            return SURVIVED, ""
+        if not fail:
+            sys.exit(f"no test of {', '.join(self.paths)} could be put before {seam.name} (status {status})")
+        return NOTICED if status else TOO_LONG, fail[0]
 
     def apart(self, environment: dict[str, str], tests: Sequence[str], fail: list[str]) -> int | None:
         """Run tests in a process that imports the package anew."""
@@ -384,6 +380,7 @@ class Tests:
                 return False
             word, test = told
             if word == "gone":
+                fail += [running] if running else []  # it ended the whole process
                 self.status = int(test.split()[0])
                 return True
             running = test if word == "begins" else ""

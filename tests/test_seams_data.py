@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from asked import Asked
 from sound_files import RATE, speech_folder, tone, write
@@ -17,11 +18,13 @@ from twofold.data import ArraySource, AudioLoader, DataConfig, LengthOrder, Load
 from twofold.data.batches import audio as audio_batches
 from twofold.data.batches import loader as image_batches
 from twofold.data.batches import order as orders
+from twofold.data.batches import pipe as pipes
 from twofold.data.batches.balanced import BalancedDraws
+from twofold.data.batches.workers import Decoder, Substitution
 from twofold.errors import UserError
 from twofold.randomness import Key, permutation, permuted, uniforms
 from twofold.runs import inputs
-from twofold.views import ImageViews, ViewsConfig
+from twofold.views import ImageViews, ViewsConfig, crop_resize_image
 from twofold.views.audio.views import NOISE_SAMPLES, WavesConfig, WaveViews
 
 SEED, N, BATCH = 7, 10, 4
@@ -124,6 +127,58 @@ def test_workers_are_shared_by_the_processes_of_a_machine(
     assert (threads._threads, threads._pin, threads.rows.tolist()) == (expected, False, told.rows.tolist())
     threads = AudioLoader(sounds, views, lengths, SEED, workers=3, pin_memory=True)  # type: ignore[arg-type]
     assert (threads._threads, threads._pin) == (3, True)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Files of different sizes, one of which cannot be read."""
+    rng = np.random.default_rng(0)
+    for i in range(N):
+        pixels = rng.integers(0, 256, (20 + i, 30 - i, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{i}.png")
+    whole = (tmp_path / "4.png").read_bytes()
+    (tmp_path / "4.png").write_bytes(whole[: len(whole) // 2])
+    return tmp_path
+
+
+def test_crops_of_files_are_their_formula(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, data = Asked(monkeypatch), DataConfig(workers=0, cache="off", patience=7.0, max_skipped=0.5)
+    asked.of(image_batches, "Pipe")
+    source, order = open_source(photos, data), Order(N, N, SEED)
+    views = ImageViews(ViewsConfig(size=8, resample="tf1"))
+    with Loader(source, views, order, SEED, config=data) as loader:
+        (batch,) = loader.iterate(3, 4)
+    assert asked["Pipe"] == [(source, views, SEED, None, False, N, 0, 7.0)]
+    index = [5 if i == 4 else i for i in order.indices(3).tolist()]
+    assert (batch.step, batch.rows.tolist(), batch.index.tolist()) == (3, [*range(N)], index)
+    heights, widths = (np.array(sides) for sides in zip(*(source.read(i).shape[:2] for i in index), strict=True))
+    for view, draw in enumerate(views.draw(Key(SEED, 3), np.arange(N), heights, widths)):
+        assert torch.equal(draw.box, batch.draws[view].box)
+        for row, i in enumerate(index):
+            crop = crop_resize_image(source.read(i), draw.box[row].tolist(), 8, "tf1")
+            assert torch.equal(batch.examples[view, row], crop)
+    ((path, reason),) = {*batch.skipped}
+    assert path.endswith("4.png")
+    assert reason
+    assert [entry[0] for entry in source.skipped] == [path]
+
+
+def test_a_decoder_is_what_its_processes_were_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, source = Asked(monkeypatch), ArraySource(IMAGES)
+    asked.of(pipes, "Decoder")
+    pipe = pipes.Pipe(source, VIEWS, SEED, (12, 10), False, 40, 3, 7.0)
+    assert (pipe.chunk, pipe._slots, pipe._patience, pipe._workers) == (14, 7, 7.0, 3)
+    assert asked["Decoder"] == [(source, VIEWS, SEED, (12, 10), False, 14, 7, 3)]
+    decoder = pipe._decoder
+    assert decoder._ring.shape == (7, 1, 14, 3, 12, 10)
+    assert decoder._reading.shape == (3, 2)
+    assert Decoder(source, VIEWS, SEED, None, False, 14, 7)._ring.shape == (7, 2, 14, 3, 8, 8)
+    decoder.pass_over(1, "it hung")
+    bad = decoder._substitution.bad
+    assert (bad[1].path, bad[1].reason) == (decoder.name(1), "it hung")
+    resolved, skipped = Substitution(source, bad).resolve(np.array([0, 1]))
+    assert (resolved.tolist(), skipped) == ([0, 2], [(decoder.name(1), "it hung")])
+    assert pipes.Pipe(source, VIEWS, SEED, None, False, 40, 0)._patience == 60.0
 
 
 def test_a_batch_of_recordings_is_its_formula(tmp_path: Path) -> None:
