@@ -2,14 +2,14 @@
 
 The tests are collected once, in a process of their own that forks for each error and there puts the changed function
 in the place of the old one, which costs less than to import and collect anew. Processes that tests start import a
-copy of the package that has the error. What is no function (a class's body) takes the longer way: a pytest that
-imports that copy itself.
+copy of the package that has the error.
 """
 
 from __future__ import annotations
 
 import gc
 import hashlib
+import importlib
 import json
 import multiprocessing.process
 import os
@@ -123,20 +123,6 @@ class Told:
         if report.failed:
             self.tell("fails", report.nodeid)
 
-    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
-        if report.failed:
-            self.tell("fails", report.nodeid)
-
-
-class Ordered:
-    """A plugin of pytest: runs the tests named, in this order."""
-
-    def __init__(self, tests: Sequence[str]) -> None:
-        self.order = {test: number for number, test in enumerate(tests)}
-
-    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        items[:] = sorted((i for i in items if i.nodeid in self.order), key=lambda item: self.order[item.nodeid])
-
 
 class Waiting:
     """A plugin of pytest that, when all is collected, forks for each request and runs the tests that it names there."""
@@ -185,6 +171,7 @@ class Waiting:
 def put_in(file: str, text: str) -> bool:
     """Give each function of the file that `text` changes its new code; False where something else is changed."""
     path = PACKAGE / file
+    importlib.import_module(f"twofold.{file.removesuffix('.py').replace('/', '.')}")
     old, new = ({c.co_qualname: c for c in functions(compile(t, str(path), "exec"))} for t in (path.read_text(), text))
     changed = {name for name in old if old[name] != new.get(name)}
     if old.keys() != new.keys() or not changed:
@@ -233,7 +220,7 @@ class Tests:
         if self.process == 0:
             os.close(told)
             os.close(self.requests)
-            become(os.environ | {"PYTHONPATH": str(PACKAGE.parent)}, self.paths, [Waiting(requests, out)])
+            become(self.paths, Waiting(requests, out))
         os.close(out)
         os.close(requests)
         self.told, self.text = told, ""
@@ -323,37 +310,11 @@ class Tests:
         text = seam.mutated((PACKAGE / seam.file).read_text())
         with self.error(seam.file, text) as environment:
             status = self.ask(environment, fail, file=seam.file, text=text, tests=tests)
-            if status == 3:  # no function that could be exchanged
-                fail.clear()
-                status = self.apart(environment, tests, fail)
         if status == 0:
             return SURVIVED, ""
         if not fail:
             sys.exit(f"no test of {', '.join(self.paths)} could be put before {seam.name} (status {status})")
         return NOTICED if status else TOO_LONG, fail[0]
-
-    def apart(self, environment: dict[str, str], tests: Sequence[str], fail: list[str]) -> int | None:
-        """Run tests in a process that imports the package anew."""
-        told, out = os.pipe()
-        child = os.fork()
-        if child == 0:
-            os.close(told)
-            become(
-                environment, ["-x", *dict.fromkeys(test.split("::")[0] for test in tests)], [Told(out), Ordered(tests)]
-            )
-        os.close(out)
-        kept, self.told, self.text = (self.told, self.text), told, ""
-        try:
-            ended = self.follow(fail)
-        finally:
-            os.close(told)
-            self.told, self.text = kept
-        if not ended:
-            os.killpg(child, signal.SIGKILL)
-        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        with suppress(ProcessLookupError):
-            os.killpg(child, signal.SIGKILL)
-        return status if ended else None
 
     def ask(self, environment: dict[str, str], fail: list[str] | None = None, **request: Any) -> int | None:
         """What the process that has the tests says to a request: None for a test that never ends."""
@@ -373,8 +334,7 @@ class Tests:
         running = ""
         while True:
             took = self.tests[running]["took"] if running in getattr(self, "tests", {}) else 0
-            # (what is imported and collected before the first test has two minutes)
-            told = self.next((self.seconds + 5 * took if running else 120) if bounded else None)
+            told = self.next(self.seconds + 5 * took if bounded else None)
             if told is None:
                 fail.append(running)
                 return False
@@ -401,20 +361,16 @@ class Tests:
         return word, rest
 
 
-def become(environment: dict[str, str], options: Sequence[str], plugins: list[object]) -> None:
-    """Be pytest on the package of `environment`, in a process that was forked; does not return."""
-    status = 70
+def become(paths: Sequence[str], plugin: Waiting) -> None:
+    """Be pytest on the package as it is, in a process that was forked; does not return."""
     try:
         os.setsid()
-        os.environ.clear()
-        os.environ.update(environment)
-        sys.path.insert(0, environment["PYTHONPATH"])
+        sys.path.insert(0, str(PACKAGE.parent))
+        os.environ["PYTHONPATH"] = str(PACKAGE.parent)
         os.chdir(ROOT)
         nothing = os.open(os.devnull, os.O_RDWR)
         for stream in (0, 1, 2):
             os.dup2(nothing, stream)
-        status = int(
-            pytest.main(["-q", "--tb=no", "-p", "no:cacheprovider", "-m", "not slow", *options], plugins=plugins)
-        )
+        pytest.main(["-q", "--tb=no", "-p", "no:cacheprovider", "-m", "not slow", *paths], plugins=[plugin])
     finally:
-        os._exit(status)
+        os._exit(70)

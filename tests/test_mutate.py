@@ -6,11 +6,14 @@ import ast
 import json
 import subprocess
 import sys
+import types
+import warnings
 from pathlib import Path
 
 import pytest
 
 from mutate import EQUIVALENT, known
+from mutate_tests import functions
 from mutations import ROOT
 from seams import PACKAGE, files, key, nearest, sites
 
@@ -22,6 +25,22 @@ def test_every_error_can_be_made(file: str) -> None:
         assert seam.mutated(text) != text
         ast.parse(seam.mutated(text))
     assert nearest(file)
+
+
+@pytest.mark.parametrize("file", files())
+def test_every_error_is_in_a_function(file: str) -> None:
+    """Whose code can be exchanged where it is loaded."""
+    text = (PACKAGE / file).read_text()
+
+    def codes(text: str) -> dict[str, types.CodeType]:
+        return {code.co_qualname: code for code in functions(compile(text, file, "exec"))}
+
+    before = codes(text)
+    for seam in sites(file):
+        with warnings.catch_warnings(action="ignore"):  # `None is None`, written out
+            after = codes(seam.mutated(text))
+        assert after.keys() == before.keys()
+        assert after != before
 
 
 def test_seams_of_each_kind_are_found() -> None:
