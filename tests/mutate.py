@@ -28,6 +28,12 @@ EQUIVALENT: dict[str, str] = {
     "methods/moco.py: MoCo.follow: late: self.steps -> (self.steps + 1)": (
         "torch's average with a fixed share does not look at how many were averaged"
     ),
+    "runs/distill.py: _finish: swapped: before, tensor_digests(net) -> tensor_digests(net), before": (
+        "what changed is named alike, and a run neither adds tensors to its teacher nor removes any"
+    ),
+    "evaluation/protocols/base.py: Protocol._measured: swapped: before, tensor_digests(own) -> tensor_digests(own), "
+    "before": "what changed is named alike, and no protocol adds tensors to an encoder or removes any",
+    "views/kernels.py: probe: swapped: False, True -> True, False": "it asks whether a GPU runs the kernels at all",
 }
 """Errors that change nothing that can be seen, by `Seam.name`, and why."""
 

@@ -13,7 +13,7 @@ import torch
 from asked import Asked
 from twofold.heads import Classifier, HeadConfig, ProjectionHead
 from twofold.randomness import Key, uniforms
-from twofold.views import ImageViews, ViewsConfig, build_views, images, pairs
+from twofold.views import ImageViews, ViewsConfig, build_views, color, images, pairs, resample
 from twofold.views.audio import operators
 from twofold.views.audio.masks import numbers_needed
 from twofold.views.audio.views import _NUMBERS, _OPERATORS, WavesConfig, WaveViews, _places
@@ -102,6 +102,27 @@ def test_speed_and_noise_follow_what_they_were_given() -> None:
 
 def test_a_crop_that_cannot_be_is_the_whole_image() -> None:
     assert crop_boxes(KEY, "x", [0, 1], 7, 13, area=(3.0, 4.0)).tolist() == [[0, 0, 7, 13]] * 2
+    central = crop_boxes(KEY, "x", [0, 1], 7, 13, area=(3.0, 4.0), aspect=(0.5, 0.9), rule="torchvision")
+    assert central.tolist() == [[0, 3, 7, 6]] * 2
+
+
+@pytest.mark.parametrize("rule", ["tf", "torchvision"])
+def test_each_operator_of_colours_has_its_rule(rule: Any) -> None:
+    x, factors = torch.rand(2, 3, 5, 4), torch.tensor([[0.3, 0.6, 1.4, 0.1], [-0.2, 1.5, 0.5, -0.2]])
+    for additive in ("additive", "multiplicative"):
+        made = color.jitter(x.clone(), torch.tensor([2, 1, 0, 3]), factors, additive, rule)  # type: ignore[arg-type]
+        y = color.saturation(x.clone(), factors[:, 2], rule).clamp(0, 1)
+        y = color.contrast(y, factors[:, 1], rule).clamp(0, 1)
+        y = color.brightness(y, factors[:, 0], additive).clamp(0, 1)  # type: ignore[arg-type]
+        torch.testing.assert_close(made, color.hue(y, factors[:, 3]).clamp(0, 1))
+
+
+def test_whole_images_are_resized_by_the_rule_that_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = Asked(monkeypatch)
+    asked.of(resample, "crop_resize", "resample")
+    resample.letterbox(torch.rand(2, 3, 9, 7), 6, "tf1")
+    resample.center_crop(torch.rand(2, 3, 9, 7), 6, 0.7, "bilinear")
+    assert asked["crop_resize"] == ["tf1", "bilinear"]
 
 
 VIEWS: dict[str, Any] = {
