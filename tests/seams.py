@@ -293,23 +293,45 @@ NEAR = {
         "runs training/test_micro_batch methods/test_training_steps commands/test_distill commands/test_finetune"
     ),
     "views": "views runs/test_build data/test_loader commands/test_pretrain",
-    "encoders": "encoders test_embedder evaluation/test_audio_features runs/test_build",
+    "encoders": "encoders runs/test_build",
+    "encoders/audio": (
+        "encoders/test_filterbank encoders/test_speech_encoder encoders/test_utterance_encoder encoders/test_pooling "
+        "evaluation/test_audio_features"
+    ),
     "data/batches": (
         "data/test_loader data/test_order data/test_balanced data/test_audio_sources data/test_audio_containers data/"
         "test_images data/test_pieces data/test_trim data/test_pixel_range views/test_two_views commands/"
         "test_lost_ranks commands/test_balance runs/test_every_option training/test_vigil"
     ),
+    "evaluation": "evaluation",
+    "evaluation/protocols/base.py": (
+        "evaluation/test_evaluation_protocols evaluation/test_protocol_contract evaluation/test_probe_options "
+        "evaluation/test_in_parts evaluation/test_beside commands/test_evaluate_parts"
+    ),
+    "evaluation/protocols/beside.py": "evaluation/test_beside evaluation/test_in_parts",
     "evaluation/protocols/classifier.py": (
-        "evaluation commands/test_finetune commands/test_predict commands/test_labels commands/test_groups_kept "
-        "commands/test_evaluate_parts commands/test_partly_labelled commands/test_balance commands/test_start "
-        "commands/test_around_a_run"
+        "evaluation/test_evaluation_protocols evaluation/test_evaluation_labels evaluation/test_grouped_splits "
+        "evaluation/test_weighted_folds evaluation/test_class_weights evaluation/test_beside evaluation/test_choosing "
+        "commands/test_predict commands/test_groups_kept commands/test_evaluate_parts"
+    ),
+    "evaluation/protocols/ctc.py": "evaluation/test_ctc evaluation/test_grouped_splits commands/test_predict",
+    "evaluation/protocols/recogniser.py": "evaluation/test_ctc commands/test_predict",
+    "evaluation/protocols/imagenet.py": "evaluation/test_imagenet_protocol",
+    "evaluation/protocols/knn.py": "evaluation/test_evaluation_knn evaluation/test_evaluation_protocols",
+    "evaluation/protocols/linear.py": (
+        "evaluation/test_evaluation_linear evaluation/test_class_weights evaluation/test_evaluation_protocols"
+    ),
+    "evaluation/protocols/verification.py": "evaluation/test_verification evaluation/test_in_parts",
+    "evaluation/protocols/weighted.py": "evaluation/test_weighted_folds evaluation/test_class_weights",
+    "evaluation/features.py": (
+        "evaluation/test_evaluation_features evaluation/test_audio_features evaluation/test_preprocess evaluation/"
+        "test_framing evaluation/test_feature_cache"
     ),
     "evaluation/monitors.py": (
         "runs/test_looks runs/test_build runs/test_every_option runs/test_pretraining training/test_health training/"
         "test_keep_memory training/test_checkpoint commands/test_pretrain commands/test_partly_labelled commands/"
         "test_start methods/test_training_steps"
     ),
-    "evaluation": "evaluation commands/test_evaluate_parts commands/test_groups_kept commands/test_around_a_run",
 }  # fmt: skip
 """Tests of each file at the seams, below tests: the longest prefix counts."""
 NEAR["runs/teacher.py"] = NEAR["runs/distill.py"]
