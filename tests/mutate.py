@@ -1,6 +1,6 @@
-"""`make mutate`: make each error of tests/seams.py in a copy of the package; do the tests nearest to it notice?
+"""`make mutate`: make each error of tests/seams.py; do the tests nearest to it that run its line notice?
 
-    python tests/mutate.py [FILE_OR_FOLDER ...] [--only TEXT] [--list] [--again] [--kept .mutate.jsonl]
+    python tests/mutate.py [FILE_OR_FOLDER ...] [--only TEXT] [--list] [--again] [--quick SECONDS] [--budget SECONDS]
 
 Files and folders are relative to src/twofold. What was found is kept as it is found, one line for each error with the
 test that noticed it, and a later call goes on from there: errors that were noticed are not made again while their file
@@ -54,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--kept", type=Path, default=ROOT / ".mutate.jsonl", help="where what is found is kept")
     parser.add_argument("--seconds", type=float, default=60, help="most that a test may take beyond 5 times its time")
     parser.add_argument("--quick", type=float, default=0, help="leave out tests that take longer than so many seconds")
-    parser.add_argument("--budget", type=float, default=0, help="most seconds of tests for one error; default no end")
+    parser.add_argument("--budget", type=float, default=0, help="most seconds of tests not written for seams; 0: all")
     parser.add_argument("--tests", nargs="+", help="run these instead of the tests nearest to each file")
     return parser
 

@@ -1,4 +1,4 @@
-"""What fine-tuning and distillation were told reaches what they build, train, score and write."""
+"""What fine-tuning was told reaches what it builds, trains, scores and writes."""
 
 from __future__ import annotations
 
