@@ -13,21 +13,22 @@ import torch
 from torch import nn
 
 from asked import Asked
-from twofold.data import ArraySource, DataConfig
+from sound_files import RATE, speech_folder
+from twofold.data import ArraySource, DataConfig, open_source
 from twofold.data.sources.subset import subset
-from twofold.encoders import adapt, save_encoder
+from twofold.encoders import SpeechEncoder, adapt, save_encoder
 from twofold.encoders.composed import EncoderWithHead
 from twofold.errors import UserError
 from twofold.evaluation.class_weights import class_weights_in_words
 from twofold.evaluation.features import Extractor
 from twofold.evaluation.parts import Parts
-from twofold.evaluation.protocols import base, beside, classifier, knn, linear, weighted
+from twofold.evaluation.protocols import base, beside, classifier, knn, linear, verification, weighted
 from twofold.evaluation.protocols.classifier import ClassifierProtocol, FitInputs, Outcome
 from twofold.evaluation.scores import score
 from twofold.evaluation.splits import stratified_split
 from twofold.heads import HeadConfig, ProjectionHead
 
-Linear, Knn, Weighted = linear.Linear, knn.Knn, weighted.Weighted
+Linear, Knn, Weighted, Verification = linear.Linear, knn.Knn, weighted.Weighted, verification.SpeakerVerification
 
 
 class Shades(nn.Module):
@@ -78,8 +79,11 @@ def test_a_part_is_divided_as_it_was_told(monkeypatch: pytest.MonkeyPatch) -> No
     asked.of(classifier, "labelled_parts")
     asked.of(classifier, "labelled_part", "wanted", "seed", "draw")
     asked.of(classifier, "check_labels")
-    spy = Spy(Linear.Config(labels="6/class", seed=5, draw=2, held_out=0.3, baselines=False))
+    asked.of(classifier, "check_class_weights")
+    asked.of(classifier, "stratified_split", "classes")
+    spy = Spy(Linear.Config(labels="6/class", seed=5, draw=2, held_out=0.3, baselines=False, class_weights=(1, 2, 3)))
     spy.evaluate(ENCODER, TRAIN)
+    assert asked["check_class_weights"] == [((1, 2, 3), 3, CLASSES)]
     assert [given[2:] for given in asked["labelled_parts"]] == [(5, 0.3, "6/class")]
     assert asked["labelled_part"] == [("6/class", 5, 2)]
     assert [given[2:] for given in asked["check_labels"]] == [(5, 0.3, None)]
@@ -89,6 +93,7 @@ def test_a_part_is_divided_as_it_was_told(monkeypatch: pytest.MonkeyPatch) -> No
     features = Extractor().extract(ENCODER, TRAIN)
     y = np.asarray(TRAIN.labels)[:33]
     first, second = stratified_split(y, 0.3, 5, groups=None, classes=CLASSES)
+    assert asked["stratified_split"] == [CLASSES]
     (inputs,) = whole.given
     for own, expected in zip(
         (inputs.x, inputs.y, inputs.x_test, inputs.y_test),
@@ -103,9 +108,12 @@ def test_a_part_is_divided_as_it_was_told(monkeypatch: pytest.MonkeyPatch) -> No
     assert "3 training images without a label left out" in found.words
 
 
-def test_parts_as_given_are_used_as_given() -> None:
+def test_parts_as_given_are_used_as_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = Asked(monkeypatch)
+    asked.of(classifier, "check_labels", "validation")
     spy = Spy(Linear.Config(seed=5, keep_classifier=True))
     found: Any = spy.evaluate(ENCODER, TRAIN, TEST, validation=CHOICE, seed=3)
+    assert asked["check_labels"] == [CHOICE]
     inputs = spy.given[0]
     assert (len(inputs.y), len(inputs.y_test)) == (33 + 10, 14)
     assert inputs.split is not None
@@ -168,6 +176,17 @@ def test_groups_and_folds_are_kept_together(monkeypatch: pytest.MonkeyPatch) -> 
         assert guess == beside.majority(inputs.y, inputs.y_test).named(CLASSES)
     assert "made for it (seed 5)" in over.words
     assert over.features_kept is False
+
+
+def test_recordings_are_called_recordings(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    encoder = SpeechEncoder(RATE, 13, 60.0, width=16, layers=1, heads=2, hidden=16, cmvn="none", dropout=0.0)
+    clips = open_source(speech_folder(tmp_path / "clips", 2, 8), DataConfig())
+    some = clips.with_labels([None, *[f"word{i // 8}" for i in range(1, 16)]])  # type: ignore[attr-defined]
+    spy, over = Spy(Linear.Config(baselines=False)), Spy(Knn.Config(folds=3, baselines=False))
+    assert "1 training recordings without a label left out" in spy.evaluate(encoder, some).words
+    assert "1 recordings without a label left out" in over.evaluate(encoder, some).words
+    assert {inputs.example for inputs in [*spy.given, *over.given]} == {"recording"}
 
 
 def test_weights_of_classes_are_checked_against_the_data() -> None:
@@ -267,16 +286,23 @@ def test_an_evaluation_opens_and_reads_as_it_was_told(tmp_path: Path, monkeypatc
     ((*given, reading),) = [call[:4] for call in asked["open_parts"]]
     assert all(one is other for one, other in zip(given, arrays, strict=True))
     assert reading == dataclasses.replace(data, channels=3)
-    signature = [dict(whole=False, same_classes=True, choose=True)]  # noqa: C408
     told = list[Any]()
-    monkeypatch.setattr(base, "open_parts", lambda *_, **more: told.append(more) or Parts(TRAIN, None, None))
+
+    def opened(*given: Any, **more: Any) -> Parts:
+        told.append(more | {"channels": given[3].channels})
+        return Parts(TRAIN, None, None)
+
+    monkeypatch.setattr(base, "open_parts", opened)
     protocol.open(ENCODER, arrays[0], None, None)
     Linear(Linear.Config(labels="10%")).open(ENCODER, arrays[0], None, None)
     Knn(Knn.Config(folds=3, data=DataConfig(channels=1))).open(ENCODER, arrays[0], None, None)
+    Verification().open(ENCODER, arrays[0], None, None)
     assert told == [
-        *signature, {"whole": False, "same_classes": True, "choose": False},
-        {"whole": 3, "same_classes": True, "choose": False},
-    ]  # fmt: skip
+        {"whole": False, "same_classes": True, "choose": True, "channels": 3},
+        {"whole": False, "same_classes": True, "choose": False, "channels": 3},
+        {"whole": 3, "same_classes": True, "choose": False, "channels": 1},
+        {"whole": False, "same_classes": False, "choose": False, "channels": 3},
+    ]
 
 
 def test_an_encoder_is_compared_with_its_own_start(monkeypatch: pytest.MonkeyPatch) -> None:
