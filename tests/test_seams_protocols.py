@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from asked import Asked
@@ -20,6 +21,7 @@ from twofold.encoders import SpeechEncoder, adapt, save_encoder
 from twofold.encoders.composed import EncoderWithHead
 from twofold.errors import UserError
 from twofold.evaluation.class_weights import class_weights_in_words
+from twofold.evaluation.feature_cache import FeatureCache
 from twofold.evaluation.features import Extractor
 from twofold.evaluation.parts import Parts
 from twofold.evaluation.protocols import base, beside, classifier, knn, linear, verification, weighted
@@ -160,8 +162,14 @@ def test_groups_and_folds_are_kept_together(monkeypatch: pytest.MonkeyPatch) -> 
     asked = Asked(monkeypatch)
     asked.of(classifier, "folds_of", "wanted", "seed")
     asked.of(classifier, "folds_in_words")
+    asked.of(classifier, "fold_names", "read")
+    told = list[tuple[str, int, int]]()
     spy = Spy(Knn.Config(folds=3, seed=5, baselines=True, data=DataConfig(group="x_(.)")))
-    over: Any = spy.evaluate(ENCODER, source)
+    over: Any = spy.evaluate(ENCODER, source, progress=lambda *given: told.append(given))
+    assert ("features", 36, 36) in told
+    first_read, second_read = asked["fold_names"]
+    assert first_read is None
+    assert second_read.tolist() == [*range(36)]
     assert set(asked["folds_of"]) == {(3, 5)}
     assert [given[2] for given in asked["folds_in_words"]] == ["x_(.)"] * len(asked["folds_in_words"])
     folds = np.array([str(fold) for fold in classifier.folds_of(source, 3, 5)])
@@ -187,6 +195,22 @@ def test_recordings_are_called_recordings(tmp_path: Path) -> None:
     assert "1 training recordings without a label left out" in spy.evaluate(encoder, some).words
     assert "1 recordings without a label left out" in over.evaluate(encoder, some).words
     assert {inputs.example for inputs in [*spy.given, *over.given]} == {"recording"}
+
+
+def test_features_of_an_earlier_evaluation_are_told_of(tmp_path: Path) -> None:
+    for i, image in enumerate(TRAIN.images[:33]):
+        path = tmp_path / "photos" / CLASSES[i % 3] / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(path)
+    photos, told = open_source(tmp_path / "photos", DataConfig()), list[str]()
+    extractor = Extractor(cache=FeatureCache(tmp_path / "features", told.append))
+    for config in (Linear.Config(baselines=False), Knn.Config(folds=3, baselines=False)):
+        first = Spy(config).evaluate(ENCODER, photos, extractor=extractor)
+        again: Any = Spy(config).evaluate(ENCODER, photos, extractor=extractor)
+        assert again.kept
+        assert first.kept is (config.folds == 3)  # the first has left them for the second
+        if not config.folds:
+            assert again.train.kept
 
 
 def test_weights_of_classes_are_checked_against_the_data() -> None:
