@@ -13,7 +13,7 @@ import torch
 from asked import Asked
 from sound_files import RATE, tone, write
 from twofold.data import ArraySource, AudioSource, DataConfig, open_source
-from twofold.encoders import EncoderConfig, SpeechEncoder, build_encoder, load_encoder, load_head, save_encoder
+from twofold.encoders import EncoderConfig, SpeechEncoder, adapt, build_encoder, load_encoder, load_head, save_encoder
 from twofold.encoders.composed import EncoderWithClassifier
 from twofold.evaluation.features import Extractor
 from twofold.evaluation.parts import Parts
@@ -189,6 +189,9 @@ def test_imagenet_s_protocol_reads_and_scores_as_it_was_told(classified: Path, t
     assert net.layer == 2
     assert isinstance(ImageNet().load(classified, None, "cpu"), EncoderWithClassifier)
     assert ImageNet().load(classified, None, "cpu").layer == 1
+    own = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+    save_encoder(tmp_path / "own.safetensors", adapt(own), None, None, Classifier(4, 3), 0)
+    assert ImageNet().load(tmp_path / "own.safetensors", own, "cpu").feature_dim == 3
     rng = np.random.default_rng(0)
     labels = np.array([0, 1, 2, 0, 0, -1])
     source = ArraySource(rng.integers(0, 256, (6, 20, 20, 3), dtype=np.uint8), labels)
