@@ -28,6 +28,9 @@ EQUIVALENT: dict[str, str] = {
     "methods/moco.py: MoCo.follow: late: self.steps -> (self.steps + 1)": (
         "torch's average with a fixed share does not look at how many were averaged"
     ),
+    "evaluation/features.py: _batches: swapped: height, width -> width, height": (
+        "whether an image is long, and in how many squares it is seen, is the same of one that is tall or wide"
+    ),
     "runs/distill.py: _finish: swapped: before, tensor_digests(net) -> tensor_digests(net), before": (
         "what changed is named alike, and a run neither adds tensors to its teacher nor removes any"
     ),

@@ -213,6 +213,23 @@ def test_features_of_an_earlier_evaluation_are_told_of(tmp_path: Path) -> None:
             assert again.train.kept
 
 
+def test_what_features_show_of_images_is_told(tmp_path: Path) -> None:
+    long = ArraySource(np.zeros((5, 8, 20, 3), np.uint8))
+    assert Extractor(8, "crop").extract(ENCODER, long).cut == (5, 5)
+    assert Extractor(8, "letterbox").extract(ENCODER, long).cut == (0, 5)
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for i, image in enumerate(TRAIN.images[:4]):
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / f"{i}.png")
+    (folder / "2.png").write_bytes((folder / "2.png").read_bytes()[:-40])
+    source = open_source(folder, DataConfig(max_skipped=0.5))
+    found = Extractor().extract(ENCODER, source)
+    assert found.index.tolist() == [0, 1, 3]
+    ((path, reason),) = found.skipped
+    assert Path(path).name == "2.png"
+    assert list(source.skipped) == [(path, reason)]
+
+
 def test_weights_of_classes_are_checked_against_the_data() -> None:
     with pytest.raises(UserError, match="class_weights"):
         Spy(Linear.Config(class_weights=(1.0, 2.0))).evaluate(ENCODER, TRAIN)

@@ -12,15 +12,15 @@ import torch
 
 from asked import Asked
 from sound_files import RATE, tone, write
-from twofold.data import ArraySource, AudioSource, DataConfig, open_source
+from twofold.data import ArraySource, AudioSource, BadImage, DataConfig, open_source
 from twofold.encoders import EncoderConfig, SpeechEncoder, adapt, build_encoder, load_encoder, load_head, save_encoder
 from twofold.encoders.composed import EncoderWithClassifier
-from twofold.evaluation.features import Extractor
+from twofold.evaluation.features import Extractor, Pixels
 from twofold.evaluation.parts import Parts
 from twofold.evaluation.protocols import ctc, verification
 from twofold.evaluation.protocols.ctc import Ctc, CtcConfig
 from twofold.evaluation.protocols.imagenet import AS_PUBLISHED, ImageNet
-from twofold.evaluation.protocols.recogniser import Reader, Reading
+from twofold.evaluation.protocols.recogniser import Reader, Reading, readable
 from twofold.evaluation.protocols.verification import SpeakerVerification, all_pairs
 from twofold.evaluation.scores import score
 from twofold.heads import Classifier, HeadConfig, ProjectionHead
@@ -120,6 +120,31 @@ def test_frozen_features_are_kept_from_epoch_to_epoch(said: Path, monkeypatch: p
     before = len(calls)
     work.train()
     assert calls[before:] == [4, 4, 4]  # once each, not once an epoch
+
+
+def test_what_cannot_be_read_is_told_by_path_and_reason(said: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_: AudioSource, index: int) -> Any:
+        raise BadImage(f"{index}.wav", "cut short")
+
+    source = source_of(said)
+    monkeypatch.setattr(AudioSource, "read", broken)
+    assert readable(source, [3]) == ([], [])
+    assert list(source.skipped) == [("3.wav", "cut short")]
+    monkeypatch.undo()
+    real = AudioSource.read
+    monkeypatch.setattr(AudioSource, "read", lambda self, i: broken(self, i) if i == 5 else real(self, i))
+    other = source_of(said, max_skipped=0.5)
+    found = Extractor().extract(small(), other)
+    assert found.skipped == (("5.wav", "cut short"),)
+    assert list(other.skipped) == [("5.wav", "cut short")]
+    assert 5 not in found.index
+
+
+@pytest.mark.parametrize(("told", "found"), [(None, 30.0), (20.0, 20.0)])
+def test_recordings_are_trimmed_as_in_training_where_nothing_is_said(told: float | None, found: float) -> None:
+    plain = DataConfig()
+    config = dataclasses.replace(plain, audio=dataclasses.replace(plain.audio, trim=told))
+    assert Pixels(trim=30.0).fill(config).audio.trim == found
 
 
 def test_texts_and_groups_are_held_out_together(said: Path) -> None:
