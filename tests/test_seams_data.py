@@ -14,8 +14,19 @@ from PIL import Image
 
 from asked import Asked
 from sound_files import RATE, speech_folder, tone, write
-from twofold.data import ArraySource, AudioLoader, DataConfig, LengthOrder, Loader, Order, open_source
+from twofold.data import (
+    ArraySource,
+    AudioLoader,
+    AudioSource,
+    BadImage,
+    DataConfig,
+    LengthOrder,
+    Loader,
+    Order,
+    open_source,
+)
 from twofold.data.batches import audio as audio_batches
+from twofold.data.batches import cache as caches
 from twofold.data.batches import loader as image_batches
 from twofold.data.batches import order as orders
 from twofold.data.batches import pipe as pipes
@@ -179,6 +190,59 @@ def test_a_decoder_is_what_its_processes_were_told(monkeypatch: pytest.MonkeyPat
     resolved, skipped = Substitution(source, bad).resolve(np.array([0, 1]))
     assert (resolved.tolist(), skipped) == ([0, 2], [(decoder.name(1), "it hung")])
     assert pipes.Pipe(source, VIEWS, SEED, None, False, 40, 0)._patience == 60.0
+
+
+def test_images_are_kept_decoded_as_the_options_allow(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = open_source(photos, DataConfig(max_skipped=0.5))
+    kept = {
+        name: isinstance(caches.with_cache(source, DataConfig(**options)), caches.CachedSource)
+        for name, options in OPTIONS_OF_CACHES.items()
+    }
+    assert kept == {"auto": True, "small": False, "ram": True, "off": False, "draft": False}
+    monkeypatch.setattr(type(source), "sizes", lambda _: None)
+    assert caches.with_cache(source, DataConfig()) is source  # measuring all files would take long
+    measured = caches.with_cache(source, DataConfig(cache="ram"))
+    assert isinstance(measured, caches.CachedSource)
+    measured.fill()
+    assert np.array_equal(measured.read(0), source.read(0))
+    assert [Path(path).name for path, _ in source.skipped] == ["4.png"]
+
+
+def test_small_files_of_one_size_are_given_whole(tmp_path: Path) -> None:
+    for i, pixels in enumerate(IMAGES):
+        Image.fromarray(pixels).save(tmp_path / f"{i}.png")
+    data, order = DataConfig(workers=0, cache="off"), Order(N, BATCH, SEED)
+    for side, shape in ((8, (BATCH, 3, 12, 10)), (5, (2, BATCH, 3, 5, 5))):  # 120 pixels, of at most 4 times side^2
+        views = ImageViews(ViewsConfig(size=side))
+        with Loader(open_source(tmp_path, data), views, order, SEED, config=data) as loader:
+            (batch,) = loader.iterate(0, 1)
+        assert batch.examples.shape == shape
+    with pytest.raises(UserError, match="--data.jpeg_draft is for image files"):
+        Loader(ArraySource(IMAGES), VIEWS, order, SEED, config=DataConfig(jpeg_draft=True))
+
+
+OPTIONS_OF_CACHES: dict[str, dict[str, Any]] = {
+    "auto": {}, "small": {"cache_gb": 1e-6}, "ram": {"cache": "ram", "cache_gb": 1e-6}, "off": {"cache": "off"},
+    "draft": {"jpeg_draft": True},
+}  # fmt: skip
+
+
+def test_recordings_that_cannot_be_read_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clips = open_source(speech_folder(tmp_path / "clips", 2, 4), DataConfig(max_skipped=0.5))
+    source, real = clips.at_rate(RATE), AudioSource.read
+
+    def read(self: AudioSource, index: int, place: float = 0.0) -> Any:
+        if index == 2:
+            raise BadImage("two.wav", "cut short")
+        return real(self, index, place)
+
+    monkeypatch.setattr(AudioSource, "read", read)
+    order = LengthOrder(source.lengths(), 8, SEED)
+    with AudioLoader(source, WaveViews(WavesConfig(), RATE), order, SEED, workers=1) as loader:
+        (batch,) = loader.iterate(0, 1)
+    assert 2 not in batch.index
+    assert batch.skipped == [("two.wav", "cut short")]
+    assert list(source.skipped) == [("two.wav", "cut short")]
 
 
 def test_a_batch_of_recordings_is_its_formula(tmp_path: Path) -> None:
