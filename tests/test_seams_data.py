@@ -217,7 +217,7 @@ def test_small_files_of_one_size_are_given_whole(tmp_path: Path) -> None:
         with Loader(open_source(tmp_path, data), views, order, SEED, config=data) as loader:
             (batch,) = loader.iterate(0, 1)
         assert batch.examples.shape == shape
-    with pytest.raises(UserError, match="--data.jpeg_draft is for image files"):
+    with pytest.raises(UserError, match=r"--data\.jpeg_draft is for image files"):
         Loader(ArraySource(IMAGES), VIEWS, order, SEED, config=DataConfig(jpeg_draft=True))
 
 
