@@ -221,6 +221,26 @@ def test_small_files_of_one_size_are_given_whole(tmp_path: Path) -> None:
         Loader(ArraySource(IMAGES), VIEWS, order, SEED, config=DataConfig(jpeg_draft=True))
 
 
+@pytest.mark.parametrize(
+    ("rule", "expected"), [("bilinear", Image.Resampling.BILINEAR), ("antialias", Image.Resampling.BICUBIC)]
+)
+def test_drafts_are_resized_by_the_rule_that_was_asked_for(
+    rule: Any, expected: Image.Resampling, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng, asked = np.random.default_rng(0), list[Any]()
+    for i in range(2):
+        Image.fromarray(rng.integers(0, 256, (96, 96, 3), dtype=np.uint8)).save(tmp_path / f"{i}.jpg")
+    real = Image.Image.resize
+    monkeypatch.setattr(
+        Image.Image, "resize", lambda self, size, rule, box=None: asked.append(rule) or real(self, size, rule, box=box)
+    )
+    data = DataConfig(workers=0, cache="off", jpeg_draft=True)
+    views = ImageViews(ViewsConfig(size=8, resample=rule, crop_area=(0.9, 1.0)))
+    with Loader(open_source(tmp_path, data), views, Order(2, 2, SEED), SEED, config=data) as loader:
+        next(loader.iterate(0, 1))
+    assert set(asked) == {expected}
+
+
 OPTIONS_OF_CACHES: dict[str, dict[str, Any]] = {
     "auto": {}, "small": {"cache_gb": 1e-6}, "ram": {"cache": "ram", "cache_gb": 1e-6}, "off": {"cache": "off"},
     "draft": {"jpeg_draft": True},
