@@ -28,6 +28,9 @@ EQUIVALENT: dict[str, str] = {
     "methods/moco.py: MoCo.follow: late: self.steps -> (self.steps + 1)": (
         "torch's average with a fixed share does not look at how many were averaged"
     ),
+    "data/batches/workers.py: Decoder.__getitem__: swapped: task.index, [] -> [], task.index": (
+        "its error is raised before anything else of the part is looked at"
+    ),
     "evaluation/features.py: _batches: swapped: height, width -> width, height": (
         "whether an image is long, and in how many squares it is seen, is the same of one that is tall or wide"
     ),

@@ -36,6 +36,7 @@ from twofold.heads import HeadConfig, ProjectionHead
 from twofold.runs import finetune as core
 from twofold.runs.finetune import finetune
 from twofold.training.loop import Training
+from twofold.views.audio.views import WavesConfig
 
 
 class Built(Exception):
@@ -302,8 +303,9 @@ def test_what_is_left_open_and_what_is_told_of_a_run() -> None:
     assert (config.batch, config.epochs) == (64, 320.0)
     config = core.resolve(dataclasses.replace(config, batch=10, epochs=7.0), 100)
     assert (config.batch, config.epochs) == (10, 7.0)
-    text = core._text(dataclasses.replace(config, sampling="balanced", from_head=0), "words", "audio")
-    assert "changed with probability 1; seed 5" in text
+    told = dataclasses.replace(config, sampling="balanced", from_head=0, waves=WavesConfig(chain=0.25))
+    text = core._text(told, "words", "audio")
+    assert "changed with probability 0.25; seed 5" in text
     assert "as many examples of each class drawn" in text
     assert "classifier on the encoder's features" in text
     assert "7 epochs, batch 10" in text

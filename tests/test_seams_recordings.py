@@ -58,6 +58,7 @@ def test_a_recogniser_is_trained_and_read_as_it_was_told(said: Path, monkeypatch
     asked.of(ctc, "permutation")
     asked.of(ctc, "derive_seed")
     asked.of(ctc, "_with_texts", "labels", "seed", "draw")
+    asked.of(ctc, "label_positions", "wanted", "seed", "draw")
     asked.of(ctc, "groups_in_words")
     asked.of(Reader, "read", "batch")
     rates = list[Any]()
@@ -70,7 +71,7 @@ def test_a_recogniser_is_trained_and_read_as_it_was_told(said: Path, monkeypatch
     )  # fmt: skip
     protocol, encoder = Ctc(held), small()
     found: Any = protocol.evaluate(encoder, source_of(said))
-    assert asked["_with_texts"] == [("80%", 5, 2)]
+    assert asked["_with_texts"] == asked["label_positions"] == [("80%", 5, 2)]
     assert [given[0] for given in asked["groups_in_words"]] == ["nothing"]
     assert found.train == int(0.8 * 18)
     assert found.test == 6

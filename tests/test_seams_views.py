@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from asked import Asked
+from twofold.encoders import EncoderConfig, build_encoder
 from twofold.heads import Classifier, HeadConfig, ProjectionHead
 from twofold.randomness import Key, uniforms
 from twofold.views import ImageViews, ViewsConfig, build_views, color, images, pairs, resample
@@ -218,3 +219,11 @@ def test_every_option_of_a_head_reaches_it() -> None:
     assert linear.widths == [9, 5]
     assert not Classifier(4, 2, "zero").weight.any()
     assert Classifier(4, 2, "normal").weight.any()
+
+
+def test_the_channels_of_an_encoder_are_the_data_s_where_nothing_is_said() -> None:
+    for told, found in ((None, 3), (1, 1)):
+        config = EncoderConfig.of(name="resnet10", channels=told)
+        assert config.chosen(10, 3, None, 16, False)[0].channels == found
+    assert build_encoder(EncoderConfig.of(name="resnet10", width=0.125, channels=1), 16).input.channels == 1
+    assert build_encoder(EncoderConfig.of(name="resnet10", width=0.125), 16).input.channels == 3
