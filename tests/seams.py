@@ -153,8 +153,6 @@ class _Finder(ast.NodeVisitor):
     def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
         if node.name == "__post_init__" or node.name.startswith(("check_", "refuse_", "title", "describe")):
             return
-        if any(ast.unparse(decorator) == "triton.jit" for decorator in node.decorator_list):
-            return  # for a GPU's compiler: Python runs no line of it
         kept, self.own = (self.own, self.holders), _parameters(node) if node.name == "__init__" else {}
         typed = {name: p.annotation for name, p in _parameters(node).items() if p.annotation.endswith("Config")}
         self.holders = self.holders | {name: signatures().get(kind, {}) for name, kind in typed.items()}
