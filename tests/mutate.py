@@ -18,7 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from mutate_tests import NOTICED, SURVIVED, TOO_LONG, Tests
+from mutate_tests import NOTICED, SURVIVED, TOO_LONG, Nearest
 from mutations import ROOT
 from seams import PACKAGE, SEAMS, files, key, nearest, sites
 
@@ -86,7 +86,7 @@ def main() -> int:
         torch.set_num_threads(1)
         compileall.compile_dir(PACKAGE, quiet=2)  # each copy has it, then
     before, survivors, count = known(options.kept), list[str](), 0
-    sets: dict[tuple[str, ...], Tests] = {}
+    sets: dict[tuple[str, ...], Nearest] = {}
     noticed = Counter((row["name"].split(":")[0], row["test"]) for row in before.values() if row.get("test"))
     for file in files(paths):
         text, near = (PACKAGE / file).read_text(), tuple(options.tests or nearest(file))
@@ -101,7 +101,7 @@ def main() -> int:
             for other in list(sets):
                 sets.pop(other).close()
             lines = options.kept.with_suffix(".lines.json")
-            sets[near] = Tests(near, options.seconds, options.quick, options.budget, lines)
+            sets[near] = Nearest(near, options.seconds, options.quick, options.budget, lines)
         for number, seam in enumerate(todo, 1):
             outcome, test = sets[near].judge(seam, noticed)
             noticed[file, test] += 1

@@ -197,7 +197,7 @@ def functions(code: types.CodeType) -> Iterator[types.CodeType]:
                 yield from functions(part)
 
 
-class Tests:
+class Nearest:
     """The tests nearest to some files, collected.
 
     Args:
