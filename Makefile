@@ -52,7 +52,7 @@ test-reliability: $(VENV)/.dev ## kills, faults of disks, damage, hostile files,
 	  tests/runs/test_changed_data.py tests/runs/test_joining.py tests/commands/test_stops.py \
 	  tests/commands/test_lost_ranks.py tests/commands/test_restarts.py
 
-mutate: $(VENV)/.dev ## errors where options become objects: which does no test notice? (hours; MUTATE=optim/build.py for one file)
+mutate: $(VENV)/.dev ## errors where options become objects: which does no test notice? (an hour or two; MUTATE=optim/build.py for one file)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/mutate.py $(MUTATE)
 
 lint: $(VENV)/.dev ## formatting, lint, types and import rules

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
-from pathlib import Path
 
 from mutations import ROOT
 
@@ -254,14 +253,91 @@ def walk(under: tuple[str, ...] = SEAMS) -> Iterator[Seam]:
         yield from sites(file)
 
 
+NEAR = {
+    "methods": "methods studies/test_study_methods",
+    "optim": "optim",
+    "heads.py": "test_heads methods",
+    "runs/build.py": "runs training/test_run_config commands/test_pretrain",
+    "runs/inputs.py": (
+        "runs/test_build runs/test_every_option runs/test_pretraining runs/test_changed_data data/test_bands training/"
+        "test_defaults training/test_speech_defaults commands/test_pretrain commands/test_tiles_in_commands commands/"
+        "test_pixels_as_in_training commands/test_partly_labelled commands/test_balance commands/test_words"
+    ),
+    "runs/pretrain.py": (
+        "runs training/test_saving_share training/test_soundness training/test_micro_batch training/test_run_config "
+        "commands/test_pretrain commands/test_start commands/test_restarts commands/test_around_a_run commands/"
+        "test_new_classes commands/test_groups_kept commands/test_pretrain_speech commands/test_words commands/"
+        "test_extend commands/test_tiles_in_commands test_recipes"
+    ),
+    "runs/finetune.py": (
+        "runs training/test_run_config commands/test_finetune commands/test_partly_labelled commands/test_balance "
+        "commands/test_around_a_run commands/test_groups_kept commands/test_start commands/test_fresh commands/"
+        "test_tiles_in_commands commands/test_pixels_as_in_training commands/test_after_block commands/"
+        "test_evaluate_parts commands/test_pretrain_speech commands/test_words evaluation/test_label_subsets "
+        "studies/test_few_label_studies test_recipes methods/test_training_steps"
+    ),
+    "runs/distill.py": (
+        "commands/test_distill runs/test_distill_audio runs/test_build runs/test_every_option training/test_run_config "
+        "commands/test_start commands/test_tiles_in_commands commands/test_pixels_as_in_training commands/"
+        "test_evaluate_parts commands/test_words studies/test_few_label_studies test_recipes interop/test_backbones"
+    ),
+    "training/loop.py": (
+        "training/test_checkpoint training/test_clock training/test_health training/"
+        "test_micro_batch training/test_saving_share training/test_soundness training/test_vigil runs methods/"
+        "test_training_steps commands/test_pretrain commands/test_restarts commands/test_stops commands/test_extend "
+        "test_interrupts"
+    ),
+    "training/inputs.py": (
+        "runs training/test_micro_batch methods/test_training_steps commands/test_distill commands/test_finetune"
+    ),
+    "views": "views runs/test_build data/test_loader commands/test_pretrain",
+    "encoders": "encoders runs/test_build",
+    "encoders/audio": (
+        "encoders/test_filterbank encoders/test_speech_encoder encoders/test_utterance_encoder encoders/test_pooling "
+        "evaluation/test_audio_features"
+    ),
+    "data/batches": (
+        "data/test_loader data/test_order data/test_balanced data/test_audio_sources data/test_audio_containers data/"
+        "test_images data/test_pieces data/test_trim data/test_pixel_range views/test_two_views commands/"
+        "test_lost_ranks commands/test_balance runs/test_every_option training/test_vigil"
+    ),
+    "evaluation": "evaluation",
+    "evaluation/protocols/base.py": (
+        "evaluation/test_evaluation_protocols evaluation/test_protocol_contract evaluation/test_probe_options "
+        "evaluation/test_in_parts evaluation/test_beside commands/test_evaluate_parts"
+    ),
+    "evaluation/protocols/beside.py": "evaluation/test_beside evaluation/test_in_parts",
+    "evaluation/protocols/classifier.py": (
+        "evaluation/test_evaluation_protocols evaluation/test_evaluation_labels evaluation/test_grouped_splits "
+        "evaluation/test_weighted_folds evaluation/test_class_weights evaluation/test_beside evaluation/test_choosing "
+        "commands/test_predict commands/test_groups_kept commands/test_evaluate_parts"
+    ),
+    "evaluation/protocols/ctc.py": "evaluation/test_ctc evaluation/test_grouped_splits commands/test_predict",
+    "evaluation/protocols/recogniser.py": "evaluation/test_ctc commands/test_predict",
+    "evaluation/protocols/imagenet.py": "evaluation/test_imagenet_protocol",
+    "evaluation/protocols/knn.py": "evaluation/test_evaluation_knn evaluation/test_evaluation_protocols",
+    "evaluation/protocols/linear.py": (
+        "evaluation/test_evaluation_linear evaluation/test_class_weights evaluation/test_evaluation_protocols"
+    ),
+    "evaluation/protocols/verification.py": "evaluation/test_verification evaluation/test_in_parts",
+    "evaluation/protocols/weighted.py": "evaluation/test_weighted_folds evaluation/test_class_weights",
+    "evaluation/features.py": (
+        "evaluation/test_evaluation_features evaluation/test_audio_features evaluation/test_preprocess evaluation/"
+        "test_framing evaluation/test_feature_cache"
+    ),
+    "evaluation/monitors.py": (
+        "runs/test_looks runs/test_build runs/test_every_option runs/test_pretraining training/test_health training/"
+        "test_keep_memory training/test_checkpoint commands/test_pretrain commands/test_partly_labelled commands/"
+        "test_start methods/test_training_steps"
+    ),
+}  # fmt: skip
+"""Tests of each file at the seams, below tests: the longest prefix counts."""
+NEAR["runs/teacher.py"] = NEAR["runs/distill.py"]
+
+
 def nearest(file: str) -> list[str]:
     """Tests that are the likeliest to notice an error in a file, quick ones first: paths below the checkout."""
     general = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "tests").glob("test_seams*.py"))
-    folder = Path(file).parts[0].removesuffix(".py")
-    near = {
-        "heads": ["tests/test_heads.py", "tests/methods"],
-        "runs": ["tests/runs", "tests/training/test_run_config.py", "tests/commands/test_pretrain.py"],
-        "methods": ["tests/methods", "tests/studies/test_study_methods.py"],
-        "training": ["tests/training", "tests/methods/test_training_steps.py"],
-    }.get(folder, [f"tests/{folder}"])
-    return [*general, *near]
+    prefix = max((name for name in NEAR if file.startswith(name)), key=len)
+    paths = [ROOT / "tests" / name for name in NEAR[prefix].split()]
+    return [*general, *(str((p if p.is_dir() else p.with_suffix(".py")).relative_to(ROOT)) for p in paths)]

@@ -6,11 +6,15 @@ import ast
 import json
 import subprocess
 import sys
+import types
+import warnings
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from mutate import EQUIVALENT, known
+from mutate_tests import Nearest, functions
 from mutations import ROOT
 from seams import PACKAGE, files, key, nearest, sites
 
@@ -21,7 +25,23 @@ def test_every_error_can_be_made(file: str) -> None:
     for seam in sites(file):
         assert seam.mutated(text) != text
         ast.parse(seam.mutated(text))
-    assert nearest(file)
+    assert all((ROOT / path).exists() for path in nearest(file))
+
+
+@pytest.mark.parametrize("file", files())
+def test_every_error_is_in_a_function(file: str) -> None:
+    """Whose code can be exchanged where it is loaded."""
+    text = (PACKAGE / file).read_text()
+
+    def codes(text: str) -> dict[str, types.CodeType]:
+        return {code.co_qualname: code for code in functions(compile(text, file, "exec"))}
+
+    before = codes(text)
+    for seam in sites(file):
+        with warnings.catch_warnings(action="ignore"):  # `None is None`, written out
+            after = codes(seam.mutated(text))
+        assert after.keys() == before.keys()
+        assert after != before
 
 
 def test_seams_of_each_kind_are_found() -> None:
@@ -80,3 +100,20 @@ def test_an_error_that_never_ends_is_told_and_quick_tests_are_run_alone(tmp_path
     subprocess.run(command, capture_output=True, check=False)
     told = [(row["outcome"], row["test"].split("::")[-1]) for row in known(kept).values()]
     assert told == [("too long", "test_end"), ("survived", ""), ("survived", "")]
+
+
+def test_an_error_is_put_before_the_tests_that_run_its_line() -> None:
+    """Those written for seams first, then one that noticed others of the file, then by time, within the budget."""
+    seam = sites("optim/build.py")[0]
+    line = (PACKAGE / seam.file).read_text().count("\n", 0, seam.start) + 1
+    took = {"tests/test_seams.py::a": 9.0, "tests/x.py::slow": 2.5, "tests/y.py::b": 1.0, "tests/z.py::c": 0.5}
+    tests = Nearest.__new__(Nearest)
+    tests.budget = 2.0
+    tests.tests = {name: {"took": seconds, "lines": {seam.file: [line]}} for name, seconds in took.items()}
+    tests.tests["tests/y.py::elsewhere"] = {"took": 0.1, "lines": {seam.file: [line + 200], "optim/lars.py": [line]}}
+    noticed = Counter({(seam.file, "tests/y.py::b"): 3, ("optim/lars.py", "tests/z.py::c"): 9})
+    assert tests.chosen(seam, noticed) == ["tests/test_seams.py::a", "tests/y.py::b", "tests/z.py::c"]
+    tests.budget = 0
+    assert tests.chosen(seam, noticed)[-1] == "tests/x.py::slow"
+    tests.tests = {"tests/y.py::elsewhere": tests.tests["tests/y.py::elsewhere"]}
+    assert tests.chosen(seam, noticed) == ["tests/y.py::elsewhere"]  # nothing seen to run the line: what runs the file

@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 import torch
 
+from asked import Asked
 from twofold.data import DataFacts
-from twofold.encoders import Encoder, EncoderConfig, build_encoder
+from twofold.encoders import Encoder, EncoderConfig, SpeechEncoder, Waves, build_encoder
 from twofold.errors import UserError
 from twofold.heads import HeadConfig, ProjectionHead
-from twofold.losses import distillation_loss, info_nce, margin_triplet, nt_logistic, nt_xent
-from twofold.methods import MethodConfig, MoCo, SimCLR, moco
+from twofold.losses import distillation_loss, info_nce, margin_triplet, masked_reconstruction, nt_logistic, nt_xent
+from twofold.methods import MethodConfig, MoCo, SimCLR, SpeechSimCLR, moco, speech_simclr
 from twofold.methods.base import ClassifierOutput, ContrastiveOutput, Inputs
 from twofold.methods.distill import Distill
 from twofold.methods.supervised import Supervised
@@ -213,3 +214,28 @@ def test_lars_and_the_words_of_an_extension_have_their_own_numbers() -> None:
     assert in_words(schedule, 14, 20).startswith(f"begins anew at {schedule(14):g} and")
     slow = InverseSqrt(0.25, 2)
     assert in_words(slow, 14, 20).endswith(f"from {slow(14):g} to {slow(19):g}")
+
+
+def test_each_option_of_speech_simclr_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = {"temperature": 0.37, "mask_rule": "released", "reconstruction_scale": "released", "time_mask": 9}
+    encoder = SpeechEncoder(8000, 13, 60.0, width=16, layers=1, heads=2, hidden=16, cmvn="none", dropout=0.0)
+    method = SpeechSimCLR(encoder, HEAD, contrastive_weight=0.6, reconstruction_weight=0.4, **options)  # type: ignore[arg-type]
+    asked = Asked(monkeypatch)
+    asked.of(speech_simclr, "blocks")
+    asked.of(speech_simclr, "fill_blocks", "rule")
+    asked.of(speech_simclr, "masked_reconstruction")
+    generator = torch.Generator().manual_seed(2)
+    lengths = torch.tensor([4000, 3200, 2400])
+    a, b = (
+        Waves(torch.randn(3, 4000, generator=generator), lengths, torch.rand(3, 200, generator=generator))
+        for _ in range(2)
+    )
+    out = method(Inputs(a, b))
+    assert isinstance(out, speech_simclr.SpeechOutput)
+    torch.testing.assert_close(out.contrastive, nt_xent(out.z_a, out.z_b, 0.37))
+    frames = int(encoder.frontend.frames(lengths).max())
+    assert [(given[2:6], given[6]) for given in asked["blocks"]] == [((frames, 13, 9, 0.3375), "released")] * 2
+    assert asked["fill_blocks"] == ["released"] * 2
+    first, _ = asked["masked_reconstruction"]
+    loss = masked_reconstruction(*first[:4], "released").loss
+    torch.testing.assert_close(out.loss, 0.6 * out.contrastive + 0.4 * loss)
