@@ -15,6 +15,7 @@ from twofold.errors import UserError
 from twofold.evaluation.grouped import warn_of_shared_groups
 from twofold.evaluation.label_subsets import is_list, label_positions
 from twofold.evaluation.splits import check_cover, stratified_split
+from twofold.files import at_home
 
 
 @dataclass(frozen=True)
@@ -75,12 +76,16 @@ def evaluation_parts(
 ) -> tuple[Source, Source | None]:
     """The parts that the classifier is fitted on and scored on; without a second part the first has to be divided.
 
+    `test` may be data of any kind, or the name of another part of the same data, where no file is called that.
+
     Raises:
         UserError: see `open_source`; with `same_classes`, a class of the data's own training part that their test part
             lacks.
     """
     if test is not None:
-        train, tested = open_source(data, config), open_source(test, dataclasses.replace(config, split=None))
+        own = isinstance(test, str) and not at_home(test).exists() and test in splits_of(data).names
+        place, part = (data, test) if own else (test, None)
+        train, tested = open_source(data, config), open_source(place, dataclasses.replace(config, split=part))
         warn_of_shared_groups({"training": train, "test": tested})
         return train, tested
     parts = splits_of(data).evaluation
