@@ -23,7 +23,7 @@ def run_cell(place: Path, work: dict[str, Any]) -> None:
     config, _ = run.read(RunConfig)
     device = choose_device(config.training.device).type
     memory, last = peak_memory(device), run.rows()[-1]
-    shared: dict[str, Any] = {"data": cell.options.get("data", {})}
+    shared: dict[str, Any] = {"data": cell.options.get("data", {})} | work.get("scoring", {})
     if work["test"] is not None:
         shared["test"] = work["test"]
     linear, knn = (

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from twofold.data import DataConfig, Order, open_source
+from twofold.data import DataConfig, Order, Source, open_source
 from twofold.devices import choose_device
 from twofold.errors import UserError
 from twofold.evaluation.parts import evaluation_parts
@@ -131,10 +131,18 @@ class GridStudy(Study[GridPart, Score]):
         """The paper's linear accuracy in %, at its size; None where none is known."""
         return None
 
+    def check(self, source: Source) -> None:  # most tables take any
+        """Raise a UserError for data that the table is not for."""
+
+    def scoring(self) -> dict[str, Any]:
+        """Options of `twofold evaluate` by which cells are scored, beside those that all studies share."""
+        return {}
+
     def plan(self) -> Sequence[GridPart]:
         """One part a run; what is wrong with any is said before the first."""
         config = self.config
         source = open_source(self.data, config.data)
+        self.check(source)
         train, test = evaluation_parts(self.data, config.test, config.data)
         check_labels(train, test)
         own = {name: getattr(config, name) for name in ("epochs", "batch") if getattr(config, name) is not None}
@@ -172,6 +180,7 @@ class GridStudy(Study[GridPart, Score]):
         method = part.options.get("method", {}).get("name") or "simclr"
         spec = RunSpec(method, part.options.get("batch") or 0, part.seed, part.options)
         work = {"data": self.data, "test": self.config.test, "k": self.config.k, "cell": dataclasses.asdict(spec)}
+        work["scoring"] = self.scoring()
         return Cell(self.folder.path / part.name, work)
 
     def table(self, cells: Sequence[Score]) -> Table:
