@@ -30,8 +30,18 @@ def run_cell(place: Path, work: dict[str, Any]) -> None:
         evaluate(place, work["data"], protocol=protocol, **own, **shared).metrics["top1"]
         for protocol, own in (("linear", {}), ("knn", {"k": work["k"]}))
     )
+    other = evaluate(place, work["other"], protocol="linear", **shared).metrics["top1"] if "other" in work else None
     outcome = Outcome(
-        cell.method, cell.batch, cell.seed, linear, knn, last["seconds"], last["step"] * cell.batch, memory, device
+        cell.method,
+        cell.batch,
+        cell.seed,
+        linear,
+        knn,
+        last["seconds"],
+        last["step"] * cell.batch,
+        memory,
+        device,
+        other,
     )
     run.write_json("cell.json", asdict(outcome))
 

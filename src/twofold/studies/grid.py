@@ -82,7 +82,11 @@ class GridPart(NamedTuple):
 
 @dataclass(frozen=True)
 class Score:
-    """What a run came to: its place, its seed, test accuracies in [0, 1], and seconds of training."""
+    """What a run came to: its place, its seed, test accuracies in [0, 1], and seconds of training.
+
+    Attributes:
+        other_top1: linear accuracy of other labels of the same images, where the study has such.
+    """
 
     row: str
     column: str
@@ -90,6 +94,7 @@ class Score:
     linear_top1: float
     knn_top1: float
     seconds: float
+    other_top1: float | None = None
 
 
 class Contrast(NamedTuple):
@@ -174,7 +179,8 @@ class GridStudy(Study[GridPart, Score]):
         found = read_outcome(self.folder.path / part.name)
         if found is None:
             raise UserError(f"{self.folder.path / part.name} came to nothing: it has no cell.json")
-        return [Score(part.row, part.column, part.seed, found.linear_top1, found.knn_top1, found.seconds)]
+        accuracies = found.linear_top1, found.knn_top1, found.seconds, found.other_top1
+        return [Score(part.row, part.column, part.seed, *accuracies)]
 
     def _cell(self, part: GridPart) -> Cell:
         method = part.options.get("method", {}).get("name") or "simclr"
