@@ -82,7 +82,7 @@ def test_it_runs_and_goes_on(data, tmp_path, monkeypatch):
     asked, begin = [], cells._begin
     monkeypatch.setattr(cells, "_begin", lambda cell, *more: (asked.append(cell.work), begin(cell, *more))[1])
     assert cli.main(words) == 0
-    assert [work["scoring"] for work in asked] == [{"parts": 2}] * 2
+    assert [work["scoring"] for work in asked] == [{"baselines": False, "parts": 2}] * 2
     assert cli.main([*words, "--resume"]) == 0
     assert len(asked) == 2, "nothing is done again"
     results = json.loads((tmp_path / "s" / "study.json").read_text())["results"]

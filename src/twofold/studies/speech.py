@@ -70,8 +70,8 @@ class SpeechStudy(GridStudy):
             raise UserError(f"{self.data} holds images: give a folder of labelled recordings, or a manifest of them")
 
     def scoring(self) -> dict[str, Any]:
-        """How many parts of a recording are averaged."""
-        return {} if self.config.parts == 1 else {"parts": self.config.parts}
+        """How many parts of a recording are averaged; nothing beside that the table does not show."""
+        return {"baselines": False} | ({} if self.config.parts == 1 else {"parts": self.config.parts})
 
     def places(self) -> Sequence[Place]:
         """Row the objective, column the views."""
