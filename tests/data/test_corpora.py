@@ -13,7 +13,7 @@ from twofold.data.sources.audio_layouts import layout_of, located
 from twofold.data.sources.corpora import CORE_TEST, DEVELOPMENT
 from twofold.data.sources.wsj import words_of
 from twofold.errors import UserError
-from twofold.evaluation.parts import evaluation_parts
+from twofold.evaluation.parts import evaluation_parts, open_parts
 
 RATE = 16000
 
@@ -109,6 +109,8 @@ def test_a_part_of_the_same_data_is_the_test(timit):
     """A path that is there comes before a part of that name."""
     train, test = evaluation_parts(str(timit), "core-test", DataConfig(split="train-sx-si"))
     assert (len(train), len(test)) == (4, 2)
+    parts = open_parts(str(timit), "core-test", "dev", DataConfig(split="train-sx-si"))
+    assert {r.speaker for r in parts.validation.recordings} == {"FAKS0"}
     with pytest.raises(UserError, match="core-testing"):
         evaluation_parts(str(timit), "core-testing", DataConfig(split="train-sx-si"))
 

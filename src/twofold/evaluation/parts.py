@@ -48,7 +48,7 @@ def open_parts(
     """Open the data's own parts where they have them and no others are given.
 
     Args:
-        data, test, validation: data of any kind, see `open_source`.
+        data, test, validation: data of any kind, see `open_source`; the last two may name a part of the first.
         config: how they are read.
         whole: the data are not divided.
         same_classes: see `evaluation_parts`.
@@ -63,7 +63,7 @@ def open_parts(
         check_cover(train, tested, "--test with the images to score on")
         warn_of_shared_groups({"training": train, "validation": chosen_on, "test": tested})
         return Parts(train, tested, chosen_on)
-    choice = open_source(validation, dataclasses.replace(config, split=None)) if validation is not None else None
+    choice = _part(data, validation, config) if validation is not None else None
     parts = Parts(*evaluation_parts(data, test, config, same_classes), choice)
     if choice is not None:
         warn_of_shared_groups({"training": parts.train, "validation": choice})
@@ -83,9 +83,7 @@ def evaluation_parts(
             lacks.
     """
     if test is not None:
-        own = isinstance(test, str) and not at_home(test).exists() and test in splits_of(data).names
-        place, part = (data, test) if own else (test, None)
-        train, tested = open_source(data, config), open_source(place, dataclasses.replace(config, split=part))
+        train, tested = open_source(data, config), _part(data, test, config)
         warn_of_shared_groups({"training": train, "test": tested})
         return train, tested
     parts = splits_of(data).evaluation
@@ -96,6 +94,13 @@ def evaluation_parts(
         check_cover(train, tested, "--test with the images to score on")
     warn_of_shared_groups({"training": train, "test": tested})
     return train, tested
+
+
+def _part(data: Any, part: Any, config: DataConfig) -> Source:
+    """Data of their own, or the part of the same data that has this name, where no file is called that."""
+    if isinstance(part, str) and not at_home(part).exists() and part in splits_of(data).names:
+        return open_source(data, config, split=part)
+    return open_source(part, dataclasses.replace(config, split=None))
 
 
 def labelled_parts(

@@ -225,7 +225,7 @@ class SuppressionStudy(GridStudy):
     def _cell(self, part: GridPart) -> Cell:
         """On the column's own images, which are made where they are not there yet."""
         cell = super()._cell(part)
-        place = self.folder.path / "data"
+        place = self.folder.path.resolve() / "data"
         file, other = (place / f"{part.column.replace(' ', '-')}{end}.npz" for end in ("", "-read"))
         if not file.exists():  # it is written last
             made = {name: self._made(pictures, part.column, name) for name, pictures in self._pictures.items()}

@@ -182,7 +182,7 @@ def iemocap(folder: Path, split: str | None, config: DataConfig) -> Listing:
     sessions, texts are those of SessionN/dialog/transcriptions.
 
     Utterances of other emotions are left out. `improvised` and `scripted` take one kind of dialogue: in scripted ones
-    both speakers of every session say the same texts.
+    the sessions say the same texts.
     """
     if split is not None and split not in _KINDS:
         raise UserError(
