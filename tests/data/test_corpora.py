@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from sound_files import tone, write
-from twofold.data import DataConfig, open_source, splits_of
+from twofold.data import DataConfig, Splits, open_source, splits_of
 from twofold.data.config import AudioConfig
 from twofold.data.sources.audio_layouts import layout_of, located
 from twofold.data.sources.corpora import CORE_TEST, DEVELOPMENT
@@ -73,7 +73,7 @@ def test_timits_parts(timit):
     assert speakers("core-test") == [("MDAB0", "SI"), ("MDAB0", "SX")]
     assert speakers("dev") == [("FAKS0", "SI"), ("FAKS0", "SX")]
     assert speakers("train-sx-si") == [(s, k) for s in ("FCJF0", "MDAC0") for k in ("SI", "SX")]
-    with pytest.raises(UserError, match=r"--data.split eval: .* has core-test, dev, test, train, train-sx-si"):
+    with pytest.raises(UserError, match=r"--data.split eval: .* has test, train, core-test, dev, train-sx-si"):
         open_source(timit, split="eval")
     assert (len(CORE_TEST), len(DEVELOPMENT)) == (24, 50)
     assert not CORE_TEST & DEVELOPMENT
@@ -164,9 +164,29 @@ def test_wsj_by_its_lists(wsj):
     assert words(open_source(wsj, split="si84")) == {"01ic0201.wv1": "The sale", "01ic0202.wv1": "PERCENT"}
     assert words(open_source(wsj, DataConfig(), "si_tr_s"))["401c0201.wv1"] is None, "a folder is all that is in it"
     parts = splits_of(wsj)
-    assert parts.names == ("si84", "si284", "dev93", "eval92", "si_dt_20", "si_et_20", "si_tr_s")
+    assert parts.names == ("si_dt_20", "si_et_20", "si_tr_s"), "each sentence in one"
+    assert parts.others == ("si84", "si284", "dev93", "eval92")
     assert (parts.evaluation, parts.validation) == (("si284", "eval92"), ("si284", "dev93"))
     assert np.abs(source.read(0)).max() > 0.1
+
+
+def test_settings_are_chosen_on_wsjs_own_part(wsj):
+    """Two sentences in each part, as a part of one is none to learn from."""
+    for disc, part, speaker, utterance in (
+        ("13-16.1", "WSJ1/SI_DT_20", "4K1", "4K1C0301.WV1"), ("11-13.1", "wsj0/si_et_20", "441", "441c0401.wv1")
+    ):  # fmt: skip
+        sphere(wsj / disc / part / speaker / utterance, tone(0, rate=RATE), "pcm")
+    lists = {"13-34.1/wsj1/doc/indices/h1_p0.ndx": ["13_16_1:wsj1/si_dt_20/4k0/4k0c0301.wv1",
+                                                    "13_16_1:wsj1/si_dt_20/4k1/4k1c0301.wv1"],
+             "11-13.1/wsj0/doc/indices/test/nvp/si_et_20.ndx": ["11_13_1:wsj0/si_et_20/440/440c0401",
+                                                                "11_13_1:wsj0/si_et_20/441/441c0401"]}  # fmt: skip
+    for name, sentences in lists.items():
+        listing(wsj / name, sentences)
+    words = "si284 has: add images, leave the class out of both"
+    with pytest.raises(UserError, match=words):  # its speakers are not those of the test
+        open_parts(str(wsj), None, None, DataConfig(), choose=True)
+    parts = open_parts(str(wsj), "eval92", "dev93", DataConfig(split="si284"), choose=True)
+    assert [len(part) for part in (parts.train, parts.validation, parts.test)] == [3, 2, 2]
 
 
 @pytest.mark.parametrize(("split", "text"), [("eval92", "Some odd words"), ("dev93", "In capitals")])
@@ -251,8 +271,7 @@ def test_iemocap_has_texts_and_kinds_of_dialogue(iemocap):
     assert len(source) == 12
     assert source.texts[:3] == ["Excuse me, 0.", "Excuse me, 1.", "Excuse me, 3."]
     assert [source.classes[label] for label in source.labels[:3]] == ["neutral", "happy", "angry"]
-    assert splits_of(iemocap).names == ("improvised", "scripted")
-    assert splits_of(iemocap).evaluation is None
+    assert splits_of(iemocap) == Splits(others=("improvised", "scripted"))
     improvised = open_source(iemocap, split="improvised")
     assert len(improvised) == 6
     assert all("impro" in each.path for each in improvised.recordings)

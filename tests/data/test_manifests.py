@@ -153,7 +153,8 @@ def test_kaldi_and_timit(folder):
             place.with_suffix(".TXT").write_text("0 46797 She had your dark suit.\n")
     source = open_source(timit)
     assert (source.speakers, source.texts[0]) == (["FCJF0", "MDAB0"], "She had your dark suit.")
-    assert splits_of(timit).names == ("core-test", "dev", "test", "train", "train-sx-si")
+    assert splits_of(timit).names == ("test", "train")
+    assert splits_of(timit).others == ("core-test", "dev", "train-sx-si")
     assert splits_of(timit).evaluation == ("train", "test")
 
 

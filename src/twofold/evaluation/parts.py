@@ -57,13 +57,15 @@ def open_parts(
     """
     if whole:
         return Parts(open_source(data, config))
-    own = splits_of(data).validation
-    if choose and own is not None and test is None and validation is None and config.split is None:
-        train, chosen_on, tested = (open_source(data, config, split=name) for name in (*own, "test"))
+    known = splits_of(data)
+    given = any(each is not None for each in (test, validation, config.split))
+    if choose and known.validation and known.evaluation and not given:
+        names = (*known.validation, known.evaluation[1])
+        train, chosen_on, tested = (open_source(data, config, split=name) for name in names)
         check_cover(train, tested, "--test with the images to score on")
         warn_of_shared_groups({"training": train, "validation": chosen_on, "test": tested})
         return Parts(train, tested, chosen_on)
-    choice = _part(data, validation, config) if validation is not None else None
+    choice = part_of(data, validation, config) if validation is not None else None
     parts = Parts(*evaluation_parts(data, test, config, same_classes), choice)
     if choice is not None:
         warn_of_shared_groups({"training": parts.train, "validation": choice})
@@ -83,7 +85,7 @@ def evaluation_parts(
             lacks.
     """
     if test is not None:
-        train, tested = open_source(data, config), _part(data, test, config)
+        train, tested = open_source(data, config), part_of(data, test, config)
         warn_of_shared_groups({"training": train, "test": tested})
         return train, tested
     parts = splits_of(data).evaluation
@@ -96,10 +98,12 @@ def evaluation_parts(
     return train, tested
 
 
-def _part(data: Any, part: Any, config: DataConfig) -> Source:
+def part_of(data: Any, part: Any, config: DataConfig) -> Source:
     """Data of their own, or the part of the same data that has this name, where no file is called that."""
-    if isinstance(part, str) and not at_home(part).exists() and part in splits_of(data).names:
-        return open_source(data, config, split=part)
+    if isinstance(part, str) and not at_home(part).exists():
+        known = splits_of(data)
+        if part in known.names + known.others:
+            return open_source(data, config, split=part)
     return open_source(part, dataclasses.replace(config, split=None))
 
 

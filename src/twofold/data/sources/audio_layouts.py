@@ -155,9 +155,7 @@ def audio_splits(path: Path) -> Splits:
     if path.is_file():
         return Splits.named(sorted({str(row["split"]) for row in manifest_rows(path) if row.get("split")}))
     layout, place = located(path)
-    if layout == "wsj":
-        return wsj_splits(place)
-    return Splits.named(_SPLITS[layout](place))
+    return _SPLITS[layout](place)
 
 
 def _voxceleb_splits(folder: Path) -> tuple[str, ...]:
@@ -277,15 +275,16 @@ _LAYOUTS: dict[str, Layout] = {
     "iemocap": iemocap,
     "wsj": wsj,
 }
-_SPLITS: dict[str, Callable[[Path], tuple[str, ...]]] = {
-    "folder": lambda folder: tuple(_split_folders(folder)),
+_SPLITS: dict[str, Callable[[Path], Splits]] = {
+    "folder": lambda folder: Splits.named(_split_folders(folder)),
     "timit": timit_splits,
-    "kaldi": lambda _: (),
-    "common_voice": lambda folder: tuple(sorted(table.stem for table in folder.glob("*.tsv"))),
+    "kaldi": lambda _: Splits(),
+    "common_voice": lambda folder: Splits.named(sorted(table.stem for table in folder.glob("*.tsv"))),
     "librispeech": librispeech_splits,
-    "speech_commands": lambda _: ("train", "val", "test"),
-    "voxceleb": _voxceleb_splits,
+    "speech_commands": lambda _: Splits.named(("train", "val", "test")),
+    "voxceleb": lambda folder: Splits.named(_voxceleb_splits(folder)),
     "iemocap": iemocap_splits,
+    "wsj": wsj_splits,
 }
 
 

@@ -6,11 +6,13 @@ of the corpus' own files; what is not there is told.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from twofold.data.base import Splits
 from twofold.data.config import DataConfig
 from twofold.data.sources.audio import Listing, Recording, find_recordings
 from twofold.data.sources.outside import inside
@@ -45,9 +47,9 @@ DEVELOPMENT = frozenset(_DEV.split())
 # LibriSpeech
 
 
-def librispeech_splits(folder: Path) -> tuple[str, ...]:
+def librispeech_splits(folder: Path) -> Splits:
     """The subsets that are there."""
-    return tuple(sorted(p.name for p in folder.iterdir() if next(p.glob("*/*/*.trans.txt"), None)))
+    return Splits.named(sorted(p.name for p in folder.iterdir() if next(p.glob("*/*/*.trans.txt"), None)))
 
 
 def librispeech(folder: Path, split: str | None, config: DataConfig) -> Listing:
@@ -55,7 +57,7 @@ def librispeech(folder: Path, split: str | None, config: DataConfig) -> Listing:
 
     Without a split all subsets whose names begin with train. A recording without a line of text is one without text.
     """
-    base, there = folder / split if split else folder, librispeech_splits(folder)
+    base, there = folder / split if split else folder, librispeech_splits(folder).names
     if not base.is_dir():
         raise UserError(f"--data.split {split}: {folder} has {', '.join(there)}")
     training = [folder / name for name in there if name.startswith("train")]
@@ -103,11 +105,11 @@ def _are(names: Iterable[str]) -> str:
 # TIMIT
 
 
-def timit_splits(folder: Path) -> tuple[str, ...]:
-    """The parts that are there: the corpus' own, without the sentences that all speakers say, and those of the test."""
-    parts = {path.name.lower() for path in folder.iterdir() if path.name.lower() in ("train", "test")}
-    found = parts | ({"train-sx-si"} if "train" in parts else set())
-    return tuple(sorted(found | ({"core-test", "dev"} if "test" in parts else set())))
+def timit_splits(folder: Path) -> Splits:
+    """The corpus' own parts that are there, and parts of these without the sentences that all speakers say."""
+    parts = sorted(path.name.lower() for path in folder.iterdir() if path.name.lower() in ("train", "test"))
+    of = {"train": ("train-sx-si",), "test": ("core-test", "dev")}
+    return dataclasses.replace(Splits.named(parts), others=tuple(name for part in parts for name in of[part]))
 
 
 def timit(folder: Path, split: str | None, config: DataConfig) -> Listing:
@@ -119,8 +121,9 @@ def timit(folder: Path, split: str | None, config: DataConfig) -> Listing:
     """
     parts = {path.name.lower(): path for path in folder.iterdir() if path.name.lower() in ("train", "test")}
     split = split or ("train" if "train" in parts else None)
-    if split is not None and split not in timit_splits(folder):
-        raise UserError(f"--data.split {split}: {folder} has {', '.join(timit_splits(folder))}")
+    known = timit_splits(folder)
+    if split is not None and split not in known.names + known.others:
+        raise UserError(f"--data.split {split}: {folder} has {', '.join(known.names + known.others)}")
     base = folder if split is None else parts["train" if split.startswith("train") else "test"]
     speakers = {"core-test": CORE_TEST, "dev": DEVELOPMENT}.get(split or "")
     recordings = []
@@ -172,9 +175,9 @@ def _phones(path: Path, config: DataConfig) -> str | None:
 # IEMOCAP
 
 
-def iemocap_splits(folder: Path) -> tuple[str, ...]:  # noqa: ARG001  # the same in every copy
-    """Its two kinds of dialogue."""
-    return tuple(_KINDS)
+def iemocap_splits(folder: Path) -> Splits:  # noqa: ARG001  # the same in every copy
+    """One whole, of which its two kinds of dialogue can be taken."""
+    return Splits(others=tuple(_KINDS))
 
 
 def iemocap(folder: Path, split: str | None, config: DataConfig) -> Listing:

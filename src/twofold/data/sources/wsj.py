@@ -58,15 +58,15 @@ def roots(folder: Path) -> list[Path]:
 
 
 def wsj_splits(folder: Path) -> Splits:
-    """The official parts whose lists are there, and the folders of speech by name."""
+    """The folders of speech by name, and the official parts whose lists are there."""
     places = roots(folder)
     official = [name for name, files in INDICES.items() if all(_listed(places, file) for file in files)]
     own = sorted({child.name.lower() for root in places for child in _folders(root) if _PART.fullmatch(child.name)})
     training = next((name for name in ("si284", "si84") if name in official), None)
     if training is None or "eval92" not in official:
-        return Splits((*official, *own))
+        return Splits(tuple(own), others=tuple(official))
     choice = (training, "dev93") if "dev93" in official else None
-    return Splits((*official, *own), (training, "eval92"), choice)
+    return Splits(tuple(own), (training, "eval92"), choice, tuple(official))
 
 
 def wsj(folder: Path, split: str | None, config: DataConfig) -> Listing:
@@ -79,7 +79,8 @@ def wsj(folder: Path, split: str | None, config: DataConfig) -> Listing:
     Raises:
         UserError: no such part, or sentences of an official part that are not there.
     """
-    places, names = roots(folder), wsj_splits(folder).names
+    places, known = roots(folder), wsj_splits(folder)
+    names = known.others + known.names
     split = split or next((name for name in ("si284", "si84") if name in names), None)
     if split is not None and split not in names:
         gone = [file for file in INDICES.get(split, ()) if not _listed(places, file)]
