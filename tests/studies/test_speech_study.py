@@ -52,11 +52,13 @@ def test_cells_are_objectives_by_views(data):
     assert all({first, second} <= places for _, first, second in contrasts)
 
 
-def test_what_cannot_be(tmp_path):
+def test_what_cannot_be(data, tmp_path):
     with pytest.raises(UserError, match="--views must name at least one, and none twice"):
         of(views=("wave", "wave"))
     with pytest.raises(UserError, match="--parts must be at least 1, got 0"):
         of(parts=0)
+    with pytest.raises(UserError, match=r"one_speaker: .*words does not say who speaks"):  # said before the first cell
+        of(data / "words", recipe="demo-speech", batch=4).plan()
     x, y = images()
     np.savez(tmp_path / "data.npz", images=x, labels=y)
     with pytest.raises(UserError, match=r"data.npz holds images: give a folder of labelled recordings"):

@@ -23,7 +23,7 @@ from twofold.options import merge
 from twofold.recipe import read_layers
 from twofold.report import Report, Series, Table, line_figure
 from twofold.report.tables import spread
-from twofold.runs.config import build
+from twofold.runs.config import RunConfig, build
 from twofold.runs.defaults import choose
 from twofold.studies.base import INTERVAL, Folder, Study, reading_options
 from twofold.studies.cells import Cell, run_cells
@@ -139,6 +139,10 @@ class GridStudy(Study[GridPart, Score]):
     def check(self, source: Source) -> None:  # most tables take any
         """Raise a UserError for data that the table is not for."""
 
+    def check_order(self, config: RunConfig, source: Source) -> None:
+        """Raise a UserError for data of which a run's batches cannot be made."""
+        Order(len(source), config.batch or 1, 0)
+
     def scoring(self) -> dict[str, Any]:
         """Options of `twofold evaluate` by which cells are scored, beside those that all studies share."""
         return {}
@@ -160,7 +164,7 @@ class GridStudy(Study[GridPart, Score]):
                 parts.append(GridPart(name, place.row, place.column, seed, options))
         for part in parts[: len(self.places())]:
             chosen, _ = choose(build(part.options, origin=self.describe(part)), source.facts(), choose_device("auto"))
-            Order(len(source), chosen.batch or 1, 0)
+            self.check_order(chosen, source)
         self.parts = parts
         return parts
 

@@ -14,6 +14,8 @@ from typing import Any, ClassVar, Literal
 from twofold.data import AudioSource, Source
 from twofold.errors import UserError
 from twofold.options import merge
+from twofold.runs.config import RunConfig
+from twofold.runs.inputs import audio_order
 from twofold.studies.grid import Contrast, GridConfig, GridStudy, Place
 
 Objective = Literal["contrast", "reconstruction", "both"]
@@ -68,6 +70,11 @@ class SpeechStudy(GridStudy):
         """Recordings alone have these views."""
         if not isinstance(source, AudioSource):
             raise UserError(f"{self.data} holds images: give a folder of labelled recordings, or a manifest of them")
+
+    def check_order(self, config: RunConfig, source: Source) -> None:
+        """By length, text or speaker, as the options ask."""
+        assert isinstance(source, AudioSource)  # it was checked
+        audio_order(config, source)
 
     def scoring(self) -> dict[str, Any]:
         """How many parts of a recording are averaged; nothing beside that the table does not show."""
