@@ -130,6 +130,21 @@ def test_classes_by_fine_tuning_on_several_sets(run, data, tmp_path):
     assert study("classes", data, tmp_path / "s", resume=True, **options).text() == text
 
 
+def test_a_study_of_a_version_without_an_option_goes_on(run, data, tmp_path):
+    """What it was asked lacks the option; it had what the option is by default, and nothing else."""
+    options = {"run": str(run), "per_class": 8, "draws": 1}
+    study("classes", data, tmp_path / "s", **options)
+    file = tmp_path / "s" / "study.json"
+    document = json.loads(file.read_text())
+    for name in ("protocols", "sets", "epochs"):
+        del document["asked"]["options"][name]
+    del document["asked"]["options"]["data"]["patience"]
+    file.write_text(json.dumps(document))
+    assert study("classes", data, tmp_path / "s", resume=True, **options)
+    with pytest.raises(UserError, match=r"options.protocols is \['finetune'\], but .* was started with \['linear'\]"):
+        study("classes", data, tmp_path / "s", resume=True, protocols=["finetune"], **options)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

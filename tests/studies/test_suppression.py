@@ -8,6 +8,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from tiny import images
 
+from sound_files import speech_folder
 from twofold import cli
 from twofold.data import open_source, splits_of
 from twofold.errors import UserError
@@ -136,7 +137,14 @@ def test_images_that_do_not_do(data, tmp_path):
         Image.new("RGB", (30 + i, 40), (20 * i, 0, 0)).save(place)
     with pytest.raises(UserError, match=r"has images of .* and of .*: give --side 32"):
         of(tmp_path, amounts=(0, 2), k=3).plan()
-    assert of(tmp_path, amounts=(0, 2), side=24, k=3, config=str(data / "shared.yaml"), batch=2).plan()
+    (tmp_path / "class0" / "broken.png").write_bytes(b"no image")
+    study = of(tmp_path, amounts=(0, 2), side=24, k=3, config=str(data / "shared.yaml"), batch=2)
+    assert study.plan()
+    assert sum(len(part.images) for part in study._pictures.values()) == 12, "what is broken is left out"
+    assert all(len(part.images) == len(part.labels) for part in study._pictures.values())
+    speech_folder(tmp_path / "speech", 2, 2)
+    with pytest.raises(UserError, match="holds recordings, and bits and digits are laid over images"):
+        of(tmp_path / "speech").plan()
 
 
 def test_tiles_of_two_photographs():

@@ -21,7 +21,8 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from twofold.data import Order, Source
+from twofold.data import AudioSource, Order, Source
+from twofold.data.decoding.opening import BadImage
 from twofold.data.sources.arrays import ArraySource
 from twofold.devices import choose_device
 from twofold.errors import UserError
@@ -187,11 +188,10 @@ class SuppressionStudy(GridStudy):
                 options = merge(shared, place.options, channels, {"seed": seed})
                 parts.append(GridPart(f"cell{number:02}-seed{seed}", place.row, place.column, seed, options))
         for part in parts[: len(places)]:
-            images, _ = self._made(train, part.column, "train")
-            facts = ArraySource(images[:2]).facts()
-            facts = dataclasses.replace(facts, count=len(images), labelled=True)
+            images, _ = self._made(Pictures(train.images[:2], train.labels[:2]), part.column, "train")
+            facts = dataclasses.replace(ArraySource(images).facts(), count=len(train.images), labelled=True)
             chosen, _ = choose(build(part.options, origin=self.describe(part)), facts, choose_device("auto"))
-            Order(len(images), chosen.batch or 1, 0)
+            Order(len(train.images), chosen.batch or 1, 0)
         self.parts = parts
         return parts
 
@@ -199,7 +199,10 @@ class SuppressionStudy(GridStudy):
     def _pictures(self) -> dict[str, Pictures]:
         """Both parts of the data in one size."""
         config = self.config
-        train, test = labelled_parts(*evaluation_parts(self.data, config.test, config.data))
+        first, second = evaluation_parts(self.data, config.test, config.data)
+        if isinstance(first, AudioSource):
+            raise UserError(f"{self.data} holds recordings, and bits and digits are laid over images: give some")
+        train, test = labelled_parts(first, second)
         check_labels(train, test)
         parts = {"train": _pictures(train, config.side), "test": _pictures(test, config.side)}
         side = min(parts["train"].images.shape[1:3])
@@ -266,15 +269,20 @@ class SuppressionStudy(GridStudy):
 def _pictures(source: Source, side: int | None) -> Pictures:
     """A part's labelled images in one size; UserError where they have several and none is asked for."""
     labels = np.asarray(source.labels)
-    images = list[NDArray[np.uint8]]()
+    images, kept = list[NDArray[np.uint8]](), []
     for index in np.flatnonzero(labels >= 0).tolist():
-        image = source.read(index)
+        try:
+            image = source.read(index)
+        except BadImage as error:
+            source.skipped.add(error.path, error.reason)
+            continue
         if side is not None and image.shape[:2] != (side, side):
             image = _square(image, side)
         if images and image.shape != images[0].shape:
             raise UserError(f"{source.name} has images of {images[0].shape} and of {image.shape}: give --side 32")
         images.append(image)
-    return Pictures(np.stack(images), labels[labels >= 0])
+        kept.append(index)
+    return Pictures(np.stack(images), labels[kept])
 
 
 def _square(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
