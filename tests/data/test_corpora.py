@@ -212,7 +212,8 @@ def words_are_told(source, note):
     return note in source.facts().layout
 
 
-def test_wsj_as_its_discs_hold_it_is_refused_with_the_remedy_which_helps(wsj):
+@pytest.mark.parametrize("suffix", [".wav", ".wv1.wav", ".flac"])
+def test_wsj_as_its_discs_hold_it_is_refused_with_the_remedy_which_helps(wsj, suffix):
     """Shortened samples: nothing here unpacks them; what sph2pipe wrote beside them is read in their place."""
     discs = list(wsj.rglob("01ic020?.wv1"))
     for file in discs:
@@ -221,8 +222,9 @@ def test_wsj_as_its_discs_hold_it_is_refused_with_the_remedy_which_helps(wsj):
     with pytest.raises(UserError, match=re.escape(remedy)):
         open_source(wsj, split="si84")
     for file in discs:
-        write(file.with_suffix(".wav"), tone(0, rate=RATE), RATE)
-    assert words(open_source(wsj, split="si84")) == {"01ic0201.wav": "The sale", "01ic0202.wav": "PERCENT"}
+        write(file.with_suffix(suffix), tone(0, rate=RATE), RATE)
+        write(file.with_suffix(".wv2.wav"), tone(1, rate=RATE), RATE)  # the other microphone
+    assert words(open_source(wsj, split="si84")) == {f"01ic0201{suffix}": "The sale", f"01ic0202{suffix}": "PERCENT"}
 
 
 @pytest.mark.parametrize("where", ["11-1.1", "11-1.1/wsj0"])

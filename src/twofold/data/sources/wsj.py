@@ -172,8 +172,9 @@ def _files(places: Iterable[Path]) -> tuple[dict[str, Path], list[Path]]:
             for file in (Path(place, name) for name in sorted(names)):
                 if file.suffix.lower() == ".dot":
                     dots.append(file)
-                elif file.suffix.lower() in extensions() and file.suffix.lower() != ".wv2":
-                    key = "/".join((root.name, *file.relative_to(root).with_suffix("").parts)).lower()
+                elif file.suffix.lower() in extensions() and ".wv2" not in file.name.lower():
+                    own = file.name.partition(".")[0]  # (A.wv1.wav is what some call what A.wv1 was unpacked to)
+                    key = "/".join((root.name, *file.relative_to(root).parent.parts, own)).lower()
                     if key.count("/") > 2 and _PART.fullmatch(key.split("/")[1]):
                         found[key] = min((found.get(key, file), file), key=_rank)
     return dict(sorted(found.items())), dots
