@@ -56,8 +56,8 @@ def _range(item: Item) -> str:
 
 
 def _made_by(item: Item) -> str:
-    if item.command:
-        return f"`{item.command}`"
+    if item.command_lines:
+        return "; ".join(f"`{line}`" for line in item.command_lines)
     families = list(dict.fromkeys(recipe.partition(":")[0] for recipe in item.recipes()))
     return ", ".join(f"`{family}`" for family in families) if commands_of(item) else "none"
 

@@ -5,6 +5,7 @@ from importlib import resources
 import pytest
 import yaml
 
+from twofold.evaluation.protocols.base import EvaluationConfig
 from twofold.options import OptionsParser, flatten, merge, plain
 from twofold.recipe import load, names
 from twofold.runs.config import DistillConfig, FinetuneConfig, build
@@ -17,7 +18,7 @@ def resolved(name):
     recipe = load(name)
     if recipe.command == "pretrain":
         return flatten(plain(build(recipe.options, name)))
-    kind = {"finetune": FinetuneConfig, "distill": DistillConfig}[recipe.command]
+    kind = {"finetune": FinetuneConfig, "distill": DistillConfig, "evaluate": EvaluationConfig}[recipe.command]
     return flatten(plain(OptionsParser(kind).build(merge(recipe.options), name)))
 
 

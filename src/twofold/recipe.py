@@ -33,7 +33,7 @@ class Recipe:
         source: where that is published.
         run: whether we ran it: machine, time and command, or that we did not.
         options: nested options of the command: of `RunConfig` for pretrain, of `FinetuneConfig` for finetune, of
-            `DistillConfig` for distill.
+            `DistillConfig` for distill, of `EvaluationConfig` for evaluate.
         command: the command that takes it.
         axes: of a family of which no cell was named: axis -> its values; the options are then those that all cells
             share.
@@ -47,6 +47,18 @@ class Recipe:
     options: dict[str, Any]
     command: str = "pretrain"
     axes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def line(self, run: str, out: str) -> str:
+        """The command that runs it.
+
+        Args:
+            run: the pretrained run that is measured or trained on, where the command takes one.
+            out: the new run's folder, where the command makes one.
+        """
+        data = self.data if " " not in self.data else "recordings"
+        before = "" if self.command == "pretrain" else f"{run} "
+        after = "" if self.command == "evaluate" else f" --out {out}"
+        return f"twofold {self.command} {before}{data} --recipe {self.name}{after}"
 
 
 def _files() -> Traversable:

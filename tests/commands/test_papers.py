@@ -68,6 +68,7 @@ def test_every_item_names_what_there_is(item):
     assert item.title
     assert item.measured in MEASURED
     assert all(row.values for row in item.rows)
+    assert item.rows or (item.left_out and item.command_lines), "without values, what is asked and why there are none"
     assert len({tuple(row.keys.items()) for row in item.rows}) == len(item.rows), "no row twice"
     for name in item.recipes():
         assert recipes.load(name)
@@ -96,6 +97,22 @@ def test_a_recipe_with_a_name_of_its_own_is_the_cell(own, cell):
         each["encoder"].pop("sk_ratio", None) if not each["encoder"].get("sk_ratio") else None
     assert plain[0] == plain[1]
     assert published(own) == published(cell)
+
+
+def test_speech_is_told_with_its_commands_and_no_figure_that_was_not_read(capsys):
+    """One figure of the paper could be read; the other items name commands, and why they have no values."""
+    (found,) = find("speech-simclr/abstract")
+    assert [row.values for row in found.rows] == [{"wer": 5.89}]
+    assert sum(len(row.values) for item in find("speech-simclr") for row in item.rows) == 1
+    for name, protocol in (("emotions", "weighted"), ("timit", "ctc"), ("wsj", "ctc")):
+        (item,) = find(f"speech-simclr/{name}")
+        pretraining, downstream = item.command_lines
+        assert "--recipe speech-released" in pretraining
+        assert recipes.load(downstream.rpartition(" ")[2]).options["protocol"] == protocol
+        assert cli.main(["papers", f"speech-simclr/{name}"]) == 0
+        told = " ".join(capsys.readouterr().out.split())
+        assert downstream in told
+        assert "could not be read" in told or "does not name the corpus" in told
 
 
 def test_families():

@@ -154,6 +154,8 @@ def test_kaldi_and_timit(folder):
     source = open_source(timit)
     assert (source.speakers, source.texts[0]) == (["FCJF0", "MDAB0"], "She had your dark suit.")
     assert splits_of(timit).names == ("test", "train")
+    assert splits_of(timit).others == ("core-test", "dev", "train-sx-si")
+    assert splits_of(timit).evaluation == ("train", "test")
 
 
 def test_compressed_sphere_files_are_told(folder):

@@ -10,7 +10,7 @@ from tiny import images
 
 from twofold import cli
 from twofold.commands.study import study
-from twofold.encoders import EncoderConfig, build_encoder, save_encoder
+from twofold.encoders import EncoderConfig, build_encoder, read_header, save_encoder
 from twofold.errors import UserError
 from twofold.heads import HeadConfig, ProjectionHead
 from twofold.runs import distill as distillation
@@ -99,6 +99,65 @@ def test_classes_from_the_shell(run, data, tmp_path, capsys):
         (2, rule, d) for rule in classes.RULES for d in (0, 1)
     }
     assert (tmp_path / "s" / "report.html").stat().st_size > 5_000
+
+
+def test_classes_by_fine_tuning_on_several_sets(run, data, tmp_path):
+    """Each set and protocol by itself; labels are renumbered, so that a network tells the chosen classes alone."""
+    other = tmp_path / "other.npz"
+    x, _ = images(60, seed=3)
+    kept = np.arange(60) % 3
+    names = np.array(["cat", "ape", "bee"])
+    np.savez(other, x_train=x, y_train=names[kept], x_test=x[:12], y_test=names[kept[:12]])
+    options = {"run": str(run), "sets": [str(other)], "protocols": ["linear", "finetune"], "per_class": 4, "draws": 1}
+    options |= {"epochs": 1.0, "batch": 4}
+    text = study("classes", data, tmp_path / "s", **options).text()
+    for title in ("data.npz, frozen features", "data.npz, fine-tuned", "other.npz, frozen", "other.npz, fine-tuned"):
+        assert title in " ".join(text.split())
+    assert "of a logistic regression on frozen features or of fine-tuned networks" in " ".join(text.split())
+    results = json.loads((tmp_path / "s" / "study.json").read_text())["results"]
+    found = {(r["data"].rpartition("/")[2], r["protocol"], r["classes"], r["rule"], r["draw"]) for r in results}
+    assert found == {
+        (name, protocol, count, rule, 0) for name, counts in (("data.npz", (2,)), ("other.npz", (2, 3)))
+        for count in counts for protocol in ("linear", "finetune") for rule in classes.RULES
+    }  # fmt: skip
+    three = json.loads((tmp_path / "s" / "set1-draw0-3classes-12images" / "result.json").read_text())
+    assert three["labels"] == 12
+    header = read_header(tmp_path / "s" / "set1-draw0-2classes-8images" / "encoder.safetensors")
+    assert header["classifier"]["classes"] == 2
+    assert set(header["parts"]["prediction"]["classes"]) < set(names.tolist())
+    trained = list((tmp_path / "s").glob("set*-draw*"))
+    assert len(trained) == 1 + 3, "equal images by both rules are one run"
+    assert study("classes", data, tmp_path / "s", resume=True, **options).text() == text
+
+
+def test_a_study_of_a_version_without_an_option_goes_on(run, data, tmp_path):
+    """What it was asked lacks the option; it had what the option is by default, and nothing else."""
+    options = {"run": str(run), "per_class": 8, "draws": 1}
+    study("classes", data, tmp_path / "s", **options)
+    file = tmp_path / "s" / "study.json"
+    document = json.loads(file.read_text())
+    for name in ("protocols", "sets", "epochs"):
+        del document["asked"]["options"][name]
+    del document["asked"]["options"]["data"]["patience"]
+    file.write_text(json.dumps(document))
+    assert study("classes", data, tmp_path / "s", resume=True, **options)
+    with pytest.raises(UserError, match=r"options.protocols is \['finetune'\], but .* was started with \['linear'\]"):
+        study("classes", data, tmp_path / "s", resume=True, protocols=["finetune"], **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"epochs": 1.0}, r"--epochs is of fine-tuning: ask for it, too, with --protocols"),
+        ({"protocols": []}, "--protocols must name at least one"),
+        ({"sets": ["a", "a"]}, "--sets names one twice"),
+        ({"protocols": ["finetune"], "per_class": 1000}, r"data.npz.*: 2000 images .*|data.npz.*lower --per_class"),
+    ],
+)
+def test_sets_and_protocols_that_cannot_be(run, data, tmp_path, options, message):
+    with pytest.raises(UserError, match=message):
+        study("classes", data, tmp_path / "s", run=str(run), **options)
+    assert not (tmp_path / "s").exists()
 
 
 def test_fine_tuning_is_planned_with_the_same_labels_for_every_start(run, data, tmp_path):
@@ -217,6 +276,34 @@ def test_distillation_pairs_every_student_with_every_teacher_and_resumes(run, da
 
     monkeypatch.setattr(distillation, "assemble", forbidden)
     assert study("distillation", data, tmp_path / "s", resume=True, **options).text() == text
+
+
+def test_distillation_is_compared_by_shares_of_labels(run, data, tmp_path):
+    """Each share is that of the teacher's classifier, and of the student where it learns from labels, too."""
+    torch.manual_seed(1)
+    other = build_encoder(EncoderConfig.of(name="resnet18", width=0.125, stem="cifar", channels=3), 16)
+    save_encoder(tmp_path / "other.safetensors", other, extra={"options": {"views": {"size": 16}}})
+    options = {"teachers": [str(run), str(tmp_path / "other.safetensors")], "shares": ["8", "all"], "seeds": 1,
+               "epochs": 1.0, "batch": 16, "alpha": 0.5, "students": ["resnet10@0.125"]}  # fmt: skip
+    text = study("distillation", data, tmp_path / "s", **options).text()
+    assert "With 8 of the labels: resnet10@0.125" in text
+    assert "With all of the labels: resnet10@0.125" in text
+    results = json.loads((tmp_path / "s" / "study.json").read_text())["results"]
+    assert [(r["labels"], r["same_base"]) for r in results] == [(s, own) for s in ("8", "all") for own in (True, False)]
+    for n, share in enumerate(("8", "all")):
+        place = tmp_path / "s" / f"teacher1-student0-labels{n}-temperature0-seed0" / "config.yaml"
+        used = yaml.safe_load(place.read_text())["options"]
+        assert (used["teacher_labels"], used["labels"]) == (share, share)
+    with pytest.raises(UserError, match=r"--teacher_labels 8 is one of --shares \[.all.\]: give one"):
+        study("distillation", data, tmp_path / "t", **options | {"shares": ["all"], "teacher_labels": "8"})
+    with pytest.raises(UserError, match="--shares must name at least one, none twice"):
+        study("distillation", data, tmp_path / "t", **options | {"shares": ["8", "8"]})
+    (tmp_path / "opts.yaml").write_text("{labels: all}")
+    with pytest.raises(
+        UserError, match="sets labels, which the study sets itself: leave it out, and name it by --shares"
+    ):
+        study("distillation", data, tmp_path / "t", config=str(tmp_path / "opts.yaml"), **options)
+    assert not (tmp_path / "t").exists()
 
 
 def test_distillation_reads_honestly():

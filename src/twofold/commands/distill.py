@@ -22,6 +22,7 @@ from twofold.encoders.load import encoder_path
 from twofold.errors import Stopped
 from twofold.evaluation.features import Pixels
 from twofold.evaluation.grouped import warn_of_shared_groups
+from twofold.evaluation.parts import part_of
 from twofold.files import check_out
 from twofold.kinds import EXAMPLE
 from twofold.options import OptionsParser, add_options, merge
@@ -131,7 +132,7 @@ def _others(data: Any, test: Any, train: Source, asked: DistillConfig) -> tuple[
     config = dataclasses.replace(asked.data, split=None, channels=asked.data.channels or train.channels)
     parts = splits_of(data).evaluation
     if test is not None:
-        scored: Source | None = open_source(test, config)
+        scored: Source | None = part_of(data, test, config)
     else:
         scored = open_source(data, config, split=parts[1]) if parts and asked.data.split != parts[1] else None
     if scored is not None:

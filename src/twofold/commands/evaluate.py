@@ -22,19 +22,23 @@ from twofold.evaluation.protocols.base import PROTOCOLS, EvaluationConfig, Proto
 from twofold.files import write_atomically
 from twofold.options import OptionsParser, add_options, merge
 from twofold.published import beside
+from twofold.recipe import read_layers
 from twofold.runs.starting import recipe_of
 
-MEASURED_AS = {"linear": "linear", "imagenet": "linear", "knn": "knn"}
+MEASURED_AS = {"linear": "linear", "imagenet": "linear", "knn": "knn", "ctc": "recogniser"}
 """Protocol -> how `twofold.published` calls what is measured so."""
 
 
-def evaluate(run: str | Path, data: Any, /, *, encoder: nn.Module | None = None, **options: Any) -> Result:
+def evaluate(
+    run: str | Path, data: Any, /, *, encoder: nn.Module | None = None, recipe: str | None = None, **options: Any
+) -> Result:
     """Evaluate a frozen encoder.
 
     Args:
         run: a run's folder, or an `encoder.safetensors`.
         data: labelled images or recordings: whatever `twofold.pretrain` takes.
         encoder: your own module, if the run was trained with one.
+        recipe: name of a recipe for `evaluate` (`twofold recipes` lists them); the options win over it.
         options: fields of `EvaluationConfig` and of the protocol's own options, nested or dotted; `test` and
             `validation` may be data of any kind, too.
 
@@ -45,7 +49,9 @@ def evaluate(run: str | Path, data: Any, /, *, encoder: nn.Module | None = None,
     Raises:
         UserError: for anything wrong in the options, the encoder or the data.
     """
-    parts = {name: options.pop(name, None) for name in ("test", "validation")}
+    given = {name: options.pop(name) for name in ("test", "validation") if options.get(name) is not None}
+    options = read_layers(recipe, None, options, command="evaluate")
+    parts = {name: given.get(name, options.pop(name, None)) for name in ("test", "validation")}
     named = {name: _name(part) for name, part in parts.items() if part is not None}
     file, parser = encoder_path(run), OptionsParser(EvaluationConfig)
     kind = PROTOCOLS[parser.build(merge(options, named)).protocol]
@@ -107,6 +113,7 @@ def parser() -> ArgumentParser:
     parser = new_parser("Measure what a frozen encoder's representation is worth.")
     parser.add_argument("run", help="a run's folder, or an encoder.safetensors")
     add_data(parser, LABELLED)
+    parser.add_argument("--recipe", type=str, help="start from a recipe; `twofold recipes` lists them")
     add_options(parser, EvaluationConfig)
     return parser
 

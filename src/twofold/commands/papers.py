@@ -67,8 +67,8 @@ def papers(name: str | None = None) -> PapersResult:
 
 def commands_of(item: Item) -> list[str]:
     """What reproduces an item, command by command: pretraining, and what is then measured."""
-    if item.command:
-        return [item.command]
+    if item.command_lines:
+        return list(item.command_lines)
     return [command for recipe in item.recipes() for command in _commands(recipe)]
 
 
@@ -76,10 +76,7 @@ def _commands(name: str) -> list[str]:
     recipe = load(name)
     if recipe.axes:
         return [f"twofold recipes {name}"]
-    data = recipe.data if " " not in recipe.data else "recordings"
-    run = "" if recipe.command == "pretrain" else "runs/pretrained "
-    out = name.replace(":", "-").replace(",", "-").replace("=", "")
-    return [f"twofold {recipe.command} {run}{data} --recipe {name} --out runs/{out}"]
+    return [recipe.line("runs/pretrained", f"runs/{name.replace(':', '-').replace(',', '-').replace('=', '')}")]
 
 
 def _values(item: Item) -> str:
@@ -89,7 +86,8 @@ def _values(item: Item) -> str:
 
 def _in_full(item: Item) -> str:
     """An item's rows with recipes, its commands and its notes."""
-    keys, metrics = list(item.rows[0].keys), list(dict.fromkeys(m for row in item.rows for m in row.values))
+    keys = list(item.rows[0].keys) if item.rows else []
+    metrics = list(dict.fromkeys(m for row in item.rows for m in row.values))
     rows = [
         [*row.keys.values(), *(f"{row.values[m]:g}" if m in row.values else "" for m in metrics), row.recipe or ""]
         for row in item.rows
@@ -102,8 +100,7 @@ def _in_full(item: Item) -> str:
         f"{item.full_name}: {item.title}",
         f"{every_paper()[item.paper].source}; {MEASURED[item.measured]}; {item.run}",
         *(["commands:", *shown] if commands else ["no command makes this"]),
-        "",
-        terminal(Table(item.title, [*keys, *heads, "recipe"], rows)),
+        *(["", terminal(Table(item.title, [*keys, *heads, "recipe"], rows))] if rows else []),
         *([item.note] if item.note else []),
         *([f"left out: {item.left_out}"] if item.left_out else []),
     ]

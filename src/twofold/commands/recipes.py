@@ -77,11 +77,11 @@ def _in_full(recipe: Recipe) -> str:
             f"--recipe {every[0]} names one; `twofold recipes {recipe.name} --cell ...` shows those with some values",
             "", "shared options:", "", options,
         ])  # fmt: skip
-    words = recipe.data if recipe.command == "pretrain" else f"runs/mine {recipe.data}"
+    line = recipe.line("runs/mine", f"runs/{recipe.name}")
     return (
         f"{recipe.name}\n  data:   {recipe.data}\n  result: {recipe.result}\n  source: {recipe.source}\n"
         f"  run:    {recipe.run}\n\n"
-        f"twofold {recipe.command} {words} --recipe {recipe.name} --out runs/{recipe.name}\n\n{options}"
+        f"{line}\n\n{options}"
     )
 
 

@@ -5,6 +5,7 @@ Which studies there are is said in `twofold.studies.STUDIES`; here they are look
 
 from __future__ import annotations
 
+import dataclasses
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -38,9 +39,22 @@ def study(name: str, data: str | Path, /, out: str | Path, *, resume: bool = Fal
     kind = _class_of(name)
     config: Any = OptionsParser(kind.Config).build(options)
     where = str(Path(data).resolve()) if Path(data).exists() else str(data)
-    folder = StudyFolder(out, name, {"data": where, "options": plain(config)}, resume)
+    defaults = {"options": _defaults(kind.Config)}
+    folder = StudyFolder(out, name, {"data": where, "options": plain(config)}, resume, defaults)
     result: StudyResult[Any] = kind(where, config, folder).perform()
     return result
+
+
+def _defaults(config: type) -> dict[str, Any]:
+    """What a study's options are where nothing is given; without those that have to be given."""
+    found: dict[str, Any] = {}
+    for each in dataclasses.fields(config):
+        if each.default is not dataclasses.MISSING:
+            found[each.name] = each.default
+        elif each.default_factory is not dataclasses.MISSING:
+            value = each.default_factory()
+            found[each.name] = plain(value) if dataclasses.is_dataclass(value) else value
+    return plain(found)
 
 
 def _class_of(name: str) -> Any:

@@ -23,15 +23,25 @@ def run_cell(place: Path, work: dict[str, Any]) -> None:
     config, _ = run.read(RunConfig)
     device = choose_device(config.training.device).type
     memory, last = peak_memory(device), run.rows()[-1]
-    shared: dict[str, Any] = {"data": cell.options.get("data", {})}
+    shared: dict[str, Any] = {"data": cell.options.get("data", {})} | work.get("scoring", {})
     if work["test"] is not None:
         shared["test"] = work["test"]
     linear, knn = (
         evaluate(place, work["data"], protocol=protocol, **own, **shared).metrics["top1"]
         for protocol, own in (("linear", {}), ("knn", {"k": work["k"]}))
     )
+    other = evaluate(place, work["other"], protocol="linear", **shared).metrics["top1"] if "other" in work else None
     outcome = Outcome(
-        cell.method, cell.batch, cell.seed, linear, knn, last["seconds"], last["step"] * cell.batch, memory, device
+        cell.method,
+        cell.batch,
+        cell.seed,
+        linear,
+        knn,
+        last["seconds"],
+        last["step"] * cell.batch,
+        memory,
+        device,
+        other,
     )
     run.write_json("cell.json", asdict(outcome))
 

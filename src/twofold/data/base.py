@@ -93,11 +93,13 @@ class Splits:
     """What parts some data have."""
 
     names: tuple[str, ...] = ()
-    """What `--data.split` can be; empty where the data are one whole."""
+    """What `--data.split` can be, each example in one of them; empty where the data are one whole."""
     evaluation: tuple[str, str] | None = None
     """The parts that classifiers are trained and tested on; None where there are no two."""
     validation: tuple[str, str] | None = None
     """The parts to fit on and to choose settings on, where the data have both beside a test part."""
+    others: tuple[str, ...] = ()
+    """What `--data.split` can be, too: parts of those in `names`, or of several."""
 
     @classmethod
     def named(cls, names: Iterable[str]) -> Splits:

@@ -29,7 +29,8 @@ class AudioConfig:
     path: str | None = None
     """Column of a manifest that holds the paths; path, file_name, audio_filepath and the like are known."""
     text: str | None = None
-    """Column of a manifest that holds what is said; text, transcript, sentence and the like are known."""
+    """Column of a manifest that holds what is said; text, transcript, sentence and the like are known. Of TIMIT's
+    folder it can be words or phones."""
     speaker: str | None = None
     """Column of a manifest that says who speaks; speaker and client_id are known."""
     label: str | None = None

@@ -15,6 +15,7 @@ from twofold.errors import UserError
 from twofold.evaluation.grouped import warn_of_shared_groups
 from twofold.evaluation.label_subsets import is_list, label_positions
 from twofold.evaluation.splits import check_cover, stratified_split
+from twofold.files import at_home
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def open_parts(
     """Open the data's own parts where they have them and no others are given.
 
     Args:
-        data, test, validation: data of any kind, see `open_source`.
+        data, test, validation: data of any kind, see `open_source`; the last two may name a part of the first.
         config: how they are read.
         whole: the data are not divided.
         same_classes: see `evaluation_parts`.
@@ -56,13 +57,15 @@ def open_parts(
     """
     if whole:
         return Parts(open_source(data, config))
-    own = splits_of(data).validation
-    if choose and own is not None and test is None and validation is None and config.split is None:
-        train, chosen_on, tested = (open_source(data, config, split=name) for name in (*own, "test"))
+    known = splits_of(data)
+    given = any(each is not None for each in (test, validation, config.split))
+    if choose and known.validation and known.evaluation and not given:
+        names = (*known.validation, known.evaluation[1])
+        train, chosen_on, tested = (open_source(data, config, split=name) for name in names)
         check_cover(train, tested, "--test with the images to score on")
         warn_of_shared_groups({"training": train, "validation": chosen_on, "test": tested})
         return Parts(train, tested, chosen_on)
-    choice = open_source(validation, dataclasses.replace(config, split=None)) if validation is not None else None
+    choice = part_of(data, validation, config) if validation is not None else None
     parts = Parts(*evaluation_parts(data, test, config, same_classes), choice)
     if choice is not None:
         warn_of_shared_groups({"training": parts.train, "validation": choice})
@@ -75,12 +78,14 @@ def evaluation_parts(
 ) -> tuple[Source, Source | None]:
     """The parts that the classifier is fitted on and scored on; without a second part the first has to be divided.
 
+    `test` may be data of any kind, or the name of another part of the same data, where no file is called that.
+
     Raises:
         UserError: see `open_source`; with `same_classes`, a class of the data's own training part that their test part
             lacks.
     """
     if test is not None:
-        train, tested = open_source(data, config), open_source(test, dataclasses.replace(config, split=None))
+        train, tested = open_source(data, config), part_of(data, test, config)
         warn_of_shared_groups({"training": train, "test": tested})
         return train, tested
     parts = splits_of(data).evaluation
@@ -91,6 +96,15 @@ def evaluation_parts(
         check_cover(train, tested, "--test with the images to score on")
     warn_of_shared_groups({"training": train, "test": tested})
     return train, tested
+
+
+def part_of(data: Any, part: Any, config: DataConfig) -> Source:
+    """Data of their own, or the part of the same data that has this name, where no file is called that."""
+    if isinstance(part, str) and not at_home(part).exists():
+        known = splits_of(data)
+        if part in known.names + known.others:
+            return open_source(data, config, split=part)
+    return open_source(part, dataclasses.replace(config, split=None))
 
 
 def labelled_parts(

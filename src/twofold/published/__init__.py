@@ -73,7 +73,7 @@ class Item:
         title: what it is of.
         measured: how, a key of `MEASURED`.
         rows: of it.
-        command: what makes all of it, where that is one command; empty else.
+        command_lines: what makes all of it, one command after the other, where its rows' recipes alone do not.
         families: further families of recipes that belong to it.
         note, left_out: what a reader should know; empty where there is nothing.
         run: whether we ran it, and how.
@@ -84,7 +84,7 @@ class Item:
     title: str
     measured: str
     rows: tuple[Row, ...]
-    command: str = ""
+    command_lines: tuple[str, ...] = ()
     families: tuple[str, ...] = ()
     note: str = ""
     left_out: str = ""
@@ -177,8 +177,10 @@ def _paper(name: str, text: str) -> Paper:
 def _item(paper: str, name: str, document: Mapping[str, Any]) -> Item:
     columns = document["columns"]
     rows = tuple(_row(document, dict(zip(columns, cells, strict=True))) for cells in document["rows"])
+    given = document.get("command", ())
+    lines = (given,) if isinstance(given, str) else tuple(given)
     return Item(
-        paper, name, document["title"], document["measured"], rows, document.get("command", ""),
+        paper, name, document["title"], document["measured"], rows, lines,
         tuple(document.get("families", ())), document.get("note", ""), document.get("left_out", ""),
         document.get("run", NOT_RUN),
     )  # fmt: skip

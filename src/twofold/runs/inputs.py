@@ -87,7 +87,7 @@ def read_audio(
     Raises:
         UserError: the data lack what the order goes by.
     """
-    order, rate, waves = _audio_order(config, source, drawn), source.rate or 0, config.waves
+    order, rate, waves = audio_order(config, source, drawn), source.rate or 0, config.waves
     noises, responses = (
         [torch.from_numpy(wave) for wave in read_folder(folder, rate, option, most)] if folder else []
         for option, folder, most in (
@@ -108,7 +108,8 @@ def refuse_straddling(data: DataConfig) -> None:
         )
 
 
-def _audio_order(config: ReadingOptions, source: AudioSource, drawn: BalancedDraws | None) -> LengthOrder:
+def audio_order(config: ReadingOptions, source: AudioSource, drawn: BalancedDraws | None = None) -> LengthOrder:
+    """The recordings of each step; UserError where the data lack what it goes by, or have too few."""
     audio = config.data.audio
     groups = None
     if audio.distinct == "text":

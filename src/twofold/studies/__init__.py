@@ -31,6 +31,10 @@ STUDIES: dict[str, Line] = {
     "batch": Line("twofold.studies.ablating:BatchStudy", "batch against length of training (figure 9)"),
     "size": Line("twofold.studies.ablating:SizeStudy", "depth and width of the encoder (figure 7)"),
     "moco": Line("twofold.studies.ablating:MocoStudy", "from MoCo to MoCo v2, change by change (its Table 1)"),
+    "speech": Line("twofold.studies.speech:SpeechStudy", "contrast, reconstruction and both, by views of recordings"),
+    "suppression": Line(
+        "twofold.studies.suppression:SuppressionStudy", "random bits or digits that both views share, against classes"
+    ),
     "classes": Line("twofold.studies.classes:ClassesStudy", "transfer against the number of classes, chance-corrected"),
 }
 """The studies of `twofold study`; here, where listing them loads nothing else."""

@@ -104,11 +104,16 @@ class StudyFolder:
         name: of the study.
         asked: data and options, in JSON's types: what makes it another study if it differs.
         resume: go on with the study in the folder; starts it if there is none.
+        defaults: what of `asked` is where nothing is given: a study of a version without an option had that.
     """
 
-    def __init__(self, path: str | Path, name: str, asked: Mapping[str, Any], resume: bool = False) -> None:
+    def __init__(
+        self, path: str | Path, name: str, asked: Mapping[str, Any], resume: bool = False,
+        defaults: Mapping[str, Any] | None = None,
+    ) -> None:  # fmt: skip
         self._path, self.name, self.resume = Path(path), name, resume
         self.asked: dict[str, Any] = json.loads(json.dumps(asked))
+        self.defaults: dict[str, Any] = flatten(json.loads(json.dumps(defaults or {})))
 
     @property
     def path(self) -> Path:
@@ -132,10 +137,11 @@ class StudyFolder:
             raise UserError(f"--out {self.path} holds the study '{before.get('study')}', not '{self.name}'")
         then, now = flatten(before["asked"]), flatten(self.asked)
         for option in sorted((then.keys() | now.keys()) - {"options.jobs"}):  # how many at a time changes no result
-            if then.get(option) != now.get(option):
+            was = then.get(option, self.defaults.get(option))
+            if was != now.get(option):
                 raise UserError(
                     f"{option} is {now.get(option)!r}, but the study in {self.path} was started with "
-                    f"{then.get(option)!r}; resume with the same, or start another study in another folder"
+                    f"{was!r}; resume with the same, or start another study in another folder"
                 )
 
     def read(self) -> dict[str, Any]:

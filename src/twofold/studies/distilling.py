@@ -21,8 +21,9 @@ from twofold.encoders import build_encoder, read_header
 from twofold.encoders.load import encoder_path
 from twofold.errors import Stopped, UserError
 from twofold.evaluation.features import Pixels
+from twofold.evaluation.label_subsets import label_positions
 from twofold.options import OptionsParser, merge
-from twofold.report import Report, Series, Table, line_figure
+from twofold.report import Figure, Report, Series, Table, line_figure
 from twofold.report.tables import spread
 from twofold.runs import distill as distillation
 from twofold.runs.config import DistillConfig
@@ -51,6 +52,9 @@ class DistillStudyConfig:
     """Architectures as NAME or NAME@WIDTH, e.g. resnet18@0.5; those of the teachers when not given."""
     teacher_labels: str | None = None
     """Fit each teacher's classifier on so many labels first, as `twofold distill` does."""
+    shares: tuple[str, ...] | None = None
+    """Shares or numbers of labels to compare, as `--teacher_labels` takes them: each teacher's classifier is fitted on
+    so many, and with --alpha the students learn from so many, too."""
     matched: float = 1.0
     """Points by which teachers may differ in accuracy for a student to be judged between them."""
     temperatures: tuple[float, ...] = (1.0,)
@@ -75,13 +79,18 @@ class DistillStudyConfig:
             raise UserError("--teachers must name at least one run, none twice, e.g. --teachers '[runs/a, runs/b]'")
         if self.seeds < 1 or not self.temperatures:
             raise UserError("--seeds must be at least 1, and --temperatures name at least one")
+        if self.shares is not None and (not self.shares or len(set(self.shares)) < len(self.shares)):
+            raise UserError(f"--shares must name at least one, none twice; got {list(self.shares)}")
+        if self.shares is not None and self.teacher_labels is not None:
+            raise UserError(f"--teacher_labels {self.teacher_labels} is one of --shares {list(self.shares)}: give one")
         if not self.matched >= 0:
             raise UserError(f"--matched must be 0 points or more, got {self.matched}")
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One run: both architectures, whether they are the same, temperature, seed, accuracies in [0, 1], agreement."""
+    """One run: both architectures, whether they are the same, temperature, seed, accuracies in [0, 1], agreement; and
+    the share of labels, "" where none is compared."""
 
     teacher: str
     student: str
@@ -91,6 +100,7 @@ class Pair:
     teacher_top1: float
     student_top1: float
     agreement: float
+    labels: str = ""
 
     @property
     def gap(self) -> float:
@@ -115,14 +125,15 @@ _MEASURED = ("teacher_top1", "student_top1", "gap", "agreement")
 
 def table(pairs: Sequence[Pair]) -> Table:
     """A row for each pair and temperature."""
-    rows = []
-    for key in dict.fromkeys((p.teacher, p.student, p.temperature) for p in pairs):
-        group = [p for p in pairs if (p.teacher, p.student, p.temperature) == key]
+    rows, shares = [], any(p.labels for p in pairs)
+    for key in dict.fromkeys((p.teacher, p.student, p.temperature, p.labels) for p in pairs):
+        group = [p for p in pairs if (p.teacher, p.student, p.temperature, p.labels) == key]
         base = "same" if group[0].same_base else "other"
         values = (spread([getattr(p, name) for p in group]) for name in _MEASURED)
-        rows.append([key[0], key[1], base, f"{key[2]:g}", *values])
+        rows.append([key[0], key[1], base, f"{key[2]:g}", *([key[3]] if shares else []), *values])
     columns = [
-        "teacher", "student", "base", "temperature", "teacher's accuracy", "student's accuracy", "gap", "agreement"
+        "teacher", "student", "base", "temperature", *(["labels"] if shares else []), "teacher's accuracy",
+        "student's accuracy", "gap", "agreement",
     ]  # fmt: skip
     seeds = len({p.seed for p in pairs})
     note = f"Test accuracy and agreement in %, mean ± standard deviation over {seeds} seeds of the student."
@@ -136,10 +147,17 @@ def interpretation(pairs: Sequence[Pair], matched: float = 1.0) -> str:
         pairs: all runs.
         matched: points by which two kinds of teacher may differ for a verdict between them.
     """
-    parts = [words for student in dict.fromkeys(p.student for p in pairs) if (words := _one(pairs, student, matched))]
-    if not parts:
+    told = []
+    for share in dict.fromkeys(p.labels for p in pairs):
+        own = [p for p in pairs if p.labels == share]
+        students = dict.fromkeys(p.student for p in own)
+        parts = [words for student in students if (words := _one(own, student, matched))]
+        if parts:
+            told += [f"With {share} of the labels:"] if share else []
+            told += [*parts, *_all(own)]
+    if not told:
         return "No student met both kinds of teacher."
-    return f"In points, {INTERVAL}. Own kind less another kind. {' '.join([*parts, *_all(pairs)])}"
+    return f"In points, {INTERVAL}. Own kind less another kind. {' '.join(told)}"
 
 
 def _one(pairs: Sequence[Pair], student: str, matched: float) -> str:
@@ -202,30 +220,39 @@ def _by_seed(pairs: Sequence[Pair], name: str) -> dict[int, float]:
 
 
 def page(pairs: Sequence[Pair], data: str, matched: float = 1.0) -> Report:
-    """The page."""
+    """The page: the accuracy of each student by kind of teacher, and, where shares are compared, against these."""
+    shares = list(dict.fromkeys(p.labels for p in pairs))
     students = list(dict.fromkeys(p.student for p in pairs))
-    at = list(range(len(students)))
+    figures = [_figure(pairs, "student", students)]
+    if len(shares) > 1:
+        figures.append(_figure(pairs, "labels", shares))
+    lead = interpretation(pairs, matched)
+    return Report("Same base or another?", {"data": data}, tables=[table(pairs)], figures=figures, lead=lead)
+
+
+def _figure(pairs: Sequence[Pair], by: str, names: Sequence[str]) -> Figure:
+    """The students' accuracy from both kinds of teacher, side by side for each name that `by` takes."""
     lines = []
     for same, name in ((True, "same base"), (False, "other base")):
-        groups = [[p.student_top1 for p in pairs if p.student == s and p.same_base == same] for s in students]
+        groups = [[p.student_top1 for p in pairs if getattr(p, by) == n and p.same_base == same] for n in names]
         if not any(groups):  # of one teacher alone, one of the two does not occur
             continue
         means = [float(np.mean(g)) if g else None for g in groups]
         bars = [float(np.std(g, ddof=1)) if len(g) > 1 else None for g in groups]
         lines.append(Series(name, means, bars))
-    note = ", ".join(f"{i}: {name}" for i, name in enumerate(students))
-    figure = line_figure("Student's accuracy", "student", at, lines, percent=True, note=note)
-    lead = interpretation(pairs, matched)
-    return Report("Same base or another?", {"data": data}, tables=[table(pairs)], figures=[figure], lead=lead)
+    note = ", ".join(f"{i}: {name}" for i, name in enumerate(names))
+    return line_figure("Student's accuracy", by, list(range(len(names))), lines, percent=True, note=note)
 
 
 class DistillPart(NamedTuple):
-    """A run to be made: its folder's name, the teacher's number, the student's name, and its options."""
+    """A run to be made: its folder's name, the teacher's number, the student's name, its options, and the share of
+    labels, "" where none is compared."""
 
     name: str
     teacher: int
     student: str
     options: dict[str, Any]
+    labels: str = ""
 
 
 class DistillStudy(Study[DistillPart, Pair]):
@@ -247,7 +274,10 @@ class DistillStudy(Study[DistillPart, Pair]):
         reading = Pixels.of(headers[0]).fill(config.data)
         self.train, self.test = train_and_test(self.data, config.test, reading, next(iter(channels)))
         check_one_label(self.train, self.test)
-        shared = shared_options(config.config, reading, SET_BY_THE_STUDY)
+        taken = {} if config.shares is None else dict.fromkeys(("labels", "teacher_labels"), "and name it by --shares")
+        shared = shared_options(config.config, reading, SET_BY_THE_STUDY | taken)
+        for share in config.shares or ():
+            label_positions(self.train, share)
         stem = next((header["spec"].get("stem") for header in headers if header["spec"].get("stem")), None)
         self.teachers = [TeacherSource(file).student_options() for file in self.files]
         students = {_title(options): options for options in self.teachers}
@@ -255,19 +285,28 @@ class DistillStudy(Study[DistillPart, Pair]):
             students = {s: student_options(s, stem) | {"channels": self.train.channels} for s in config.students}
         names = ("epochs", "batch", "alpha", "teacher_labels")
         shared |= {name: getattr(config, name) for name in names if getattr(config, name) is not None}
+        self.learns_labels = shared.get("alpha") is not None
         for options in students.values():
             parser, origin = OptionsParser(DistillConfig), config.config or "options"
             build_encoder(parser.build(merge(shared, {"encoder": options}), origin).encoder)
         return [
             DistillPart(
-                f"teacher{t}-student{s}-temperature{k}-seed{seed}", t, student,
-                merge(shared, {"encoder": encoder, "temperature": temperature, "seed": seed}),
+                f"teacher{t}-student{s}{f'-labels{n}' if share else ''}-temperature{k}-seed{seed}", t, student,
+                merge(shared, {"encoder": encoder, "temperature": temperature, "seed": seed}, self._share(share)),
+                share,
             )
+            for n, share in enumerate(config.shares or ("",))
             for t in range(len(self.files))
             for s, (student, encoder) in enumerate(students.items())
             for k, temperature in enumerate(config.temperatures)
             for seed in range(config.seeds)
         ]  # fmt: skip
+
+    def _share(self, share: str) -> dict[str, Any]:
+        """Options of a share of labels: the teachers', and the students' where these learn from labels."""
+        if not share:
+            return {}
+        return {"teacher_labels": share} | ({"labels": share} if self.learns_labels else {})
 
     def describe(self, part: DistillPart) -> str:
         """Who learns from whom."""
@@ -284,11 +323,13 @@ class DistillStudy(Study[DistillPart, Pair]):
             raise UserError(f"{self.test.name} has no labels to score both on")
         same = read_header(place / "encoder.safetensors")["spec"] == read_header(file)["spec"]
         teacher, temperature, seed = _title(self.teachers[part.teacher]), options["temperature"], options["seed"]
-        return [Pair(teacher, part.student, same, temperature, seed, c.teacher_top1, c.student_top1, c.agreement)]
+        scored = c.teacher_top1, c.student_top1, c.agreement
+        return [Pair(teacher, part.student, same, temperature, seed, *scored, part.labels)]
 
     def measured(self, cell: Pair) -> Mapping[str, float]:
         """Accuracies, gap and agreement by teacher, student and temperature."""
         name = f"{cell.student} from {cell.teacher}, temperature {cell.temperature:g}"
+        name += f", {cell.labels} labels" if cell.labels else ""
         return {f"{name}: {what}": getattr(cell, what) for what in _MEASURED}
 
     def as_dict(self, cell: Pair) -> dict[str, Any]:

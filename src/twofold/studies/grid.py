@@ -14,7 +14,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from twofold.data import DataConfig, Order, open_source
+from twofold.data import DataConfig, Order, Source, open_source
 from twofold.devices import choose_device
 from twofold.errors import UserError
 from twofold.evaluation.parts import evaluation_parts
@@ -23,7 +23,7 @@ from twofold.options import merge
 from twofold.recipe import read_layers
 from twofold.report import Report, Series, Table, line_figure
 from twofold.report.tables import spread
-from twofold.runs.config import build
+from twofold.runs.config import RunConfig, build
 from twofold.runs.defaults import choose
 from twofold.studies.base import INTERVAL, Folder, Study, reading_options
 from twofold.studies.cells import Cell, run_cells
@@ -82,7 +82,11 @@ class GridPart(NamedTuple):
 
 @dataclass(frozen=True)
 class Score:
-    """What a run came to: its place, its seed, test accuracies in [0, 1], and seconds of training."""
+    """What a run came to: its place, its seed, test accuracies in [0, 1], and seconds of training.
+
+    Attributes:
+        other_top1: linear accuracy of other labels of the same images, where the study has such.
+    """
 
     row: str
     column: str
@@ -90,6 +94,7 @@ class Score:
     linear_top1: float
     knn_top1: float
     seconds: float
+    other_top1: float | None = None
 
 
 class Contrast(NamedTuple):
@@ -131,10 +136,22 @@ class GridStudy(Study[GridPart, Score]):
         """The paper's linear accuracy in %, at its size; None where none is known."""
         return None
 
+    def check(self, source: Source) -> None:  # most tables take any
+        """Raise a UserError for data that the table is not for."""
+
+    def check_order(self, config: RunConfig, source: Source) -> None:
+        """Raise a UserError for data of which a run's batches cannot be made."""
+        Order(len(source), config.batch or 1, 0)
+
+    def scoring(self) -> dict[str, Any]:
+        """Options of `twofold evaluate` by which cells are scored, beside those that all studies share."""
+        return {}
+
     def plan(self) -> Sequence[GridPart]:
         """One part a run; what is wrong with any is said before the first."""
         config = self.config
         source = open_source(self.data, config.data)
+        self.check(source)
         train, test = evaluation_parts(self.data, config.test, config.data)
         check_labels(train, test)
         own = {name: getattr(config, name) for name in ("epochs", "batch") if getattr(config, name) is not None}
@@ -147,7 +164,7 @@ class GridStudy(Study[GridPart, Score]):
                 parts.append(GridPart(name, place.row, place.column, seed, options))
         for part in parts[: len(self.places())]:
             chosen, _ = choose(build(part.options, origin=self.describe(part)), source.facts(), choose_device("auto"))
-            Order(len(source), chosen.batch or 1, 0)
+            self.check_order(chosen, source)
         self.parts = parts
         return parts
 
@@ -166,12 +183,14 @@ class GridStudy(Study[GridPart, Score]):
         found = read_outcome(self.folder.path / part.name)
         if found is None:
             raise UserError(f"{self.folder.path / part.name} came to nothing: it has no cell.json")
-        return [Score(part.row, part.column, part.seed, found.linear_top1, found.knn_top1, found.seconds)]
+        accuracies = found.linear_top1, found.knn_top1, found.seconds, found.other_top1
+        return [Score(part.row, part.column, part.seed, *accuracies)]
 
     def _cell(self, part: GridPart) -> Cell:
         method = part.options.get("method", {}).get("name") or "simclr"
         spec = RunSpec(method, part.options.get("batch") or 0, part.seed, part.options)
         work = {"data": self.data, "test": self.config.test, "k": self.config.k, "cell": dataclasses.asdict(spec)}
+        work["scoring"] = self.scoring()
         return Cell(self.folder.path / part.name, work)
 
     def table(self, cells: Sequence[Score]) -> Table:

@@ -96,6 +96,7 @@ class Outcome:
         images: that training saw.
         memory: bytes at the peak of training: of the process with its libraries on a CPU, of tensors on a GPU.
         device: "cpu", "cuda" or "mps".
+        other_top1: linear accuracy of other labels of the same images, where the study has such.
     """
 
     method: str
@@ -107,6 +108,7 @@ class Outcome:
     images: int
     memory: int
     device: str
+    other_top1: float | None = None
 
 
 def plan(study: MethodsConfig, shared: dict[str, Any], epochs: float) -> list[RunSpec]:

