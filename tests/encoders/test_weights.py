@@ -98,7 +98,7 @@ def test_writing_is_atomic(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("twofold.encoders.weights.save_file", full)
-    with pytest.raises(UserError, match=r"encoder\.safetensors could not be written.*No space left"):
+    with pytest.raises(UserError, match=r"cannot write .*encoder\.safetensors: .*No space left.* make room"):
         save_encoder(saved, small())
     assert saved.read_bytes() == before
     assert list(saved.parent.iterdir()) == [saved]
@@ -106,7 +106,7 @@ def test_writing_is_atomic(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_bad_destinations(tmp_path: Path) -> None:
     """No such folder; facts that are not JSON."""
-    with pytest.raises(UserError, match=r"nowhere/e\.safetensors could not be written"):
+    with pytest.raises(UserError, match=r"cannot write .*nowhere/e\.safetensors"):
         save_encoder(tmp_path / "nowhere" / "e.safetensors", small())
     with pytest.raises(UserError, match="JSON"):
         save_encoder(tmp_path / "e.safetensors", small(), extra={"path": tmp_path})

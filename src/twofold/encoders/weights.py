@@ -95,7 +95,10 @@ def save_encoder(
         temporary.chmod(0o666 & ~_umask())  # safetensors writes for the owner alone
         temporary.replace(path)  # atomic: a reader sees the old file or the new one
     except (OSError, SafetensorError) as error:
-        raise UserError(f"{path} could not be written: {error}") from error
+        raise UserError(
+            f"cannot write {path}: {error}. What was there before is whole; make room, then do it again (a run goes on "
+            "with --resume)"
+        ) from error
     finally:
         with contextlib.suppress(OSError):  # it is gone after success, and was never there without its folder
             temporary.unlink()
