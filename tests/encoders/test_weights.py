@@ -104,6 +104,19 @@ def test_writing_is_atomic(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert list(saved.parent.iterdir()) == [saved]
 
 
+def test_equal_encoders_are_equal_files(tmp_path: Path) -> None:
+    """What is said of them, with letters and signs of all kinds, stands in one order."""
+    net, facts = small(), {"run": 'Käfer "α"\n\x01\x7f\u2028😀', "classes": ["b", "a"], "steps": 7}
+    files = [tmp_path / f"{number}.safetensors" for number in range(8)]
+    for file in files:
+        save_encoder(file, net, extra=facts)
+    assert len({file.read_bytes() for file in files}) == 1
+    assert read_header(files[0])["extra"] == facts
+    raw = files[0].read_bytes()
+    header = raw[8 : 8 + int.from_bytes(raw[:8], "little")]
+    assert list(json.loads(header)["__metadata__"]) == sorted(json.loads(header)["__metadata__"])
+
+
 def test_bad_destinations(tmp_path: Path) -> None:
     """No such folder; facts that are not JSON."""
     with pytest.raises(UserError, match=r"cannot write .*nowhere/e\.safetensors"):

@@ -13,7 +13,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -91,6 +91,7 @@ def save_encoder(
     try:
         save_file(tensors, temporary, metadata=sealed(text, tensors))
         with temporary.open("rb+") as file:
+            _put_in_order(file)
             os.fsync(file.fileno())
         temporary.chmod(0o666 & ~_umask())  # safetensors writes for the owner alone
         temporary.replace(path)  # atomic: a reader sees the old file or the new one
@@ -216,6 +217,19 @@ def sealed(header: str, tensors: Mapping[str, Tensor]) -> dict[str, str]:
         result.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         result.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return {_KEY: header, _HEADER_SUM: alone, _SUM: result.hexdigest()}
+
+
+def _put_in_order(file: BinaryIO) -> None:
+    """Sort the facts of a safetensors file in place: the library writes them in another order each time, and encoders
+    that are equal are to be equal files."""
+    size = int.from_bytes(file.read(8), "little")
+    header = json.loads(file.read(size))
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    if len(text) <= size:  # it is as long, or was padded with spaces
+        file.seek(8)
+        file.write(text.ljust(size))
+        file.flush()
 
 
 def _umask() -> int:
