@@ -23,9 +23,9 @@ from twofold.studies.ablating import (
     HeadsStudy,
     LossesStudy,
     MocoStudy,
-    SizeStudy,
 )
 from twofold.studies.grid import Score
+from twofold.studies.sizes import SizeStudy
 
 STUDIES = [AugmentationsStudy, BatchStudy, HeadsStudy, LossesStudy, MocoStudy, SizeStudy]
 SHARED = """
@@ -61,7 +61,7 @@ def test_every_place_is_a_run_of_its_own(kind, data):
         assert all(one != other for other in built[:i]), "each differs from the others"
     assert {part.seed for part in parts} == {0, 1}
     where = {(place.row, place.column) for place in places}
-    assert all({first, second} <= where for _, first, second in made.contrasts())
+    assert all({each.first, each.second} <= where for each in made.contrasts())
 
 
 def test_the_composition_matrix():

@@ -1,4 +1,4 @@
-"""`twofold study methods`: each cell is a run of its own, trained in a process and memory of its own."""
+"""`twofold study`: each cell is a run of its own, trained in a process and memory of its own."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from typing import Any
 from twofold.commands.evaluate import evaluate
 from twofold.commands.pretrain import pretrain
 from twofold.devices import choose_device, peak_memory
+from twofold.encoders.load import load
 from twofold.errors import Stopped, UserError
 from twofold.runs.config import RunConfig
+from twofold.studies.after import After, measure
 from twofold.studies.methods import Outcome, RunSpec
 
 
@@ -30,9 +32,13 @@ def run_cell(place: Path, work: dict[str, Any]) -> None:
         evaluate(place, work["data"], protocol=protocol, **own, **shared).metrics["top1"]
         for protocol, own in (("linear", {}), ("knn", {"k": work["k"]}))
     )
+    machine: dict[str, Any] = {name: cell.options[name] for name in cell.options.keys() & {"data", "training"}}
+    afters = [After(*each) for each in work.get("after", ())]
+    more = measure(place, run.encoder_file, afters, work["data"], work["test"], machine)
     outcome = Outcome(
-        cell.method, cell.batch, cell.seed, linear, knn, last["seconds"], last["step"] * cell.batch, memory, device
-    )
+        cell.method, cell.batch, cell.seed, linear, knn, last["seconds"], last["step"] * cell.batch, memory, device,
+        more, sum(p.numel() for p in load(run.encoder_file).parameters()),
+    )  # fmt: skip
     run.write_json("cell.json", asdict(outcome))
 
 

@@ -140,6 +140,11 @@ def find(name: str) -> list[Item]:
     return [items[item]]
 
 
+def values_of(item: str, metric: str = "top1") -> dict[tuple[str, ...], float]:
+    """The values of a published table by the keys of its rows; UserError if there is no such table."""
+    return {tuple(row.keys.values()): row.values[metric] for row in find(item)[0].rows if metric in row.values}
+
+
 def published(recipe: str, *measured: str) -> list[tuple[Item, Row]]:
     """What is published for a recipe, by the ways of measuring that are named, or by any."""
     names = {recipe, SAME.get(recipe, recipe)} | {own for own, cell in SAME.items() if cell == recipe}

@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twofold.files import write_atomically
+from twofold.report.canvas import Figure
 from twofold.report.extras import require
 from twofold.report.images import Neighbours, class_name, png, sprite
 from twofold.report.map import EmbeddingMap
-from twofold.report.plots import Figure, training_figures
+from twofold.report.plots import training_figures
 from twofold.report.tables import Table
 
 COLORS, SHAPES = 10, 5  # of the map's marks; the style sheet and the template define as many

@@ -29,7 +29,16 @@ STUDIES: dict[str, Line] = {
     "heads": Line("twofold.studies.ablating:HeadsStudy", "projection heads by kind and size (figure 8)"),
     "losses": Line("twofold.studies.ablating:LossesStudy", "NT-Xent against the losses of Table 4"),
     "batch": Line("twofold.studies.ablating:BatchStudy", "batch against length of training (figure 9)"),
-    "size": Line("twofold.studies.ablating:SizeStudy", "depth and width of the encoder (figure 7)"),
+    "size": Line(
+        "twofold.studies.sizes:SizeStudy", "depth and width of the encoder (figure 7), with few labels (v2's figure 1)"
+    ),
+    "linear-vs-finetune": Line(
+        "twofold.studies.sizes:LinearStudy", "linear evaluation against fine-tuning as nets and epochs grow (B.7)"
+    ),
+    "head-depth": Line(
+        "twofold.studies.second:DepthStudy", "layers of the head by where fine-tuning starts (v2's figure 5)"
+    ),
+    "memory": Line("twofold.studies.second:MemoryStudy", "SimCLR v2 with and without its memory"),
     "moco": Line("twofold.studies.ablating:MocoStudy", "from MoCo to MoCo v2, change by change (its Table 1)"),
     "classes": Line("twofold.studies.classes:ClassesStudy", "transfer against the number of classes, chance-corrected"),
 }
