@@ -16,6 +16,7 @@ from twofold.errors import Stopped, UserError
 from twofold.runs.config import RunConfig
 from twofold.studies.after import After, measure
 from twofold.studies.methods import Outcome, RunSpec
+from twofold.studies.targets import train_part
 
 
 def run_cell(place: Path, work: dict[str, Any]) -> None:
@@ -44,8 +45,12 @@ def run_cell(place: Path, work: dict[str, Any]) -> None:
 
 def main(arguments: list[str]) -> int:
     """The process of a cell: its folder, and what to do as JSON."""
+    place, work = Path(arguments[0]), json.loads(arguments[1])
     try:
-        run_cell(Path(arguments[0]), json.loads(arguments[1]))
+        if work.get("kind") == "target":
+            train_part(place, work)
+        else:
+            run_cell(place, work)
     except UserError as error:
         print(f"twofold: error: {error}", file=sys.stderr)
         return 2

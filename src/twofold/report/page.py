@@ -26,6 +26,14 @@ _MAP_SIDE, _MAP_MARGIN = 1000, 16  # units of the map's drawing
 
 
 @dataclass(frozen=True)
+class Gallery:
+    """Pictures side by side: a heading, and for each its caption and uint8 [H, W, C], C 1 or 3."""
+
+    title: str
+    tiles: tuple[tuple[str, NDArray[np.uint8]], ...]
+
+
+@dataclass(frozen=True)
 class Report:
     """What the page shows; parts that are None or empty are left out.
 
@@ -41,6 +49,7 @@ class Report:
         lead: what the page is about and what came of it, in a sentence or two.
         audio: of pairs of recordings, both views as addresses to be played.
         curves: of training, of more runs than one.
+        galleries: pictures with captions.
     """
 
     title: str
@@ -54,6 +63,7 @@ class Report:
     lead: str = ""
     audio: Sequence[tuple[str, str]] = ()
     curves: Sequence[Figure] = ()
+    galleries: Sequence[Gallery] = ()
 
 
 def write_report(path: str | Path, report: Report) -> Path:

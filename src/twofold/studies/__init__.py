@@ -23,8 +23,21 @@ STUDIES: dict[str, Line] = {
     "distillation": Line(
         "twofold.studies.distilling:DistillStudy", "students of teachers of their own and another kind"
     ),
+    "distill-targets": Line(
+        "twofold.studies.targets:TargetsStudy", "labels, a teacher or both for students of some sizes (v2's Table 2)"
+    ),
     "augmentations": Line(
         "twofold.studies.ablating:AugmentationsStudy", "operators on one view, one by one and composed (figure 5)"
+    ),
+    "views": Line(
+        "twofold.studies.viewing:ViewingStudy", "what operators do to images, and histograms of crops (figures 4 and 6)"
+    ),
+    "color": Line(
+        "twofold.studies.strengths:StrengthStudy",
+        "strength of colour distortion, with and without labels (Table 1)",
+    ),
+    "transformations": Line(
+        "twofold.studies.transformations:TransformationsStudy", "what h keeps of a view and z does not (Table 3)"
     ),
     "heads": Line("twofold.studies.ablating:HeadsStudy", "projection heads by kind and size (figure 8)"),
     "losses": Line("twofold.studies.ablating:LossesStudy", "NT-Xent against the losses of Table 4"),

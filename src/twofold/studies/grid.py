@@ -29,10 +29,10 @@ from twofold.report.tables import spread
 from twofold.runs.config import RunConfig, build
 from twofold.runs.defaults import choose
 from twofold.studies.after import After, check
-from twofold.studies.base import INTERVAL, Folder, Study, reading_options
+from twofold.studies.base import Folder, Study, reading_options
 from twofold.studies.cells import Cell, run_cells
+from twofold.studies.comparing import Comparison, compare, in_words, on_page
 from twofold.studies.methods import RunSpec, read_outcome
-from twofold.verdicts import paired
 
 
 @dataclass(frozen=True)
@@ -232,22 +232,30 @@ class GridStudy(Study[GridPart, Score]):
         note = f"Linear test accuracy in %, {over_seeds(cells)}. {words}"
         return Table(self.title, [self.rows_are, *(column or "linear" for column in columns)], body, note)
 
-    def interpretation(self, cells: Sequence[Score]) -> str:
-        """Each comparison, seed by seed, in plain words."""
+    def comparisons(self, cells: Sequence[Score]) -> list[Comparison]:
+        """Each contrast, seed by seed; those that were not measured are left out."""
         by = {(cell.row, cell.column, cell.seed): cell for cell in cells}
-        parts = []
+        found = []
         for words, first, second, of, against in self.contrasts():
             pairs = []
             for seed in sorted({cell.seed for cell in cells}):
-                both = [
-                    by[*at, seed].value(measure) if (*at, seed) in by else None
-                    for at, measure in ((first, of), (second, against or of))
-                ]
-                if both[0] is not None and both[1] is not None:
-                    pairs.append((both[0], both[1]))
+                one, other = by.get((*first, seed)), by.get((*second, seed))
+                a = None if one is None else one.value(of)
+                b = None if other is None else other.value(against or of)
+                if a is not None and b is not None:
+                    pairs.append((a, b))
             if pairs:
-                parts.append(f"{words}: {verdict(pairs)}")
-        return f"{self.compared} in points, {INTERVAL}. {'; '.join(parts)}." if parts else ""
+                found.append(compare(words, pairs))
+        return found
+
+    def remark(self, cells: Sequence[Score]) -> str:  # noqa: ARG002
+        """What else the cells say, in a sentence; most studies leave it at the comparisons."""
+        return ""
+
+    def interpretation(self, cells: Sequence[Score]) -> str:
+        """Each comparison in plain words."""
+        parts = [in_words(self.compared, self.comparisons(cells)), self.remark(cells)]
+        return "\n".join(each for each in parts if each)
 
     def measured(self, cell: Score) -> Mapping[str, float]:
         """Accuracies by place."""
@@ -266,9 +274,10 @@ class GridStudy(Study[GridPart, Score]):
 
     def page(self, cells: Sequence[Score]) -> Report:
         """The table and the plots."""
+        lead, more = on_page(self.compared, self.comparisons(cells))
         return Report(
-            self.title, {"data": self.data}, tables=[self.table(cells)], figures=self.figures(cells),
-            lead=self.interpretation(cells),
+            self.title, {"data": self.data}, tables=[self.table(cells), *more], figures=self.figures(cells),
+            lead=" ".join(each for each in (lead, self.remark(cells)) if each),
         )  # fmt: skip
 
 
@@ -297,20 +306,12 @@ def series(name: str, cells: Sequence[Score], at: Sequence[tuple[tuple[str, str]
     return Series(name, [float(np.mean(group)) if group else None for group in groups], error)
 
 
-def verdict(pairs: Sequence[tuple[float, float]]) -> str:
-    """The difference of shares that belong together pair by pair, in points, and whether it is clear."""
-    first, second = zip(*pairs, strict=True)
-    gap = paired(first, second).times(100)
-    words = ("better" if gap.mean > 0 else "worse") if gap.clear else "no clear difference"
-    return f"{gap.words()}{' (one seed)' if gap.error is None else ''}, {words}"
-
-
 def beside(found: Sequence[float], paper: float | None) -> str:
     """Shares as they stand in a table, the paper's in brackets behind them."""
     return (spread(found) + ("" if paper is None else f" ({paper:g})")) if found else ""
 
 
-def over_seeds(cells: Sequence[Score]) -> str:
+def over_seeds(cells: Sequence[Any]) -> str:
     """What the numbers of a table are averaged over, in words."""
     seeds = len({cell.seed for cell in cells})
     return f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed: no spread is known"

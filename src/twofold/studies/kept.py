@@ -7,7 +7,7 @@ the loss asks for the same z whatever was done to the view, is still in h.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -100,6 +100,13 @@ def _views(
     views: ImageViews, name: str, source: Source, selection: NDArray[np.int64], step: int
 ) -> tuple[Tensor, NDArray[np.int64]]:
     """One view of each image that can be read, and which transformation it has been through."""
+    images, rows = read_some(source, selection)
+    draw, crops = cut(views, images, Key(0, step), rows)
+    return views.photometric(crops, draw), applied(name, draw)
+
+
+def read_some(source: Source, selection: NDArray[np.int64]) -> tuple[list[Tensor], list[int]]:
+    """Those images that can be read, uint8 [1, C, H, W] each, and which they are; UserError where none can."""
     images, rows = [], []
     for index in selection.tolist():
         try:
@@ -109,10 +116,14 @@ def _views(
             source.skipped.add(error.path, error.reason)
     if not images:
         raise UserError(f"{source.name}: none of {len(selection)} images can be read")
+    return images, rows
+
+
+def cut(views: ImageViews, images: Sequence[Tensor], key: Key, rows: Sequence[int]) -> tuple[ImageDraw, Tensor]:
+    """The numbers of the first view of images of any sizes, and its crops [n, C, S, S]."""
     heights, widths = np.array([image.shape[2:] for image in images]).T
-    draw, _ = views.draw(Key(0, step), rows, heights, widths)
-    crops = torch.cat([views.crop(image, draw[i : i + 1]) for i, image in enumerate(images)])
-    return views.photometric(crops, draw), applied(name, draw)
+    draw, _ = views.draw(key, rows, heights, widths)
+    return draw, torch.cat([views.crop(image, draw[i : i + 1]) for i, image in enumerate(images)])
 
 
 def _told(

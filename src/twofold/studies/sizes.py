@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
 from twofold.errors import UserError
 from twofold.report import Figure, Points, point_figure
 from twofold.studies.grid import Contrast, Place, Score, axes_of, values
+from twofold.studies.nets import net_options
 from twofold.studies.shares import FewLabelsConfig, FewLabelsStudy, tuned
 
 
@@ -120,18 +121,9 @@ class LinearConfig(FewLabelsConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         for net in self.nets:
-            net_options(net)
+            net_options(net, "nets")
         if self.epochs is not None:
             raise UserError("--epochs is what this study varies: use --lengths")
-
-
-def net_options(name: str) -> dict[str, Any]:
-    """Encoder options of NAME or NAME@WIDTH; UserError for a width that is none."""
-    model, at, width = name.partition("@")
-    try:
-        return {"name": model} | ({"width": float(width)} if at else {})
-    except ValueError as error:
-        raise UserError(f"--nets {name}: {width!r} is no width; write e.g. resnet18@0.5") from error
 
 
 class LinearStudy(FewLabelsStudy):
@@ -146,7 +138,7 @@ class LinearStudy(FewLabelsStudy):
     def places(self) -> Sequence[Place]:
         """Row the net, column the epochs."""
         return [
-            Place(net, f"{epochs:g}", {"encoder": net_options(net), "epochs": epochs})
+            Place(net, f"{epochs:g}", {"encoder": net_options(net, "nets"), "epochs": epochs})
             for net in self.config.nets
             for epochs in sorted(self.config.lengths)
         ]
@@ -161,8 +153,8 @@ class LinearStudy(FewLabelsStudy):
             if low != high
         ]
 
-    def interpretation(self, cells: Sequence[Score]) -> str:
-        """The comparisons, and how closely linear evaluation goes with each fine-tuning."""
+    def remark(self, cells: Sequence[Score]) -> str:
+        """How closely linear evaluation goes with each fine-tuning."""
         words = []
         for labels in self.config.labels:
             pairs = [(found, cell.linear_top1) for cell in cells if (found := cell.value(tuned(labels))) is not None]
