@@ -14,6 +14,7 @@ from twofold.report.canvas import FAINT, HEIGHT, INK, MARKERS, SERIES, VARIABLES
 from twofold.report.plots import Series
 
 _FAINTEST, _STRONGEST = 0.04, 0.5  # of a heat map's cells; more would leave too little contrast with the ink
+_LEGEND: dict[str, Any] = {"frameon": False, "fontsize": 9}
 _MOST_VALUES = 12  # bars over which their values are written
 MOST_BARS = 10
 """Kinds of bars in a group."""
@@ -127,7 +128,7 @@ def bar_figure(
         axes.grid(True, axis="y", linewidth=0.8)
         axes.set_axisbelow(True)
         if len(series) > 1:
-            figure.legend(loc="outside upper left", ncols=3, frameon=False, fontsize=9)
+            figure.legend(loc="outside upper left", ncols=_legend([s.name for s in series])[0], **_LEGEND)
 
     def hover(figure: Any) -> dict[str, Any]:
         axes = figure.axes[0]
@@ -144,7 +145,8 @@ def bar_figure(
             ],
         }  # fmt: skip
 
-    svg, found = draw(title, paint, hover, (max(WIDTH, 1 + 0.28 * len(groups) * len(series)), HEIGHT))
+    height = HEIGHT + _legend([s.name for s in series])[1]
+    svg, found = draw(title, paint, hover, (min(max(WIDTH, 1 + 0.25 * len(groups) * len(series)), 6.0), height))
     begins = f"The axis begins at {bottom:g} %." if bottom else ""
     alt = f"{title} by {x_name} ({', '.join(groups)}). " + " ".join(f"{s.name}: {_percents(s.values)}." for s in series)
     return Figure(title, svg, alt, " ".join(each for each in (note, begins) if each), found)
@@ -210,9 +212,10 @@ def point_figure(
         axes.set_ylabel(y_name)
         axes.grid(True, linewidth=0.8)
         axes.set_axisbelow(True)
-        if len(clouds) > 1:
-            figure.legend(loc="outside upper left", ncols=3, frameon=False, fontsize=9)
+        if len(clouds) > 1 or clouds[0].joined:
+            figure.legend(loc="outside upper left", ncols=columns, **_LEGEND)
 
+    columns, more = _legend([cloud.name for cloud in clouds])
     places = sorted({x for cloud in clouds for x in cloud.x})
 
     def hover(figure: Any) -> dict[str, Any]:
@@ -232,7 +235,7 @@ def point_figure(
             ],
         }  # fmt: skip
 
-    svg, found = draw(title, paint, hover)
+    svg, found = draw(title, paint, hover, (WIDTH, HEIGHT + more))
     words = [f"{cloud.name}: " + ", ".join(f"{_short(x)}{unit_x}: {y:.1f} %" for x, y in zip(cloud.x, cloud.y,
              strict=True)) + "." for cloud in clouds]  # fmt: skip
     return Figure(title, svg, f"{title}, {y_name} over {x_name}. {' '.join(words)}", note, found)
@@ -305,6 +308,12 @@ def _range(series: Sequence[Series]) -> tuple[float, float]:
     step = 10 ** math.floor(math.log10(max(high - low, 1.0)))
     bottom = max(0.0, step * math.floor((low - (high - low) / 2) / step))
     return bottom, high + 0.12 * max(high - bottom, 1.0)
+
+
+def _legend(names: Sequence[str]) -> tuple[int, float]:
+    """In how many columns a legend of these names fits, and the inches that its further lines take."""
+    columns = max(1, min(3, int(72 * WIDTH / (48 + 5.2 * max(map(len, names))))))
+    return columns, 0.2 * (-(-len(names) // columns) - 1)
 
 
 def _few_ticks(axes: Any, x: Sequence[float]) -> None:

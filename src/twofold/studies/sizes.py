@@ -161,10 +161,8 @@ class LinearStudy(FewLabelsStudy):
             mine, linear = np.array(pairs).T if pairs else (np.zeros(0), np.zeros(0))
             if len(pairs) > 2 and mine.std() > 0 and linear.std() > 0:
                 words.append(f"{np.corrcoef(mine, linear)[0, 1]:.2f} with {labels} of the labels")
-        together = (
-            f" Over all {len(cells)} encoders linear accuracy correlates with the fine-tuned: {', '.join(words)}."
-        )
-        return super().interpretation(cells) + (together if words else "")
+        together = f"Over {len(cells)} encoders linear accuracy correlates with the fine-tuned: {', '.join(words)}."
+        return together if words else ""
 
     def figures(self, cells: Sequence[Score]) -> Sequence[Figure]:
         """Fine-tuned against linear accuracy, a picture for each share of labels, a colour for each net."""

@@ -42,11 +42,11 @@ from twofold.studies.nets import net_options, title
 
 TARGETS = {
     "labels": "labels",
-    "both-labelled": "labels and teacher, labelled images",
-    "both-all": "labels and teacher, all images",
+    "both-labelled": "both, labelled images",
+    "both-all": "both, all images",
     "teacher": "teacher, all images",
 }
-"""What a student learns from, as folders and as tables have it."""
+"""What a student learns from, labels, teacher or both, as folders and as tables have it."""
 SET_BY_THE_STUDY = {
     "encoder": "and name the students by --students",
     "temperature": "and give it to the study, as --temperature",
