@@ -24,7 +24,7 @@ METRICS = {
 MEASURED = {
     "linear": "by linear evaluation", "finetune": "fine-tuned", "supervised": "trained with labels",
     "distill": "distilled", "knn": "by kNN on the head's outputs", "transfer": "by transfer", "probe": "of a probe",
-    "recogniser": "of a recogniser",
+    "recogniser": "of a recogniser", "view": "by looking",
 }  # fmt: skip
 NOT_RUN = "not run by us"
 SAME = {
@@ -50,7 +50,8 @@ class Row:
 
     Attributes:
         keys: of what it is, column -> value.
-        values: metric -> published value, in the units of `METRICS`; without those that were not reported.
+        values: metric -> published value, in the units of `METRICS`; without those that were not reported, and none
+            where the item's `left_out` says so: the row is then a setting of the paper's.
         recipe: the recipe that is to reach it, or of pretraining what is then measured; None where there is none.
     """
 

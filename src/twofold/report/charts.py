@@ -172,7 +172,6 @@ def point_figure(
     *,
     note: str = "",
     log_x: bool = False,
-    unit_x: str = "",
 ) -> Figure:
     """Points in a plane, y in % as it is given (not a share), told apart by colour and mark.
 
@@ -182,7 +181,6 @@ def point_figure(
         clouds: at most five, each with a point at least.
         note: caption.
         log_x: logarithmic x.
-        unit_x: behind the numbers of x.
 
     Raises:
         UserError: matplotlib is missing.
@@ -221,24 +219,32 @@ def point_figure(
     def hover(figure: Any) -> dict[str, Any]:
         axes = figure.axes[0]
         base = axes.get_ylim()[0]
-        named = [(k, dict(zip(cloud.x, cloud.y, strict=True)), cloud) for k, cloud in enumerate(clouds)]
+        named = [(k, cloud, _at(cloud)) for k, cloud in enumerate(clouds)]
         return {
             "x": [place(axes, x, base)[0] for x in places],
-            "at": [f"{x_name} {_short(x)}{unit_x}" for x in places],
+            "at": [f"{x_name} {_short(x)}" for x in places],
             "series": [
                 {
                     "name": cloud.name, "color": VARIABLES[SERIES[k]],
-                    "y": [place(axes, x, at[x])[1] if x in at else None for x in places],
-                    "text": [f"{at[x]:.1f} %" if x in at else None for x in places],
+                    "y": [place(axes, x, at[x][0])[1] if x in at else None for x in places],
+                    "text": [", ".join(f"{y:.1f} %" for y in at[x]) if x in at else None for x in places],
                 }
-                for k, at, cloud in named
+                for k, cloud, at in named
             ],
         }  # fmt: skip
 
     svg, found = draw(title, paint, hover, (WIDTH, HEIGHT + more))
-    words = [f"{cloud.name}: " + ", ".join(f"{_short(x)}{unit_x}: {y:.1f} %" for x, y in zip(cloud.x, cloud.y,
+    words = [f"{cloud.name}: " + ", ".join(f"{_short(x)}: {y:.1f} %" for x, y in zip(cloud.x, cloud.y,
              strict=True)) + "." for cloud in clouds]  # fmt: skip
     return Figure(title, svg, f"{title}, {y_name} over {x_name}. {' '.join(words)}", note, found)
+
+
+def _at(points: Points) -> dict[float, list[float]]:
+    """The values at each place."""
+    found: dict[float, list[float]] = {}
+    for x, y in zip(points.x, points.y, strict=True):
+        found.setdefault(x, []).append(y)
+    return found
 
 
 def histogram_figure(
@@ -305,9 +311,10 @@ def _range(series: Sequence[Series]) -> tuple[float, float]:
     ends = [100 * (v + sign * ((s.error[i] or 0.0) if s.error else 0.0))
             for s in series for i, v in enumerate(s.values) if v is not None for sign in (-1, 1)]  # fmt: skip
     low, high = min(ends), max(ends)
-    step = 10 ** math.floor(math.log10(max(high - low, 1.0)))
-    bottom = max(0.0, step * math.floor((low - (high - low) / 2) / step))
-    return bottom, high + 0.12 * max(high - bottom, 1.0)
+    span = max(high - low, 2.0)  # bars of one height have one
+    step = 10 ** math.floor(math.log10(span))
+    bottom = max(0.0, step * math.floor((low - span / 2) / step))
+    return bottom, high + 0.12 * (high - bottom)
 
 
 def _legend(names: Sequence[str]) -> tuple[int, float]:
