@@ -25,9 +25,14 @@ from twofold.studies.ablating import (
     MocoStudy,
 )
 from twofold.studies.grid import Score
-from twofold.studies.sizes import SizeStudy
+from twofold.studies.second import DepthStudy, MemoryStudy
+from twofold.studies.shares import FewLabelsStudy
+from twofold.studies.sizes import LinearStudy, SizeStudy
+from twofold.studies.strengths import StrengthStudy
+from twofold.studies.transformations import TransformationsStudy
 
-STUDIES = [AugmentationsStudy, BatchStudy, HeadsStudy, LossesStudy, MocoStudy, SizeStudy]
+TABLES = [AugmentationsStudy, BatchStudy, HeadsStudy, LossesStudy, MocoStudy, SizeStudy]
+STUDIES = [*TABLES, DepthStudy, LinearStudy, MemoryStudy, StrengthStudy, TransformationsStudy]
 SHARED = """
 encoder: {name: resnet10, width: 0.125, stem: cifar}
 training: {device: cpu, precision: fp32, threads: 1}
@@ -51,6 +56,8 @@ def of(kind, data="data", folder=None, **options):
 @pytest.mark.parametrize("kind", STUDIES)
 def test_every_place_is_a_run_of_its_own(kind, data):
     small = {"batches": (8, 16)} if kind is BatchStudy else {}
+    small |= {"labels": ("25%", "all")} if issubclass(kind, FewLabelsStudy) else {}
+    small |= {"strengths": ("0.5", "1", "AutoAugment")} if kind is StrengthStudy else {}
     made = of(kind, data / "data.npz", seeds=2, k=3, **small)
     parts = made.plan()
     places = made.places()
@@ -62,6 +69,9 @@ def test_every_place_is_a_run_of_its_own(kind, data):
     assert {part.seed for part in parts} == {0, 1}
     where = {(place.row, place.column) for place in places}
     assert all({each.first, each.second} <= where for each in made.contrasts())
+    known = {"linear", *(after.name for part in parts for after in part.after)}
+    known |= {f"{name}, {what}" for name in known for what in ("h", "z")}
+    assert all({each.of, each.against or each.of} <= known for each in made.contrasts()), "all of it is measured"
 
 
 def test_the_composition_matrix():
@@ -224,7 +234,7 @@ def test_gpus_are_taken_in_turn(monkeypatch, visible, slot, device):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", STUDIES)
+@pytest.mark.parametrize("kind", TABLES)
 def test_each_study_runs(kind, data, tmp_path):
     small = {"operators": ["crop", "color"]} if kind is AugmentationsStudy else {}
     small |= {"batches": [8, 16], "lengths": [1]} if kind is BatchStudy else {"epochs": 5.0, "batch": 16}

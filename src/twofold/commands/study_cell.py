@@ -13,19 +13,22 @@ from twofold.commands.pretrain import pretrain
 from twofold.devices import choose_device, peak_memory
 from twofold.encoders.load import load
 from twofold.errors import Stopped, UserError
+from twofold.reading import read_json
 from twofold.runs.config import RunConfig
 from twofold.studies.after import After, measure
 from twofold.studies.methods import Outcome, RunSpec
 from twofold.studies.targets import train_part
+from twofold.training.rundir import RunDirectory
+
+TRAINED = "trained.json"
+"""What training a cell took, written when it is done: what is measured afterwards finds the encoder unchanged."""
 
 
 def run_cell(place: Path, work: dict[str, Any]) -> None:
     """Train and score a cell in this process, and write its `cell.json`."""
     cell = RunSpec(**work["cell"])
-    run = pretrain(work["data"], place, resume=True, report=False, **cell.options)
-    config, _ = run.read(RunConfig)
-    device = choose_device(config.training.device).type
-    memory, last = peak_memory(device), run.rows()[-1]
+    took = _trained(place, work["data"], cell)
+    run = RunDirectory(place)
     shared: dict[str, Any] = {"data": cell.options.get("data", {})}
     if work["test"] is not None:
         shared["test"] = work["test"]
@@ -36,11 +39,24 @@ def run_cell(place: Path, work: dict[str, Any]) -> None:
     machine: dict[str, Any] = {name: cell.options[name] for name in cell.options.keys() & {"data", "training"}}
     afters = [After(*each) for each in work.get("after", ())]
     more = measure(place, run.encoder_file, afters, work["data"], work["test"], machine)
-    outcome = Outcome(
-        cell.method, cell.batch, cell.seed, linear, knn, last["seconds"], last["step"] * cell.batch, memory, device,
-        more, sum(p.numel() for p in load(run.encoder_file).parameters()),
-    )  # fmt: skip
+    outcome = Outcome(cell.method, cell.batch, cell.seed, linear, knn, more=more, **took)
     run.write_json("cell.json", asdict(outcome))
+
+
+def _trained(place: Path, data: str, cell: RunSpec) -> dict[str, Any]:
+    """Train a cell, or read what that took; by the names that `Outcome` has for it."""
+    if (place / TRAINED).exists():
+        return dict(read_json(place / TRAINED))
+    run = pretrain(data, place, resume=True, report=False, **cell.options)
+    config, _ = run.read(RunConfig)
+    device = choose_device(config.training.device).type
+    memory, last = peak_memory(device), run.rows()[-1]
+    took = {
+        "seconds": last["seconds"], "images": last["step"] * cell.batch, "memory": memory, "device": device,
+        "parameters": sum(p.numel() for p in load(run.encoder_file).parameters()),
+    }  # fmt: skip
+    run.write_json(TRAINED, took)
+    return took
 
 
 def main(arguments: list[str]) -> int:
