@@ -105,6 +105,12 @@ def test_mocos_rate_falls_where_the_code_lets_it():
     }
 
 
+def test_options_of_the_method_that_the_study_names_are_those_of_its_cells(data, tmp_path):
+    (tmp_path / "queue.yaml").write_text("{method: {queue: 64}, batch: 16}")
+    parts = of(MocoStudy, data / "data.npz", config=str(tmp_path / "queue.yaml"), k=3).plan()
+    assert {build(part.options).method.queue for part in parts} == {64}
+
+
 def scores(values, spread=0.001, seeds=3):
     """(row, column) -> accuracy, a little shaken by the seed, a little more in one than in another."""
     return [Score(row, column, seed, value + 0.02 * seed + spread * seed * at, 0.5, 1.0)
@@ -126,7 +132,10 @@ def test_tables_and_verdicts():
     assert "(one seed), no clear" in made.interpretation(scores({("NT-Xent", ""): 0.9, ("margin", ""): 0.1}, seeds=1))
     page = of(BatchStudy).page(scores({("32", "5"): 0.5, ("32", "20"): 0.6, ("128", "5"): 0.7, ("128", "20"): 0.8}))
     assert "batch 128 less 32, 5 epochs: +20" in page.lead
-    assert [name for name in ("32", "128") if f"{name}: " in page.figures[0].alt]
+    assert [each["name"] for each in page.figures[0].hover["series"]] == ["batch 32", "batch 128"]
+    assert "batch 32: 52.0 %, 62.0 %. batch 128: 72.0 %, 82.1 %." in page.figures[0].alt
+    many = of(BatchStudy).page(scores({(str(n), e): 0.5 for n in range(2, 14) for e in ("5", "20")}, seeds=1))
+    assert many.figures[0].note.startswith("Of 12 the first 10; the table has all.")
     assert of(MocoStudy).published("v1", "") == 60.8
     assert of(MocoStudy).published("a", "") is None
 

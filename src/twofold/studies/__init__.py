@@ -49,7 +49,7 @@ STUDIES: dict[str, Line] = {
         "twofold.studies.sizes:LinearStudy", "linear evaluation against fine-tuning as nets and epochs grow (B.7)"
     ),
     "head-depth": Line(
-        "twofold.studies.second:DepthStudy", "layers of the head by where fine-tuning starts (v2's figure 5)"
+        "twofold.studies.second:DepthStudy", "layers of the head by where fine-tuning starts (SimCLR v2)"
     ),
     "memory": Line("twofold.studies.second:MemoryStudy", "SimCLR v2 with and without its memory"),
     "moco": Line("twofold.studies.ablating:MocoStudy", "from MoCo to MoCo v2, change by change (its Table 1)"),

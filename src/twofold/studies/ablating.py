@@ -103,6 +103,7 @@ class HeadsStudy(GridStudy):
     title = "Projection heads"
     rows_are, columns_are = "head", "outputs"
     source: ClassVar[str] = "figure 8 of arXiv 2002.05709"
+    needs_width = True
     width: int | None = None
 
     def prepare(self, width: int, channels: int) -> None:  # noqa: ARG002

@@ -13,10 +13,11 @@ from typing import Any, Literal, NamedTuple
 from twofold.data import DataConfig, Source
 from twofold.encoders import load_head, read_header
 from twofold.encoders.load import load
-from twofold.errors import Stopped, UserError
+from twofold.errors import Stopped
 from twofold.evaluation.features import Pixels
 from twofold.evaluation.label_subsets import label_positions
 from twofold.evaluation.parts import evaluation_parts, labelled_parts
+from twofold.evaluation.splits import check_test_labels
 from twofold.options import OptionsParser, merge
 from twofold.runs.config import FinetuneConfig
 from twofold.runs.finetune import finetune
@@ -42,12 +43,11 @@ def check(afters: Sequence[After], data: Any, test: Any, config: DataConfig) -> 
     if not afters:
         return
     train, scored = labelled_parts(*evaluation_parts(data, test, config))
+    check_test_labels(train, scored)
     for after in afters:
         if after.kind == "finetune":
             built = OptionsParser(FinetuneConfig).build(after.options, after.name)
             label_positions(train, built.labels, built.seed, built.draw)
-    if train.labels is None or scored.labels is None:
-        raise UserError(f"{(train if train.labels is None else scored).name} has no labels to score by")
 
 
 def measure(

@@ -14,11 +14,10 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
-import torch
 
 from twofold.data import DataConfig, Order, open_source
 from twofold.devices import choose_device
-from twofold.encoders import Encoder, build_encoder
+from twofold.encoders import build_encoder
 from twofold.errors import UserError
 from twofold.evaluation.parts import evaluation_parts
 from twofold.evaluation.splits import check_labels
@@ -26,7 +25,7 @@ from twofold.options import merge
 from twofold.recipe import read_layers
 from twofold.report import MOST_BARS, Figure, Report, Series, Table, bar_figure
 from twofold.report.tables import spread
-from twofold.runs.config import RunConfig, build
+from twofold.runs.config import build
 from twofold.runs.defaults import choose
 from twofold.studies.after import After, check
 from twofold.studies.base import Folder, Study, reading_options
@@ -135,6 +134,7 @@ class GridStudy(Study[GridPart, Score]):
         columns_are: what a column is, in a word.
         source: the paper's place, told in the note.
         compared: what the comparisons are of.
+        needs_width: whether its cells depend on the encoder's number of features, see `prepare`.
     """
 
     title: ClassVar[str]
@@ -142,6 +142,7 @@ class GridStudy(Study[GridPart, Score]):
     columns_are: ClassVar[str]
     source: ClassVar[str]
     compared: ClassVar[str] = "Linear accuracy"
+    needs_width: ClassVar[bool] = False
     config: Any
 
     def __init__(self, data: str, config: Any, folder: Folder) -> None:
@@ -150,8 +151,11 @@ class GridStudy(Study[GridPart, Score]):
         self.parts: Sequence[GridPart] = ()
 
     def prepare(self, width: int, channels: int) -> None:
-        """Called before `places` with the number of features of the encoder that all cells share, and the images'
-        channels; for studies whose cells depend on them."""
+        """What cells depend on: the number of features of the encoder that they share, and the images' channels.
+
+        Called before `places`, where `needs_width` says so.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not say what {width} features of {channels} channels do")
 
     @abstractmethod
     def places(self) -> Sequence[Place]:
@@ -178,8 +182,10 @@ class GridStudy(Study[GridPart, Score]):
         own = {name: getattr(config, name) for name in ("epochs", "batch") if getattr(config, name) is not None}
         shared = merge(reading_options(config.data), read_layers(config.recipe, config.config, {}), own)
         self.shared, parts, device = shared, [], choose_device("auto")
-        chosen, _ = choose(build(shared), source.facts(), device)
-        self.prepare(_net(chosen).feature_dim, source.channels)
+        if self.needs_width:
+            chosen, _ = choose(build(shared), source.facts(), device)
+            width = build_encoder(chosen.encoder, chosen.views.size).feature_dim
+            self.prepare(width, source.channels)
         for seed in range(config.seeds):
             for number, place in enumerate(self.places()):
                 options = merge(shared, place.options, {"seed": seed})
@@ -267,8 +273,13 @@ class GridStudy(Study[GridPart, Score]):
         """The plots: bars for each row within the columns, or over the rows where there is one column."""
         rows, columns = axes_of(cells)
         if len(columns) > 1:
-            lines = [series(row, cells, [((row, column), "linear") for column in columns]) for row in rows[:MOST_BARS]]
-            return [bar_figure("Linear accuracy", self.columns_are, columns, lines)]
+            lines = [
+                series(row if not row[:1].isdigit() else f"{self.rows_are} {row}", cells,
+                       [((row, column), "linear") for column in columns])
+                for row in rows[:MOST_BARS]
+            ]  # fmt: skip
+            note = left_off(MOST_BARS, rows)
+            return [bar_figure("Linear accuracy", self.columns_are, columns, lines, note=note)]
         line = series("linear", cells, [((row, columns[0]), "linear") for row in rows])
         return [bar_figure("Linear accuracy", self.rows_are, rows, [line])]
 
@@ -281,16 +292,15 @@ class GridStudy(Study[GridPart, Score]):
         )  # fmt: skip
 
 
-def _net(config: RunConfig) -> Encoder:
-    """The encoder of a run's configuration without memory for its weights."""
-    with torch.device("meta"):
-        return build_encoder(config.encoder, config.views.size)
-
-
 def axes_of(cells: Sequence[Score]) -> tuple[list[str], list[str]]:
     """Rows and columns of the table, in the order in which they were measured."""
     rows, columns = (list(dict.fromkeys(getattr(cell, axis) for cell in cells)) for axis in ("row", "column"))
     return rows, columns
+
+
+def left_off(most: int, names: Sequence[str]) -> str:
+    """A plot's caption where it tells only so many of these apart; empty where it shows all."""
+    return f"Of {len(names)} the first {most}; the table has all." if len(names) > most else ""
 
 
 def values(cells: Sequence[Score], place: tuple[str, str], measure: str = "linear") -> list[float]:

@@ -41,7 +41,7 @@ class DepthStudy(FewLabelsStudy):
     Config = DepthConfig
     title = "Depth of the projection head"
     rows_are, columns_are = "head", ""
-    source: ClassVar[str] = "figure 5 of arXiv 2006.10029, drawn there without values"
+    source: ClassVar[str] = "arXiv 2006.10029 on projection heads, whose values are not confirmed here"
 
     def places(self) -> Sequence[Place]:
         """A row for each depth."""
@@ -86,7 +86,7 @@ class DepthStudy(FewLabelsStudy):
         return Table(self.title, heads, body, f"Test accuracy in %, {over_seeds(cells)}. After {self.source}.")
 
     def figures(self, cells: Sequence[Score]) -> Sequence[Figure]:
-        """Both halves of the paper's figure: depths from their best layers, and the layers of the deepest head."""
+        """As the paper draws it: depths from their best layers, and the layers of the deepest head."""
         rows, shares = axes_of(cells)[0], list(self.config.labels)
         deepest = (max(rows, key=_count), "")
         layers = [
@@ -94,7 +94,7 @@ class DepthStudy(FewLabelsStudy):
             for layer in range(_count(deepest[0]))
         ]
         best = [series(row, cells, [((row, ""), self._best(cells, row, labels)) for labels in shares]) for row in rows]
-        note = "Each from the layer that was best for it on the test images, as the paper chose."
+        note = "Each from the layer that was best for it on the test images, which flatters all of them."
         return [
             bar_figure("Depth of the head", "share of labels", shares, best, note=note),
             bar_figure(f"Where fine-tuning starts, {deepest[0]}", "share of labels", shares, layers),

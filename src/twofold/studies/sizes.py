@@ -13,7 +13,7 @@ import numpy as np
 
 from twofold.errors import UserError
 from twofold.report import Figure, Points, point_figure
-from twofold.studies.grid import Contrast, Place, Score, axes_of, values
+from twofold.studies.grid import Contrast, Place, Score, axes_of, left_off, values
 from twofold.studies.nets import net_options
 from twofold.studies.shares import FewLabelsConfig, FewLabelsStudy, tuned
 
@@ -80,7 +80,8 @@ class SizeStudy(FewLabelsStudy):
             x = [size_of(cells, place) for place in places]
             y = [100 * float(np.mean(each)) for each in found]
             clouds.append(Points(f"width {width}", x, y, [row for row, _ in places], errors(found)))
-        return point_figure("Accuracy by size", "parameters", "linear accuracy in %", clouds, log_x=True)
+        note = left_off(5, columns)
+        return point_figure("Accuracy by size", "parameters", "linear accuracy in %", clouds, log_x=True, note=note)
 
 
 def errors(found: Sequence[Sequence[float]]) -> list[float]:
@@ -101,10 +102,8 @@ def gain_figure(cells: Sequence[Score], labels: Sequence[str]) -> Figure:
         means = [float(np.mean(values(cells, place, tuned(share)))) for place in places]
         gains = [100 * (mean / max(means[0], 1e-9) - 1) for mean in means]
         clouds.append(Points(f"{share} of the labels", [size_of(cells, p) for p in places], gains, joined=True))
-    return point_figure(
-        "Gain of bigger nets", "parameters", "relative gain in %", clouds, log_x=True,
-        note="Fine-tuned accuracy relative to the smallest net's, with the same labels.",
-    )  # fmt: skip
+    note = f"Fine-tuned accuracy relative to the smallest net's, with the same labels. {left_off(5, labels)}".strip()
+    return point_figure("Gain of bigger nets", "parameters", "relative gain in %", clouds, log_x=True, note=note)
 
 
 @dataclass(frozen=True)
@@ -167,7 +166,7 @@ class LinearStudy(FewLabelsStudy):
     def figures(self, cells: Sequence[Score]) -> Sequence[Figure]:
         """Fine-tuned against linear accuracy, a picture for each share of labels, a colour for each net."""
         rows, columns = axes_of(cells)
-        figures = []
+        figures, note = [], left_off(5, rows)
         for labels in self.config.labels:
             clouds = []
             for row in rows[:5]:
@@ -178,5 +177,5 @@ class LinearStudy(FewLabelsStudy):
                 if places:
                     clouds.append(Points(row, x, y, [f"{column} ep." for _, column in places], errors(found)))
             title = f"Fine-tuned on {labels} of the labels"
-            figures.append(point_figure(title, "linear accuracy in %", "fine-tuned accuracy in %", clouds))
+            figures.append(point_figure(title, "linear accuracy in %", "fine-tuned accuracy in %", clouds, note=note))
         return figures

@@ -55,6 +55,7 @@ class TransformationsStudy(GridStudy):
     rows_are, columns_are = "transformation", ""
     source: ClassVar[str] = "Table 3 of arXiv 2002.05709"
     compared: ClassVar[str] = "Accuracy of telling the transformation"
+    needs_width = True
     width: int | None = None
     channels = 3
 
