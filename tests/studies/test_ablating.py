@@ -133,7 +133,7 @@ def test_tables_and_verdicts():
     page = of(BatchStudy).page(scores({("32", "5"): 0.5, ("32", "20"): 0.6, ("128", "5"): 0.7, ("128", "20"): 0.8}))
     assert "batch 128 less 32, 5 epochs: +20" in page.lead
     assert [each["name"] for each in page.figures[0].hover["series"]] == ["batch 32", "batch 128"]
-    assert "batch 32: 52.0 %, 62.0 %. batch 128: 72.0 %, 82.1 %." in page.figures[0].alt
+    assert "batch 32: 52.0 %, 62.1 %. batch 128: 72.2 %, 82.3 %." in page.figures[0].alt
     many = of(BatchStudy).page(scores({(str(n), e): 0.5 for n in range(2, 14) for e in ("5", "20")}, seeds=1))
     assert many.figures[0].note.startswith("Of 12 the first 10; the table has all.")
     assert of(MocoStudy).published("v1", "") == 60.8

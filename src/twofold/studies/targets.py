@@ -77,7 +77,7 @@ class TargetsConfig:
     """Output of the projection head that teachers are fine-tuned from; 1 as SimCLR v2 where the head has three layers,
     or else 0."""
     alpha: float = 0.5
-    """The teacher's share of the loss where a student learns from labels, too; the paper does not say which it took."""
+    """The teacher's share of the loss where a student learns from labels, too; ours, as the paper's is not confirmed."""
     temperature: float = 1.0
     """Temperature of distillation."""
     seeds: int = 3
@@ -152,7 +152,7 @@ class TargetsStudy(Study[TargetPart, Taught]):
     def plan(self) -> Sequence[TargetPart]:
         """All teachers, and then all students."""
         config = self.config
-        file = encoder_path(str(config.run))
+        file = encoder_path(str(config.run)).resolve()
         head = load_head(file)
         layers = len(head.layers) if head else 0
         entry = int(layers >= 3) if config.from_head is None else config.from_head
