@@ -45,8 +45,12 @@ def run_cell(place: Path, work: dict[str, Any]) -> None:
 
 def _trained(place: Path, data: str, cell: RunSpec) -> dict[str, Any]:
     """Train a cell, or read what that took; by the names that `Outcome` has for it."""
-    if (place / TRAINED).exists():
-        return dict(read_json(place / TRAINED))
+    file = place / TRAINED
+    if file.exists():
+        try:
+            return dict(read_json(file))
+        except (OSError, ValueError, TypeError) as error:
+            raise UserError(f"{file} is damaged: {error}; remove the folder to have the cell trained again") from error
     run = pretrain(data, place, resume=True, report=False, **cell.options)
     config, _ = run.read(RunConfig)
     device = choose_device(config.training.device).type

@@ -77,7 +77,7 @@ class TargetsConfig:
     """Output of the projection head that teachers are fine-tuned from; 1 as SimCLR v2 where the head has three layers,
     or else 0."""
     alpha: float = 0.5
-    """The teacher's share of the loss where a student learns from labels, too; ours, as the paper's is not confirmed."""
+    """The teacher's share of the loss where a student learns from labels, too. The default is ours."""
     temperature: float = 1.0
     """Temperature of distillation."""
     seeds: int = 3
