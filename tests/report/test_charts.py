@@ -35,6 +35,17 @@ def test_bars_begin_where_the_caption_says():
     assert bar_figure("Zero", "x", ["a", "b"], [Series("", [0.02, 0.9])]).note == "", "an axis from 0 needs no word"
 
 
+def test_names_wider_than_their_groups_are_turned():
+    def height(names):
+        svg = bar_figure("Names", "loss", names, [Series("", [0.5] * len(names))]).svg
+        turned = "rotate(-30)" in svg
+        return turned, float(re.search(r'viewBox="0 0 [0-9.]+ ([0-9.]+)"', svg)[1])
+
+    assert height(["NT-Xent", "margin"]) == (False, pytest.approx(72 * HEIGHT))
+    many = ["NT-Xent", "NT-Logistic (semi-hard)", "margin", "margin (semi-hard)"]
+    assert height(many) == (True, pytest.approx(72 * (HEIGHT + 0.4)))
+
+
 def test_many_kinds_of_bars_are_shades_of_one_colour():
     lines = [Series(str(k), [0.5 + 0.01 * k]) for k in range(6)]
     figure = bar_figure("Shades", "x", ["a"], lines)

@@ -106,6 +106,8 @@ def bar_figure(
     bottom, top = _range(series)
     width = 0.8 / len(series)
     written = len(groups) * len(series) <= _MOST_VALUES
+    across = min(max(WIDTH, 1 + 0.25 * len(groups) * len(series)), 6.0)
+    turned = 6 * max(map(len, groups)) > 72 * (across - 0.8) / len(groups)  # names wider than their groups
 
     def paint(figure: Any) -> None:
         axes = figure.add_subplot()
@@ -121,7 +123,8 @@ def bar_figure(
             for x, height, error in zip(at, heights, errors, strict=True) if written else ():
                 axes.text(x, height + error + 0.015 * (top - bottom), f"{height:.1f}", ha="center", fontsize=8)
         axes.set_ylim(bottom, top)
-        axes.set_xticks(range(len(groups)), groups)
+        axes.set_xticks(range(len(groups)), groups, rotation=30 if turned else 0, ha="right" if turned else "center",
+                        rotation_mode="anchor" if turned else "default")  # fmt: skip
         axes.tick_params(axis="x", length=0)
         axes.set_xlabel(x_name)
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g} %")
@@ -145,8 +148,7 @@ def bar_figure(
             ],
         }  # fmt: skip
 
-    height = HEIGHT + _legend([s.name for s in series])[1]
-    svg, found = draw(title, paint, hover, (min(max(WIDTH, 1 + 0.25 * len(groups) * len(series)), 6.0), height))
+    svg, found = draw(title, paint, hover, (across, HEIGHT + _legend([s.name for s in series])[1] + 0.4 * turned))
     begins = f"The axis begins at {bottom:g} %." if bottom else ""
     alt = f"{title} by {x_name} ({', '.join(groups)}). " + " ".join(f"{s.name}: {_percents(s.values)}." for s in series)
     return Figure(title, svg, alt, " ".join(each for each in (note, begins) if each), found)
