@@ -112,16 +112,8 @@ def bar_figure(
     def paint(figure: Any) -> None:
         axes = figure.add_subplot()
         for k, s in enumerate(series):
-            known = [i for i, v in enumerate(s.values) if v is not None]
-            at = [i + (k + 0.5) * width - 0.4 for i in known]
-            heights = [100 * (s.values[i] or 0.0) for i in known]
-            errors = [100 * (s.error[i] or 0.0) for i in known] if s.error else [0.0] * len(known)
-            color, alpha = looks[k]
-            axes.bar(at, [h - bottom for h in heights], width * 0.92, bottom, color=color, alpha=alpha, label=s.name)
-            if any(errors):
-                axes.errorbar(at, heights, errors, fmt="none", ecolor=INK, elinewidth=1, capsize=2)
-            for x, height, error in zip(at, heights, errors, strict=True) if written else ():
-                axes.text(x, height + error + 0.015 * (top - bottom), f"{height:.1f}", ha="center", fontsize=8)
+            shift = (k + 0.5) * width - 0.4
+            _bars(axes, s, looks[k], shift, width, (bottom, top), written)
         axes.set_ylim(bottom, top)
         axes.set_xticks(range(len(groups)), groups, rotation=30 if turned else 0, ha="right" if turned else "center",
                         rotation_mode="anchor" if turned else "default")  # fmt: skip
@@ -138,20 +130,36 @@ def bar_figure(
         return {
             "x": [place(axes, i, bottom)[0] for i in range(len(groups))],
             "at": [f"{x_name} {group}" for group in groups],
-            "series": [
-                {
-                    "name": s.name, "color": VARIABLES[looks[k][0]],
-                    "y": [None if v is None else place(axes, i, 100 * v)[1] for i, v in enumerate(s.values)],
-                    "text": [None if v is None else f"{100 * v:.1f} %" for v in s.values],
-                }
-                for k, s in enumerate(series)
-            ],
-        }  # fmt: skip
+            "series": [_bar_hover(axes, s, color) for s, (color, _) in zip(series, looks, strict=True)],
+        }
 
     svg, found = draw(title, paint, hover, (across, HEIGHT + _legend([s.name for s in series])[1] + 0.4 * turned))
     begins = f"The axis begins at {bottom:g} %." if bottom else ""
     alt = f"{title} by {x_name} ({', '.join(groups)}). " + " ".join(f"{s.name}: {_percents(s.values)}." for s in series)
     return Figure(title, svg, alt, " ".join(each for each in (note, begins) if each), found)
+
+
+def _bars(
+    axes: Any, s: Series, look: tuple[str, float], shift: float, width: float, span: tuple[float, float], written: bool
+) -> None:
+    """The bars of one kind, their whiskers, and their values where they are to be written."""
+    known, (bottom, top) = [i for i, v in enumerate(s.values) if v is not None], span
+    at, heights = [i + shift for i in known], [100 * (s.values[i] or 0.0) for i in known]
+    errors = [100 * (s.error[i] or 0.0) for i in known] if s.error else [0.0] * len(known)
+    color, alpha = look
+    axes.bar(at, [h - bottom for h in heights], width * 0.92, bottom, color=color, alpha=alpha, label=s.name)
+    if any(errors):
+        axes.errorbar(at, heights, errors, fmt="none", ecolor=INK, elinewidth=1, capsize=2)
+    for x, height, error in zip(at, heights, errors, strict=True) if written else ():
+        axes.text(x, height + error + 0.015 * (top - bottom), f"{height:.1f}", ha="center", fontsize=8)
+
+
+def _bar_hover(axes: Any, s: Series, color: str) -> dict[str, Any]:
+    return {
+        "name": s.name, "color": VARIABLES[color],
+        "y": [None if v is None else place(axes, i, 100 * v)[1] for i, v in enumerate(s.values)],
+        "text": [None if v is None else f"{100 * v:.1f} %" for v in s.values],
+    }  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -192,18 +200,8 @@ def point_figure(
 
     def paint(figure: Any) -> None:
         axes = figure.add_subplot()
-        for k, cloud in enumerate(clouds):
-            look = {"color": SERIES[k], "marker": MARKERS[k], "markersize": 6, "linewidth": 1.5, "label": cloud.name}
-            axes.errorbar(
-                cloud.x,
-                cloud.y,
-                list(cloud.error) or None,
-                capsize=2,
-                linestyle="-" if cloud.joined else "none",
-                **look,
-            )
-            for x, y, word in zip(cloud.x, cloud.y, cloud.words, strict=False):
-                axes.annotate(word, (x, y), (4, 4), textcoords="offset points", fontsize=8)
+        for cloud, color, marker in zip(clouds, SERIES, MARKERS, strict=False):
+            _dots(axes, cloud, color, marker)
         if log_x:
             axes.set_xscale("log")
             _few_ticks(axes, [x for cloud in clouds for x in cloud.x])
@@ -221,19 +219,11 @@ def point_figure(
     def hover(figure: Any) -> dict[str, Any]:
         axes = figure.axes[0]
         base = axes.get_ylim()[0]
-        named = [(k, cloud, _at(cloud)) for k, cloud in enumerate(clouds)]
         return {
             "x": [place(axes, x, base)[0] for x in places],
             "at": [f"{x_name} {_short(x)}" for x in places],
-            "series": [
-                {
-                    "name": cloud.name, "color": VARIABLES[SERIES[k]],
-                    "y": [place(axes, x, at[x][0])[1] if x in at else None for x in places],
-                    "text": [", ".join(f"{y:.1f} %" for y in at[x]) if x in at else None for x in places],
-                }
-                for k, cloud, at in named
-            ],
-        }  # fmt: skip
+            "series": [_point_hover(axes, cloud, SERIES[k], places) for k, cloud in enumerate(clouds)],
+        }
 
     svg, found = draw(title, paint, hover, (WIDTH, HEIGHT + more))
     words = [f"{cloud.name}: " + ", ".join(f"{_short(x)}: {y:.1f} %" for x, y in zip(cloud.x, cloud.y,
@@ -241,12 +231,25 @@ def point_figure(
     return Figure(title, svg, f"{title}, {y_name} over {x_name}. {' '.join(words)}", note, found)
 
 
-def _at(points: Points) -> dict[float, list[float]]:
-    """The values at each place."""
-    found: dict[float, list[float]] = {}
-    for x, y in zip(points.x, points.y, strict=True):
-        found.setdefault(x, []).append(y)
-    return found
+def _dots(axes: Any, cloud: Points, color: str, marker: str) -> None:
+    """A set of points, their whiskers and words."""
+    look = {"color": color, "marker": marker, "markersize": 6, "linewidth": 1.5, "label": cloud.name}
+    line = "-" if cloud.joined else "none"
+    axes.errorbar(cloud.x, cloud.y, list(cloud.error) or None, capsize=2, linestyle=line, **look)
+    for x, y, word in zip(cloud.x, cloud.y, cloud.words, strict=False):
+        axes.annotate(word, (x, y), (4, 4), textcoords="offset points", fontsize=8)
+
+
+def _point_hover(axes: Any, cloud: Points, color: str, places: Sequence[float]) -> dict[str, Any]:
+    """What a pointer finds of a set of points; two of one place are both told."""
+    at: dict[float, list[float]] = {}
+    for x, y in zip(cloud.x, cloud.y, strict=True):
+        at.setdefault(x, []).append(y)
+    return {
+        "name": cloud.name, "color": VARIABLES[color],
+        "y": [place(axes, x, at[x][0])[1] if x in at else None for x in places],
+        "text": [", ".join(f"{y:.1f} %" for y in at[x]) if x in at else None for x in places],
+    }  # fmt: skip
 
 
 def histogram_figure(
