@@ -23,11 +23,16 @@ from twofold.studies.ablating import (
     HeadsStudy,
     LossesStudy,
     MocoStudy,
-    SizeStudy,
 )
 from twofold.studies.grid import Score
+from twofold.studies.second import DepthStudy, MemoryStudy
+from twofold.studies.shares import FewLabelsStudy
+from twofold.studies.sizes import LinearStudy, SizeStudy
+from twofold.studies.strengths import StrengthStudy
+from twofold.studies.transformations import TransformationsStudy
 
-STUDIES = [AugmentationsStudy, BatchStudy, HeadsStudy, LossesStudy, MocoStudy, SizeStudy]
+TABLES = [AugmentationsStudy, BatchStudy, HeadsStudy, LossesStudy, MocoStudy, SizeStudy]
+STUDIES = [*TABLES, DepthStudy, LinearStudy, MemoryStudy, StrengthStudy, TransformationsStudy]
 SHARED = """
 encoder: {name: resnet10, width: 0.125, stem: cifar}
 training: {device: cpu, precision: fp32, threads: 1}
@@ -51,6 +56,8 @@ def of(kind, data="data", folder=None, **options):
 @pytest.mark.parametrize("kind", STUDIES)
 def test_every_place_is_a_run_of_its_own(kind, data):
     small = {"batches": (8, 16)} if kind is BatchStudy else {}
+    small |= {"labels": ("25%", "all")} if issubclass(kind, FewLabelsStudy) else {}
+    small |= {"strengths": ("0.5", "1", "AutoAugment")} if kind is StrengthStudy else {}
     made = of(kind, data / "data.npz", seeds=2, k=3, **small)
     parts = made.plan()
     places = made.places()
@@ -61,7 +68,10 @@ def test_every_place_is_a_run_of_its_own(kind, data):
         assert all(one != other for other in built[:i]), "each differs from the others"
     assert {part.seed for part in parts} == {0, 1}
     where = {(place.row, place.column) for place in places}
-    assert all({first, second} <= where for _, first, second in made.contrasts())
+    assert all({each.first, each.second} <= where for each in made.contrasts())
+    known = {"linear", *(after.name for part in parts for after in part.after)}
+    known |= {f"{name}, {what}" for name in known for what in ("h", "z")}
+    assert all({each.of, each.against or each.of} <= known for each in made.contrasts()), "all of it is measured"
 
 
 def test_the_composition_matrix():
@@ -95,6 +105,12 @@ def test_mocos_rate_falls_where_the_code_lets_it():
     }
 
 
+def test_options_of_the_method_that_the_study_names_are_those_of_its_cells(data, tmp_path):
+    (tmp_path / "queue.yaml").write_text("{method: {queue: 64}, batch: 16}")
+    parts = of(MocoStudy, data / "data.npz", config=str(tmp_path / "queue.yaml"), k=3).plan()
+    assert {build(part.options).method.queue for part in parts} == {64}
+
+
 def scores(values, spread=0.001, seeds=3):
     """(row, column) -> accuracy, a little shaken by the seed, a little more in one than in another."""
     return [Score(row, column, seed, value + 0.02 * seed + spread * seed * at, 0.5, 1.0)
@@ -116,7 +132,10 @@ def test_tables_and_verdicts():
     assert "(one seed), no clear" in made.interpretation(scores({("NT-Xent", ""): 0.9, ("margin", ""): 0.1}, seeds=1))
     page = of(BatchStudy).page(scores({("32", "5"): 0.5, ("32", "20"): 0.6, ("128", "5"): 0.7, ("128", "20"): 0.8}))
     assert "batch 128 less 32, 5 epochs: +20" in page.lead
-    assert [name for name in ("32", "128") if f"{name}: " in page.figures[0].alt]
+    assert [each["name"] for each in page.figures[0].hover["series"]] == ["batch 32", "batch 128"]
+    assert "batch 32: 52.0 %, 62.1 %. batch 128: 72.2 %, 82.3 %." in page.figures[0].alt
+    many = of(BatchStudy).page(scores({(str(n), e): 0.5 for n in range(2, 14) for e in ("5", "20")}, seeds=1))
+    assert many.figures[0].note.startswith("Of 12 the first 10; the table has all.")
     assert of(MocoStudy).published("v1", "") == 60.8
     assert of(MocoStudy).published("a", "") is None
 
@@ -224,7 +243,7 @@ def test_gpus_are_taken_in_turn(monkeypatch, visible, slot, device):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", STUDIES)
+@pytest.mark.parametrize("kind", TABLES)
 def test_each_study_runs(kind, data, tmp_path):
     small = {"operators": ["crop", "color"]} if kind is AugmentationsStudy else {}
     small |= {"batches": [8, 16], "lengths": [1]} if kind is BatchStudy else {"epochs": 5.0, "batch": 16}

@@ -49,7 +49,7 @@ def test_cells_are_objectives_by_views(data):
     places = {(place.row, place.column) for place in study.places()}
     contrasts = study.contrasts()
     assert len(contrasts) == 2 * 4 + 3 * 3
-    assert all({first, second} <= places for _, first, second in contrasts)
+    assert all({first, second} <= places for _, first, second, *_ in contrasts)
 
 
 def test_what_cannot_be(data, tmp_path):

@@ -16,12 +16,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 from scipy import ndimage, stats
+from torchvision.transforms import AutoAugment, AutoAugmentPolicy
 from view_helpers import some_images
 
 from twofold.errors import UserError
 from twofold.randomness import Key
 from twofold.views import OPERATORS, ImageDraw, ImageViews, Operator, StudyDraw, StudyViews, ViewsConfig, left_out
 from twofold.views.studies import operators as ops
+from twofold.views.studies.operators import make_operator
 
 TOLERANCE = 1e-6
 BARE = ViewsConfig(size=32, color_strength=0.0, blur=0.0)
@@ -38,6 +40,10 @@ def draw_and_apply(operator: Operator, x: torch.Tensor, step: int = 0) -> tuple[
 def test_operators_keep_shape_range_and_input(name: str, channels: int) -> None:
     x = some_images(12, channels) / 255
     before = x.clone()
+    if name == "autoaugment" and channels == 4:
+        with pytest.raises(UserError, match="1 or 3 channels, and these have 4"):
+            draw_and_apply(OPERATORS[name](), x)
+        return
     drawn, out = draw_and_apply(OPERATORS[name](), x)
     assert out.shape == x.shape
     assert out.dtype == torch.float32
@@ -131,6 +137,21 @@ def test_noise_is_normal_white_and_addressed() -> None:
     spread = (draw_and_apply(ops.Noise(), x)[1] - 0.5).flatten(1).std(1)
     assert spread.min() < 0.02
     assert 0.08 < spread.max() < 0.105
+
+
+@pytest.mark.parametrize("policy", ["imagenet", "cifar10", "svhn"])
+def test_autoaugment_is_torchvisions_and_leaves_its_generator_alone(policy: str) -> None:
+    x = some_images(6)
+    drawn = make_operator({"name": "autoaugment", "policy": policy}).draw(Key(0, 0), "a/0", np.arange(6), 32)
+    torch.manual_seed(5)
+    out = make_operator({"name": "autoaugment", "policy": policy}).apply(x / 255, drawn)
+    after = torch.rand(3)
+    torch.manual_seed(5)
+    assert torch.equal(torch.rand(3), after)
+    change = AutoAugment(AutoAugmentPolicy(policy))
+    for i in range(6):
+        torch.manual_seed(int(drawn[i, 1]) << 24 | int(drawn[i, 2]))
+        assert torch.equal((out[i] * 255).round(), change(x[i].to(torch.uint8)).float())
 
 
 def test_motion_blur_smears_along_its_direction_and_keeps_the_sum() -> None:

@@ -81,6 +81,8 @@ def _commands(name: str) -> list[str]:
 
 def _values(item: Item) -> str:
     count = sum(len(row.values) for row in item.rows)
+    if not count:
+        return "settings alone"
     return f"{count} published value{'s' if count != 1 else ''}"
 
 

@@ -1,4 +1,4 @@
-"""`twofold study methods`: each cell is a run of its own, trained in a process and memory of its own."""
+"""`twofold study`: each cell is a run of its own, trained in a process and memory of its own."""
 
 from __future__ import annotations
 
@@ -11,18 +11,24 @@ from typing import Any
 from twofold.commands.evaluate import evaluate
 from twofold.commands.pretrain import pretrain
 from twofold.devices import choose_device, peak_memory
+from twofold.encoders.load import load
 from twofold.errors import Stopped, UserError
+from twofold.reading import read_json
 from twofold.runs.config import RunConfig
+from twofold.studies.after import After, measure
 from twofold.studies.methods import Outcome, RunSpec
+from twofold.studies.targets import train_part
+from twofold.training.rundir import RunDirectory
+
+TRAINED = "trained.json"
+"""What training a cell took, written when it is done: what is measured afterwards finds the encoder unchanged."""
 
 
 def run_cell(place: Path, work: dict[str, Any]) -> None:
     """Train and score a cell in this process, and write its `cell.json`."""
     cell = RunSpec(**work["cell"])
-    run = pretrain(work["data"], place, resume=True, report=False, **cell.options)
-    config, _ = run.read(RunConfig)
-    device = choose_device(config.training.device).type
-    memory, last = peak_memory(device), run.rows()[-1]
+    took = _trained(place, work["data"], cell)
+    run = RunDirectory(place)
     shared: dict[str, Any] = {"data": cell.options.get("data", {})} | work.get("scoring", {})
     if work["test"] is not None:
         shared["test"] = work["test"]
@@ -30,26 +36,43 @@ def run_cell(place: Path, work: dict[str, Any]) -> None:
         evaluate(place, work["data"], protocol=protocol, **own, **shared).metrics["top1"]
         for protocol, own in (("linear", {}), ("knn", {"k": work["k"]}))
     )
-    other = evaluate(place, work["other"], protocol="linear", **shared).metrics["top1"] if "other" in work else None
-    outcome = Outcome(
-        cell.method,
-        cell.batch,
-        cell.seed,
-        linear,
-        knn,
-        last["seconds"],
-        last["step"] * cell.batch,
-        memory,
-        device,
-        other,
-    )
+    machine: dict[str, Any] = {name: cell.options[name] for name in cell.options.keys() & {"data", "training"}}
+    afters = [After(*each) for each in work.get("after", ())]
+    more = measure(place, run.encoder_file, afters, work["data"], work["test"], machine)
+    if "other" in work:  # other labels of the same images
+        more["other_top1"] = evaluate(place, work["other"], protocol="linear", **shared).metrics["top1"]
+    outcome = Outcome(cell.method, cell.batch, cell.seed, linear, knn, more=more, **took)
     run.write_json("cell.json", asdict(outcome))
+
+
+def _trained(place: Path, data: str, cell: RunSpec) -> dict[str, Any]:
+    """Train a cell, or read what that took; by the names that `Outcome` has for it."""
+    file = place / TRAINED
+    if file.exists():
+        try:
+            return dict(read_json(file))
+        except (OSError, ValueError, TypeError) as error:
+            raise UserError(f"{file} is damaged: {error}; remove the folder to have the cell trained again") from error
+    run = pretrain(data, place, resume=True, report=False, **cell.options)
+    config, _ = run.read(RunConfig)
+    device = choose_device(config.training.device).type
+    memory, last = peak_memory(device), run.rows()[-1]
+    took = {
+        "seconds": last["seconds"], "images": last["step"] * cell.batch, "memory": memory, "device": device,
+        "parameters": sum(p.numel() for p in load(run.encoder_file).parameters()),
+    }  # fmt: skip
+    run.write_json(TRAINED, took)
+    return took
 
 
 def main(arguments: list[str]) -> int:
     """The process of a cell: its folder, and what to do as JSON."""
+    place, work = Path(arguments[0]), json.loads(arguments[1])
     try:
-        run_cell(Path(arguments[0]), json.loads(arguments[1]))
+        if work.get("kind") == "target":
+            train_part(place, work)
+        else:
+            run_cell(place, work)
     except UserError as error:
         print(f"twofold: error: {error}", file=sys.stderr)
         return 2

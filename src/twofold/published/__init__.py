@@ -24,7 +24,7 @@ METRICS = {
 MEASURED = {
     "linear": "by linear evaluation", "finetune": "fine-tuned", "supervised": "trained with labels",
     "distill": "distilled", "knn": "by kNN on the head's outputs", "transfer": "by transfer", "probe": "of a probe",
-    "recogniser": "of a recogniser",
+    "recogniser": "of a recogniser", "view": "by looking",
 }  # fmt: skip
 NOT_RUN = "not run by us"
 SAME = {
@@ -50,7 +50,8 @@ class Row:
 
     Attributes:
         keys: of what it is, column -> value.
-        values: metric -> published value, in the units of `METRICS`; without those that were not reported.
+        values: metric -> published value, in the units of `METRICS`; without those that were not reported, and none
+            where the item's `left_out` says so: the row is then a setting of the paper's.
         recipe: the recipe that is to reach it, or of pretraining what is then measured; None where there is none.
     """
 
@@ -138,6 +139,11 @@ def find(name: str) -> list[Item]:
     if item not in items:
         raise UserError(f"there is no '{item}' in {paper}{suggest(item, items)}")
     return [items[item]]
+
+
+def values_of(item: str, metric: str = "top1") -> dict[tuple[str, ...], float]:
+    """The values of a published table by the keys of its rows; UserError if there is no such table."""
+    return {tuple(row.keys.values()): row.values[metric] for row in find(item)[0].rows if metric in row.values}
 
 
 def published(recipe: str, *measured: str) -> list[tuple[Item, Row]]:

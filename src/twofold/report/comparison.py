@@ -11,8 +11,9 @@ import numpy as np
 from scipy.stats import t as student
 
 from twofold.options import as_written
+from twofold.report.canvas import Figure
 from twofold.report.outcome import shown
-from twofold.report.plots import Figure, Series, line_figure
+from twofold.report.plots import Series, line_figure
 from twofold.report.records import Record, defaults_of
 from twofold.report.tables import Table
 from twofold.training.rundir import OPERATIONAL

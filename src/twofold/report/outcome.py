@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from twofold.console import duration
+from twofold.report.canvas import Figure
 from twofold.report.page import Report, write_report
-from twofold.report.plots import Figure, Series, line_figure
+from twofold.report.plots import Series, line_figure
 from twofold.report.records import documents, read_record
 from twofold.report.tables import Table
 from twofold.training.rundir import RunDirectory

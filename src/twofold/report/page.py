@@ -13,15 +13,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twofold.files import write_atomically
+from twofold.report.canvas import Figure
 from twofold.report.extras import require
 from twofold.report.images import Neighbours, class_name, png, sprite
 from twofold.report.map import EmbeddingMap
-from twofold.report.plots import Figure, training_figures
+from twofold.report.plots import training_figures
 from twofold.report.tables import Table
 
 COLORS, SHAPES = 10, 5  # of the map's marks; the style sheet and the template define as many
 _SHAPE_OF = (0, 1, 2, 3, 4, 0, 3, 4, 1, 2)  # no two colours that some eyes confuse have the same shape
 _MAP_SIDE, _MAP_MARGIN = 1000, 16  # units of the map's drawing
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Pictures side by side: a heading, and for each its caption and uint8 [H, W, C], C 1 or 3."""
+
+    title: str
+    tiles: tuple[tuple[str, NDArray[np.uint8]], ...]
 
 
 @dataclass(frozen=True)
@@ -40,6 +49,7 @@ class Report:
         lead: what the page is about and what came of it, in a sentence or two.
         audio: of pairs of recordings, both views as addresses to be played.
         curves: of training, of more runs than one.
+        galleries: pictures with captions.
     """
 
     title: str
@@ -53,6 +63,7 @@ class Report:
     lead: str = ""
     audio: Sequence[tuple[str, str]] = ()
     curves: Sequence[Figure] = ()
+    galleries: Sequence[Gallery] = ()
 
 
 def write_report(path: str | Path, report: Report) -> Path:

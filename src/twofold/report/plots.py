@@ -2,48 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
 import math
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from twofold.evaluation.few_labels import LabelEfficiency
-from twofold.report.extras import require
+from twofold.report.canvas import FAINT, MARKERS, SERIES, VARIABLES, Figure, draw, place
 
 Row = Mapping[str, Any]
-_WIDTH, _HEIGHT = 4.6, 2.9  # inches of 72 units
-_INK, _FAINT, _GRID = "#010101", "#020202", "#030303"
-# Stand-ins that cannot occur otherwise; the page's style sheet gives the variables a light and a dark value.
-_SERIES = tuple(f"#0{i}0f0f" for i in range(1, 6))
-_VARIABLES = {_INK: "--ink", _FAINT: "--faint", _GRID: "--grid"} | {c: f"--s{i}" for i, c in enumerate(_SERIES, 1)}
 _MOST = 600  # points of a curve: more than the drawing has pixels
-_MARKERS = "os^Dv"
 _LEVELS = ("chance", "contrastive_chance")
 """What is drawn as the level of having learned nothing: dashed, and not without the curve that it is for."""
 _DASHES: tuple[Any, ...] = ("-", (0, (6, 2)), (0, (2, 1.5)), "-.", (0, (1, 1)))
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A plot.
-
-    Attributes:
-        title: heading.
-        svg: an <svg> element.
-        alt: what it shows, in words.
-        note: caption.
-        hover: positions of the points in the drawing's units and what they stand for:
-            {"x": [..], "at": [..], "series": [{"name", "color", "y": [.. or null], "text": [..]}]}.
-    """
-
-    title: str
-    svg: str
-    alt: str
-    note: str = ""
-    hover: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -141,38 +112,31 @@ def line_figure(
     Raises:
         UserError: matplotlib is missing.
     """
-    if len(series) > len(_SERIES):
-        raise ValueError(f"a figure tells {len(_SERIES)} curves apart, got {len(series)}")
-    matplotlib = require("matplotlib")
-    figure_class = require("matplotlib.figure").Figure
-    style = {
-        "svg.fonttype": "none", "svg.hashsalt": title, "font.size": 10, "axes.edgecolor": _FAINT, "text.color": _INK,
-        "xtick.color": _FAINT, "ytick.color": _FAINT, "xtick.labelcolor": _INK, "ytick.labelcolor": _INK,
-        "axes.labelcolor": _INK, "grid.color": _GRID, "axes.spines.top": False, "axes.spines.right": False,
-    }  # fmt: skip
-    with matplotlib.rc_context(style):
-        figure = figure_class(figsize=(_WIDTH, _HEIGHT), dpi=72, layout="constrained")
+    if len(series) > len(SERIES):
+        raise ValueError(f"a figure tells {len(SERIES)} curves apart, got {len(series)}")
+    colors: list[str] = []
+
+    def paint(figure: Any) -> None:
         axes = figure.add_subplot()
-        colors = _draw(axes, x, series, 100.0 if percent else 1.0)
+        colors.extend(_draw(axes, x, series, 100.0 if percent else 1.0))
         _dress(axes, x_name, x, percent, log_x, len(series) > 1)
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-        hover = _hover(axes, x_name, x, series, colors, percent)  # after the layout has been settled
+
+    svg, hover = draw(title, paint, lambda figure: _hover(figure.axes[0], x_name, x, series, colors, percent))
     alt = f"{title} over {x_name}. " + " ".join(_in_words(s, percent) for s in series)
-    return Figure(title, _inline(buffer.getvalue(), title), alt.strip(), note, hover)
+    return Figure(title, svg, alt.strip(), note, hover)
 
 
 def _draw(axes: Any, x: Sequence[float], series: Sequence[Series], factor: float) -> list[str]:
     """Draw the curves; the colour of each."""
     colors, solid = [], 0
     for s in series:
-        color = _FAINT if s.dashed else _SERIES[solid]
+        color = FAINT if s.dashed else SERIES[solid]
         known = [i for i, v in enumerate(s.values) if v is not None]
         look: dict[str, Any] = {"color": color, "linewidth": 1.8, "label": s.name}
         if s.dashed:
             look |= {"linestyle": (0, (4, 3)), "linewidth": 1.3}
         elif len(known) <= 12:
-            look |= {"marker": _MARKERS[solid], "markersize": 5}
+            look |= {"marker": MARKERS[solid], "markersize": 5}
         else:
             look |= {"linestyle": _DASHES[solid]}
         solid += not s.dashed
@@ -203,43 +167,24 @@ def _hover(
 ) -> dict[str, Any]:
     """Positions in the drawing's units (y downwards), rounded to a tenth, and texts."""
     factor = 100.0 if percent else 1.0
-    height = _HEIGHT * 72
 
-    def place(i: int, value: float | None) -> float | None:
-        if value is None:
-            return None
-        return round(height - float(axes.transData.transform((x[i], value * factor))[1]), 1)
+    def height(i: int, value: float | None) -> float | None:
+        return None if value is None else place(axes, x[i], value * factor)[1]
 
     base = axes.get_ylim()[0]
     return {
-        "x": [round(float(axes.transData.transform((v, base))[0]), 1) for v in x],
+        "x": [place(axes, v, base)[0] for v in x],
         "at": [f"{x_name} {v:,.4g}" if v < 1e4 else f"{x_name} {v:,.0f}" for v in x],
         "series": [
             {
                 "name": s.name,
-                "color": _VARIABLES[color],
-                "y": [place(i, v) for i, v in enumerate(s.values)],
+                "color": VARIABLES[color],
+                "y": [height(i, v) for i, v in enumerate(s.values)],
                 "text": [None if v is None else _value(v, percent) for v in s.values],
             }
             for s, color in zip(series, colors, strict=True)
         ],
     }
-
-
-def _inline(svg: str, title: str) -> str:
-    """An <svg> for the middle of a page: no prologue, ids that no other figure has, colours by variable."""
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
-    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
-    svg = svg.replace("<svg ", '<svg aria-hidden="true" ', 1)  # the figure around it carries the words
-    prefix = "f" + hashlib.sha256(title.encode()).hexdigest()[:6] + "-"
-    svg = re.sub(r'\bid="', f'id="{prefix}', svg)
-    svg = re.sub(r'href="#', f'href="#{prefix}', svg)
-    svg = svg.replace("url(#", f"url(#{prefix}")
-    for color, variable in _VARIABLES.items():
-        svg = svg.replace(color, f"var({variable})")
-    return svg.strip()
 
 
 def _in_words(series: Series, percent: bool) -> str:

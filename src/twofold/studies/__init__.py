@@ -23,13 +23,35 @@ STUDIES: dict[str, Line] = {
     "distillation": Line(
         "twofold.studies.distilling:DistillStudy", "students of teachers of their own and another kind"
     ),
+    "distill-targets": Line(
+        "twofold.studies.targets:TargetsStudy", "labels, a teacher or both for students of some sizes (v2's Table 2)"
+    ),
     "augmentations": Line(
         "twofold.studies.ablating:AugmentationsStudy", "operators on one view, one by one and composed (figure 5)"
+    ),
+    "views": Line(
+        "twofold.studies.viewing:ViewingStudy", "what operators do to images, and histograms of crops (figures 4 and 6)"
+    ),
+    "color": Line(
+        "twofold.studies.strengths:StrengthStudy",
+        "strength of colour distortion, with and without labels (Table 1)",
+    ),
+    "transformations": Line(
+        "twofold.studies.transformations:TransformationsStudy", "what h keeps of a view and z does not (Table 3)"
     ),
     "heads": Line("twofold.studies.ablating:HeadsStudy", "projection heads by kind and size (figure 8)"),
     "losses": Line("twofold.studies.ablating:LossesStudy", "NT-Xent against the losses of Table 4"),
     "batch": Line("twofold.studies.ablating:BatchStudy", "batch against length of training (figure 9)"),
-    "size": Line("twofold.studies.ablating:SizeStudy", "depth and width of the encoder (figure 7)"),
+    "size": Line(
+        "twofold.studies.sizes:SizeStudy", "depth and width of the encoder (figure 7), with few labels (v2's figure 1)"
+    ),
+    "linear-vs-finetune": Line(
+        "twofold.studies.sizes:LinearStudy", "linear evaluation against fine-tuning as nets and epochs grow (B.7)"
+    ),
+    "head-depth": Line(
+        "twofold.studies.second:DepthStudy", "layers of the head by where fine-tuning starts (SimCLR v2)"
+    ),
+    "memory": Line("twofold.studies.second:MemoryStudy", "SimCLR v2 with and without its memory"),
     "moco": Line("twofold.studies.ablating:MocoStudy", "from MoCo to MoCo v2, change by change (its Table 1)"),
     "speech": Line("twofold.studies.speech:SpeechStudy", "contrast, reconstruction and both, by views of recordings"),
     "suppression": Line(

@@ -1,4 +1,4 @@
-"""SimCLR's and MoCo's ablations as studies: augmentations, heads, losses, batch, size, and MoCo's rows.
+"""SimCLR's and MoCo's ablations as studies: augmentations, heads, losses, batch, and MoCo's rows.
 
 Each is a table of short pretrainings on your own data, scored by a linear classifier on the frozen encoder. The papers'
 numbers stand beside where a place of the table is theirs; those are of ImageNet at full length.
@@ -6,41 +6,38 @@ numbers stand beside where a place of the table is theirs; those are of ImageNet
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
+from twofold.encoders import load_head
 from twofold.errors import UserError
 from twofold.options import merge
-from twofold.published import find
-from twofold.studies.grid import Contrast, GridConfig, GridStudy, Place
+from twofold.published import values_of
+from twofold.report import Figure, Series, Table, heat_figure, line_figure
+from twofold.studies.grid import Contrast, GridConfig, GridStudy, Place, Score, axes_of, values
 
 Operators = Literal["crop", "cutout", "color", "sobel", "noise", "blur", "rotate"]
 _OPERATORS: tuple[Operators, ...] = ("crop", "cutout", "color", "sobel", "noise", "blur", "rotate")
-
-
-def _published(item: str, metric: str = "top1") -> dict[tuple[str, ...], float]:
-    """The values of a published table by the keys of its rows."""
-    return {tuple(row.keys.values()): row.values[metric] for row in find(item)[0].rows if metric in row.values}
-
-
-def _check(name: str, values: Sequence[Any]) -> None:
-    if not values or len(set(values)) < len(values):
-        raise UserError(f"--{name} must name at least one, and none twice; got {list(values)}")
+AS_H = "as h"
+"""The column of what has as many outputs as the encoder has features."""
 
 
 @dataclass(frozen=True)
 class AugmentationsConfig(GridConfig):
     """Which operators are composed."""
 
+    varied = ("operators",)
+
     seeds: int = 1
     """Runs of each cell, with seeds 0, 1, ...; of one seed no difference counts."""
     operators: tuple[Operators, ...] = _OPERATORS
     """Operators: each alone, and each after each other."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check("operators", self.operators)
 
 
 class AugmentationsStudy(GridStudy):
@@ -66,17 +63,36 @@ class AugmentationsStudy(GridStudy):
         both = ("crop", "color")
         return [Contrast(f"crop, then color, less {one} alone", both, (one, one)) for one in both]
 
+    def _means(self, cells: Sequence[Score]) -> list[list[float | None]]:
+        rows, columns = axes_of(cells)
+        found = [[values(cells, (row, column)) for column in columns] for row in rows]
+        return [[float(np.mean(each)) if each else None for each in row] for row in found]
+
+    def table(self, cells: Sequence[Score]) -> Table:
+        """With the average of each row, as the figure has it."""
+        table = super().table(cells)
+        averages = [np.mean([v for v in row if v is not None]) for row in self._means(cells)]
+        rows = [[*row, f"{100 * average:.1f}"] for row, average in zip(table.rows, averages, strict=True)]
+        return dataclasses.replace(table, columns=[*table.columns, "average"], rows=rows)
+
+    def figures(self, cells: Sequence[Score]) -> Sequence[Figure]:
+        """The matrix as a heat map."""
+        rows, columns = axes_of(cells)
+        note = "Linear accuracy in %; on the diagonal one operator alone."
+        words = {"rows_are": "first operator", "columns_are": "second operator"}
+        return [heat_figure("Composition of operators", rows, columns, self._means(cells), note=note, **words)]
+
 
 @dataclass(frozen=True)
 class HeadsConfig(GridConfig):
     """Which heads are compared."""
 
+    varied = ("outputs",)
+
     outputs: tuple[int, ...] = (32, 128)
     """Outputs of the head; without a head it has the features' number, once."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check("outputs", self.outputs)
+    eigenvalues: bool = False
+    """Train a linear head with as many outputs as the encoder has features, too, and show its eigenvalues."""
 
 
 class HeadsStudy(GridStudy):
@@ -87,19 +103,57 @@ class HeadsStudy(GridStudy):
     title = "Projection heads"
     rows_are, columns_are = "head", "outputs"
     source: ClassVar[str] = "figure 8 of arXiv 2002.05709"
+    needs_width = True
+    width: int | None = None
+
+    def prepare(self, width: int, channels: int) -> None:  # noqa: ARG002
+        """A square head needs the number of features."""
+        self.width = width
 
     def places(self) -> Sequence[Place]:
         """Row the kind, column the outputs."""
         sizes = [str(size) for size in self.config.outputs]
         kinds = ("nonlinear", "linear")
         found = [Place(k, size, {"head": {"kind": k, "out_dim": int(size)}}) for k in kinds for size in sizes]
-        return [*found, Place("none", sizes[0], {"head": {"kind": "none"}})]
+        if self.config.eigenvalues:
+            found.append(Place("linear", AS_H, {"head": {"kind": "linear", "out_dim": self.width}}))
+        return [*found, Place("none", AS_H, {"head": {"kind": "none"}})]
 
     def contrasts(self) -> Sequence[Contrast]:
         """Nonlinear against linear at each size, and linear against none."""
         sizes = [str(size) for size in self.config.outputs]
         found = [Contrast(f"nonlinear less linear, {s} outputs", ("nonlinear", s), ("linear", s)) for s in sizes]
-        return [*found, Contrast("linear less none", ("linear", sizes[-1]), ("none", sizes[0]))]
+        return [*found, Contrast("linear less none", ("linear", sizes[-1]), ("none", AS_H))]
+
+    def figures(self, cells: Sequence[Score]) -> Sequence[Figure]:
+        """Bars over kinds and outputs; the eigenvalues where they were asked for."""
+        figures = list(super().figures(cells))
+        part = next((part for part in self.parts if (part.row, part.column) == ("linear", AS_H)), None)
+        if part is not None:
+            figures.append(eigenvalue_figure(self.folder.path / part.name / "encoder.safetensors"))
+        return figures
+
+
+def eigenvalues(weight: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Squares of the real parts of a square matrix's eigenvalues, the largest first (appendix of the paper)."""
+    found: NDArray[np.float64] = np.sort(np.linalg.eigvals(weight.astype(np.float64)).real ** 2)[::-1]
+    return found
+
+
+def eigenvalue_figure(file: Path) -> Figure:
+    """The eigenvalues of a square linear head, as shares of the largest: few large ones mean that it keeps little."""
+    head = load_head(file)
+    assert head is not None  # the study trained one
+    found = eigenvalues(head.layers[0][0].weight.detach().numpy())  # type: ignore[index]
+    shares = [float(value / found[0]) for value in found]
+    large = int((found > 0.1 * found[0]).sum())
+    note = (
+        f"Squares of the real parts of the eigenvalues of the linear head's {len(found)} x {len(found)} matrix, as "
+        f"shares of the largest; {large} of them reach a tenth of it."
+    )
+    return line_figure(
+        "Eigenvalues of the linear head", "number", list(range(1, len(found) + 1)), [Series("share", shares)], note=note
+    )
 
 
 class LossesStudy(GridStudy):
@@ -130,12 +184,14 @@ class LossesStudy(GridStudy):
 
     def published(self, row: str, column: str) -> float | None:  # noqa: ARG002  # there is one column
         """Table 4."""
-        return _published("simclr/table-4").get((row,))
+        return values_of("simclr/table-4").get((row,))
 
 
 @dataclass(frozen=True)
 class BatchConfig(GridConfig):
     """Which batches and lengths are compared."""
+
+    varied = ("batches", "lengths")
 
     batches: tuple[int, ...] = (32, 128)
     """Images per step."""
@@ -144,8 +200,6 @@ class BatchConfig(GridConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check("batches", self.batches)
-        _check("lengths", self.lengths)
         for name, instead in (("batch", "batches"), ("epochs", "lengths")):
             if getattr(self, name) is not None:
                 raise UserError(f"--{name} is what this study varies: use --{instead}")
@@ -158,7 +212,7 @@ class BatchStudy(GridStudy):
     Config = BatchConfig
     title = "Batch and length of training"
     rows_are, columns_are = "batch", "epochs"
-    source: ClassVar[str] = "figure 9 of arXiv 2002.05709"
+    source: ClassVar[str] = "Table B.1 of arXiv 2002.05709, by the same rule of the learning rate"
 
     def places(self) -> Sequence[Place]:
         """Row the batch, column the epochs."""
@@ -174,46 +228,10 @@ class BatchStudy(GridStudy):
         lengths = [f"{epochs:g}" for epochs in sorted(self.config.lengths)]
         return [Contrast(f"batch {high} less {low}, {e} epochs", (high, e), (low, e)) for e in lengths if low != high]
 
-
-@dataclass(frozen=True)
-class SizeConfig(GridConfig):
-    """Which nets are compared."""
-
-    nets: tuple[str, ...] = ("resnet10", "resnet18")
-    """Encoders by name."""
-    widths: tuple[float, ...] = (0.25, 0.5)
-    """Multiples of their widths."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check("nets", self.nets)
-        _check("widths", self.widths)
-
-
-class SizeStudy(GridStudy):
-    """Figure 7: depth by width."""
-
-    name = "size"
-    Config = SizeConfig
-    title = "Depth and width"
-    rows_are, columns_are = "encoder", "width"
-    source: ClassVar[str] = "figure 7 of arXiv 2002.05709"
-
-    def places(self) -> Sequence[Place]:
-        """Row the net, column the width."""
-        return [
-            Place(net, f"{width:g}", {"encoder": {"name": net, "width": width}})
-            for net in self.config.nets
-            for width in sorted(self.config.widths)
-        ]
-
-    def contrasts(self) -> Sequence[Contrast]:
-        """The widest against the narrowest of each net, and the last net against the first."""
-        nets = self.config.nets
-        low, high = (f"{end(self.config.widths):g}" for end in (min, max))
-        wide = [Contrast(f"{net}, width {high} less {low}", (net, high), (net, low)) for net in nets if low != high]
-        deep = [Contrast(f"{nets[-1]} less {nets[0]}, width {high}", (nets[-1], high), (nets[0], high))]
-        return [*wide, *(deep if len(nets) > 1 else [])]
+    def published(self, row: str, column: str) -> float | None:
+        """Table B.1 under the rule that the cells' options name; nothing where they name none."""
+        rule = self.shared.get("optim", {}).get("lr_rule")
+        return values_of("simclr/table-b1").get((row, column, str(rule)))
 
 
 @dataclass(frozen=True)
@@ -237,6 +255,7 @@ class MocoStudy(GridStudy):
     title = "From MoCo to MoCo v2"
     rows_are, columns_are = "case", ""
     source: ClassVar[str] = "Table 1 of arXiv 2003.04297; README of facebookresearch/moco"
+    changes: ClassVar[dict[str, str]] = {"v1": "", "a": "MLP", "b": "aug+", "c": "MLP aug+", "v2": "MLP aug+ cos"}
 
     def places(self) -> Sequence[Place]:
         """v1, a (a deeper head), b (stronger views), c (both), v2 (and the cosine)."""
@@ -246,11 +265,12 @@ class MocoStudy(GridStudy):
         flat: dict[str, Any] = {"head": {"kind": "linear"}, "method": {"temperature": 0.07}}
         strong: dict[str, Any] = {"views": {"blur": 0.5, "jitter": 0.8, "jitter_ranges": [0.4, 0.4, 0.4, 0.1]}}
         plain: dict[str, Any] = {"views": {"blur": 0.0, "jitter": 1.0, "jitter_ranges": [0.4, 0.4, 0.4, 0.4]}}
-        cases = {
-            "v1": (flat, plain, steps), "a": (deep, plain, steps), "b": (flat, strong, steps),
-            "c": (deep, strong, steps), "v2": (deep, strong, {"optim": {"schedule": "cosine_epoch"}}),
-        }  # fmt: skip
-        return [Place(name, "", merge({"method": {"name": "moco"}}, *parts)) for name, parts in cases.items()]
+        cosine: dict[str, Any] = {"optim": {"schedule": "cosine_epoch"}}
+        return [
+            Place(name, "", merge({"method": {"name": "moco"}}, deep if "MLP" in words else flat,
+                                  strong if "aug+" in words else plain, cosine if "cos" in words else steps))
+            for name, words in self.changes.items()
+        ]  # fmt: skip
 
     def contrasts(self) -> Sequence[Contrast]:
         """Each change against MoCo, and both against MoCo v2."""
@@ -259,4 +279,14 @@ class MocoStudy(GridStudy):
 
     def published(self, row: str, column: str) -> float | None:  # noqa: ARG002  # there is one column
         """What the README confirms."""
-        return _published("moco/readme").get((f"{row}-200",))
+        return values_of("moco/readme").get((f"{row}-200",))
+
+    def table(self, cells: Sequence[Score]) -> Table:
+        """With a mark for each change, as the paper has it."""
+        table, names = super().table(cells), ("MLP", "aug+", "cos")
+        rows = [
+            [row[0], *("x" if name in self.changes[str(row[0])] else "" for name in names),
+             f"{self.config.epochs:g}", *row[1:]]
+            for row in table.rows
+        ]  # fmt: skip
+        return dataclasses.replace(table, columns=[self.rows_are, *names, "epochs", "linear"], rows=rows)

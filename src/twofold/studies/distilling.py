@@ -29,6 +29,7 @@ from twofold.runs import distill as distillation
 from twofold.runs.config import DistillConfig
 from twofold.runs.teacher import TeacherSource
 from twofold.studies.base import INTERVAL, Folder, Study, check_one_label, shared_options, train_and_test
+from twofold.studies.nets import net_options, title
 from twofold.verdicts import paired
 
 SET_BY_THE_STUDY = {
@@ -110,14 +111,8 @@ class Pair:
 
 def student_options(name: str, stem: str | None) -> dict[str, Any]:
     """Encoder options of NAME or NAME@WIDTH; the teacher's stem for ResNets. UserError for a width that is none."""
-    model, at, width = name.partition("@")
-    options: dict[str, Any] = {"name": model}
-    if at:
-        try:
-            options["width"] = float(width)
-        except ValueError as error:
-            raise UserError(f"--students {name}: {width!r} is no width; write e.g. resnet18@0.5") from error
-    return options | ({"stem": stem} if stem and model.startswith("resnet") else {})
+    options = net_options(name, "students")
+    return options | ({"stem": stem} if stem and name.startswith("resnet") else {})
 
 
 _MEASURED = ("teacher_top1", "student_top1", "gap", "agreement")
@@ -280,7 +275,7 @@ class DistillStudy(Study[DistillPart, Pair]):
             label_positions(self.train, share)
         stem = next((header["spec"].get("stem") for header in headers if header["spec"].get("stem")), None)
         self.teachers = [TeacherSource(file).student_options() for file in self.files]
-        students = {_title(options): options for options in self.teachers}
+        students = {title(options): options for options in self.teachers}
         if config.students is not None:
             students = {s: student_options(s, stem) | {"channels": self.train.channels} for s in config.students}
         names = ("epochs", "batch", "alpha", "teacher_labels")
@@ -310,7 +305,7 @@ class DistillStudy(Study[DistillPart, Pair]):
 
     def describe(self, part: DistillPart) -> str:
         """Who learns from whom."""
-        return f"{part.name}: {part.student} from {_title(self.teachers[part.teacher])}"
+        return f"{part.name}: {part.student} from {title(self.teachers[part.teacher])}"
 
     def run(self, part: DistillPart) -> Sequence[Pair]:
         """One student from one teacher, or the result of a run that is done."""
@@ -322,7 +317,7 @@ class DistillStudy(Study[DistillPart, Pair]):
         if c.teacher_top1 is None or c.student_top1 is None:
             raise UserError(f"{self.test.name} has no labels to score both on")
         same = read_header(place / "encoder.safetensors")["spec"] == read_header(file)["spec"]
-        teacher, temperature, seed = _title(self.teachers[part.teacher]), options["temperature"], options["seed"]
+        teacher, temperature, seed = title(self.teachers[part.teacher]), options["temperature"], options["seed"]
         scored = c.teacher_top1, c.student_top1, c.agreement
         return [Pair(teacher, part.student, same, temperature, seed, *scored, part.labels)]
 
@@ -343,9 +338,3 @@ class DistillStudy(Study[DistillPart, Pair]):
     def page(self, cells: Sequence[Pair]) -> Report:
         """The accuracy of each student, by kind of teacher."""
         return page(cells, self.data, self.config.matched)
-
-
-def _title(encoder: dict[str, Any]) -> str:
-    """An architecture as the options name it."""
-    width = encoder.get("width") or 1.0
-    return encoder["name"] if width == 1.0 else f"{encoder['name']}@{width:g}"

@@ -7,6 +7,7 @@ the plot and the verdicts are here.
 from __future__ import annotations
 
 import dataclasses
+import json
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,21 +17,21 @@ import numpy as np
 
 from twofold.data import DataConfig, Order, Source, open_source
 from twofold.devices import choose_device
+from twofold.encoders import build_encoder
 from twofold.errors import UserError
 from twofold.evaluation.parts import evaluation_parts
 from twofold.evaluation.splits import check_labels
 from twofold.options import merge
 from twofold.recipe import read_layers
-from twofold.report import Report, Series, Table, line_figure
+from twofold.report import MOST_BARS, Figure, Report, Series, Table, bar_figure
 from twofold.report.tables import spread
 from twofold.runs.config import RunConfig, build
 from twofold.runs.defaults import choose
-from twofold.studies.base import INTERVAL, Folder, Study, reading_options
+from twofold.studies.after import After, check
+from twofold.studies.base import Folder, Study, reading_options
 from twofold.studies.cells import Cell, run_cells
+from twofold.studies.comparing import Comparison, compare, in_words, on_page
 from twofold.studies.methods import RunSpec, read_outcome
-from twofold.verdicts import paired
-
-MOST_CURVES = 5
 
 
 @dataclass(frozen=True)
@@ -56,10 +57,17 @@ class GridConfig:
     data: DataConfig = field(default_factory=DataConfig)
     """Data"""
 
+    varied: ClassVar[tuple[str, ...]] = ()
+    """Options that name what a study varies: each at least one value, none twice."""
+
     def __post_init__(self) -> None:
         for name in ("seeds", "jobs", "k"):
             if getattr(self, name) < 1:
                 raise UserError(f"--{name} must be at least 1, got {getattr(self, name)}")
+        for name in self.varied:
+            given = getattr(self, name)
+            if not given or len(set(given)) < len(given):
+                raise UserError(f"--{name} must name at least one, and none twice; got {list(given)}")
 
 
 class Place(NamedTuple):
@@ -71,22 +79,20 @@ class Place(NamedTuple):
 
 
 class GridPart(NamedTuple):
-    """One run: its folder's name, where it stands in the table, its seed, and its options."""
+    """One run: its folder's name, its place in the table, its seed, its options, and what else is measured."""
 
     name: str
     row: str
     column: str
     seed: int
     options: dict[str, Any]
+    after: tuple[After, ...] = ()
 
 
 @dataclass(frozen=True)
 class Score:
-    """What a run came to: its place, its seed, test accuracies in [0, 1], and seconds of training.
-
-    Attributes:
-        other_top1: linear accuracy of other labels of the same images, where the study has such.
-    """
+    """What a run came to: its place, its seed, test accuracies in [0, 1], seconds of training, what else was measured
+    of its encoder, by name, and how many parameters the encoder has (0: not known)."""
 
     row: str
     column: str
@@ -94,15 +100,29 @@ class Score:
     linear_top1: float
     knn_top1: float
     seconds: float
-    other_top1: float | None = None
+    more: dict[str, float] = field(default_factory=dict)
+    parameters: int = 0
+
+    def value(self, measure: str) -> float | None:
+        """What was measured under a name: "linear", "knn", or one of `more`; None where that was not measured."""
+        return {"linear": self.linear_top1, "knn": self.knn_top1, **self.more}.get(measure)
 
 
 class Contrast(NamedTuple):
-    """Two places that are compared: what is said of them, (row, column) of the one, and of the other."""
+    """Two places, or two measures of one, that are compared.
+
+    Attributes:
+        words: what is said of them.
+        first, second: (row, column) of the one and of the other.
+        of: what is compared, see `Score.value`.
+        against: what of the second, where it is another measure.
+    """
 
     words: str
     first: tuple[str, str]
     second: tuple[str, str]
+    of: str = "linear"
+    against: str | None = None
 
 
 class GridStudy(Study[GridPart, Score]):
@@ -113,16 +133,29 @@ class GridStudy(Study[GridPart, Score]):
         rows_are: what a row is, in a word.
         columns_are: what a column is, in a word.
         source: the paper's place, told in the note.
+        compared: what the comparisons are of.
+        needs_width: whether its cells depend on the encoder's number of features, see `prepare`.
     """
 
     title: ClassVar[str]
     rows_are: ClassVar[str]
     columns_are: ClassVar[str]
     source: ClassVar[str]
+    compared: ClassVar[str] = "Linear accuracy"
+    needs_width: ClassVar[bool] = False
     config: Any
 
     def __init__(self, data: str, config: Any, folder: Folder) -> None:
         self.data, self.config, self.folder = data, config, folder
+        self.shared: dict[str, Any] = {}
+        self.parts: Sequence[GridPart] = ()
+
+    def prepare(self, width: int, channels: int) -> None:
+        """What cells depend on: the number of features of the encoder that they share, and the images' channels.
+
+        Called before `places`, where `needs_width` says so.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not say what {width} features of {channels} channels do")
 
     @abstractmethod
     def places(self) -> Sequence[Place]:
@@ -147,6 +180,10 @@ class GridStudy(Study[GridPart, Score]):
         """Options of `twofold evaluate` by which cells are scored, beside those that all studies share."""
         return {}
 
+    def after(self, place: Place, seed: int) -> Sequence[After]:  # noqa: ARG002  # most studies ask nothing more
+        """What else is measured of a place's encoder."""
+        return ()
+
     def plan(self) -> Sequence[GridPart]:
         """One part a run; what is wrong with any is said before the first."""
         config = self.config
@@ -156,15 +193,21 @@ class GridStudy(Study[GridPart, Score]):
         check_labels(train, test)
         own = {name: getattr(config, name) for name in ("epochs", "batch") if getattr(config, name) is not None}
         shared = merge(reading_options(config.data), read_layers(config.recipe, config.config, {}), own)
-        parts = []
+        self.shared, parts, device = shared, [], choose_device("auto")
+        if self.needs_width:
+            chosen, _ = choose(build(shared), source.facts(), device)
+            width = build_encoder(chosen.encoder, chosen.views.size).feature_dim
+            self.prepare(width, source.channels)
         for seed in range(config.seeds):
             for number, place in enumerate(self.places()):
                 options = merge(shared, place.options, {"seed": seed})
                 name = f"cell{number:02}-seed{seed}"
-                parts.append(GridPart(name, place.row, place.column, seed, options))
+                parts.append(GridPart(name, place.row, place.column, seed, options, tuple(self.after(place, seed))))
         for part in parts[: len(self.places())]:
-            chosen, _ = choose(build(part.options, origin=self.describe(part)), source.facts(), choose_device("auto"))
+            chosen, _ = choose(build(part.options, origin=self.describe(part)), source.facts(), device)
             self.check_order(chosen, source)
+        asked = {json.dumps(after): after for part in parts for after in part.after}
+        check(list(asked.values()), self.data, config.test, config.data)
         self.parts = parts
         return parts
 
@@ -183,86 +226,115 @@ class GridStudy(Study[GridPart, Score]):
         found = read_outcome(self.folder.path / part.name)
         if found is None:
             raise UserError(f"{self.folder.path / part.name} came to nothing: it has no cell.json")
-        accuracies = found.linear_top1, found.knn_top1, found.seconds, found.other_top1
-        return [Score(part.row, part.column, part.seed, *accuracies)]
+        measured = (found.linear_top1, found.knn_top1, found.seconds, found.more, found.parameters)
+        return [Score(part.row, part.column, part.seed, *measured)]
 
     def _cell(self, part: GridPart) -> Cell:
         method = part.options.get("method", {}).get("name") or "simclr"
         spec = RunSpec(method, part.options.get("batch") or 0, part.seed, part.options)
         work = {"data": self.data, "test": self.config.test, "k": self.config.k, "cell": dataclasses.asdict(spec)}
         work["scoring"] = self.scoring()
+        work["after"] = [list(after) for after in part.after]
         return Cell(self.folder.path / part.name, work)
 
     def table(self, cells: Sequence[Score]) -> Table:
         """Linear accuracy, rows by columns, the paper's behind ours where it is known."""
-        rows, columns = (list(dict.fromkeys(getattr(cell, axis) for cell in cells)) for axis in ("row", "column"))
+        rows, columns = axes_of(cells)
         known = any(self.published(row, column) is not None for row in rows for column in columns)
         body = []
         for row in rows:
             line = [row]
             for column in columns:
-                values = [c.linear_top1 for c in cells if (c.row, c.column) == (row, column)]
-                paper = self.published(row, column)
-                line.append(
-                    (spread(values) if values else "") + (f" ({paper:g})" if paper is not None and values else "")
-                )
+                line.append(beside(values(cells, (row, column)), self.published(row, column)))
             body.append(line)
-        seeds = len({cell.seed for cell in cells})
-        over = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed: no spread is known"
-        words = f" In brackets the paper's at its own size ({self.source})." if known else f" After {self.source}."
-        note = f"Linear test accuracy in %, {over}.{words}"
+        words = f"In brackets the paper's at its own size ({self.source})." if known else f"After {self.source}."
+        note = f"Linear test accuracy in %, {over_seeds(cells)}. {words}"
         return Table(self.title, [self.rows_are, *(column or "linear" for column in columns)], body, note)
 
+    def comparisons(self, cells: Sequence[Score]) -> list[Comparison]:
+        """Each contrast, seed by seed; those that were not measured are left out."""
+        by = {(cell.row, cell.column, cell.seed): cell for cell in cells}
+        found = []
+        for words, first, second, of, against in self.contrasts():
+            pairs = []
+            for seed in sorted({cell.seed for cell in cells}):
+                one, other = by.get((*first, seed)), by.get((*second, seed))
+                a = None if one is None else one.value(of)
+                b = None if other is None else other.value(against or of)
+                if a is not None and b is not None:
+                    pairs.append((a, b))
+            if pairs:
+                found.append(compare(words, pairs))
+        return found
+
+    def remark(self, cells: Sequence[Score]) -> str:  # noqa: ARG002
+        """What else the cells say, in a sentence; most studies leave it at the comparisons."""
+        return ""
+
     def interpretation(self, cells: Sequence[Score]) -> str:
-        """Each comparison, seed by seed, in plain words."""
-        found: dict[tuple[str, str], dict[int, float]] = {}
-        for cell in cells:
-            found.setdefault((cell.row, cell.column), {})[cell.seed] = cell.linear_top1
-        parts = []
-        for words, first, second in self.contrasts():
-            if first not in found or second not in found:
-                continue
-            seeds = sorted(found[first].keys() & found[second].keys())
-            gap = paired([found[first][s] for s in seeds], [found[second][s] for s in seeds]).times(100)
-            verdict = ("better" if gap.mean > 0 else "worse") if gap.clear else "no clear difference"
-            parts.append(f"{words}: {gap.words()}{' (one seed)' if gap.error is None else ''}, {verdict}")
-        return f"Linear accuracy in points, {INTERVAL}. {'; '.join(parts)}." if parts else ""
+        """Each comparison in plain words."""
+        parts = [in_words(self.compared, self.comparisons(cells)), self.remark(cells)]
+        return "\n".join(each for each in parts if each)
 
     def measured(self, cell: Score) -> Mapping[str, float]:
         """Accuracies by place."""
         name = f"{cell.row}, {cell.column}" if cell.column else cell.row
-        return {f"{name}: {what}": getattr(cell, what) for what in ("linear_top1", "knn_top1")}
+        found = {"linear_top1": cell.linear_top1, "knn_top1": cell.knn_top1, **cell.more}
+        return {f"{name}: {what}": value for what, value in found.items()}
+
+    def figures(self, cells: Sequence[Score]) -> Sequence[Figure]:
+        """The plots: bars for each row within the columns, or over the rows where there is one column."""
+        rows, columns = axes_of(cells)
+        if len(columns) > 1:
+            lines = [
+                series(row if not row[:1].isdigit() else f"{self.rows_are} {row}", cells,
+                       [((row, column), "linear") for column in columns])
+                for row in rows[:MOST_BARS]
+            ]  # fmt: skip
+            note = left_off(MOST_BARS, rows)
+            return [bar_figure("Linear accuracy", self.columns_are, columns, lines, note=note)]
+        line = series("linear", cells, [((row, columns[0]), "linear") for row in rows])
+        return [bar_figure("Linear accuracy", self.rows_are, rows, [line])]
 
     def page(self, cells: Sequence[Score]) -> Report:
-        """The table and a plot: a curve for each row over the columns, or one over the rows."""
-        rows, columns = (list(dict.fromkeys(getattr(cell, axis) for cell in cells)) for axis in ("row", "column"))
-        names, across, along = (rows, columns, "column") if len(columns) > 1 else ([self.title], rows, "row")
-        numbers = _numbers(across)
-        lines = []
-        for name in names[:MOST_CURVES]:
-            groups = [
-                [c.linear_top1 for c in cells if getattr(c, along) == at and (along == "row" or c.row == name)]
-                for at in across
-            ]
-            error = [float(np.std(g, ddof=1)) if len(g) > 1 else None for g in groups]
-            lines.append(Series(name, [float(np.mean(g)) if g else None for g in groups], error))
-        x, note = (numbers, "") if numbers else (list(range(len(across))), _legend(across))
-        what = (self.columns_are if along == "column" else self.rows_are).replace(" ", "-")
-        figure = line_figure("Linear accuracy", what, x, lines, percent=True, note=note, log_x=bool(numbers))
+        """The table and the plots."""
+        lead, more = on_page(self.compared, self.comparisons(cells))
         return Report(
-            self.title, {"data": self.data}, tables=[self.table(cells)], figures=[figure],
-            lead=self.interpretation(cells),
+            self.title, {"data": self.data}, tables=[self.table(cells), *more], figures=self.figures(cells),
+            lead=" ".join(each for each in (lead, self.remark(cells)) if each),
         )  # fmt: skip
 
 
-def _numbers(names: Sequence[str]) -> list[float]:
-    """The names as ascending numbers above 0; nothing where they are none."""
-    try:
-        found = [float(name) for name in names]
-    except ValueError:
-        return []
-    return found if found == sorted(found) and found[0] > 0 else []
+def axes_of(cells: Sequence[Score]) -> tuple[list[str], list[str]]:
+    """Rows and columns of the table, in the order in which they were measured."""
+    rows, columns = (list(dict.fromkeys(getattr(cell, axis) for cell in cells)) for axis in ("row", "column"))
+    return rows, columns
 
 
-def _legend(names: Sequence[str]) -> str:
-    return ", ".join(f"{at}: {name}" for at, name in enumerate(names))
+def left_off(most: int, names: Sequence[str]) -> str:
+    """A plot's caption where it tells only so many of these apart; empty where it shows all."""
+    return f"Of {len(names)} the first {most}; the table has all." if len(names) > most else ""
+
+
+def values(cells: Sequence[Score], place: tuple[str, str], measure: str = "linear") -> list[float]:
+    """A measure at one place, seed by seed."""
+    found = [cell.value(measure) for cell in cells if (cell.row, cell.column) == place]
+    return [value for value in found if value is not None]
+
+
+def series(name: str, cells: Sequence[Score], at: Sequence[tuple[tuple[str, str], str]]) -> Series:
+    """The means at some places and measures, with bars of one standard deviation."""
+    groups = [values(cells, place, measure) for place, measure in at]
+    error = [float(np.std(group, ddof=1)) if len(group) > 1 else None for group in groups]
+    return Series(name, [float(np.mean(group)) if group else None for group in groups], error)
+
+
+def beside(found: Sequence[float], paper: float | None) -> str:
+    """Shares as they stand in a table, the paper's in brackets behind them."""
+    return (spread(found) + ("" if paper is None else f" ({paper:g})")) if found else ""
+
+
+def over_seeds(cells: Sequence[Any]) -> str:
+    """What the numbers of a table are averaged over, in words."""
+    seeds = len({cell.seed for cell in cells})
+    return f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed: no spread is known"

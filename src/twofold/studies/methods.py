@@ -96,7 +96,8 @@ class Outcome:
         images: that training saw.
         memory: bytes at the peak of training: of the process with its libraries on a CPU, of tensors on a GPU.
         device: "cpu", "cuda" or "mps".
-        other_top1: linear accuracy of other labels of the same images, where the study has such.
+        more: what else a study measured of the run's encoder, by name.
+        parameters: of the run's encoder; 0 where it was not counted.
     """
 
     method: str
@@ -108,7 +109,8 @@ class Outcome:
     images: int
     memory: int
     device: str
-    other_top1: float | None = None
+    more: dict[str, float] = field(default_factory=dict)
+    parameters: int = 0
 
 
 def plan(study: MethodsConfig, shared: dict[str, Any], epochs: float) -> list[RunSpec]:

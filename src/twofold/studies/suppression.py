@@ -248,7 +248,7 @@ class SuppressionStudy(GridStudy):
         rows, columns = list(dict.fromkeys(c.row for c in cells)), list(dict.fromkeys(c.column for c in cells))
         body = []
         for row, line in zip(rows, table.rows, strict=True):
-            read = [[c.other_top1 for c in cells if (c.row, c.column) == (row, col)] for col in columns]
+            read = [[c.more.get("other_top1") for c in cells if (c.row, c.column) == (row, col)] for col in columns]
             known = [[value for value in values if value is not None] for values in read]
             body += [[f"{row}: classes", *line[1:]]]
             body += [[f"{row}: {self.config.compete}", *(spread(values) if values else "" for values in known)]]
@@ -257,13 +257,6 @@ class SuppressionStudy(GridStudy):
         )
         note = f"{table.note} Below the classes the same {what}."
         return dataclasses.replace(table, rows=body, note=note)
-
-    def measured(self, cell: Score) -> Mapping[str, float]:
-        """With what was read of the competing feature."""
-        found = dict(super().measured(cell))
-        if cell.other_top1 is not None:
-            found[f"{cell.row}, {cell.column}: other_top1"] = cell.other_top1
-        return found
 
 
 def _pictures(source: Source, side: int | None) -> Pictures:

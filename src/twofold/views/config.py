@@ -60,7 +60,7 @@ class ViewsConfig:
     operators: tuple[str | dict[str, Any], ...] = ()
     """Operators of the paper's studies, applied in this order after all of the above, such as '[cutout, sobel]' or
     '[{name: noise, sigma: [0, 0.2], probability: 0.5}]': crop, cutout, color, jitter, drop, sobel, noise, blur, rotate,
-    solarize, equalize, motion_blur; and channel_jitter, for images of any number of channels."""
+    solarize, equalize, motion_blur, autoaugment; and channel_jitter, for images of any number of channels."""
     operators_on: Literal["both", "first"] = "both"
     """Apply the operators to both views, or to the first alone, as in the paper's figure 5."""
     shared_crop: bool = False

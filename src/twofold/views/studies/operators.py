@@ -344,6 +344,35 @@ class MotionBlur(Operator):
         return F.conv2d(padded, kernel, groups=n * channels).view(n, channels, height, width)
 
 
+@dataclass(frozen=True)
+class AutoAugment(Operator):
+    """A policy of AutoAugment (arXiv 1805.09501), image by image, as torchvision has it; images of 1 or 3 channels.
+
+    The paper of SimCLR compares with it in its Table 1, and does not say which of the policies it took.
+    """
+
+    policy: Literal["imagenet", "cifar10", "svhn"] = "imagenet"
+
+    numbers: ClassVar[int] = 2
+
+    def parameters(self, u: Floats, side: int) -> Floats:
+        del side
+        return np.floor(u * 2**24)  # 24 bits are exact in float32
+
+    def operate(self, x: Tensor, parameters: Tensor) -> Tensor:
+        from torchvision.transforms import autoaugment  # takes a second to load
+
+        if x.shape[1] not in (1, 3):
+            raise UserError(f"autoaugment is for images of 1 or 3 channels, and these have {x.shape[1]}: leave it out")
+        change = autoaugment.AutoAugment(autoaugment.AutoAugmentPolicy(self.policy))
+        seeds, out = parameters.long(), []
+        with torch.random.fork_rng(devices=[]):  # it draws from torch's own numbers, on the CPU
+            for image, (first, second) in zip((x * 255).round_().to(torch.uint8), seeds.tolist(), strict=True):
+                torch.manual_seed(first << 24 | second)
+                out.append(change(image))
+        return torch.stack(out).float() / 255
+
+
 OPERATORS: dict[str, type[Operator]] = {
     "crop": Crop,
     "cutout": Cutout,
@@ -358,6 +387,7 @@ OPERATORS: dict[str, type[Operator]] = {
     "equalize": Equalize,
     "motion_blur": MotionBlur,
     "channel_jitter": ChannelJitter,
+    "autoaugment": AutoAugment,
 }
 """The operators by name. Figure 5's axes are crop, cutout, color, sobel, noise, blur and rotate."""
 

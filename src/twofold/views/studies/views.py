@@ -17,7 +17,7 @@ from twofold.randomness import Key
 from twofold.views.blur import blur_radius
 from twofold.views.config import ViewsConfig
 from twofold.views.images import ImageDraw, ImageViews, strength_of
-from twofold.views.studies.operators import Blur, Color, ColorDrop, ColorJitter, Operator, make_operator
+from twofold.views.studies.operators import AutoAugment, Blur, Color, ColorDrop, ColorJitter, Operator, make_operator
 
 
 @dataclass(frozen=True)
@@ -101,10 +101,9 @@ def left_out(config: ViewsConfig, channels: int) -> str:
     if channels in (1, 3):
         return ""
     operators = [make_operator(each) for each in config.operators]
-    if any(isinstance(each, ColorDrop) for each in operators):
-        raise UserError(
-            f"views.operators has drop, which makes RGB grey, and the images have {channels} channels: leave it out"
-        )
+    for kind, words in ((ColorDrop, "drop, which makes RGB grey"), (AutoAugment, "autoaugment, which is for RGB")):
+        if any(isinstance(each, kind) for each in operators):
+            raise UserError(f"views.operators has {words}, and the images have {channels} channels: leave it out")
     wanted = strength_of(config) > 0 and bool(config.grayscale or (config.jitter and max(config.jitter_ranges[2:]) > 0))
     if not wanted and not any(isinstance(each, Color | ColorJitter) for each in operators):
         return ""
