@@ -189,7 +189,7 @@ def test_color_is_the_papers_table():
                     for s, v, w in (("0.125", 0.5, 0.8), ("1", 0.6, 0.7), ("AutoAugment", 0.55, 0.9))})  # fmt: skip
     table = made.table(found)
     assert table.rows[0] == ["SimCLR", "51.0 ± 1.0 (59.6)", "61.0 ± 1.0 (63.2)", "56.0 ± 1.0 (61.1)"]
-    assert table.rows[1] == ["supervised", "81.0 ± 1.0 (77)", "71.0 ± 1.0 (75.7)", "91.0 ± 1.0 (77.1)"]
+    assert table.rows[1] == ["supervised", "81.0 ± 1.0 (77.0)", "71.0 ± 1.0 (75.7)", "91.0 ± 1.0 (77.1)"]
     told = made.interpretation(found)
     assert "strength 1 less 0.125, SimCLR: +10.0 ± 0.0, better" in told
     assert "strength 1 less 0.125, supervised: -10.0 ± 0.0, worse" in told
@@ -273,7 +273,7 @@ def test_what_h_keeps_stands_beside_table_3():
     made = of(TransformationsStudy, transformations=("rotation",))
     more = {"rotation, h": 0.6, "rotation, z": 0.3, "rotation, chance": 0.26}
     found = scores({("rotation", ""): (0.9, more)})
-    assert made.table(found).rows == [["rotation", "27.0 ± 1.0 (25)", "61.0 ± 1.0 (67.6)", "31.0 ± 1.0 (25.6)"]]
+    assert made.table(found).rows == [["rotation", "27.0 ± 1.0 (25.0)", "61.0 ± 1.0 (67.6)", "31.0 ± 1.0 (25.6)"]]
     assert "rotation, h less z: +30.0 ± 0.0, better" in made.interpretation(found)
     assert "h: 61.0 %. z: 31.0 %. chance: 27.0 %." in made.figures(found)[0].alt
 

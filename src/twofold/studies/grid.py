@@ -331,7 +331,10 @@ def series(name: str, cells: Sequence[Score], at: Sequence[tuple[tuple[str, str]
 
 def beside(found: Sequence[float], paper: float | None) -> str:
     """Shares as they stand in a table, the paper's in brackets behind them."""
-    return (spread(found) + ("" if paper is None else f" ({paper:g})")) if found else ""
+    if not found or paper is None:
+        return spread(found) if found else ""
+    decimals = max(1, len(f"{paper:g}".partition(".")[2]))  # as many as the paper has, and those of ours at least
+    return f"{spread(found)} ({paper:.{decimals}f})"
 
 
 def over_seeds(cells: Sequence[Any]) -> str:
