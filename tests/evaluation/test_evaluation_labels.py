@@ -8,7 +8,7 @@ import pytest
 from twofold.errors import UserError
 from twofold.evaluation.few_labels import label_efficiency
 from twofold.evaluation.label_subsets import balanced_subset
-from twofold.evaluation.splits import match_classes, single_labels, stratified_split
+from twofold.evaluation.splits import lone_in_words, match_classes, single_labels, stratified_split
 
 
 @pytest.fixture
@@ -127,6 +127,20 @@ def test_splits_that_cannot_be_made_are_user_errors() -> None:
         stratified_split(np.array([0, 0, 4]))
     with pytest.raises(UserError, match=r"between 0 and 1, got 1.0"):
         stratified_split(np.array([0, 0, 1, 1]), 1.0)
+
+
+def test_a_class_of_one_stays_where_it_is_trained_on() -> None:
+    y = np.array([0, 0, 0, 4, 1, 1])
+    first, second = stratified_split(y, 0.3, lone=True)
+    assert 4 in y[first]
+    assert set(y[second].tolist()) == {0, 1}
+    with pytest.raises(UserError, match="no class has 2 labelled images"):
+        stratified_split(np.array([0, 1, 2]), lone=True)
+    names = ["ant", "bee", "cat", "dog", "eel"]
+    assert lone_in_words(y, names) == "class eel has 1 labelled image, which is trained on and leaves none to score"
+    assert lone_in_words(np.array([0, 1, 1, 2]), names, "recording").startswith("classes ant, cat have 1 labelled rec")
+    assert lone_in_words(np.arange(9), None).startswith("classes 0, 1, 2, 3, 4 and 4 more have 1 labelled image each,")
+    assert lone_in_words(np.array([0, 0]), names) == ""
 
 
 def test_classes_are_matched_by_name_and_strangers_named() -> None:

@@ -13,8 +13,10 @@ from twofold.data import ArraySource
 from twofold.errors import UserError
 from twofold.evaluation.frozen import NotFrozenError, digest
 from twofold.evaluation.logistic import PAPER_GRID
+from twofold.evaluation.parts import labelled_parts
 from twofold.evaluation.protocols.base import PROTOCOLS, EvaluationConfig
 from twofold.evaluation.protocols.classifier import Evaluation
+from twofold.evaluation.splits import stratified_split
 from twofold.options import OptionsParser
 
 
@@ -112,17 +114,39 @@ def test_the_published_grid_and_plain_votes_can_be_asked_for() -> None:
     assert "one vote each" in evaluate(Means(), ArraySource(*stripes(80)), protocol="knn", temperature=None).words
 
 
+@pytest.mark.parametrize("protocol", ["linear", "knn"])
+def test_a_class_of_one_image_is_trained_on_and_told(protocol: str) -> None:
+    """A newcomer's first fifty labels have some; the others are scored all the same."""
+    images, labels = stripes(40)
+    labels[0] = 9
+    told = evaluate(Means(), ArraySource(images, labels), protocol=protocol)
+    assert "class 9 has 1 labelled image, which is trained on and leaves none to score" in told.words
+    assert told.test.images == len(stratified_split(labels, lone=True)[1])
+    assert told.metrics["top1"] > 0.9
+    train, test = labelled_parts(ArraySource(images, labels), None)
+    assert train.labels is not None
+    assert 9 in train.labels
+    assert test.labels is not None
+    assert 9 not in test.labels
+
+
+def test_one_image_of_each_class_leaves_no_penalty_to_choose() -> None:
+    images, labels = stripes(40)
+    each = np.unique(labels, return_index=True)[1]
+    told = evaluate(Means(), ArraySource(images[each], labels[each]), ArraySource(*stripes(40, seed=1)))
+    assert told.settings == {"l2": 1.0, "train": len(each)}
+    assert "l2 1 given, as no class has 2 training images to choose it by" in told.words
+
+
 def test_what_cannot_be_evaluated_is_a_user_error_before_any_image_is_read() -> None:
     images, labels = stripes(40)
-    single = labels.copy()
-    single[0] = 9
     several = ArraySource(images, np.eye(4, dtype=np.int64)[labels])
     train = ArraySource(images, labels)
     cases = [
         (ArraySource(images), None, "no labels"),
         (several, None, "several labels"),
         (ArraySource(images, labels * 0), None, "at least 2"),
-        (ArraySource(images, single), None, "class 9 has 1 labelled image"),
+        (ArraySource(images[:4], np.arange(4)), None, "no class has 2 labelled images"),
         (train, ArraySource(images), "no labels"),
         (train, ArraySource(images, labels + 2), "without a training image: 4, 5"),
     ]

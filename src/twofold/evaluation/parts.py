@@ -8,14 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from twofold.data import DataConfig, Source, open_source, splits_of
+from twofold.console import print_rank0
+from twofold.data import AudioSource, DataConfig, Source, open_source, splits_of
 from twofold.data.groups import group_numbers
 from twofold.data.sources.subset import subset
 from twofold.errors import UserError
 from twofold.evaluation.grouped import warn_of_shared_groups
 from twofold.evaluation.label_subsets import is_list, label_positions
-from twofold.evaluation.splits import check_cover, stratified_split
+from twofold.evaluation.splits import check_cover, lone_in_words, stratified_split
 from twofold.files import at_home
+from twofold.kinds import EXAMPLE
+from twofold.text import printable
 
 
 @dataclass(frozen=True)
@@ -127,5 +130,11 @@ def labelled_parts(
     groups = group_numbers(train)
     together = None if groups is None else groups[known]
     names = train.classes
-    first, second = stratified_split(train.labels[known], held_out, seed, first=listed, groups=together, classes=names)
+    y = train.labels[known]
+    first, second = stratified_split(
+        y, held_out, seed, first=listed, groups=together, lone=groups is None, classes=names
+    )
+    example = EXAMPLE["audio" if isinstance(train, AudioSource) else "image"]
+    if groups is None and (alone := lone_in_words(y, names, example)):
+        print_rank0(f"warning: {printable(alone)}")
     return train if is_list(labels) else subset(train, known[first]), subset(train, known[second])

@@ -31,14 +31,16 @@ def stratified_split(
         seed, stream, draw: the address of the random order within a class; other addresses give other splits.
         first: positions that stay in the first part; the second gets as many of the others as it would of all.
         groups: [N] number of the group of each, all of which goes to one part (see `held_out_groups`).
-        lone: of groups: a class that lies in a single one stays in the first part, which else is an error.
+        lone: a class of a single image, or that lies in a single group, stays in the first part, which else is an
+            error.
         classes: names, by label, for messages.
 
     Returns:
         Positions of the first part and of the second, each in ascending order.
 
     Raises:
-        UserError: a class with a single image or group, or one whose images are all to stay in the first part.
+        UserError: a class with a single image or group, or one whose images are all to stay in the first part; with
+            `lone` no class with two images.
     """
     if not 0 < held_out < 1:
         raise UserError(f"the held-out share must lie between 0 and 1, got {held_out}")
@@ -48,6 +50,8 @@ def stratified_split(
     second = []
     for label in np.unique(labels):
         members, name = np.flatnonzero(labels == label), classes[label] if classes else label
+        if len(members) < 2 and lone:
+            continue
         if len(members) < 2:
             raise UserError(
                 f"class {name} has 1 labelled image; a split into two parts needs at least 2 of each class: "
@@ -62,8 +66,31 @@ def stratified_split(
                 "--test with images of their own"
             )
         second.append(free[:count])
+    if not second:
+        raise UserError(
+            "no class has 2 labelled images, of which one could be held out for the score: label more, or give a test "
+            "set of its own"
+        )
     selection = np.sort(np.concatenate(second))
     return np.setdiff1d(np.arange(len(labels)), selection), selection
+
+
+def lone_in_words(labels: Labels, classes: Sequence[str] | None, example: str = "image") -> str:
+    """What to say of classes of a single example, which a division leaves in its first part; empty without any.
+
+    Args:
+        labels: [N], none below 0.
+        classes: names, by label.
+        example: what one is called.
+    """
+    numbers, counts = np.unique(labels, return_counts=True)
+    names = [classes[number] if classes else str(number) for number in numbers[counts == 1].tolist()]
+    if not names:
+        return ""
+    shown = f"{', '.join(names[:5])}{f' and {len(names) - 5:,} more' if len(names) > 5 else ''}"
+    alone = f"class {shown} has" if len(names) == 1 else f"classes {shown} have"
+    each = "" if len(names) == 1 else " each"
+    return f"{alone} 1 labelled {example}{each}, which is trained on and leaves none to score"
 
 
 def single_labels(labels: NDArray[np.int64] | None, where: str, least: int = 2) -> Labels:
@@ -161,7 +188,8 @@ def check_labels(
     if test is None:
         groups = group_numbers(train)
         together = None if groups is None else groups[y >= 0]
-        stratified_split(y[y >= 0], held_out, seed, groups=together, classes=train.classes)
+        lone = groups is None
+        stratified_split(y[y >= 0], held_out, seed, groups=together, lone=lone, classes=train.classes)
     else:
         y_test = single_labels(test.labels, test.name, least=1)
         match_classes(y[y >= 0], train.classes, y_test[y_test >= 0], test.classes)

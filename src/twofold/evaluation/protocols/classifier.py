@@ -53,6 +53,7 @@ from twofold.evaluation.scores import Scores
 from twofold.evaluation.splits import (
     Labels,
     check_labels,
+    lone_in_words,
     match_classes,
     single_labels,
     stratified_split,
@@ -363,11 +364,12 @@ class ClassifierProtocol(Protocol):
         names = {"training": _names(parts.train, bank)}
         if parts.test is None or queries is None:
             first, second = stratified_split(
-                y, config.held_out, config.seed, groups=groups, classes=parts.train.classes
+                y, config.held_out, config.seed, groups=groups, lone=groups is None, classes=parts.train.classes
             )
             share = f"{config.held_out:.0%} of each class held out for the score (seed {config.seed})"
             x, y, x_test, y_test = x[first], y[first], x[second], y[second]
-            words = f"no test set given: {share}"
+            alone = "" if groups is not None else lone_in_words(y, parts.train.classes, example)
+            words = "; ".join(filter(None, (f"no test set given: {share}", alone)))
             if groups is not None and (whole := names["training"]) is not None:
                 groups, names = groups[first], {"training": whole[first], "test": whole[second]}
         else:

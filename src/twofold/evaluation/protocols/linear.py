@@ -10,8 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from twofold.errors import UserError
 from twofold.evaluation.class_weights import ClassWeights, class_weights_in_words
+from twofold.evaluation.few_labels import ONE_LABEL_L2
 from twofold.evaluation.kept import KeepOptions
 from twofold.evaluation.logistic import GRID, PAPER_GRID, Array, choose_l2, fit_linear
 from twofold.evaluation.protocols.base import ClassWeightOptions, ValidationOptions
@@ -49,27 +52,33 @@ def evaluate_linear(
     `split` has positions in train to fit on and to choose on, where the data come with a validation part; `example` is
     what one is called; of `groups` [N] each stays whole in the division; `class_weights` count in the fits and in the
     choice.
-    Raises UserError for a penalty that is not positive or a class with a single training image.
+    A class with a single training image takes no part in the choice; without any of two the penalty is 1.
+    Raises UserError for a penalty that is not positive.
     """
     if not grid or min(grid) <= 0:
         raise UserError(f"the l2 penalties to try must be positive numbers, got {list(grid)}")
-    where = f"on {len(split[1])} {example}s of the validation part" if split is not None else ""
-    if split is None:
-        split = stratified_split(train_labels, validation, seed, "validation split", groups=groups, lone=True)
-        whole = ", whole groups" if groups is not None else ""
-        where = f"on {len(split[1])} validation {example}s (seed {seed}{whole})"
-    l2, validation_top1 = choose_l2(train, train_labels, [split], grid, class_weights)
+    criterion = "validation_top1" if class_weights is None else "validation_weighted_top1"
+    if split is None and np.unique(train_labels, return_counts=True)[1].max() < 2:
+        l2, validated, edge = ONE_LABEL_L2, {}, ""
+        chosen = f"given, as no class has 2 training {example}s to choose it by"
+    else:
+        where = f"on {len(split[1])} {example}s of the validation part" if split is not None else ""
+        if split is None:
+            split = stratified_split(train_labels, validation, seed, "validation split", groups=groups, lone=True)
+            whole = ", whole groups" if groups is not None else ""
+            where = f"on {len(split[1])} validation {example}s (seed {seed}{whole})"
+        l2, accuracy = choose_l2(train, train_labels, [split], grid, class_weights)
+        validated = {criterion: accuracy}
+        edge = " (the edge of what was tried)" if l2 in (min(grid), max(grid)) and len(grid) > 1 else ""
+        chosen = f"chosen among {len(grid)} values from {min(grid):.3g} to {max(grid):.3g} {where}"
     model = fit_linear(train, train_labels, l2, class_weights)
-    edge = " (the edge of what was tried)" if l2 in (min(grid), max(grid)) and len(grid) > 1 else ""
     weighted = class_weights_in_words(class_weights)
     text = (
         "multinomial logistic regression by L-BFGS on features centred and divided by one global scalar"
         f"{weighted and f', {weighted}'}; "
-        f"l2 {l2:.3g}{edge} chosen among {len(grid)} values from {min(grid):.3g} to {max(grid):.3g} "
-        f"{where}, then fitted on all {len(train)} training {example}s; "
+        f"l2 {l2:.3g}{edge} {chosen}, then fitted on all {len(train)} training {example}s; "
         f"{len(test)} test {example}s, scored once{model.notice()}"
     )
     scores = score(model.logits(test), model.classes, test_labels)
-    criterion = "validation_top1" if class_weights is None else "validation_weighted_top1"
-    settings = {"l2": l2, criterion: validation_top1, "train": len(train)}
+    settings = {"l2": l2, **validated, "train": len(train)}
     return Outcome(scores, settings, text, model.affine(), model.classes)

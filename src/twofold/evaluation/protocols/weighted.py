@@ -135,7 +135,7 @@ def evaluate_weighted(
     Of `groups` [N] each stays whole in the division; `class_weights` count in the fits and in the choice.
 
     Raises:
-        UserError: a class with a single training utterance.
+        UserError: no class has two training utterances.
     """
     fit, val = stratified_split(train_labels, validation, seed, "validation split", groups=groups, lone=True)
     accuracies = []
