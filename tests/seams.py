@@ -96,15 +96,19 @@ def signatures() -> dict[str, dict[str, Parameter]]:
 
 @cache
 def defaults() -> dict[str, str]:
-    """What each option is when nothing is said, as written; of options of one name the first that is a constant."""
+    """What each option is when nothing is said, as written; of options of one name the first that is a constant, and
+    none that is a group of options elsewhere."""
     found: dict[str, str] = {}
+    groups: set[str] = set()
     for path in sorted(PACKAGE.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ClassDef) and node.name.endswith("Config"):
                 for name, field in _fields(node).items():
+                    if field.annotation.endswith("Config"):
+                        groups.add(name)
                     if field.default is not None:
                         found.setdefault(name, field.default)
-    return found
+    return {name: default for name, default in found.items() if name not in groups}
 
 
 def _constant(node: ast.expr | None) -> str | None:
