@@ -236,7 +236,9 @@ def test_labels_answers_for_recordings(folder, run, tmp_path):
     copied = shutil.copytree(run, tmp_path / "run")
     told = labels(copied, folder, counts=(3, 12), draws=2, epochs=2, batch=3)
     assert {(cell.features, cell.labels) for cell in told.cells} == {
-        (way, count) for way in ("linear classifier", "fine-tuned", "from scratch") for count in (3, 12)
+        (way, count)
+        for way in ("linear classifier", "linear classifier on filterbank", "fine-tuned", "from scratch")
+        for count in (3, 12)
     }
 
 

@@ -8,6 +8,7 @@ import yaml
 
 from twofold import recipe as recipes
 from twofold.errors import UserError
+from twofold.evaluation.protocols.base import EvaluationConfig
 from twofold.options import OptionsParser, flatten, leaves, merge, plain
 from twofold.runs.config import DistillConfig, FinetuneConfig, RunConfig, build, to_yaml
 
@@ -64,11 +65,16 @@ def test_every_recipe_builds_and_says_what_it_promises(name):
         config = OptionsParser(DistillConfig).build(recipe.options, origin=name)
         assert config.optim.lr
         assert config.temperature
+    elif recipe.command == "evaluate":
+        parts = {"test", "validation"}  # of the data, not of the protocol
+        config = OptionsParser(EvaluationConfig).build(
+            {key: value for key, value in recipe.options.items() if key not in parts}, origin=name
+        )
+        assert config.protocol == recipe.options["protocol"]
     else:
         config = build(recipe.options, origin=name)
         assert config.method.temperature
-    assert config.epochs
-    assert config.batch
+    assert recipe.command == "evaluate" or (config.epochs and config.batch)
     assert recipe.result
     assert recipe.source
     assert recipe.run
