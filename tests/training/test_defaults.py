@@ -7,8 +7,10 @@ from twofold import recipe as recipes
 from twofold.data import DataFacts
 from twofold.devices import choose_precision
 from twofold.options import flatten, merge, plain
+from twofold.randomness import Key
 from twofold.runs.config import build
 from twofold.runs.defaults import choose
+from twofold.views import views_of
 
 
 def facts(count=1000, side=100, channels=3):
@@ -62,6 +64,36 @@ def test_an_option_of_the_views_changes_no_other(given, size, strength, blur):
     assert (config.views.color_strength, config.views.blur) == (strength, blur)
     for name, value in given.items():
         assert getattr(config.views, name) == value
+
+
+@pytest.mark.parametrize(("size", "least"), [(8, 0.3), (16, 0.3), (17, 0.08), (32, 0.08), (224, 0.08)])
+def test_crops_of_tiny_views_are_larger(size, least):
+    config, told = choose(build({"views": {"size": size}}), facts(), torch.device("cpu"))
+    assert config.views.crop_area == (least, 1.0)
+    assert ("views.crop_area" in told) == (least == 0.3)
+    said, _ = choose(build({"views": {"size": size, "crop_area": (0.05, 0.9)}}), facts(), torch.device("cpu"))
+    assert said.views.crop_area == (0.05, 0.9)
+    draws = views_of(size).draw(Key(0, 0), range(500), size, size)
+    same = views_of(size, crop_area=(least, 1.0)).draw(Key(0, 0), range(500), size, size)
+    other = views_of(size, crop_area=(0.2, 1.0)).draw(Key(0, 0), range(500), size, size)
+    assert torch.equal(draws[0].box, same[0].box)
+    assert not torch.equal(draws[0].box, other[0].box)
+
+
+@pytest.mark.parametrize(
+    ("side", "cpu", "gpu"),
+    [(8, "cifar", "cifar"), (16, "small", "cifar"), (64, "small", "small"), (96, "imagenet", "imagenet")],
+)
+def test_a_stem_leaves_enough_of_the_picture(side, cpu, gpu):
+    for device, stem in (("cpu", cpu), ("cuda", gpu)):
+        config, _ = choose(build({"views": {"size": side}}), facts(side=side), torch.device(device))
+        assert config.encoder.stem == stem
+
+
+@pytest.mark.parametrize("recipe", ["simclr-cifar10-resnet18", "simclr-imagenet-100"])
+def test_a_recipe_of_the_paper_keeps_its_crops_at_any_size(recipe):
+    options = merge(recipes.load(recipe).options, {"views": {"size": 16}})
+    assert choose(build(options), facts(side=16), torch.device("cpu"))[0].views.crop_area == (0.08, 1.0)
 
 
 @pytest.mark.parametrize(

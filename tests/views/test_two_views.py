@@ -69,7 +69,7 @@ def test_images_of_any_sizes_are_viewed_together() -> None:
     images = [pixels(1, 20 + 3 * i, 30 - i)[0] for i in range(5)]
     first, second = two_views(images, 2, size=12)
     assert first.shape == second.shape == (5, 3, 12, 12)
-    alone = ImageViews(ViewsConfig(size=12, color_strength=0.5, blur=0.0))
+    alone = ImageViews(ViewsConfig(size=12, color_strength=0.5, blur=0.0, crop_area=(0.3, 1.0)))
     draws = alone.draw(Key(2, 0), [3], *images[3].shape[1:])
     assert torch.allclose(alone.apply(images[3][None], draws)[0][0], first[3], atol=1e-5)
     assert two_views(images, 2)[0].shape[2] == 20

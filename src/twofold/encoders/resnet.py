@@ -161,7 +161,8 @@ class ResNet(Encoder, kind="resnet"):
             width = 1.0 if config.width is None else config.width
             config = replace(config, width=width, zero_init_residual=bool(config.zero_init_residual))
             if config.stem is None:
-                config = replace(config, stem="imagenet" if side > 64 else "cifar" if side <= 32 and gpu else "small")
+                whole = side <= 32 if gpu else side < 16  # of 8 px the small stem would leave 4
+                config = replace(config, stem="imagenet" if side > 64 else "cifar" if whole else "small")
                 reasons.append(f"stem {config.stem} ({side} px)")
             return config, reasons
 

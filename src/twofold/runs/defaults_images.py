@@ -9,6 +9,7 @@ from typing import Literal
 from twofold.data import DataFacts
 from twofold.runs.config import RunConfig
 from twofold.views.blur import blur_radius
+from twofold.views.config import SMALL, TINY, TINY_CROP_AREA
 
 
 def describe(facts: DataFacts) -> str:
@@ -24,16 +25,13 @@ def sizes(config: RunConfig, facts: DataFacts, gpu: bool, reasons: list[str]) ->
         size = side if side <= 32 else min(224 if gpu else 64, max(32, side // 32 * 32))
         whole = "as large as the images" if side - 32 < size <= side else f"quick on {'a GPU' if gpu else 'a CPU'}"
         reasons.append(f"views.size {size} ({whole})")
-    views = replace(given, size=size)
-    small, words = size <= 32, []  # the paper's appendix B.9
-    if views.color_strength is None:
-        views = replace(views, color_strength=0.5 if small else 1.0)
-        words.append(f"views.color_strength {views.color_strength:g}")
-    if views.blur is None:
-        views = replace(views, blur=0.0 if small else 0.5)
-        words.append(f"views.blur {views.blur:g}")
-    if small and words:
+    views = given.suited(size)
+    open_ones = [name for name in ("color_strength", "blur") if getattr(given, name) is None]
+    words = [f"views.{name} {getattr(views, name):g}" for name in open_ones]
+    if size <= SMALL and words:
         reasons.append(f"{' and '.join(words)} (the paper's choice at 32 px)")
+    if size <= TINY and given.crop_area is None:
+        reasons.append(f"views.crop_area {list(TINY_CROP_AREA)} (smaller crops of {size} px show next to nothing)")
     if views.blur and blur_radius(size) == 0:
         views = replace(views, blur=0.0)
         reasons.append(f"views.blur 0 (at {size} px its kernel, a tenth of the side, is one pixel)")

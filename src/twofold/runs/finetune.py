@@ -66,6 +66,7 @@ from twofold.training.inputs import LabelledView
 from twofold.training.loop import AnyTraining
 from twofold.training.micro_batch import train_or_advise
 from twofold.training.rundir import RunDirectory
+from twofold.views.config import CROP_AREA
 
 RESULT = "result.json"
 
@@ -420,7 +421,8 @@ def _score(
 def _text(config: FinetuneConfig, words: str, kind: str) -> str:
     """What was trained and how."""
     optim, views = config.optim, config.views
-    seen = f"crops of {views.crop_area[0]:g} to {views.crop_area[1]:g}, flip {views.flip:g}"
+    least, most = views.crop_area or CROP_AREA
+    seen = f"crops of {least:g} to {most:g}, flip {views.flip:g}"
     if kind == "audio":
         seen = f"one view of each recording, changed with probability {config.waves.chain:g}"
     entry = f"output {config.from_head} of the projection head" if config.from_head else "the encoder's features"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from twofold.errors import UserError
@@ -12,6 +12,13 @@ from twofold.views.color import BrightnessRule, ColorRule
 from twofold.views.resample import Resample
 from twofold.views.studies.operators import make_operator
 
+CROP_AREA = (0.08, 1.0)
+"""SimCLR's, of ImageNet's and of CIFAR-10's crops."""
+SMALL = 32
+"""Side of a view up to which colours change half as much and nothing is blurred (arXiv 2002.05709, appendix B.9)."""
+TINY, TINY_CROP_AREA = 16, (0.3, 1.0)
+"""Side of a view up to which crops are larger: of 16 pixels, 0.08 leaves 5 (ours, docs/defaults.md)."""
+
 
 @dataclass(frozen=True)
 class ViewsConfig:
@@ -19,8 +26,9 @@ class ViewsConfig:
 
     size: int | None = None
     """Side of a view in pixels; chosen from the data if not given."""
-    crop_area: tuple[float, float] = (0.08, 1.0)
-    """Range of a crop's share of the image's area (the tf rule never goes under 0.1)."""
+    crop_area: tuple[float, float] | None = None
+    """Range of a crop's share of the image's area (the tf rule never goes under 0.1). When not given, [0.08, 1], and
+    [0.3, 1] for views of 16 pixels and less."""
     crop_aspect: tuple[float, float] = (3 / 4, 4 / 3)
     """Range of a crop's width / height."""
     crop_rule: CropRule = "tf"
@@ -66,6 +74,15 @@ class ViewsConfig:
     shared_crop: bool = False
     """Give both views one crop and flip: what the paper's figure 5 compares operators on."""
 
+    def suited(self, size: int) -> ViewsConfig:
+        """These options for views of `size` pixels, with what is left open as it suits so many."""
+        suits: dict[str, Any] = {
+            "color_strength": 0.5 if size <= SMALL else 1.0,
+            "blur": 0.0 if size <= SMALL else 0.5,
+            "crop_area": TINY_CROP_AREA if size <= TINY else CROP_AREA,
+        }
+        return replace(self, size=size, **{name: fit for name, fit in suits.items() if getattr(self, name) is None})
+
     def __post_init__(self) -> None:
         def check(good: bool, name: str, wanted: str) -> None:
             if not good:
@@ -78,10 +95,11 @@ class ViewsConfig:
         for name in ("flip", "jitter", "grayscale", "blur"):
             value = getattr(self, name)
             check(value is None or 0 <= value <= 1, name, "a probability between 0 and 1")
-        check(0 < self.crop_area[0] <= self.crop_area[1] <= 1, "crop_area", "two shares, 0 < least <= most <= 1")
+        least, most = self.crop_area or CROP_AREA
+        check(0 < least <= most <= 1, "crop_area", "two shares, 0 < least <= most <= 1")
         if self.crop_rule == "tf":
-            least = f"a largest share of {TF_MIN_COVERED} or more, or views.crop_rule = torchvision"
-            check(self.crop_area[1] >= TF_MIN_COVERED, "crop_area", least)
+            words = f"a largest share of {TF_MIN_COVERED} or more, or views.crop_rule = torchvision"
+            check(most >= TF_MIN_COVERED, "crop_area", words)
         for name in ("crop_aspect", "blur_sigma"):
             low, high = getattr(self, name)
             check(0 < low <= high, name, "two numbers, 0 < least <= most")

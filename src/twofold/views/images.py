@@ -15,7 +15,7 @@ from twofold.randomness import Key, uniforms
 from twofold.views.blur import blur_radius, gaussian_blur
 from twofold.views.boxes import crop_boxes
 from twofold.views.color import luma
-from twofold.views.config import ViewsConfig
+from twofold.views.config import CROP_AREA, ViewsConfig
 from twofold.views.jitter import jitter_rows
 from twofold.views.resample import crop_resize, rotate
 from twofold.views.rows import update_rows
@@ -76,7 +76,7 @@ class ImageViews:
 
     def _draw(self, key: Key, view: str, rows: NDArray[np.int64], heights: ArrayLike, widths: ArrayLike) -> ImageDraw:
         c = self.config
-        rule, area, aspect = c.crop_rule, c.crop_area, c.crop_aspect
+        rule, area, aspect = c.crop_rule, c.crop_area or CROP_AREA, c.crop_aspect
         box = crop_boxes(key, f"{view}/crop", rows, heights, widths, rule=rule, area=area, aspect=aspect)
         u = uniforms(key, f"{view}/photometric", rows, 14)
         # One sigma for the batch is the one of its row 0, which every rank can tell.

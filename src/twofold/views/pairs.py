@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,9 +16,6 @@ from twofold.randomness import Key
 from twofold.views.config import ViewsConfig
 from twofold.views.images import ImageDraw, ImageViews
 from twofold.views.studies.views import build_views
-
-SMALL = 32
-"""Side of a view up to which colours change half as much and nothing is blurred (arXiv 2002.05709, appendix B.9)."""
 
 
 def two_views(
@@ -39,7 +35,7 @@ def two_views(
         size: side S of a view in pixels; the shorter side of the smallest image when not given.
         options: fields of `ViewsConfig` (`twofold.views`), such as ``color_strength=0.5``, ``crop_area=(0.2, 1.0)``,
             ``blur=0.0``. Where colour strength and blur are left open, views up to 32 px get 0.5 and none, larger ones
-            1.0 and 0.5.
+            1.0 and 0.5; where the crops' area is, views up to 16 px get (0.3, 1.0), larger ones (0.08, 1.0).
 
     Returns:
         Both views, float32 [n, C, S, S] in [0, 1], row i of both of image i. No gradient reaches the images.
@@ -66,12 +62,7 @@ def views_of(size: int, **options: Any) -> ImageViews:
     unknown = sorted(options.keys() - ViewsConfig.__dataclass_fields__.keys())
     if unknown:
         raise UserError(f"views have no option {unknown[0]}: see the fields of twofold.views.ViewsConfig")
-    config = ViewsConfig(size=size, **options)
-    if config.color_strength is None:
-        config = replace(config, color_strength=0.5 if size <= SMALL else 1.0)
-    if config.blur is None:
-        config = replace(config, blur=0.0 if size <= SMALL else 0.5)
-    return build_views(config)
+    return build_views(ViewsConfig(**options).suited(size))
 
 
 def _crops(views: ImageViews, several: Sequence[Tensor], draw: ImageDraw) -> Tensor:
