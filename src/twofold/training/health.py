@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from twofold.kinds import EXAMPLE, Kind
 from twofold.verdicts import quantile, unpaired
@@ -176,6 +177,8 @@ class Health:
                 low, high = (1 / (1 + math.exp(-value - side * reach)) for side in (-1, 1))
                 if high - low > _WIDEST:
                     return ""  # so wide a range says nothing; further rows will narrow it
+                if name == "retrieval_auc" and low > _FOUND:
+                    return ""  # views are found as well as can be; four looks at neighbours will tell more
                 self._told.add("outlook")
                 now = next(row[name] for row in reversed(self._rows) if name in row)
                 step = int(self._rows[-1]["step"])
@@ -185,12 +188,23 @@ class Health:
                 )
         return ""
 
+    def _last_quarters(self, name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """What was measured of it in the third and in the last quarter of the run."""
+        found = [(row["step"] / self.total, row[name]) for row in self._rows if name in row]
+        third = np.array([value for part, value in found if 0.5 < part <= 0.75])
+        return third, np.array([value for part, value in found if part > 0.75])
+
     def closing(self) -> str:
-        """What to say at the end of a run that would gain from more epochs; else empty."""
-        values = [(row["step"], row["retrieval_auc"]) for row in self._rows if "retrieval_auc" in row]
-        late = np.array([auc for step, auc in values if step > 0.75 * self.total])
-        middle = np.array([auc for step, auc in values if 0.5 * self.total < step <= 0.75 * self.total])
+        """What to say at the end of a run that would gain from more epochs; else empty.
+
+        Views are found better to the last where the rate falls to 0. Where labels tell whether the neighbours gain by
+        it, and they do not, nothing is said.
+        """
+        middle, late = self._last_quarters("retrieval_auc")
         if len(late) < 4 or len(middle) < 4 or self._told & {"still", "temperature", "collapse", "chance"}:
+            return ""
+        before, now = self._last_quarters("knn_top1")
+        if len(before) > 1 and len(now) > 1 and now.mean() - before.mean() < _GAIN:
             return ""
         gain = unpaired(late, middle, level=0.01)
         if not gain.clear or gain.mean < 0.05 * (1 - middle.mean()):
@@ -201,6 +215,12 @@ class Health:
             "--extend"
         )
 
+
+_GAIN = 0.005
+"""kNN accuracy that a quarter of a run has to bring for more of it to be advised."""
+
+_FOUND = 0.995
+"""Partners nearer than other views, beyond which an outlook says no more than that."""
 
 _WIDEST = 0.5
 """Range of an outlook that is worth a line."""
