@@ -90,6 +90,13 @@ def test_a_stem_leaves_enough_of_the_picture(side, cpu, gpu):
         assert config.encoder.stem == stem
 
 
+@pytest.mark.parametrize(("side", "width"), [(8, 1.0), (16, 1.0), (17, 0.5), (64, 0.5)])
+def test_the_smallest_pictures_leave_time_for_a_whole_width(side, width):
+    config, told = choose(build({}), facts(side=side), torch.device("cpu"))
+    assert config.encoder.width == width
+    assert f"resnet10 at width {width:g} (CPU" in told
+
+
 @pytest.mark.parametrize("recipe", ["simclr-cifar10-resnet18", "simclr-imagenet-100"])
 def test_a_recipe_of_the_paper_keeps_its_crops_at_any_size(recipe):
     options = merge(recipes.load(recipe).options, {"views": {"size": 16}})

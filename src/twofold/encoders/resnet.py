@@ -154,7 +154,7 @@ class ResNet(Encoder, kind="resnet"):
                 if gpu:
                     name, width = ("resnet50", 1.0) if side > 64 and count >= 20_000 else ("resnet18", 1.0)
                 else:
-                    name, width = ("resnet18", 0.5) if count >= 20_000 else ("resnet10", 0.5)
+                    name, width = "resnet18" if count >= 20_000 else "resnet10", 1.0 if side <= 16 else 0.5
                 config = replace(config, name=name, width=width if config.width is None else config.width)
                 device = "GPU" if gpu else "CPU"
                 reasons.append(f"encoder {name} at width {config.width:g} ({device}, {count:,} images)")
