@@ -8,6 +8,7 @@
 | digits8 | handwritten, 8 px, grey | 1,297 of scikit-learn's 1,797 | the other 500 |
 | icons | 32 px, by category | Oxygen, Faenza, elementary Xfce | GNOME and Tango: other themes |
 | emoji | 32 px, by category | EmojiOne 4.5 | JoyPixels 11: drawn anew |
+| emoji16 | the same, 16 px | EmojiOne 4.5 | JoyPixels 11 |
 | stamps | up to 64 px, by category | three quarters of Tux Paint's stamps | the others |
 | clipart | up to 64 px, by category | three quarters of Open Clip Art | the others |
 
@@ -127,6 +128,12 @@ def emoji(cache: Path) -> Iterator[Picture]:
                 yield which, groups[code], file.stem, on_white(Image.open(file), 32)
 
 
+def emoji16(cache: Path) -> Iterator[Picture]:
+    """The same emoji at half the side."""
+    for which, group, name, image in emoji(cache):
+        yield which, group, name, image.resize((16, 16), Image.Resampling.LANCZOS)
+
+
 def stamps(_: Path) -> Iterator[Picture]:
     """Tux Paint's stamps by the folder that they lie in: photographs and drawings."""
     existing(STAMPS)
@@ -151,7 +158,8 @@ def clipart(_: Path) -> Iterator[Picture]:
 
 
 SETS: dict[str, Callable[[Path], Iterator[Picture]]] = {
-    "digits": digits, "digits8": digits8, "icons": icons, "emoji": emoji, "stamps": stamps, "clipart": clipart
+    "digits": digits, "digits8": digits8, "icons": icons, "emoji": emoji, "emoji16": emoji16, "stamps": stamps,
+    "clipart": clipart,
 }  # fmt: skip
 
 

@@ -39,6 +39,7 @@ SOUNDS = Path("/usr/share/asterisk/sounds")
 TRIM, PENALTY = 35.0, 0.1
 ARMS: dict[str, dict[str, Any]] = {
     "recipe": {},
+    "defaults": {"recipe": None},
     "trim": {"data.audio.trim": TRIM},
     "mixed voices": {"data.audio.one_speaker": False},
     "whole recordings": {"data.audio.max_seconds": 4.0},
@@ -51,7 +52,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "lr 5e-4": {"optim.lr": 5e-4},
     "lr 2e-3": {"optim.lr": 2e-3},
 }
-"""Departures from the recipe demo-speech, one question each."""
+"""Departures from the recipe demo-speech, one question each; and what `twofold pretrain` chooses without a recipe."""
 
 
 def recordings(sounds: Path, most: int | None) -> tuple[list[Recording], list[Recording]]:
@@ -143,10 +144,12 @@ def main() -> None:
         for name, options in arms(given.arms, given.epochs).items():
             folder = given.out / f"{name.replace(' ', '-')}-{seed}"
             timed = {} if given.minutes is None or "epochs" in options else {"minutes": given.minutes}
-            begun = time.monotonic()
+            begun, own = time.monotonic(), dict(options)
+            recipe = own.pop("recipe", "demo-speech")
+            size = {"batch": min(128, len(clips) // 4)} if recipe else {}
             run = twofold.pretrain(
-                manifest, folder, recipe="demo-speech", resume=True, report=False, seed=seed,
-                **merge({"data.outside": True, "batch": min(128, len(clips) // 4)}, options), **timed,
+                manifest, folder, recipe=recipe, resume=True, report=False, seed=seed,
+                **merge({"data.outside": True}, size, own), **timed,
             )  # fmt: skip
             encoder = twofold.load(run.path)
             assert isinstance(encoder, UtteranceEncoder)
