@@ -138,8 +138,10 @@ def test_what_a_classifier_reads_and_trains() -> None:
     assert not any(part.training for part in blocks.up_to(2))
 
 
-def opened(config: MethodConfig, batch: int = 64, encoder: str = "resnet10") -> tuple[dict[str, Any], list[str]]:
-    chosen, reasons = config.chosen(FACTS, batch, encoder)
+def opened(
+    config: MethodConfig, batch: int = 64, encoder: str = "resnet10", steps: int = 20_000
+) -> tuple[dict[str, Any], list[str]]:
+    chosen, reasons = config.chosen(FACTS, batch, steps, encoder)
     return vars(chosen), reasons
 
 
@@ -151,12 +153,34 @@ def test_what_is_given_to_moco_stays_and_the_rest_is_chosen() -> None:
     free, reasons = opened(MoCo.Config())
     assert free == vars(MoCo.Config(temperature=0.2, queue=128, momentum=0.99, bn_splits=4))
     assert reasons == [
-        "temperature 0.2 (batch 64)", "method.queue 128 (900 images)", "method.momentum 0.99 (900 images)",
-        "method.bn_splits 4 (one device)",
+        "temperature 0.2 (batch 64)", "method.momentum 0.99 (over 100 of 20,000 steps)",
+        "method.queue 128 (900 images)", "method.bn_splits 4 (one device)",
     ]  # fmt: skip
     assert opened(MoCo.Config(symmetric=True))[0]["queue"] == 256  # twice the 128 keys of a step
     assert opened(replace(GIVEN, bn_splits=None), batch=20)[0]["bn_splits"] == 1
     assert opened(replace(GIVEN, bn_splits=None), encoder="vit_tiny")[0]["bn_splits"] is None
+
+
+@pytest.mark.parametrize(
+    ("steps", "momentum"), [(1, 0.0), (200, 0.0), (1001, 0.8), (9_999, 0.98), (200_000, 0.999), (10**7, 0.999)]
+)
+def test_moco_s_key_encoder_averages_over_a_two_hundredth_of_the_run(steps: int, momentum: float) -> None:
+    assert opened(MoCo.Config(), steps=steps)[0]["momentum"] == momentum
+    assert opened(MoCo.Config(momentum=0.5), steps=steps)[0]["momentum"] == 0.5
+
+
+def test_a_key_encoder_that_follows_fast_gets_both_directions_and_batch_norm_of_all_it_has() -> None:
+    free, reasons = opened(MoCo.Config(), steps=1001)
+    assert free == vars(MoCo.Config(temperature=0.2, queue=256, momentum=0.8, symmetric=True, bn_splits=1))
+    assert reasons[1:] == [
+        "method.momentum 0.8 (over 5 of 1,001 steps)", "method.symmetric true (momentum 0.8)",
+        "method.queue 256 (900 images)", "method.bn_splits 1 (momentum 0.8)",
+    ]  # fmt: skip
+    for momentum, fast in ((0.979, True), (0.98, False)):
+        chosen, _ = MoCo.Config(momentum=momentum).chosen(FACTS, 64, 1001, "resnet10")
+        assert (chosen.symmetric, chosen.bn_splits, chosen.head_norm) == ((True, 1, True) if fast else (None, 4, False))
+    said = opened(MoCo.Config(symmetric=False, bn_splits=2), steps=1001)[0]
+    assert (said["symmetric"], said["bn_splits"]) == (False, 2)
 
 
 def test_moco_tells_the_loss_of_chance_of_its_own_options() -> None:

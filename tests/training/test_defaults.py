@@ -97,6 +97,15 @@ def test_the_smallest_pictures_leave_time_for_a_whole_width(side, width):
     assert f"resnet10 at width {width:g} (CPU" in told
 
 
+@pytest.mark.parametrize(("epochs", "momentum", "norm"), [(8, 0.797, True), (200, 0.992, False)])
+def test_moco_s_head_has_batch_norm_where_its_key_encoder_follows_fast(epochs, momentum, norm):
+    options = {"method.name": "moco", "batch": 32, "epochs": float(epochs)}
+    config, _ = choose(build(options), facts(3947), torch.device("cpu"))
+    assert (config.method.momentum, config.head.norm) == (momentum, norm)
+    said, _ = choose(build(options | {"head.norm": not norm}), facts(3947), torch.device("cpu"))
+    assert said.head.norm == (not norm)
+
+
 @pytest.mark.parametrize("recipe", ["simclr-cifar10-resnet18", "simclr-imagenet-100"])
 def test_a_recipe_of_the_paper_keeps_its_crops_at_any_size(recipe):
     options = merge(recipes.load(recipe).options, {"views": {"size": 16}})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, Self
 
 from twofold.encoders import Encoder
 from twofold.errors import UserError
@@ -24,11 +24,14 @@ class MethodConfig(Variant):
 
     prefix = "method."
     unnamed = ("simclr", "speech_simclr")
-    head_norm: ClassVar[bool] = True
-    """Whether the projection head has batch norm where `head.norm` does not say."""
 
     name: str | None = None
     """The method. When not given, simclr for images and speech_simclr, the only one, for recordings."""
+
+    @property
+    def head_norm(self) -> bool:
+        """Whether the projection head has batch norm where `head.norm` does not say."""
+        return True
 
     def build(self, encoder: Encoder, head: HeadConfig, seed: int = 0) -> Method:
         """The method around an encoder.
@@ -45,12 +48,13 @@ class MethodConfig(Variant):
             f"{type(self).__qualname__} builds no method of {type(encoder).__name__}, {head.kind} head and seed {seed}"
         )
 
-    def chosen(self, facts: DataFacts, batch: int, encoder: str) -> tuple[Self, list[str]]:  # noqa: ARG002
+    def chosen(self, facts: DataFacts, batch: int, steps: int, encoder: str) -> tuple[Self, list[str]]:  # noqa: ARG002
         """What is left open filled in, and what was chosen and why, for people.
 
         Args:
             facts: of the data.
             batch: images or recordings of the global batch.
+            steps: of the whole run.
             encoder: its name.
         """
         return self, []

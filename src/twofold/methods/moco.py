@@ -61,18 +61,20 @@ class MoCo(ContrastiveMethod):
         """Contrast with a queue of keys, for small batches."""
 
         kind = "image"
-        head_norm = False
 
         name: str | None = "moco"
         queue: int | None = None
         """Number of keys K, the negatives of each query. Chosen from the data when not given: up to 65,536."""
         momentum: float | None = None
-        """Share of the key encoder that stays at each step. When not given, 0.999, or 0.99 for small data."""
+        """Share of the key encoder that stays at each step. When not given, so that it averages over a two-hundredth of
+        the steps, as the CIFAR-10 demo's, and at most over 1,000, as published: 0.8 for 1,000 steps, 0.999 from
+        200,000."""
         symmetric: bool | None = None
-        """Each view is query and key in turn, and both losses are added; default false, as published."""
+        """Each view is query and key in turn, and both losses are added. When not given, false, as published, and true
+        where the key encoder follows fast (a momentum below 0.98)."""
         bn_splits: int | None = None
         """Equal runs of a device's batch that batch norm takes for devices (the CIFAR-10 demo: 8). When not given, up
-        to 8 of at least 16 images for a ResNet on one device, else 1."""
+        to 8 of at least 16 images for a ResNet on one device, else 1, and 1 where the key encoder follows fast."""
         shuffle: bool | None = None
         """Encode keys in an order that parts them from their queries' batch statistics; default true."""
 
@@ -81,26 +83,43 @@ class MoCo(ContrastiveMethod):
             self.check_least(1, "queue", "bn_splits")
             self.check_shares("momentum")
 
-        def chosen(self, facts: DataFacts, batch: int, encoder: str) -> tuple[Self, list[str]]:
-            """The queue has about an eighth of the images, as in the CIFAR-10 demo."""
+        def chosen(self, facts: DataFacts, batch: int, steps: int, encoder: str) -> tuple[Self, list[str]]:
+            """A key encoder that averages over a two-hundredth of the run and a queue of an eighth of the images, as in
+            the CIFAR-10 demo; and what suits a run so short that the key encoder has to follow fast (docs/moco.md).
+            """
             config, reasons = self, []
             if config.temperature is None:
                 temperature, reason = image_temperature(batch)
                 reasons.append(reason)
                 config = replace(config, temperature=temperature)
+            if config.momentum is None:
+                over = min(max(steps / 200, 1), 1000)
+                config = replace(config, momentum=round(1 - 1 / over, 3))
+                reasons.append(f"method.momentum {config.momentum:g} (over {over:,.0f} of {steps:,} steps)")
+            if config.follows_fast and config.symmetric is None:
+                reasons.append(f"method.symmetric true (momentum {config.momentum:g})")
+                config = replace(config, symmetric=True)
             if config.queue is None:
                 keys = batch * (2 if config.symmetric else 1)
                 queue = min(65536, max(2 ** int(math.log2(max(facts.count // 8, 1))), 2 * keys))
                 reasons.append(f"method.queue {queue} ({facts.count:,} images)")
                 config = replace(config, queue=queue)
-            if config.momentum is None:
-                config = replace(config, momentum=0.99 if facts.count < 200_000 else 0.999)
-                reasons.append(f"method.momentum {config.momentum} ({facts.count:,} images)")
             if config.bn_splits is None and world_size() == 1 and "resnet" in encoder and "timm:" not in encoder:
                 splits = max(s for s in (1, 2, 4, 8) if batch % s == 0 and batch // s >= (16 if s > 1 else 1))
-                reasons.append(f"method.bn_splits {splits} (one device)")
+                splits, why = (1, f"momentum {config.momentum:g}") if config.follows_fast else (splits, "one device")
+                reasons.append(f"method.bn_splits {splits} ({why})")
                 config = replace(config, bn_splits=splits)
             return config, reasons
+
+        @property
+        def follows_fast(self) -> bool:
+            """Whether the key encoder is nearly the query encoder, as in runs of less than 10,000 steps."""
+            return self.momentum is not None and self.momentum < 0.98
+
+        @property
+        def head_norm(self) -> bool:
+            """None, as published, but where the key encoder follows fast."""
+            return self.follows_fast
 
         def check_batch(self, batch: int) -> None:
             """The queue has to hold the batch's keys, and the splits have to divide a device's batch."""

@@ -67,7 +67,7 @@ class SimCLR(ContrastiveMethod):
             if self.mining == "semi_hard" and self.margin == 0:
                 raise UserError("--method.margin 0 leaves semi_hard mining no negative: give one above 0")
 
-        def chosen(self, facts: DataFacts, batch: int, encoder: str) -> tuple[Self, list[str]]:  # noqa: ARG002
+        def chosen(self, facts: DataFacts, batch: int, steps: int, encoder: str) -> tuple[Self, list[str]]:  # noqa: ARG002
             """The temperature, from the batch."""
             if self.temperature is not None:
                 return self, []

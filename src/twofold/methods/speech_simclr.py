@@ -74,7 +74,6 @@ class SpeechSimCLR(ContrastiveMethod):
         """Contrast with the batch, and reconstruct what was hidden."""
 
         kind = "audio"
-        head_norm = False  # as published
 
         name: str | None = "speech_simclr"
         contrastive_weight: float | None = None
@@ -96,6 +95,11 @@ class SpeechSimCLR(ContrastiveMethod):
         target: Literal["features", "masked"] | None = None
         """Reconstruct the view's features as they were, or (released) with their masked blocks."""
 
+        @property
+        def head_norm(self) -> bool:
+            """None, as published."""
+            return False
+
         def __post_init__(self) -> None:
             super().__post_init__()
             self.check_least(1, "mask_span")
@@ -106,7 +110,7 @@ class SpeechSimCLR(ContrastiveMethod):
                     "--method.contrastive_weight and --method.reconstruction_weight are both 0: nothing is left"
                 )
 
-        def chosen(self, facts: DataFacts, batch: int, encoder: str) -> tuple[Self, list[str]]:  # noqa: ARG002
+        def chosen(self, facts: DataFacts, batch: int, steps: int, encoder: str) -> tuple[Self, list[str]]:  # noqa: ARG002
             """Weights and masks; those of speech:released come with its name."""
             opened: dict[str, Any] = {name: value for name, value in _CHOSEN.items() if getattr(self, name) is None}
             return replace(self, **opened), []

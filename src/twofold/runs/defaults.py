@@ -38,8 +38,9 @@ def choose(config: RunConfig, facts: DataFacts, device: torch.device) -> tuple[R
     reasons += more
     config = rules.lengths(replace(config, encoder=encoder), facts, gpu, reasons)
     config = rules.optimiser(config, reasons)
-    batch = config.batch or 0
-    method, more = config.method.chosen(facts, batch, encoder.name or "")
+    batch = config.batch or 1
+    steps = max(1, round((config.epochs or 0) * facts.count / batch))
+    method, more = config.method.chosen(facts, batch, steps, encoder.name or "")
     reasons += more
     method.check_batch(batch)
     head = config.head if config.head.norm is not None else replace(config.head, norm=method.head_norm)

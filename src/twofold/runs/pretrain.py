@@ -136,10 +136,14 @@ def pretrain(
                 print_rank0(point.told)
             if facts.layout:
                 print_rank0(facts.layout)
-            config, message = choose(config if minutes is None else _for_trial(config), facts, accelerator.device)
-            print_rank0(message)
             if minutes is not None:
-                config = _within(minutes, config, source, run, accelerator, module, point)
+                print_rank0(f"a short trial tells how many epochs {minutes:g} minutes are")
+                trial, _ = choose(_for_trial(config), facts, accelerator.device)
+                config = dataclasses.replace(
+                    config, epochs=_within(minutes, trial, source, run, accelerator, module, point)
+                )
+            config, message = choose(config, facts, accelerator.device)
+            print_rank0(message)
         training = assemble(config, source, run, accelerator, module, point)
         if training.method.notice():
             print_rank0(training.method.notice())
@@ -173,8 +177,8 @@ def _for_trial(config: RunConfig) -> RunConfig:
 def _within(
     minutes: float, config: RunConfig, source: Source, run: RunDirectory, accelerator: Accelerator,
     module: nn.Module | None, point: StartingPoint | None,
-) -> RunConfig:  # fmt: skip
-    """The configuration with as many epochs as fit into some minutes; the trial leaves nothing behind."""
+) -> float:  # fmt: skip
+    """As many epochs as fit into some minutes; the trial leaves nothing behind."""
     own = copy.deepcopy(module)  # a module of the user's is trained in place
     trial = assemble(config, source, run, accelerator, own, point)
     rate = or_advise(lambda: measure_rate(trial, minutes), trial, config.micro_batch)
@@ -182,7 +186,7 @@ def _within(
     within = LOOKING_SHARE if watched.every is None or watched.samples is None else 1.0
     epochs, told = epochs_within(minutes, rate, trial.steps_per_epoch, watched.every or 0, within)
     print_rank0(f"epochs {epochs:g} ({told})")
-    return dataclasses.replace(config, epochs=epochs)
+    return epochs
 
 
 def _keep_start(
