@@ -6,9 +6,16 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from twofold import __version__
+
 
 def package_version(name: str) -> str:
-    """The version of an installed package, or that there is none (a checkout that is run as it is, say)."""
+    """The version of an installed package, or that there is none; of this one that of the code that runs.
+
+    What is installed may be another: a checkout that is run as it is, or one that was installed at an earlier version.
+    """
+    if name == "twofold":
+        return __version__
     try:
         return version(name)
     except PackageNotFoundError:

@@ -157,6 +157,66 @@ def test_what_is_said_twice_alike_is_no_slip_and_what_is_left_empty_is_told(enco
     assert "look at this: Disc (1)" in found.text()
 
 
+def test_what_was_left_empty_is_not_proposed_again(encoder, photos, tmp_path):
+    first = twofold.label(encoder, photos, tmp_path / "first", count=10, page=False, device="cpu")
+    asked = [each.path.split("/")[-1] for each in first.proposals]
+    fill(first.table, lambda i: kind(i) if f"{i:02d}.png" in asked[:6] else "")
+    second = twofold.label(encoder, photos, tmp_path / "second", labels=first.table, count=12, device="cpu")
+    assert "4 row(s) were left empty and are not proposed again" in second.text()
+    assert (second.known, second.left_empty, second.unlabelled) == (6, 4, 24)
+    assert not {each.path.split("/")[-1] for each in second.proposals} & set(asked)
+    assert len(second.proposals) == 12
+    last = rows_of(second.table)[-4:]
+    assert {row["path"].split("/")[-1] for row in last} == set(asked[6:])
+    assert {(row["label"], row["why"]) for row in last} == {("", "left empty before")}
+    assert "left empty before" in (tmp_path / "second" / "label.html").read_text()
+    fill(second.table, lambda i: "disc" if f"{i:02d}.png" == asked[9] else "")  # the last one after all
+    third = twofold.label(
+        encoder, photos, tmp_path / "third", labels=[first.table, second.table], by="uncertain", count=99,
+        page=False, device="cpu",
+    )  # fmt: skip
+    assert (third.known, third.left_empty, len(third.proposals)) == (7, 15, 8)
+    with pytest.raises(UserError, match="7 examples have a label, the other 23 were proposed before and left empty"):
+        twofold.label(encoder, photos, tmp_path / "fourth", labels=third.table, page=False, device="cpu")
+
+
+def test_a_table_of_all_files_with_some_labels_leaves_the_others_to_propose(encoder, photos, tmp_path):
+    table = tmp_path / "mine.csv"
+    table.write_text("\n".join(["path,label", *(f"{i:02d}.png,{kind(i) if i < 6 else ''}" for i in range(30))]))
+    found = twofold.label(encoder, photos, tmp_path / "out", labels=table, count=5, page=False, device="cpu")
+    assert (len(found.proposals), found.left_empty) == (5, 0)
+    assert "24 row(s) have no label yet" in found.notes
+
+
+def test_files_of_any_name_are_found_again(encoder, tmp_path):
+    folder = tmp_path / "Bilder ü"
+    names = ["a#1.png", "b,c.png", 'd"e".png', "#.png", "f%20g.png", "-h.png", "i;j.png", "k 'l'.png"]
+    folder.mkdir()
+    for name, image in zip(names, images(8)[0], strict=True):
+        Image.fromarray(image).save(folder / name)
+    first = twofold.label(encoder, folder, tmp_path / "first", count=8, page=False, device="cpu")
+    rows = rows_of(first.table)
+    assert {(tmp_path / "first" / row["path"]).resolve() for row in rows} == {folder / name for name in names}
+    table = tmp_path / "first" / "label.csv"
+    with table.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(row | {"label": "one" if i % 2 else "two"} for i, row in enumerate(rows[:7]))
+    second = twofold.label(encoder, folder, tmp_path / "second", labels=table, count=8, page=False, device="cpu")
+    assert (second.known, len(second.proposals)) == (7, 1)
+    held = twofold.embed(encoder, second.table, tmp_path / "f.npz", device="cpu", data={"outside": True})
+    assert held.shape[0] == 8  # each row leads to its file
+
+
+def test_mistakes_in_tables_are_told_before_features_are_made(encoder, photos, tmp_path, capsys):
+    (tmp_path / "notes.txt").write_text("00.png\n")
+    (tmp_path / "empty.csv").write_text("path,label\n00.png,\n")
+    for name in ("notes.txt", "empty.csv"):
+        with pytest.raises(UserError, match=f"--labels .*{name}"):
+            twofold.label(encoder, photos, tmp_path / "out", labels=tmp_path / name, device="cpu")
+    assert "features" not in capsys.readouterr().out
+
+
 def test_names_that_may_be_one_class():
     def pairs(**counts):
         return [note.split(" are ")[0] for note in likely_slips(counts)]

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+import twofold
 from twofold.encoders import Encoder, EncoderConfig, ResNet, adapt, build_encoder
 from twofold.encoders.adapters import TorchvisionEncoder
 from twofold.encoders.weights import load_encoder, load_head, read_header, save_encoder, sealed
@@ -283,3 +284,9 @@ def test_layouts_that_have_versions_come_back(tmp_path: Path) -> None:
     x = torch.rand(2, 3, 64, 64)
     with torch.no_grad():
         assert torch.equal(load_encoder(tmp_path / "encoder.safetensors")(x), encoder(x))
+
+
+def test_a_file_tells_the_version_of_the_code_that_wrote_it(tmp_path, monkeypatch):
+    monkeypatch.setattr("twofold.versions.version", lambda _: "0.0.1")  # what is installed is another
+    save_encoder(tmp_path / "e.safetensors", small())
+    assert read_header(tmp_path / "e.safetensors")["versions"]["twofold"] == twofold.__version__

@@ -17,7 +17,7 @@ from twofold.devices import choose_device
 from twofold.encoders.load import encoder_path
 from twofold.encoders.weights import read_header
 from twofold.errors import UserError
-from twofold.evaluation.kept import save_fitted
+from twofold.evaluation.kept import EVALUATIONS, save_fitted
 from twofold.evaluation.protocols.base import PROTOCOLS, EvaluationConfig, Protocol, Result
 from twofold.files import write_atomically
 from twofold.options import OptionsParser, add_options, merge
@@ -93,7 +93,7 @@ def _write(encoder: Path, protocol: Protocol, result: Result) -> Path | None:
     if not asked and not (encoder.parent / "config.yaml").exists():
         return None
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    path = _free_name(encoder.parent / "evaluations", f"{result.name}-{stamp}")
+    path = _free_name(encoder.parent / EVALUATIONS, f"{result.name}-{stamp}")
     write_atomically(path, lambda file: file.write(result.to_json().encode()))
     return path
 

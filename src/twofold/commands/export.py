@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -18,11 +18,12 @@ from torch import Tensor, nn
 from twofold.commands.arguments import new_parser, require_out
 from twofold.data import AudioSource, DataConfig, open_source
 from twofold.data.decoding.opening import BadImage
-from twofold.encoders import Encoder, UtteranceEncoder, load_classifier, load_head, read_header
+from twofold.encoders import Encoder, UtteranceEncoder, load_classifier, load_head, load_part, read_header
 from twofold.encoders.composed import EncoderWithClassifier
 from twofold.encoders.load import encoder_path
 from twofold.errors import UserError
 from twofold.evaluation.features import Pixels
+from twofold.evaluation.kept import EVALUATIONS, PREDICTION, named_classes
 from twofold.evaluation.loading import ImagePreprocessor, load
 from twofold.files import write_atomically
 from twofold.interop import hub_folder
@@ -238,10 +239,9 @@ def _some_images(net: Encoder, data: Any) -> tuple[list[Tensor], NDArray[np.int6
 
 
 def _classes(file: Path) -> list[str] | None:
-    """Names of the classes of the classifier that a file holds, where they are known."""
-    header = read_header(file)
-    names = header["extra"].get("class_names") if header["classifier"] is not None else None
-    return None if names is None else [str(name) for name in names]
+    """Names of the classes of the classifier that goes out with the encoder, where they are known."""
+    found = load_classifier(file)
+    return None if found is None or found[1] is None else named_classes(file)
 
 
 def _hub(net: Encoder, run: str | Path, file: Path, out: Path, push: str | None) -> ExportResult:
@@ -265,20 +265,24 @@ def _card(run: Path, file: Path, encoder: Encoder) -> hub_folder.CardFacts:
             given = {k: v for k, v in value.items() if v is not None} if isinstance(value, Mapping) else value
             trained.append(f"{name}: `{json.dumps(given)}`")
     trained += [f"steps: {extra['steps']:,} of {extra['of']:,}"] if {"steps", "of"} <= extra.keys() else []
+    part = load_part(file, PREDICTION)
+    trained += [f"classifier: {part.facts['words']}"] if part is not None and part.facts.get("words") else []
     trained.append("versions: " + ", ".join(f"{name} {value}" for name, value in header["versions"].items()))
-    folder, data, results = RunDirectory(run), "", list[str]()
-    if run.is_dir() and folder.config_file.exists():
+    kept_in = file.parent.parent if file.parent.name == EVALUATIONS else None
+    folder, data, results = RunDirectory(kept_in or run), "", list[str]()
+    if folder.path.is_dir() and folder.config_file.exists():
         told = folder.facts()
         examples = "recordings" if encoder.input.kind == "audio" else "images"
         data = f"{told['images']:,} {examples} ({Path(told['data']).name})"
-        results = _results(run)
+        own = [*sorted((run / EVALUATIONS).glob("*.json")), *run.glob("result.json")]
+        results = _results([file.with_suffix(".json")] if kept_in else own)
     return hub_folder.CardFacts(f"{title} by Twofold", data, trained, results)
 
 
-def _results(run: Path) -> list[str]:
-    """Lines about what was measured of a run: its evaluations, and its own result."""
+def _results(documents: Sequence[Path]) -> list[str]:
+    """Lines about what was measured: evaluations, and a run's own result."""
     lines = []
-    for path in [*sorted((run / "evaluations").glob("*.json")), *run.glob("result.json")]:
+    for path in documents:
         try:
             document = json.loads(path.read_text())
         except (OSError, ValueError) as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -20,13 +20,14 @@ from twofold.commands.evaluate import Progress
 from twofold.commands.explore import ExploreConfig, explorer_of
 from twofold.commands.shelf import Shelf, Shelves
 from twofold.data import DataConfig
+from twofold.data.sources.tables import ASKED, GivenLabel
 from twofold.devices import choose_device
 from twofold.encoders.load import encoder_path, load
 from twofold.encoders.weights import read_header
 from twofold.errors import UserError
 from twofold.evaluation.choosing import Choice, Guess, Way, choose, guess
 from twofold.evaluation.features import Pixels
-from twofold.evaluation.given_labels import read_labels
+from twofold.evaluation.given_labels import read_labels, read_tables
 from twofold.evaluation.protocols.base import BatchOptions, HeadOptions, PreprocessingOptions
 from twofold.evaluation.rows import write_rows
 from twofold.files import at_home, check_out, write_atomically
@@ -37,8 +38,8 @@ from twofold.results import in_json
 
 TABLE, SHEET, PAGE = "label.csv", "label.png", "label.html"
 """Files of a round."""
-_COLUMNS = ("path", "label", "proposed", "probability", "why")
-_DONE = "labelled"
+_COLUMNS = ("path", "label", "proposed", "probability", ASKED)
+_DONE, _EMPTY = "labelled", "left empty before"
 _ROOM = 10
 """Examples for each label below which typical ones were no better than random ones (see docs/label.md)."""
 _FEW = 20
@@ -106,6 +107,7 @@ class LabelResult:
         notes: what may be slips in the tables that were given.
         words: how the proposals were chosen.
         skipped: what could not be read: path and reason.
+        left_empty: examples that were proposed before and got no label.
     """
 
     path: Path
@@ -117,6 +119,7 @@ class LabelResult:
     notes: tuple[str, ...]
     words: str
     skipped: tuple[tuple[str, str], ...] = ()
+    left_empty: int = 0
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -167,14 +170,15 @@ def label(
     path, folder = encoder_path(run), Path(out)
     config = OptionsParser(LabelConfig).build(merge(Pixels.of(read_header(path)).options(), options))
     check_out(folder, False, "round of labels", False)
+    given = [labels] if isinstance(labels, str | Path) else labels or []
+    tables = read_tables([at_home(each) for each in given], config.data.encoding)
     model = load(path, encoder, choose_device(config.device, "--device"))
     refuse_unused(config, kind=model.input.kind)
     progress = Progress()
     shelves = Shelves(path, model, config, folder / "parts", progress=progress)
     shelf = shelves.of_any(data)
-    tables = [labels] if isinstance(labels, str | Path) else labels or []
-    known, notes = _known(shelf, [at_home(each) for each in tables], config)
-    round_ = _Round.of(shelf, known, config, folder)
+    known, left_empty, notes = _known(shelf, tables, config)
+    round_ = _Round.of(shelf, known, left_empty, config, folder)
     folder.mkdir(parents=True, exist_ok=True)
     proposals = round_.write()
     if config.page:
@@ -182,16 +186,17 @@ def label(
     counts = dict(Counter(known.values()).most_common())
     result = LabelResult(
         folder, folder / TABLE, len(known), len(shelf.features) - len(known), counts, proposals, notes + round_.notes(),
-        round_.words,
-        tuple(shelves.skipped),
+        round_.words, tuple(shelves.skipped), len(left_empty),
     )  # fmt: skip
     document = json.dumps(result.to_dict(), indent=2) + "\n"
     write_atomically(folder / "label.json", lambda file: file.write(document.encode()))
     return result
 
 
-def _known(shelf: Shelf, tables: Sequence[Path], config: LabelConfig) -> tuple[dict[int, str], tuple[str, ...]]:
-    """The label of each example that has one, and what may be slips."""
+def _known(
+    shelf: Shelf, tables: Mapping[Path, Sequence[GivenLabel]], config: LabelConfig
+) -> tuple[dict[int, str], frozenset[int], tuple[str, ...]]:
+    """The label of each example that has one, which ones were asked for in vain, and what may be slips."""
     own: dict[int, str] = {}
     if config.own_labels and shelf.found.labels is not None:
         if shelf.found.labels.ndim != 1:
@@ -199,12 +204,18 @@ def _known(shelf: Shelf, tables: Sequence[Path], config: LabelConfig) -> tuple[d
                             "false to leave theirs alone")  # fmt: skip
         own = {row: name for row in range(len(shelf.features)) if (name := shelf.class_of(row)) is not None}
     names = [str(name) for name in shelf.found.names]
-    given = read_labels(tables, names, shelf.place, config.data.encoding) if tables else None
-    known = own | (given.labels if given else {})
+    given = read_labels(tables, names, shelf.place)
+    known = own | given.labels
+    left_empty = given.left_empty - known.keys()
     if len(known) == len(shelf.features):
         remedy = ": where folders or the column are no classes, give --own_labels false" if own else ""
         raise UserError(f"all {len(known):,} examples have a label already, and none is left to propose{remedy}")
-    return known, given.notes if given else ()
+    if len(known) + len(left_empty) == len(shelf.features):
+        raise UserError(
+            f"{len(known):,} examples have a label, the other {len(left_empty):,} were proposed before and left empty, "
+            "and none is left to propose: fill these in, or delete their rows to have them proposed again"
+        )
+    return known, left_empty, given.notes
 
 
 @dataclass(frozen=True)
@@ -213,6 +224,7 @@ class _Round:
 
     shelf: Shelf
     known: dict[int, str]
+    left_empty: frozenset[int]
     classes: tuple[str, ...]
     guessed: Guess | None
     choices: tuple[Choice, ...]
@@ -220,7 +232,9 @@ class _Round:
     folder: Path
 
     @classmethod
-    def of(cls, shelf: Shelf, known: dict[int, str], config: LabelConfig, folder: Path) -> _Round:
+    def of(
+        cls, shelf: Shelf, known: dict[int, str], left_empty: frozenset[int], config: LabelConfig, folder: Path
+    ) -> _Round:
         """Fit a classifier on what is known, and choose."""
         classes = tuple(sorted(set(known.values())))
         number = {name: place for place, name in enumerate(classes)}
@@ -231,8 +245,9 @@ class _Round:
                 f"--by uncertain needs labels of two classes, and {len(classes) or 'none'} is known: begin with --by "
                 "typical, or give --labels"
             )
-        chosen = choose(shelf.features, labels, config.count, guessed, config.by, config.seed)
-        return cls(shelf, known, classes, guessed, tuple(chosen), config, folder)
+        passed = np.isin(np.arange(len(shelf.features)), list(left_empty))
+        chosen = choose(shelf.features, labels, config.count, guessed, config.by, config.seed, passed)
+        return cls(shelf, known, left_empty, classes, guessed, tuple(chosen), config, folder)
 
     @property
     def words(self) -> str:
@@ -264,7 +279,7 @@ class _Round:
     def proposal(self, row: int, label: str, why: str) -> Proposal:
         """A row of the table."""
         file, name = self.shelf.place(row), str(self.shelf.found.names[row])
-        own = file is not None and Path(name).name.split("#")[0] == file.name and "#" not in Path(name).name
+        own = file is not None and Path(name).name == file.name  # a piece's name goes on: a.png#0,64
         path = os.path.relpath(file.absolute(), self.folder.absolute()) if own and file is not None else name
         return Proposal(path.replace(os.sep, "/"), label, *((None, None) if label else self.best(row)), why)
 
@@ -272,7 +287,8 @@ class _Round:
         """The table and the sheet; returns what is proposed."""
         done = [self.proposal(row, name, _DONE) for row, name in sorted(self.known.items())]
         asked = tuple(self.proposal(each.row, "", each.why) for each in self.choices)
-        rows = [{name: getattr(each, name) for name in _COLUMNS} for each in (*done, *asked)]
+        passed = [self.proposal(row, "", _EMPTY) for row in sorted(self.left_empty)]
+        rows = [{name: getattr(each, name) for name in _COLUMNS} for each in (*done, *asked, *passed)]
         write_rows(self.folder / TABLE, _COLUMNS, rows)
         lines = [self.choices[i : i + MOST_ACROSS] for i in range(0, len(self.choices), MOST_ACROSS)]
         strips = []
@@ -292,8 +308,9 @@ class _Round:
     def write_page(self, data: Any, progress: Progress, audio: bool) -> None:
         """The page to explore, coloured by what is to be labelled."""
         count = len(self.shelf.features)
-        chosen = {each.row for each in self.choices}
-        state = ["to label" if row in chosen else _DONE if row in self.known else "" for row in range(count)]
+        states = dict.fromkeys(self.left_empty, _EMPTY) | dict.fromkeys(self.known, _DONE)
+        states |= dict.fromkeys((each.row for each in self.choices), "to label")
+        state = [states.get(row, "") for row in range(count)]
         more: dict[str, NDArray[Any]] = {
             "round": np.array(state), "label": np.array([self.known.get(row, "") for row in range(count)])
         }  # fmt: skip

@@ -83,8 +83,9 @@ def guess(features: Array, labels: Labels, seed: int = 0) -> Guess | None:
 
 
 def choose(
-    around: Array, labels: Labels, count: int, guessed: Guess | None, way: Way = "auto", seed: int = 0
-) -> list[Choice]:
+    around: Array, labels: Labels, count: int, guessed: Guess | None, way: Way = "auto", seed: int = 0,
+    passed: NDArray[np.bool_] | None = None,
+) -> list[Choice]:  # fmt: skip
     """The examples without a label that are worth one most, the most worth first.
 
     Args:
@@ -95,30 +96,36 @@ def choose(
         way: typical ones of groups that have no label (`typical_rows`), uncertain ones (`uncertain_rows`), or auto:
             typical ones until the known classes have 20 labels each on average, then uncertain ones.
         seed: of the clusterings.
+        passed: [n] which are not to be chosen, although nobody knows their label.
     """
     known = labels >= 0
-    count = min(count, int((~known).sum()))
+    taken = known if passed is None else known | passed
+    count = min(count, int((~taken).sum()))
     if count < 1:
         return []
     if way == "auto":
         enough = guessed is not None and known.sum() >= TYPICAL_BELOW * len(guessed.classes)
         way = "uncertain" if enough else "typical"
     if way == "uncertain" and guessed is not None:
-        return uncertain_rows(around, known, count, guessed, seed)
-    return typical_rows(around, known, count, seed)
+        return uncertain_rows(around, taken, count, guessed, seed)
+    return typical_rows(around, known, count, seed, taken)
 
 
-def typical_rows(around: Array, known: NDArray[np.bool_], count: int, seed: int = 0) -> list[Choice]:
+def typical_rows(
+    around: Array, known: NDArray[np.bool_], count: int, seed: int = 0, taken: NDArray[np.bool_] | None = None
+) -> list[Choice]:
     """TypiClust ("Active Learning on a Budget", arXiv 2202.02794, algorithm 1).
 
     k-means into as many groups as there will be labels, at most 500. In turn the group with the fewest labels, of these
     the largest, gives its most typical example: the one whose mean distance to its 20 nearest in the group is least.
+    What is `taken`, by default what is known, is not chosen.
     """
+    taken = known if taken is None else taken
     groups = min(int(known.sum()) + count, MOST_GROUPS, len(around))
     group = _clusters(around, groups, derive_seed(seed, "label/typical") % 2**32)
     sizes = np.bincount(group, minlength=groups)
     labelled = np.bincount(group[known], minlength=groups)
-    free = np.bincount(group[~known], minlength=groups)
+    free = np.bincount(group[~taken], minlength=groups)
     order: dict[int, list[int]] = {}
     chosen: list[Choice] = []
     while len(chosen) < count:
@@ -126,7 +133,7 @@ def typical_rows(around: Array, known: NDArray[np.bool_], count: int, seed: int 
         keys = (-sizes[open_ones], labelled[open_ones], sizes[open_ones] < _SMALLEST)
         place = int(open_ones[np.lexsort(keys)[0]])
         if place not in order:
-            order[place] = _by_typicality(around, np.flatnonzero(group == place), known)
+            order[place] = _by_typicality(around, np.flatnonzero(group == place), taken)
         row = order[place].pop(0)
         before = int(labelled[place])
         have = "that has no label yet" if not before else f"that has {before} label{'s' if before > 1 else ''}"
@@ -136,14 +143,14 @@ def typical_rows(around: Array, known: NDArray[np.bool_], count: int, seed: int 
     return chosen
 
 
-def uncertain_rows(around: Array, known: NDArray[np.bool_], count: int, guessed: Guess, seed: int = 0) -> list[Choice]:
+def uncertain_rows(around: Array, taken: NDArray[np.bool_], count: int, guessed: Guess, seed: int = 0) -> list[Choice]:
     """The smallest margins between the two likeliest classes, spread out ("Diverse mini-batch Active Learning", arXiv
     1901.05954): of ten times as many as are wanted, weighted k-means into `count` groups, and of each the example
     nearest to its centre.
     """
     top = np.sort(guessed.probabilities, axis=1)[:, -2:]
     doubt = 1 - (top[:, 1] - top[:, 0])
-    free = np.flatnonzero(~known)
+    free = np.flatnonzero(~taken)
     near = free[np.argsort(-doubt[free], kind="stable")[: _FACTOR * count]]
     if len(near) > count:
         state = derive_seed(seed, "label/uncertain") % 2**32
@@ -183,12 +190,12 @@ def _quietly() -> Iterator[None]:
         yield
 
 
-def _by_typicality(around: Array, members: NDArray[np.int64], known: NDArray[np.bool_]) -> list[int]:
-    """The unlabelled of a group, the most typical first."""
+def _by_typicality(around: Array, members: NDArray[np.int64], taken: NDArray[np.bool_]) -> list[int]:
+    """Those of a group that can be chosen, the most typical first."""
     if len(members) < 3:
-        return [int(row) for row in members[~known[members]]]
+        return [int(row) for row in members[~taken[members]]]
     k = min(_BESIDE, len(members) - 1)
     similarity, _ = ExactIndex(around[members]).search(around[members], k + 1)
     distance = np.sqrt(np.maximum(2 - 2 * similarity[:, 1:], 0)).mean(axis=1)
     order: Sequence[int] = members[np.argsort(distance, kind="stable")].tolist()
-    return [row for row in order if not known[row]]
+    return [row for row in order if not taken[row]]

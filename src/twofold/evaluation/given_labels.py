@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from twofold.data.sources.tables import given_labels
+from twofold.data.sources.tables import GivenLabel, given_labels
 from twofold.errors import UserError, suggest
 from twofold.text import printable
 
@@ -26,55 +26,68 @@ class Filled:
 
     Attributes:
         labels: the label of each example that has one, by its place.
+        left_empty: examples, by place, for whose label `twofold label` asked and got none.
         notes: what may be slips, in words.
     """
 
     labels: dict[int, str]
+    left_empty: frozenset[int]
     notes: tuple[str, ...]
 
 
+def read_tables(paths: Sequence[Path], encoding: str = "utf-8") -> dict[Path, list[GivenLabel]]:
+    """The rows of tables that were filled in; raises UserError as `given_labels` does, and without any label."""
+    tables = {path: given_labels(path, encoding) for path in paths}
+    if tables and not any(row.label for rows in tables.values() for row in rows):
+        raise UserError(f"--labels {', '.join(map(str, paths))}: no row has a label: fill in the column label")
+    return tables
+
+
 def read_labels(
-    tables: Sequence[Path], names: Sequence[str], place: Callable[[int], Path | None], encoding: str = "utf-8"
+    tables: Mapping[Path, Sequence[GivenLabel]], names: Sequence[str], place: Callable[[int], Path | None]
 ) -> Filled:
     """The labels of examples in some tables, each row of which names one by its name, or by a path from the table.
 
     Args:
-        tables: see `given_labels`.
+        tables: see `read_tables`.
         names: [n] of the examples.
         place: the file of one, where it has one.
-        encoding: how the tables are written.
 
     Raises:
-        UserError: a row of no example; two rows of one that disagree; no label at all.
+        UserError: a row of no example; two rows of one that disagree.
     """
     rows = {each: row for row, name in enumerate(names) for each in (printable(name), name)}
     files: dict[str, int] | None = None
     labels: dict[int, str] = {}
     said: dict[int, str] = {}
-    empty = 0
-    for table in tables:
-        for number, path, label in given_labels(table, encoding):
+    asked, empty = set[int](), set[int]()
+    for table, given in tables.items():
+        for each in given:
+            path, label = each.path, each.label
             row = rows.get(path)
             if row is None:
                 if files is None:
                     files = _by_file(len(names), place)
                 row = files.get(str((table.parent / path).absolute().resolve()))
-            where = f"{table}, row {number}"
+            where = f"{table}, row {each.number}"
             if row is None:
                 near = suggest(path, names) if len(names) <= _SUGGESTED_FROM else ""
                 raise UserError(f"{where}: {printable(path) or 'an empty path'} is none of the examples{near[:300]}")
             if not label:
-                empty += 1
+                (asked if each.asked else empty).add(row)
                 continue
             if labels.get(row, label) != label:
                 raise UserError(
                     f"{where}: {printable(path)} is labelled {label}, and {labels[row]} in {said[row]}: mend one"
                 )
             labels[row], said[row] = label, where
-    if not labels:
-        raise UserError(f"--labels {', '.join(map(str, tables))}: no row has a label: fill in the column label")
-    notes = [f"{empty:,} row(s) have no label yet"] if empty else []
-    return Filled(labels, (*notes, *likely_slips(Counter(labels.values()))))
+    asked, empty = asked - labels.keys(), empty - labels.keys() - asked
+    notes = [f"{len(empty):,} row(s) have no label yet"] if empty else []
+    if asked:
+        notes.append(
+            f"{len(asked):,} row(s) were left empty and are not proposed again; they stand at the end of the new table"
+        )
+    return Filled(labels, frozenset(asked), (*notes, *likely_slips(Counter(labels.values()))))
 
 
 def _by_file(count: int, place: Callable[[int], Path | None]) -> dict[str, int]:

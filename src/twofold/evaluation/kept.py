@@ -12,13 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from twofold.data import AudioSource, DataConfig, Source
-from twofold.encoders import Encoder, FilePart, load_encoder, load_head, read_header, save_encoder
+from twofold.encoders import Encoder, FilePart, load_encoder, load_head, load_part, read_header, save_encoder
 from twofold.evaluation.features import Extractor, Pixels
 from twofold.evaluation.logistic import Affine
 from twofold.evaluation.novelty import Novelty
 from twofold.heads import Classifier
 from twofold.options import option
 
+EVALUATIONS = "evaluations"
+"""The folder of a run that evaluations write into."""
 PREDICTION, RECOGNISER = "prediction", "recogniser"
 """Parts of an encoder file."""
 Reads = Literal["h", "z", "layers"]
@@ -31,7 +33,8 @@ class KeepOptions:
 
     keep_classifier: bool = option(False, when={"folds": (False,)})
     """Keep what was fitted, with the encoder, in the run's folder `evaluations`, for `twofold predict`: the very
-    classifier that was scored."""
+    classifier that was scored, or, where a share of the labelled examples was held out for the score, one fitted anew
+    on all of them with the same penalty."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,16 @@ def as_classifier(affine: Affine) -> Classifier:
 def class_names(classes: Sequence[str] | None, columns: Sequence[int]) -> tuple[str, ...]:
     """Names of the labels that columns stand for: numbers where the data have no names."""
     return tuple(str(each) if classes is None else classes[each] for each in columns)
+
+
+def named_classes(file: Path) -> list[str] | None:
+    """The classes that a file names for its classifier, by column; None where it names none.
+
+    An evaluation names them beside the classifier that it kept; a fine-tuning, in what it tells of itself.
+    """
+    header, part = read_header(file), load_part(file, PREDICTION)
+    names = (part.facts.get("classes") if part is not None else None) or header["extra"].get("class_names")
+    return [str(name) for name in names] if isinstance(names, list) and names else None
 
 
 def prediction_part(

@@ -20,7 +20,7 @@ from twofold.encoders.load import encoder_path, kind_of, load
 from twofold.errors import UserError
 from twofold.evaluation.features import Extractor, Pixels, evaluation_mode
 from twofold.evaluation.for_encoder import source_for
-from twofold.evaluation.kept import PREDICTION, RECOGNISER
+from twofold.evaluation.kept import EVALUATIONS, PREDICTION, RECOGNISER
 from twofold.evaluation.novelty import Novelty
 from twofold.evaluation.protocols.recogniser import Reader, Reading
 from twofold.heads import Classifier
@@ -88,7 +88,7 @@ def model_file(run: str | Path) -> Path:
     header = read_header(file)
     if header["classifier"] is not None or RECOGNISER in header["parts"]:
         return file
-    kept = sorted((file.parent / "evaluations").glob("*.safetensors"), key=_stamp) if Path(run).is_dir() else []
+    kept = sorted((file.parent / EVALUATIONS).glob("*.safetensors"), key=_stamp) if Path(run).is_dir() else []
     if not kept:
         raise UserError(
             f"{run} holds no classifier: keep the one that an evaluation fits, twofold evaluate {run} DATA "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -135,10 +136,29 @@ def columns_of(source: Source, data: Any, config: DataConfig) -> tuple[str, ...]
     return tuple(name for name in _columns(rows) if name not in usual)
 
 
-def given_labels(path: Path, encoding: str = "utf-8") -> list[tuple[int, str, str]]:
-    """The rows of a table that somebody filled in: number from 2, as spreadsheets count below a header; path; label.
+@dataclass(frozen=True)
+class GivenLabel:
+    """A row of a table that somebody filled in.
 
-    Columns are those of a usual name. A label that is not given is empty.
+    Attributes:
+        number: from 2, as spreadsheets count below a header.
+        path: or name.
+        label: empty where it is not given.
+        asked: `twofold label` had asked for it.
+    """
+
+    number: int
+    path: str
+    label: str
+    asked: bool
+
+
+ASKED = "why"
+"""The column in which `twofold label` says why a row is in its table."""
+
+
+def given_labels(path: Path, encoding: str = "utf-8") -> list[GivenLabel]:
+    """The rows of a table that somebody filled in. Columns are those of a usual name.
 
     Raises:
         UserError: it cannot be read, has no such columns, or no row.
@@ -159,7 +179,10 @@ def given_labels(path: Path, encoding: str = "utf-8") -> list[tuple[int, str, st
         )
     if not rows:
         raise UserError(f"--labels {path}: the table has no row")
-    return [(number, _text(row.get(where)), _text(row.get(label))) for number, row in enumerate(rows, 2)]
+    return [
+        GivenLabel(number, _text(row.get(where)), _text(row.get(label)), bool(_text(row.get(ASKED))))
+        for number, row in enumerate(rows, 2)
+    ]
 
 
 def rows_of(source: Any, index: NDArray[np.int64]) -> list[int] | None:

@@ -10,7 +10,7 @@ import dataclasses
 import json
 import time
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -104,7 +104,8 @@ class FitInputs:
 class Outcome:
     """What a classifier reached: scores, settings that were chosen or given, and how it was made, in words.
 
-    A linear one comes with its weights and biases, of which row j is the label classes[j].
+    A linear one comes with its weights and biases, of which row j is the label classes[j], and with `anew`, which fits
+    another with the same settings on features [N, d] and labels [N].
     """
 
     scores: Scores
@@ -112,6 +113,7 @@ class Outcome:
     words: str
     affine: Affine | None = field(default=None, compare=False)
     classes: Labels | None = field(default=None, compare=False)
+    anew: Callable[[Array, Labels], tuple[Affine, Labels]] | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -322,14 +324,14 @@ class ClassifierProtocol(Protocol):
         extracted = time.monotonic()
         inputs, words = self._inputs(encoder, parts, bank, choice, queries)
         outcome = self.fit(inputs)
-        self._keep(parts, extractor, inputs, outcome)
+        kept = self._keep(parts, extractor, inputs, outcome)
         source, chosen = parts.test or parts.train, len(inputs.split[1]) if inputs.split else 0
         used = {"training": bank, "validation": choice, "test": queries}
         counts = {what: _unlabelled(each) for what, each in used.items() if each is not None}
         left_out = without_label(counts, EXAMPLE[encoder.input.kind])
         return Evaluation(
             protocol=self.name, scores=outcome.scores.named(parts.train.classes), settings=outcome.settings,
-            words="; ".join(each for each in (outcome.words, parts.words, bank.text, words, left_out) if each),
+            words="; ".join(each for each in (outcome.words, kept, parts.words, bank.text, words, left_out) if each),
             train=_used(parts.train, bank, len(inputs.y) - chosen),
             test=_used(source, queries or bank, len(inputs.y_test)),
             validation=_used(parts.validation, choice, chosen) if parts.validation is not None and choice else None,
@@ -342,17 +344,32 @@ class ClassifierProtocol(Protocol):
         asked = self.config.baselines
         return {"majority": majority(inputs.y, inputs.y_test).named(train.classes)} if asked else {}
 
-    def _keep(self, parts: Parts, extractor: Extractor, inputs: FitInputs, outcome: Outcome) -> None:
-        """Leave the classifier in `fitted` where it is to be kept; that of the filterbank comes later and is not."""
+    def _keep(self, parts: Parts, extractor: Extractor, inputs: FitInputs, outcome: Outcome) -> str:
+        """Leave the classifier in `fitted` where it is to be kept; that of the filterbank comes later and is not.
+
+        Where a share of the labelled examples was held out for the score, these are learned from in the end, too.
+
+        Returns:
+            How what is kept differs from what was scored, in words; empty where it does not.
+        """
         if self.fitted is not None or not getattr(self.config, "keep_classifier", False):
-            return
+            return ""
         assert outcome.affine is not None  # of every protocol with this option
         assert outcome.classes is not None
-        names = class_names(parts.train.classes, outcome.classes.tolist())
+        affine, classes, told = outcome.affine, outcome.classes, ""
+        if parts.test is None and outcome.anew is not None:
+            y = np.concatenate([inputs.y, inputs.y_test])
+            affine, classes = outcome.anew(np.concatenate([inputs.x, inputs.x_test]), y)
+            told = (
+                f"kept for prediction is one fitted anew with the same penalty on all {len(y)} labelled "
+                f"{inputs.example}s, the {len(inputs.y_test)} held out for the score among them"
+            )
         self.fitted = Fitted(
-            outcome.words, parts.train, extractor, as_classifier(outcome.affine), names, self.read,
-            getattr(self.config, "parts", 1), Novelty.of(inputs.x, inputs.x_test),
+            "; ".join(filter(None, (outcome.words, told))), parts.train, extractor, as_classifier(affine),
+            class_names(parts.train.classes, classes.tolist()), self.read, getattr(self.config, "parts", 1),
+            Novelty.of(inputs.x, inputs.x_test),
         )  # fmt: skip
+        return told
 
     def _inputs(
         self, encoder: Encoder, parts: Parts, bank: Features, choice: Features | None, queries: Features | None

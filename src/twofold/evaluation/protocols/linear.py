@@ -16,7 +16,7 @@ from twofold.errors import UserError
 from twofold.evaluation.class_weights import ClassWeights, class_weights_in_words
 from twofold.evaluation.few_labels import ONE_LABEL_L2
 from twofold.evaluation.kept import KeepOptions
-from twofold.evaluation.logistic import GRID, PAPER_GRID, Array, choose_l2, fit_linear
+from twofold.evaluation.logistic import GRID, PAPER_GRID, Affine, Array, choose_l2, fit_linear
 from twofold.evaluation.protocols.base import ClassWeightOptions, ValidationOptions
 from twofold.evaluation.protocols.classifier import ClassifierConfig, ClassifierProtocol, FitInputs, Outcome
 from twofold.evaluation.scores import score
@@ -81,4 +81,9 @@ def evaluate_linear(
     )
     scores = score(model.logits(test), model.classes, test_labels)
     settings = {"l2": l2, **validated, "train": len(train)}
-    return Outcome(scores, settings, text, model.affine(), model.classes)
+
+    def anew(x: Array, y: Labels) -> tuple[Affine, Labels]:
+        other = fit_linear(x, y, l2, class_weights)
+        return other.affine(), other.classes
+
+    return Outcome(scores, settings, text, model.affine(), model.classes, anew)

@@ -155,4 +155,9 @@ def evaluate_weighted(
     scores = score(model.logits(test), model.classes, test_labels)
     criterion = "validation_top1" if class_weights is None else "validation_weighted_top1"
     settings = {"l2": grid[best], criterion: accuracies[best], "train": len(train)}
-    return Outcome(scores, settings, text, model.affine(), model.classes)
+
+    def anew(x: Array, y: Labels) -> tuple[Affine, Labels]:
+        other = Mixture(x, y, layers, grid[best], class_weights)
+        return other.affine(), other.classes
+
+    return Outcome(scores, settings, text, model.affine(), model.classes, anew)
