@@ -14,7 +14,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from twofold.commands import COMMANDS
 from twofold.commands.aliases import Names, resolve
-from twofold.commands.help import wants_help
+from twofold.commands.help import LINES, screen_of, wants_help
 from twofold.console import console
 from twofold.distributed import started_first
 from twofold.errors import UserError
@@ -35,7 +35,10 @@ def run(name: str, words: Sequence[str]) -> int:
     if wants_help(words):
         parser = command.parser()
         parser.prog = f"twofold {name}"
-        print(parser.format_help(), end="")
+        whole = parser.format_help()
+        if whole.count("\n") > LINES and not wants_help(words, ("--help-all", "--help_all")):
+            whole = f"{screen_of(parser, name, command.summary)}\n"
+        print(whole, end="")
         return 0
     options = parse(command.parser(), name, words)
     file = options.pop("json", None)

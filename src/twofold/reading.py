@@ -128,6 +128,12 @@ def usable(path: str) -> str | None:
     return None
 
 
+def reason_of(error: Exception) -> str:
+    """What went wrong with a file, in one line: of the system's errors without number and path, which a message has."""
+    told = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(told.split()) or type(error).__name__
+
+
 def unreadable_folder(error: OSError) -> None:
     """For `os.walk(onerror=...)`, which passes over folders that may not be read, and with them what is in them.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -35,6 +35,15 @@ def in_json(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [in_json(each) for each in value]
     return str(value) if isinstance(value, Path) else value
+
+
+def unread(skipped: Sequence[tuple[str, str]], most: int = 10) -> list[str]:
+    """What to say of (path, reason) of files that could not be read, the first `most` by name; nothing without any."""
+    if not skipped:
+        return []
+    shown = "".join(f"\n  {path}: {reason}" for path, reason in skipped[:most])
+    rest = f"\n  and {len(skipped) - most:,} more" if len(skipped) > most else ""
+    return [f"{len(skipped):,} file(s) could not be read:{shown}{rest}"]
 
 
 def measured(value: Any) -> dict[str, float]:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import platform
+import sys
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
-
-from twofold import __version__
 
 
 def package_version(name: str) -> str:
@@ -15,7 +14,8 @@ def package_version(name: str) -> str:
     What is installed may be another: a checkout that is run as it is, or one that was installed at an earlier version.
     """
     if name == "twofold":
-        return __version__
+        own: str = sys.modules["twofold"].__version__  # below every layer, so that it is not imported here
+        return own
     try:
         return version(name)
     except PackageNotFoundError:

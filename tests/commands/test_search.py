@@ -112,6 +112,19 @@ def test_what_embed_wrote_is_searched(encoder, photos, tmp_path, form):
     np.testing.assert_array_equal(*sheets)
 
 
+def test_what_was_looked_for_and_is_not_there_is_told(encoder, tmp_path):
+    x = np.random.default_rng(0).integers(0, 255, (24, 16, 16, 3), dtype=np.uint8)  # equal to nothing
+    found = twofold.search(encoder, x[:16], tmp_path / "a", test=x[16:], similarity=0.9999, outliers=2, device="cpu")
+    assert "in both: nothing from a similarity of 0.9999 on" in found.text()
+    assert "nearly the same" not in found.text()  # nobody asked
+    found = twofold.search(encoder, x[:16], tmp_path / "b", similarity=0.9999, device="cpu")
+    assert "nearly the same: nothing from a similarity of 0.9999 on" in found.text()
+    assert "in both" not in found.text()
+    one = np.concatenate([x[:16], x[:1]])
+    found = twofold.search(encoder, one, tmp_path / "c", similarity=0.9999, duplicates=True, device="cpu")
+    assert "nearly the same: 2 examples in 1 group:\n  0, 16 (1.000)" in found.text()
+
+
 def test_a_query_that_cannot_be_read_is_told(encoder, photos, tmp_path):
     good, gone = photos / "test" / "disc" / "41.png", photos / "gone.png"
     found = twofold.search(encoder, photos / "train", tmp_path / "found", query=[good, gone], k=1)

@@ -1,5 +1,6 @@
 """What hands type: aliases, names with dashes, beginnings of names, and help that fits a screen."""
 
+import re
 import subprocess
 import sys
 import time
@@ -150,6 +151,23 @@ def test_help_is_a_screen_of_options_that_exist(command, capsys):
     assert cli.main([command, "--help-all"]) == 0
     whole = capsys.readouterr().out
     assert all(f"--{name}" in whole for name in names._exact.values() if name != "help")
+
+
+@pytest.mark.parametrize("command", [name for name in COMMANDS if name not in BRIEF])
+def test_help_of_every_other_command_is_a_screen_too(command, capsys):
+    assert cli.main([*command.split(), "--help"]) == 0
+    told = capsys.readouterr().out
+    assert len(told.splitlines()) <= LINES
+    assert max(map(len, told.splitlines())) <= WIDTH
+    assert told.startswith("usage: twofold ")
+    shown = set(re.findall(r"--([a-z_0-9]+)", told))
+    parser = COMMANDS[command].parser()
+    names = [name[2:] for action in parser._actions for name in action.option_strings if name.startswith("--")]
+    own, groups = ({n for n in names if "." not in n}, {n.split(".")[0] for n in names if "." in n})
+    assert {*own, *groups} - {"help", "json"} <= shown
+    assert cli.main([*command.split(), "--help-all"]) == 0
+    whole = capsys.readouterr().out
+    assert all(f"--{name}" in whole for name in names if name != "help")
 
 
 def test_commands_are_listed_by_task(capsys):

@@ -16,6 +16,7 @@ from torch import nn
 from twofold.commands.arguments import EITHER, PATH, add_data, add_out, add_report, new_parser, require_out
 from twofold.commands.pages import page_or_word
 from twofold.data import Source, open_source, splits_of
+from twofold.data.base import skipped_of
 from twofold.distributed import started_first
 from twofold.encoders import read_header
 from twofold.encoders.load import encoder_path
@@ -28,7 +29,7 @@ from twofold.kinds import EXAMPLE
 from twofold.options import OptionsParser, add_options, merge
 from twofold.recipe import read_layers
 from twofold.report.outcome import write_outcome_report
-from twofold.results import in_json, measured
+from twofold.results import in_json, measured, unread
 from twofold.runs import distill as distillation
 from twofold.runs.config import DistillConfig
 from twofold.runs.distill import DistillResult
@@ -43,11 +44,13 @@ class DistillReport:
         path: the run's folder, with the student in `encoder.safetensors`.
         result: what came of it: teacher and student compared, in words and numbers.
         page: `report.html`, if it was written.
+        skipped: what could not be read: path and reason.
     """
 
     path: Path
     result: DistillResult
     page: Path | None = None
+    skipped: tuple[tuple[str, str], ...] = ()
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -56,11 +59,13 @@ class DistillReport:
 
     def text(self) -> str:
         """For people."""
-        return self.result.summary() + (f"\nreport: {self.page}" if self.page else "")
+        page = [f"report: {self.page}"] if self.page else []
+        return "\n".join([self.result.summary(), *unread(self.skipped), *page])
 
     def to_dict(self) -> dict[str, Any]:
         """In JSON's types."""
-        return {"path": str(self.path), "metrics": self.metrics, **in_json(self.result)}
+        more = {"path": str(self.path), "metrics": self.metrics, "skipped": in_json(self.skipped)}
+        return {**more, **in_json(self.result)}
 
 
 def distill(
@@ -124,7 +129,7 @@ def distill(
     if not result.complete:
         raise Stopped.at(f"at step {result.steps:,}", result.stopped_by or signal.SIGINT)
     page = page_or_word(lambda: write_outcome_report(RunDirectory(out))) if report and started_first() else None
-    return DistillReport(Path(out), result, page)
+    return DistillReport(Path(out), result, page, skipped_of(train, test, labelled))
 
 
 def _others(data: Any, test: Any, train: Source, asked: DistillConfig) -> tuple[Source | None, Source | None]:

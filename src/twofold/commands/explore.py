@@ -36,7 +36,7 @@ from twofold.randomness import permutation
 from twofold.report.explore import Explorer, shown_name, write_explorer
 from twofold.report.map import LARGE, Method, project
 from twofold.report.sheets import draw_sheets, side_for
-from twofold.results import in_json
+from twofold.results import in_json, unread
 from twofold.text import printable
 
 MOST = 100_000
@@ -118,9 +118,7 @@ class ExploreResult:
             f"{self.file}: a map of {self.count:,} examples, {self.size / 1e6:.1f} MB, to be opened in a browser",
             f"made by {self.words}; colours: {', '.join(self.columns) or 'one'}",
         ]
-        if self.skipped:
-            shown = "".join(f"\n  {path}: {reason}" for path, reason in self.skipped[:10])
-            lines.append(f"{len(self.skipped):,} file(s) could not be read:{shown}")
+        lines += unread(self.skipped)
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:

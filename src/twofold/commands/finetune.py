@@ -15,19 +15,21 @@ from torch import nn
 from twofold.commands.arguments import LABELLED, PATH, add_data, add_out, add_report, new_parser, require_out
 from twofold.commands.pages import page_or_word
 from twofold.console import duration
+from twofold.data.base import skipped_of
 from twofold.distributed import started_first, world_size
 from twofold.encoders import read_header
-from twofold.encoders.load import encoder_path
+from twofold.encoders.load import encoder_path, kind_of
 from twofold.errors import Stopped
 from twofold.evaluation.features import Pixels
 from twofold.evaluation.parts import evaluation_parts, labelled_parts
 from twofold.evaluation.scores import Scores
 from twofold.files import check_out
+from twofold.kinds import EXAMPLE, Kind
 from twofold.options import OptionsParser, add_options, merge
 from twofold.published import beside
 from twofold.recipe import read_layers
 from twofold.report.outcome import write_outcome_report
-from twofold.results import in_json, measured
+from twofold.results import in_json, measured, unread
 from twofold.runs.config import FinetuneConfig
 from twofold.runs.finetune import FinetuneResult
 from twofold.runs.finetune import finetune as fit
@@ -44,12 +46,16 @@ class FinetuneReport:
         result: what it reached.
         page: `report.html`, if it was written.
         published: lines that set what is published for the recipe beside it.
+        kind: of the examples.
+        skipped: what could not be read: path and reason.
     """
 
     path: Path
     result: FinetuneResult
     page: Path | None = None
     published: tuple[str, ...] = ()
+    kind: Kind = "image"
+    skipped: tuple[tuple[str, str], ...] = ()
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -58,7 +64,8 @@ class FinetuneReport:
 
     def to_dict(self) -> dict[str, Any]:
         """In JSON's types."""
-        return {"path": str(self.path), "metrics": self.metrics, **in_json(self.result)}
+        more = {"path": str(self.path), "metrics": self.metrics, "skipped": in_json(self.skipped)}
+        return {**more, **in_json(self.result)}
 
     def text(self) -> str:
         """For people."""
@@ -69,10 +76,11 @@ class FinetuneReport:
             first = f"mean average precision (11 points) {result.metric:.2%}"
         count = scores.count if scores is not None else 0
         return "\n".join([
-            f"{first}  ({result.labels:,} labels, {count:,} test images)",
+            f"{first}  ({result.labels:,} labels, {count:,} test {EXAMPLE[self.kind]}s)",
             *(scores.recalls() if isinstance(scores, Scores) else []),
             *self.published,
             f"protocol: {result.text}",
+            *unread(self.skipped),
             f"{result.steps:,} steps in {duration(result.seconds)}; encoder, head and classifier: "
             f"{self.path / 'encoder.safetensors'}; numbers: {self.path / 'result.json'}",
             *([f"report: {self.page}"] if self.page else []),
@@ -133,7 +141,8 @@ def finetune(
     lines = beside(RunDirectory(out).facts().get("recipe"), "finetune", "supervised")
     if checked.freeze == "encoder":  # linear evaluation: what is published is the pretraining's
         lines += beside(recipe_of(path), "linear")
-    return FinetuneReport(Path(out), result, page, tuple(lines))
+    kind = kind_of(header["spec"])
+    return FinetuneReport(Path(out), result, page, tuple(lines), kind, skipped_of(train, scored))
 
 
 def parser() -> ArgumentParser:

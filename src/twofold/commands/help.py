@@ -5,10 +5,15 @@
 
 from __future__ import annotations
 
+import re
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 WIDTH, LINES = 100, 40
 """What a screen is."""
+_ROOM = 68
+"""Characters of a line that are left for what an option is."""
 
 _DATA = {
     "--data.split NAME": "which part, of data that have splits",
@@ -34,13 +39,14 @@ _OPTIM = {
     "--optim.weight_decay X": "(--wd)",
 }
 _READ = {
-    "--preprocessing P": "auto, none, resize or crop",
+    "--preprocessing P": "auto, none, resize, crop; of long images letterbox or squares",
     "--size N": "pixels a side; the run's own unless set",
     "--batch N": "examples that are read at once (--batch-size)",
     "--device D": "auto, cpu, cuda or mps",
 }
 _TRAINED = "a run's folder, or an encoder.safetensors"
 _IMAGES = "images or recordings: a folder, a table, an array file, or a name"
+_FILES = "files; or images or recordings: a folder, a table, an array file, or a name"
 _LABELLED = "labelled images or recordings: a folder, a table, an array file, a name"
 
 Section = Mapping[str, str]
@@ -152,10 +158,10 @@ BRIEF: dict[str, tuple[Section, Mapping[str, Section]]] = {
         },
     ),
     "predict": (
-        {"RUN": "a fine-tuned run, or one with a classifier that `evaluate` kept", "DATA": _IMAGES},
+        {"RUN": "a fine-tuned run, or one with a classifier that `evaluate` kept", "DATA": _FILES},
         {
             "the predictions": {
-                "--out FILE": "a new .csv, .parquet or .jsonl file (required)",
+                "--out FILE": "a new .csv, .parquet or .jsonl file; without it the first rows are shown",
                 "--top N": "classes named for each file, the likeliest first",
                 "--batch N": "examples that are read at once (--batch-size)",
                 "--device D": "auto, cpu, cuda or mps",
@@ -176,6 +182,38 @@ BRIEF: dict[str, tuple[Section, Mapping[str, Section]]] = {
                 "--outliers N": "how many of the most unlike are listed",
                 "--duplicates": "group what is nearly the same",
                 "--sheet false": "leave out the contact sheets",
+            },
+            "how examples are read": _READ,
+            "the data": _DATA,
+        },
+    ),
+    "explore": (
+        {"RUN": _TRAINED, "DATA": _IMAGES},
+        {
+            "the page": {
+                "--out FILE": "a new .html file (required)",
+                "--most N": "examples that are shown; of more a random part",
+                "--neighbours N": "nearest neighbours that are shown of each",
+                "--columns [A, B]": "columns of the table that are shown; all unless set",
+                "--map M": "tsne or pca",
+                "--pictures N": "side of a picture; chosen from their number, 0 for none",
+                "--seconds N": "of each recording that can be played",
+            },
+            "how examples are read": _READ,
+            "the data": _DATA,
+        },
+    ),
+    "label": (
+        {"RUN": _TRAINED, "DATA": _IMAGES},
+        {
+            "the round": {
+                "--out FOLDER": "where the table to fill in, a sheet and a page go (required)",
+                "--labels A B ...": "tables that were filled in: of earlier rounds, or of your own",
+                "--count N": "files to label in this round",
+                "--by WAY": "typical, uncertain, or auto: typical first, then uncertain",
+                "--own_labels false": "leave alone what the data say, as where folders are no classes",
+                "--page false": "leave out the page to explore",
+                "--seed N": "of the clusterings",
             },
             "how examples are read": _READ,
             "the data": _DATA,
@@ -219,12 +257,39 @@ def wants_help(words: Sequence[str], names: Iterable[str] = ("-h", "--help", "--
 
 
 def brief_help(command: str, summary: str) -> str | None:
-    """The help of one screen; None of a command whose whole help is short."""
+    """The help of one screen; None of a command whose whole help is short, or of which no one was written."""
     if command not in BRIEF:
         return None
-    positional, sections = BRIEF[command]
+    return _screen(command, summary, *BRIEF[command])
+
+
+def screen_of(parser: Any, command: str, summary: str) -> str:
+    """The same of any parser: a line for each option of its own, and how many more each group of options has."""
+    positional: dict[str, str] = {}
+    own: dict[str, str] = {}
+    groups: dict[str, int] = {}
+    for action in parser._actions:
+        names = [name for name in action.option_strings if name.startswith("--")]
+        if not names:
+            positional[str(action.metavar or action.dest).upper()] = _first_words(action.help)
+        elif "." in names[0]:
+            group = names[0].split(".")[0]
+            groups[group] = groups.get(group, 0) + 1
+        elif names[0] not in ("--help", "--json"):
+            own[names[0]] = _first_words(action.help)
+    many = {f"{group}.NAME ...": f"{count} options" for group, count in groups.items()}
+    return _screen(command, summary, positional, {"options": own, **({"groups of options": many} if many else {})})
+
+
+def _first_words(text: str | None) -> str:
+    """The first sentence, on one line of a screen."""
+    first = re.split(r"(?<=[a-z0-9)])[.;] ", " ".join((text or "").split()), maxsplit=1)[0].rstrip(".")
+    return textwrap.shorten(first.replace("%%", "%"), _ROOM, placeholder=" ...")
+
+
+def _screen(command: str, summary: str, positional: Section, sections: Mapping[str, Section]) -> str:
     width = max(len(name) for section in (positional, *sections.values()) for name in section)
-    lines = [f"usage: twofold {command} {' '.join(positional)} [options]", f"{summary[:1].upper()}{summary[1:]}."]
+    lines = [f"usage: twofold {' '.join([command, *positional])} [options]", f"{summary[:1].upper()}{summary[1:]}."]
     for title, section in {"": positional, **sections}.items():
         lines += [f"{title}:"] if title else []
         lines += [f"  {name:<{width}}  {text}".rstrip() for name, text in section.items()]

@@ -34,7 +34,7 @@ from twofold.files import at_home, check_out, write_atomically
 from twofold.options import OptionsParser, add_options, merge, refuse_unused
 from twofold.report.contact import MOST_ACROSS, MOST_ROWS, Shot, Strip, write_sheet
 from twofold.report.explore import write_explorer
-from twofold.results import in_json
+from twofold.results import in_json, unread
 
 TABLE, SHEET, PAGE = "label.csv", "label.png", "label.html"
 """Files of a round."""
@@ -135,9 +135,7 @@ class LabelResult:
         lines += [f"look at this: {note}" for note in self.notes]
         lines += [f"  {each.path}: {each.proposed} {each.probability:.0%}; {each.why}" if each.proposed is not None
                   else f"  {each.path}: {each.why}" for each in self.proposals[:3]]  # fmt: skip
-        if self.skipped:
-            shown = "".join(f"\n  {path}: {reason}" for path, reason in self.skipped[:10])
-            lines.append(f"{len(self.skipped):,} file(s) could not be read:{shown}")
+        lines += unread(self.skipped)
         lines.append(f"fill in the column label of {self.table}; then the same command with --labels {self.table} and "
                      "another --out gives the next")  # fmt: skip
         return "\n".join(lines)

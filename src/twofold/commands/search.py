@@ -28,7 +28,7 @@ from twofold.evaluation.searching import Group, Hit, duplicates, leaks, neighbou
 from twofold.files import check_out, write_atomically
 from twofold.options import OptionsParser, add_options, merge, refuse_unused
 from twofold.report.contact import MOST_ACROSS, MOST_ROWS, Shot, Strip, write_sheet
-from twofold.results import in_json
+from twofold.results import in_json, unread
 
 _OUTLIERS = 20
 """So many are told where nothing is asked for by name."""
@@ -81,6 +81,8 @@ class SearchResult:
         leaks: groups of which some lie in the data and some in `test`.
         outliers: what lies farthest from its neighbours, farthest first.
         skipped: what could not be read, of the data, the queries and the test data: path and reason.
+        similarity: from which two are nearly the same.
+        sought: which of duplicates and leaks were looked for.
     """
 
     path: Path
@@ -91,6 +93,8 @@ class SearchResult:
     leaks: tuple[dict[str, Any], ...] = ()
     outliers: tuple[dict[str, Any], ...] = ()
     skipped: tuple[tuple[str, str], ...] = ()
+    similarity: float = 0.0
+    sought: tuple[str, ...] = ()
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -105,18 +109,20 @@ class SearchResult:
         for query in self.neighbours[:5]:
             found = ", ".join(f"{hit['name']} {hit['similarity']:.2f}" for hit in query["found"][:5])
             lines.append(f"like {query['query']}: {found}")
-        for what, groups in (("nearly the same", self.duplicates), ("in both", self.leaks)):
+        kinds = (("nearly the same", "duplicates", self.duplicates), ("in both", "leaks", self.leaks))
+        for what, name, groups in kinds:
+            if name in self.sought and not groups:
+                lines.append(f"{what}: nothing from a similarity of {self.similarity:g} on")
             if groups:
                 members = sum(len(group["names"]) + len(group.get("test", ())) for group in groups)
-                lines.append(f"{what}: {members:,} examples in {len(groups):,} groups, such as")
+                count = "1 group:" if len(groups) == 1 else f"{len(groups):,} groups, such as"
+                lines.append(f"{what}: {members:,} examples in {count}")
                 lines += [
                     f"  {', '.join([*g['names'], *g.get('test', ())][:6])} ({g['similarity']:.3f})" for g in groups[:3]
                 ]
         if self.outliers:
             lines.append(f"like nothing else: {', '.join(hit['name'] for hit in self.outliers[:5])}")
-        if self.skipped:
-            shown = "".join(f"\n  {path}: {reason}" for path, reason in self.skipped[:10])
-            lines.append(f"{len(self.skipped):,} file(s) could not be read:{shown}")
+        lines += unread(self.skipped)
         return "\n".join([*(lines or ["nothing was found"]), f"{self.words}; written to {self.path}"])
 
     def to_dict(self) -> dict[str, Any]:
@@ -161,6 +167,7 @@ def search(
     search = _Search(shelves, config, folder)
     bank, index = search.searched(data)
     asked = query is not None or bool(names) or test is not None or config.duplicates or config.outliers > 0
+    twice = config.duplicates or not asked
     rows = _rows_of(names or (), bank.found.names)
     new = None if query is None else shelves.of(query, bank.mean)
     other = None if test is None else shelves.of(test, bank.mean)
@@ -168,9 +175,10 @@ def search(
     result = SearchResult(
         folder, len(bank.features), f"{len(bank.features):,} examples{_how(bank)}, {index.words}; similarity: {_MEANS}",
         (*search.like(bank, index, bank, rows, "names"), *search.like(bank, index, new, None, "query")),
-        search.twice(bank, index) if config.duplicates or not asked else (),
+        search.twice(bank, index) if twice else (),
         search.in_both(bank, index, other) if other is not None else (),
-        search.alone(bank, config.outliers or (0 if asked else _OUTLIERS)), tuple(shelves.skipped),
+        search.alone(bank, config.outliers or (0 if asked else _OUTLIERS)), tuple(shelves.skipped), config.similarity,
+        (*(("duplicates",) if twice else ()), *(("leaks",) if other is not None else ())),
     )  # fmt: skip
     document = json.dumps(result.to_dict(), indent=2) + "\n"
     write_atomically(folder / "search.json", lambda file: file.write(document.encode()))

@@ -157,6 +157,11 @@ class SkipList(Sequence[tuple[str, str]]):
         return len(self._reasons)
 
 
+def skipped_of(*sources: Source | None) -> tuple[tuple[str, str], ...]:
+    """(path, reason) of every file that some sources left out, each once."""
+    return tuple(dict.fromkeys(each for source in sources if source is not None for each in source.skipped))
+
+
 def sample_indices(count: int, most: int = SAMPLE) -> NDArray[np.int64]:
     """At most `most` indices spread evenly over 0..count-1, always the same ones."""
     return np.unique(np.linspace(0, count - 1, min(count, most)).astype(np.int64))

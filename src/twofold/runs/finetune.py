@@ -52,7 +52,7 @@ from twofold.evaluation.novelty import MOST_HELD, MOST_SEEN, Novelty, places
 from twofold.evaluation.scores import ManyScores, Scores, score, score_many
 from twofold.evaluation.splits import check_test_labels, labels_fingerprint, without_label
 from twofold.heads import HeadConfig, ProjectionHead
-from twofold.kinds import EXAMPLE
+from twofold.kinds import EXAMPLE, Kind
 from twofold.methods.supervised import Supervised
 from twofold.optim.layer_decay import decay_layers
 from twofold.options import OptionsParser, as_written, merge, plain, refuse_unused
@@ -149,11 +149,11 @@ def _rate(config: FinetuneConfig) -> float:
     return 0.1 if config.freeze == "encoder" else 0.05
 
 
-def resolve(config: FinetuneConfig, images: int) -> FinetuneConfig:
-    """Fill what was left open, from the number of labelled images."""
+def resolve(config: FinetuneConfig, images: int, kind: Kind = "image") -> FinetuneConfig:
+    """Fill what was left open, from the number of labelled images or recordings."""
     batch = config.batch if config.batch is not None else min(64, images)
     if batch > images:
-        raise UserError(f"--batch {batch}: {images} images have a label; give 1..{images}")
+        raise UserError(f"--batch {batch}: {images} {EXAMPLE[kind]}s have a label; give 1..{images}")
     epochs = config.epochs if config.epochs is not None else max(30.0, float(-(-500 * batch // images)))
     optim = config.optim
     if optim.name is None:
@@ -207,7 +207,7 @@ def finetune(
     targets = check_test_labels(part, test)
     _check_balance(config, part)
     words = "; ".join([words, *_about_the_data(header, config, part, test, targets)])
-    config = resolve(config, len(part))
+    config = resolve(config, len(part), kind_of(header["spec"]))
     accelerator, file_hash = start_accelerator(config.training, run), _fingerprint(encoder_file)
     with owned_run(run):
         if resuming:
@@ -396,7 +396,10 @@ def _scored_anew(
 ) -> FinetuneResult:  # fmt: skip
     """The result of a run that is done, on other test images than it was scored on."""
     net = _kept_net(run, config, module)
-    print_rank0(f"{run.path} was scored on other images: its net is scored on those of {test.name}, nothing is trained")
+    print_rank0(
+        f"{run.path} was scored on other {EXAMPLE[net.input.kind]}s: its net is scored on those of {test.name}, "
+        "nothing is trained"
+    )
     names = read_header(run.encoder_file)["extra"].get("class_names")
     scores = _score(net, config, test, targets, names)
     result = dataclasses.replace(done, scores=scores, test=labels_fingerprint(test))
@@ -418,7 +421,7 @@ def _score(
     return score(result.h[known], np.arange(result.h.shape[1]), targets[known]).named(names)
 
 
-def _text(config: FinetuneConfig, words: str, kind: str) -> str:
+def _text(config: FinetuneConfig, words: str, kind: Kind) -> str:
     """What was trained and how."""
     optim, views = config.optim, config.views
     least, most = views.crop_area or CROP_AREA
@@ -436,7 +439,7 @@ def _text(config: FinetuneConfig, words: str, kind: str) -> str:
         f"lr {optim.lr:g} ({optim.lr_rule or 'none'}), weight decay {optim.weight_decay:g}, {optim.schedule}, "
         f"{config.epochs:g} epochs, batch {config.batch}; "
         f"{seen}; seed {config.seed}; "
-        "the test images were scored once, after the last step"
+        f"the test {EXAMPLE[kind]}s were scored once, after the last step"
     )
 
 

@@ -19,7 +19,7 @@ from twofold.data.decoding.frames import Frame, are_more, frames_of
 from twofold.data.decoding.pixels import DEEP_MODES, GREY_MODES, PixelRange, as_picture, nodata_of
 from twofold.data.decoding.room import PIXELS
 from twofold.errors import UserError
-from twofold.reading import regular
+from twofold.reading import reason_of, regular
 
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -298,7 +298,7 @@ def faults_told(path: str, contents: bytes | None = None) -> Iterator[None]:
         empty = (Path(path).stat().st_size if contents is None else len(contents)) == 0
         raise BadImage(path, "empty file" if empty else "not an image of a format that Pillow reads") from error
     except Exception as error:  # malformed bytes make Pillow's decoders raise nearly every kind of exception
-        raise BadImage(path, " ".join(str(error).split()) or type(error).__name__) from error  # in one line
+        raise BadImage(path, reason_of(error)) from error
 
 
 def open_image(path: str, config: DataConfig, contents: bytes | None = None) -> Image.Image:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from twofold.data.decoding import ffmpeg
 from twofold.data.decoding.opening import BadImage
 from twofold.errors import UserError
-from twofold.reading import regular
+from twofold.reading import reason_of, regular
 
 EXTENSIONS = (
     ".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".sph", ".caf", ".w64", ".wv1", ".wv2"
@@ -103,6 +103,8 @@ def recording_header(path: str, held: Held | None = None) -> tuple[int, int] | s
             samples, rate, channels = int(info.frames), int(info.samplerate), int(info.channels)
         return _unlikely(samples, rate, channels) or (samples, rate)
     except (OSError, RuntimeError, ValueError, TypeError, IndexError) as error:  # soundfile's are RuntimeErrors
+        if isinstance(error, OSError) and error.strerror:
+            return reason_of(error)
         library = "FFmpeg" if _for_ffmpeg(path) else "libsndfile"
         return _compressed(path, held) or f"not a recording that {library} reads: {error}"
 
@@ -212,7 +214,7 @@ def _blocks(path: str, start: int, count: int, held: Held | None) -> Iterator[ND
             for wave in waves:
                 yield wave.mean(axis=1, dtype=np.float32)
     except (OSError, RuntimeError, ValueError, IndexError) as error:
-        raise BadRecording(path, f"cannot be decoded: {error}") from error
+        raise BadRecording(path, f"cannot be decoded: {reason_of(error)}") from error
 
 
 def _waves(file: Any, path: str, start: int, count: int) -> Generator[NDArray[np.float32]]:

@@ -20,6 +20,7 @@ from torch import nn
 
 from twofold.console import duration
 from twofold.data import DataConfig, Source
+from twofold.data.base import skipped_of
 from twofold.encoders import Encoder, UtteranceEncoder, load_head, read_header
 from twofold.encoders.composed import EncoderWithHead, InParts, in_parts
 from twofold.encoders.load import load
@@ -37,6 +38,7 @@ from twofold.evaluation.prepared import Prepared
 from twofold.evaluation.protocols.beside import NAMES, Row, beside
 from twofold.kinds import EXAMPLE, Kind
 from twofold.options import Variant, option, refuse_unused
+from twofold.results import unread
 from twofold.views.resample import Resample
 
 Progress = Callable[[str, int, int], None]
@@ -221,6 +223,7 @@ class Result(ABC):
         file: the JSON document that it was written to; None if it was not.
         kept_in: the file of what was fitted, for `twofold.predict`; None if it was not to be kept.
         published: lines that set what is published for the run's recipe beside it.
+        skipped: files that could not be read: path and reason.
     """
 
     protocol: str
@@ -231,6 +234,7 @@ class Result(ABC):
     file: Path | None = field(default=None, compare=False)
     kept_in: Path | None = field(default=None, compare=False)
     published: list[str] = field(default_factory=list, compare=False)
+    skipped: list[tuple[str, str]] = field(default_factory=list, compare=False)
 
     @property
     @abstractmethod
@@ -266,6 +270,7 @@ class Result(ABC):
                 *self.lines(),
                 *self.published,
                 f"protocol: {self.words}",
+                *unread(self.skipped),
                 f"encoder unchanged: sha256 {self.digest[:16]}... before and after",
                 took + (f"; written to {self.file}" if self.file else ""),
                 *([f"for twofold predict: {self.kept_in}"] if self.kept_in else []),
@@ -429,6 +434,8 @@ class Protocol(ABC):
         number = getattr(self.config, "parts", 1)
         reader, selection = in_parts(encoder, number), self.select(encoder, parts)
         result = self._measured(reader, selection, extractor, progress)
+        bad = skipped_of(parts.train, parts.test, parts.validation)
+        result = dataclasses.replace(result, skipped=list(bad))
         if not getattr(self.config, "baselines", False):
             return result
 

@@ -454,7 +454,7 @@ def _names(source: Source, features: Features) -> NDArray[Any] | None:
 
 
 def _used(source: Source, features: Features, images: int) -> DataUsed:
-    skipped, unlabelled = len(features.skipped), _unlabelled(features)
+    skipped, unlabelled = len(source.skipped), _unlabelled(features)
     return DataUsed(source.name, images, skipped, unlabelled, source.fingerprint(), features.kept)
 
 
