@@ -8,7 +8,7 @@ from argparse import ArgumentError
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from jsonargparse import ArgumentParser, Namespace
 
@@ -61,6 +61,7 @@ def parse(parser: ArgumentParser, command: str, arguments: Sequence[str]) -> dic
     parser.prog = f"twofold {command}"
     words = resolve(_names(parser, command), arguments)
     words = [f"{word}=true" if _is_bare_flag(parser, words, i) else word for i, word in enumerate(words)]
+    words = _bracketed(parser, words)
     try:
         namespace: Namespace = parser.parse_args(words, defaults=False)
     except ArgumentError as error:
@@ -91,6 +92,31 @@ def _too_many(parser: ArgumentParser, command: str, words: Sequence[str], more: 
         return f"{before} takes no value, and {last} stands after it: leave it out"
     takes = " ".join(name.upper() for name in _names(parser, command).before) or "options alone"
     return f"too many words: {more}; `twofold {command}` takes {takes}, and options by name"
+
+
+def _bracketed(parser: ArgumentParser, words: Sequence[str]) -> list[str]:
+    """The words with brackets around the values of options that take several: ``--columns a,b`` is ``[a,b]``."""
+    result: list[str] = []
+    for word in words:
+        before = result[-1] if result else ""
+        name, equals, value = word.partition("=")
+        if word.startswith("--") and equals and _takes_several(parser, name):
+            result.append(f"{name}={_in_brackets(value)}")
+        elif not word.startswith("--") and _takes_several(parser, before):
+            result.append(_in_brackets(word))
+        else:
+            result.append(word)
+    return result
+
+
+def _takes_several(parser: ArgumentParser, name: str) -> bool:
+    hint = getattr(parser._option_string_actions.get(name), "_typehint", None)
+    kinds = (hint,) if get_origin(hint) is tuple else tuple(each for each in get_args(hint) if each is not type(None))
+    return bool(kinds) and all(get_origin(each) is tuple for each in kinds)
+
+
+def _in_brackets(value: str) -> str:
+    return value if value[:1] in ("[", "(", "{") or value in ("", "null", "~") else f"[{value}]"
 
 
 def _is_bare_flag(parser: ArgumentParser, words: Sequence[str], i: int) -> bool:

@@ -16,7 +16,7 @@ from twofold.commands.embed import embed
 from twofold.data import open_source
 from twofold.encoders import SpeechEncoder, Waves, save_encoder
 from twofold.errors import UserError
-from twofold.evaluation.embeddings import Embeddings
+from twofold.evaluation.embeddings import Embeddings, as_column
 from twofold.evaluation.neighbours import centred
 
 
@@ -46,6 +46,15 @@ def table(tmp_path_factory):
     (root / "02.png").write_bytes(b"broken")
     (root / "list.csv").write_text("\n".join(lines))
     return root / "list.csv"
+
+
+def test_numbers_with_gaps_stay_numbers():
+    assert as_column([1, None, 2.5]).tolist()[::2] == [1.0, 2.5]
+    assert np.isnan(as_column([1, None, 2.5])[1])
+    assert as_column([1, 2]).dtype.kind == "i"
+    assert as_column(["a", None, 3]).tolist() == ["a", "", "3"]
+    assert as_column([None, None]).tolist() == ["", ""]
+    assert as_column([True, None]).tolist() == ["True", ""]
 
 
 def test_columns_stay_with_their_rows(of_images, table, tmp_path):

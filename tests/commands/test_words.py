@@ -132,6 +132,19 @@ def test_a_library_s_model_is_not_told_in_place_of_ours(tmp_path, capsys):
     assert len({*meant}) == len(meant)
 
 
+def test_several_values_need_no_brackets():
+    def given(command, *words):
+        return parsers.parse(COMMANDS[command].parser(), command, ["RUN", "DATA", *words])
+
+    assert list(given("embed", "--columns", "camera")["columns"]) == ["camera"]
+    assert list(given("embed", "--columns=camera,taken at")["columns"]) == ["camera", "taken at"]
+    assert list(given("embed", "--columns", "[camera]")["columns"]) == ["camera"]
+    views = parsers.parse(COMMANDS["pretrain"].parser(), "pretrain", ["DATA", "--crop-area", "0.2,1"])["views"]
+    assert list(views["crop_area"]) == [0.2, 1.0]
+    assert given("evaluate", "--class_weights", "balanced")["class_weights"] == "balanced"  # a word or numbers
+    assert given("evaluate", "--data.band_ranges", "null")["data"]["band_ranges"] is None
+
+
 @pytest.mark.parametrize("command", list(BRIEF))
 def test_help_is_a_screen_of_options_that_exist(command, capsys):
     assert cli.main([command, "--help"]) == 0

@@ -314,7 +314,9 @@ def _kept(file: Path, count: int) -> Part | None:
 
 
 def as_column(values: Sequence[Any]) -> NDArray[Any]:
-    """Values of a table as an array: numbers where all are numbers, else text; what is missing is empty text."""
-    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
-        return np.array(values)
+    """Values of a table as an array: numbers where all that are given are, of which a missing one is no number (nan);
+    else text, of which a missing one is empty."""
+    given = [value for value in values if value is not None]
+    if given and all(isinstance(value, int | float) and not isinstance(value, bool) for value in given):
+        return np.array(values if len(given) == len(values) else [np.nan if v is None else v for v in values])
     return np.array(["" if value is None else str(value) for value in values])
