@@ -333,8 +333,9 @@ def test_channels_of_arrays_follow_pillow():
     pillow = np.stack([np.array(Image.fromarray(image).convert("L")) for image in colour])
     np.testing.assert_array_equal(grey[:, 0].numpy(), pillow)
     np.testing.assert_array_equal(set_channels(grey, 3, "x").numpy(), np.repeat(pillow[:, None], 3, 1))
-    with pytest.raises(UserError, match=r"--data.channels 3"):
-        set_channels(images_to_tensor(np.zeros((2, 9, 9, 4)), "x"), 3, "x")
+    for channels, others in ((3, "1 or 3"), (1, "1 or 3"), (5, "1 or 5")):
+        with pytest.raises(UserError, match=rf"--data.channels {channels} would need {others} of them"):
+            set_channels(images_to_tensor(np.zeros((2, 9, 9, 4)), "x"), channels, "x")
 
 
 def test_configuration_errors_name_the_option():

@@ -320,9 +320,10 @@ def set_channels(images: torch.Tensor, channels: int | None, name: str) -> torch
         # ITU-R 601 in the same 16-bit fixed point as Pillow, in chunks: the products need 4 bytes a pixel.
         parts = [(19595 * c[:, :1] + 38470 * c[:, 1:2] + 7471 * c[:, 2:] + 0x8000) >> 16 for c in _int32_chunks(images)]
         return torch.cat([part.to(torch.uint8) for part in parts])
+    others = 3 if channels == 1 else channels
     raise UserError(
-        f"{name} has {have} channels; --data.channels {channels} would need 1, 3 or {channels} of them: choose "
-        "some with --data.bands"
+        f"{name} has {have} channels; --data.channels {channels} would need 1 or {others} of them: choose some with "
+        "--data.bands"
     )
 
 
