@@ -97,7 +97,7 @@ def test_the_smallest_pictures_leave_time_for_a_whole_width(side, width):
     assert f"resnet10 at width {width:g} (CPU" in told
 
 
-@pytest.mark.parametrize(("epochs", "momentum", "norm"), [(8, 0.797, True), (200, 0.992, False)])
+@pytest.mark.parametrize(("epochs", "momentum", "norm"), [(8, 0.797, True), (200, 0.992, False), (100, 0.984, True)])
 def test_moco_s_head_has_batch_norm_where_its_key_encoder_follows_fast(epochs, momentum, norm):
     options = {"method.name": "moco", "batch": 32, "epochs": float(epochs)}
     config, _ = choose(build(options), facts(3947), torch.device("cpu"))

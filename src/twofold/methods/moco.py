@@ -71,7 +71,7 @@ class MoCo(ContrastiveMethod):
         200,000."""
         symmetric: bool | None = None
         """Each view is query and key in turn, and both losses are added. When not given, false, as published, and true
-        where the key encoder follows fast (a momentum below 0.98)."""
+        where the key encoder follows fast (a momentum below 0.99)."""
         bn_splits: int | None = None
         """Equal runs of a device's batch that batch norm takes for devices (the CIFAR-10 demo: 8). When not given, up
         to 8 of at least 16 images for a ResNet on one device, else 1, and 1 where the key encoder follows fast."""
@@ -113,8 +113,8 @@ class MoCo(ContrastiveMethod):
 
         @property
         def follows_fast(self) -> bool:
-            """Whether the key encoder is nearly the query encoder, as in runs of less than 10,000 steps."""
-            return self.momentum is not None and self.momentum < 0.98
+            """Whether the key encoder is nearly the query encoder, as in runs of less than 20,000 steps."""
+            return self.momentum is not None and self.momentum < 0.99
 
         @property
         def head_norm(self) -> bool:
