@@ -5,8 +5,18 @@ import re
 import numpy as np
 import pytest
 
-from twofold.report import MOST_BARS, Points, Series, bar_figure, heat_figure, histogram_figure, overlap, point_figure
-from twofold.report.canvas import HEIGHT, SERIES, VARIABLES
+from twofold.report import (
+    MOST_BARS,
+    Points,
+    Series,
+    bar_figure,
+    heat_figure,
+    histogram_figure,
+    map_figure,
+    overlap,
+    point_figure,
+)
+from twofold.report.canvas import CLASSES, HEIGHT, SERIES, VARIABLES
 from twofold.report.charts import _legend, _range
 
 
@@ -100,3 +110,19 @@ def test_a_legend_takes_as_many_columns_as_fit():
     assert _legend(["1x", "2x", "4x"]) == (3, 0)
     columns, more = _legend(["both, labelled images"] * 5)
     assert (columns, more) == (2, pytest.approx(0.4))
+
+
+def test_maps_beside_each_other_have_a_colour_for_each_class():
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 2, 7], 5)
+    panels = [(name, rng.random((15, 2)).astype(np.float32)) for name in ("h", "z")]
+    figure = map_figure("Maps", panels, labels, [f"class {i}" for i in range(8)], note="Ours.")
+    for k in range(3):
+        assert f"var({VARIABLES[CLASSES[k]]})" in figure.svg
+    assert f"var({VARIABLES[CLASSES[3]]})" not in figure.svg
+    assert figure.svg.count(">class 2<") == 1, "one legend for both"
+    assert (
+        figure.alt == "Maps: maps of 15 examples by h and z, coloured by class: class 0 (5), class 2 (5), class 7 (5)."
+    )
+    with pytest.raises(ValueError, match="10 classes apart, got 15"):
+        map_figure("Many", panels, np.arange(15), [str(i) for i in range(15)])

@@ -17,14 +17,10 @@ from twofold.errors import Stopped, UserError
 from twofold.report.tables import terminal
 from twofold.runs.config import build
 from twofold.studies import cells
-from twofold.studies.ablating import (
-    AugmentationsStudy,
-    BatchStudy,
-    HeadsStudy,
-    LossesStudy,
-    MocoStudy,
-)
+from twofold.studies.ablating import AugmentationsStudy, BatchStudy, LossesStudy
 from twofold.studies.grid import Score
+from twofold.studies.heads import HeadsStudy
+from twofold.studies.moco import MocoStudy
 from twofold.studies.second import DepthStudy, MemoryStudy
 from twofold.studies.shares import FewLabelsStudy
 from twofold.studies.sizes import LinearStudy, SizeStudy
@@ -71,7 +67,10 @@ def test_every_place_is_a_run_of_its_own(kind, data):
     assert all({each.first, each.second} <= where for each in made.contrasts())
     known = {"linear", *(after.name for part in parts for after in part.after)}
     known |= {f"{name}, {what}" for name in known for what in ("h", "z")}
+    known |= {each for part in parts for each in made.also(part)}
     assert all({each.of, each.against or each.of} <= known for each in made.contrasts()), "all of it is measured"
+    said = list(made.contrasts())
+    assert all(each.more in said and each.less in said for each in made.trends()), "what is compared is told, too"
 
 
 def test_the_composition_matrix():
@@ -84,12 +83,10 @@ def test_the_composition_matrix():
         ("color", "color"): ["color"],
     }  # fmt: skip
     for views in places.values():
-        assert (views["operators_on"], views["shared_crop"], views["color_strength"], views["blur"]) == (
-            "first",
-            True,
-            0,
-            0,
-        )
+        own = {name: views[name] for name in ("operators_on", "shared_crop", "color_strength", "blur", "rotation")}
+        assert own == {
+            "operators_on": "first", "shared_crop": True, "color_strength": 0, "blur": 0, "rotation": 0
+        }, "what a recipe does to both views is left out"  # fmt: skip
     assert len(of(AugmentationsStudy).places()) == 49
 
 
@@ -137,7 +134,8 @@ def test_tables_and_verdicts():
     many = of(BatchStudy).page(scores({(str(n), e): 0.5 for n in range(2, 14) for e in ("5", "20")}, seeds=1))
     assert many.figures[0].note.startswith("Of 12 the first 10; the table has all.")
     assert of(MocoStudy).published("v1", "") == 60.8
-    assert of(MocoStudy).published("a", "") is None
+    assert of(MocoStudy).published("a", "") == 66.2
+    assert of(MocoStudy).published("b", "") is None
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,11 @@ from twofold.options import OptionsParser, merge
 from twofold.report.tables import terminal
 from twofold.runs.config import FinetuneConfig
 from twofold.studies import kept
-from twofold.studies.ablating import AugmentationsStudy, BatchStudy, HeadsStudy, MocoStudy, eigenvalues
+from twofold.studies.ablating import AugmentationsStudy, BatchStudy
 from twofold.studies.after import After
 from twofold.studies.grid import Score
+from twofold.studies.heads import HeadsStudy, eigenvalues
+from twofold.studies.moco import MocoStudy
 from twofold.studies.second import DepthStudy, MemoryStudy, from_layer
 from twofold.studies.sizes import LinearStudy, SizeStudy
 from twofold.studies.strengths import StrengthStudy
@@ -338,4 +340,7 @@ def test_each_runs_and_leaves_a_page(data, name, options):
     assert result.page is not None
     assert all(0 <= value <= 1 for value in result.metrics.values())
     if name == "heads":
-        assert "64 x 64 matrix" in result.page.read_text()
+        page = result.page.read_text()
+        assert "64 x 64 matrix" in page
+        assert "h beside z" in page
+        assert {"z" in cell.more for cell in result.cells if cell.row != "none"} == {True}

@@ -48,7 +48,7 @@ def test_cells_are_objectives_by_views(data):
     assert len({json.dumps(options, default=str) for options in found.values()}) == 12
     places = {(place.row, place.column) for place in study.places()}
     contrasts = study.contrasts()
-    assert len(contrasts) == 2 * 4 + 3 * 3
+    assert len(contrasts) == 2 * 4 + 3 * 3 + 3 * 2
     assert all({first, second} <= places for _, first, second, *_ in contrasts)
 
 
@@ -84,12 +84,13 @@ def test_it_runs_and_goes_on(data, tmp_path, monkeypatch):
     asked, begin = [], cells._begin
     monkeypatch.setattr(cells, "_begin", lambda cell, *more: (asked.append(cell.work), begin(cell, *more))[1])
     assert cli.main(words) == 0
-    assert [work["scoring"] for work in asked] == [{"baselines": False, "parts": 2}] * 2
+    assert [(work["scoring"], work["also"]) for work in asked] == [({"parts": 2}, ["baselines"]), ({"parts": 2}, [])]
     assert cli.main([*words, "--resume"]) == 0
     assert len(asked) == 2, "nothing is done again"
     results = json.loads((tmp_path / "s" / "study.json").read_text())["results"]
     assert [(each["row"], each["column"]) for each in results] == [
         ("reconstruction only", "wave"), ("reconstruction only", "neither")
     ]  # fmt: skip
+    assert [set(each["more"]) for each in results] == [{"majority", "filterbank", "untrained"}, set()]
     (evaluation, *_) = (tmp_path / "s" / "cell00-seed0" / "evaluations").glob("linear-*.json")
     assert "features are those of 2 parts of equal length, side by side" in json.loads(evaluation.read_text())["words"]

@@ -13,6 +13,7 @@ from twofold.commands.pretrain import pretrain
 from twofold.devices import choose_device, peak_memory
 from twofold.encoders.load import load
 from twofold.errors import Stopped, UserError
+from twofold.evaluation.protocols.classifier import Evaluation
 from twofold.reading import read_json
 from twofold.runs.config import RunConfig
 from twofold.studies.after import After, measure
@@ -29,19 +30,23 @@ def run_cell(place: Path, work: dict[str, Any]) -> None:
     cell = RunSpec(**work["cell"])
     took = _trained(place, work["data"], cell)
     run = RunDirectory(place)
-    shared: dict[str, Any] = {"data": cell.options.get("data", {})} | work.get("scoring", {})
+    shared: dict[str, Any] = {"data": cell.options.get("data", {}), "baselines": False} | work.get("scoring", {})
     if work["test"] is not None:
         shared["test"] = work["test"]
-    linear, knn = (
-        evaluate(place, work["data"], protocol=protocol, **own, **shared).metrics["top1"]
-        for protocol, own in (("linear", {}), ("knn", {"k": work["k"]}))
-    )
+    also = work.get("also", ())
+    linear = evaluate(place, work["data"], protocol="linear", **shared | {"baselines": "baselines" in also})
+    knn = evaluate(place, work["data"], protocol="knn", k=work["k"], **shared).metrics["top1"]
     machine: dict[str, Any] = {name: cell.options[name] for name in cell.options.keys() & {"data", "training"}}
     afters = [After(*each) for each in work.get("after", ())]
     more = measure(place, run.encoder_file, afters, work["data"], work["test"], machine)
+    assert isinstance(linear, Evaluation)  # of the protocol "linear"
+    more |= {name: scores.top1 for name, scores in linear.baselines.items()}
+    if "z" in also:
+        more["z"] = evaluate(place, work["data"], protocol="linear", features="z", **shared).metrics["top1"]
     if "other" in work:  # other labels of the same images
         more["other_top1"] = evaluate(place, work["other"], protocol="linear", **shared).metrics["top1"]
-    outcome = Outcome(cell.method, cell.batch, cell.seed, linear, knn, more=more, **took)
+    top1 = linear.metrics["top1"]
+    outcome = Outcome(cell.method, cell.batch, cell.seed, top1, knn, more=more, **took)
     run.write_json("cell.json", asdict(outcome))
 
 

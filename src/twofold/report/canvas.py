@@ -15,7 +15,12 @@ WIDTH, HEIGHT = 4.6, 2.9  # inches of 72 units
 # Stand-ins that cannot occur otherwise; the page's style sheet gives the variables a light and a dark value.
 INK, FAINT, GRID = "#010101", "#020202", "#030303"
 SERIES = tuple(f"#0{i}0f0f" for i in range(1, 6))
-VARIABLES = {INK: "--ink", FAINT: "--faint", GRID: "--grid"} | {c: f"--s{i}" for i, c in enumerate(SERIES, 1)}
+CLASSES = tuple(f"#0{i}0e0e" for i in range(10))
+VARIABLES = (
+    {INK: "--ink", FAINT: "--faint", GRID: "--grid"}
+    | {c: f"--s{i}" for i, c in enumerate(SERIES, 1)}
+    | {c: f"--c{i}" for i, c in enumerate(CLASSES)}
+)
 MARKERS = "os^Dv"
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from twofold.report.canvas import FAINT, HEIGHT, INK, MARKERS, SERIES, VARIABLES, WIDTH, Figure, draw, place
+from twofold.report.canvas import CLASSES, FAINT, HEIGHT, INK, MARKERS, SERIES, VARIABLES, WIDTH, Figure, draw, place
 from twofold.report.plots import Series
 
 _FAINTEST, _STRONGEST = 0.04, 0.5  # of a heat map's cells; more would leave too little contrast with the ink
@@ -301,6 +301,51 @@ def histogram_figure(
     return Figure(title, svg, f"{title}. {' '.join(words)}", note)
 
 
+def map_figure(
+    title: str,
+    panels: Sequence[tuple[str, NDArray[np.float32]]],
+    labels: NDArray[np.int64],
+    classes: Sequence[str],
+    *,
+    note: str = "",
+) -> Figure:
+    """Maps of the same examples side by side, a colour and a mark for each class.
+
+    Args:
+        title: heading.
+        panels: of each map its name and the places [n, 2] of the examples in [0, 1].
+        labels: [n] classes, of at most ten kinds.
+        classes: names, by label.
+        note: caption.
+
+    Raises:
+        UserError: matplotlib is missing.
+    """
+    present = np.unique(labels)
+    if len(present) > len(CLASSES):
+        raise ValueError(f"a map tells {len(CLASSES)} classes apart, got {len(present)}")
+
+    def paint(figure: Any) -> None:
+        for axes, (name, xy) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+            for k, label in enumerate(present):
+                x, y = xy[labels == label].T
+                axes.plot(x, y, MARKERS[k % len(MARKERS)], color=CLASSES[k], markersize=2.5, label=classes[label])
+            axes.set_title(name, fontsize=10)
+            axes.set_aspect("equal")
+            axes.set_xticks([])
+            axes.set_yticks([])
+        handles, names = figure.axes[0].get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside lower center", ncols=columns, markerscale=2, **_LEGEND)
+
+    across = 3.1 * len(panels)
+    names = [classes[label] for label in present]
+    columns, more = _legend(names, across, most=5)
+    svg, _ = draw(title, paint, size=(across, 3.5 + more))
+    said = ", ".join(f"{name} ({(labels == label).sum()})" for name, label in zip(names, present, strict=True))
+    shown = " and ".join(name for name, _ in panels)
+    return Figure(title, svg, f"{title}: maps of {len(labels)} examples by {shown}, coloured by class: {said}.", note)
+
+
 def overlap(histograms: NDArray[np.float64]) -> float:
     """The mean share that two of these histograms [k, bins], each of sum 1, have in common; 1 where all are alike."""
     pairs = [np.minimum(histograms[a], histograms[b]).sum() for a in range(len(histograms)) for b in range(a)]
@@ -322,9 +367,9 @@ def _range(series: Sequence[Series]) -> tuple[float, float]:
     return bottom, high + 0.12 * (high - bottom)
 
 
-def _legend(names: Sequence[str]) -> tuple[int, float]:
-    """In how many columns a legend of these names fits, and the inches that its further lines take."""
-    columns = max(1, min(3, int(72 * WIDTH / (48 + 5.2 * max(map(len, names))))))
+def _legend(names: Sequence[str], across: float = WIDTH, most: int = 3) -> tuple[int, float]:
+    """In how many columns a legend of these names fits that many inches, and those that its further lines take."""
+    columns = max(1, min(most, int(72 * across / (48 + 5.2 * max(map(len, names))))))
     return columns, 0.2 * (-(-len(names) // columns) - 1)
 
 

@@ -39,7 +39,7 @@ STUDIES: dict[str, Line] = {
     "transformations": Line(
         "twofold.studies.transformations:TransformationsStudy", "what h keeps of a view and z does not (Table 3)"
     ),
-    "heads": Line("twofold.studies.ablating:HeadsStudy", "projection heads by kind and size (figure 8)"),
+    "heads": Line("twofold.studies.heads:HeadsStudy", "projection heads by kind and size, h against z (figure 8)"),
     "losses": Line("twofold.studies.ablating:LossesStudy", "NT-Xent against the losses of Table 4"),
     "batch": Line("twofold.studies.ablating:BatchStudy", "batch against length of training (figure 9)"),
     "size": Line(
@@ -52,7 +52,9 @@ STUDIES: dict[str, Line] = {
         "twofold.studies.second:DepthStudy", "layers of the head by where fine-tuning starts (SimCLR v2)"
     ),
     "memory": Line("twofold.studies.second:MemoryStudy", "SimCLR v2 with and without its memory"),
-    "moco": Line("twofold.studies.ablating:MocoStudy", "from MoCo to MoCo v2, change by change (its Table 1)"),
+    "moco": Line(
+        "twofold.studies.moco:MocoStudy", "from MoCo to MoCo v2 (its Table 1), its temperature, momentum and queue"
+    ),
     "speech": Line("twofold.studies.speech:SpeechStudy", "contrast, reconstruction and both, by views of recordings"),
     "suppression": Line(
         "twofold.studies.suppression:SuppressionStudy", "random bits or digits that both views share, against classes"

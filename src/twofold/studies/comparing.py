@@ -21,11 +21,19 @@ class Comparison(NamedTuple):
     verdict: str
 
 
-def compare(words: str, pairs: Sequence[tuple[float, float]]) -> Comparison:
-    """The difference of shares that belong together pair by pair, as those of one seed do."""
+def compare(
+    words: str, pairs: Sequence[tuple[float, float]], said: tuple[str, str] = ("better", "worse")
+) -> Comparison:
+    """The difference of shares that belong together pair by pair, as those of one seed do.
+
+    Args:
+        words: what is compared.
+        pairs: of shares, or of differences of shares.
+        said: of a clear difference, where the first is the higher and where it is the lower.
+    """
     first, second = zip(*pairs, strict=True)
     gap = paired(first, second).times(100)
-    verdict = ("better" if gap.mean > 0 else "worse") if gap.clear else "no clear difference"
+    verdict = said[0 if gap.mean > 0 else 1] if gap.clear else "no clear difference"
     return Comparison(words, f"{gap.words()}{' (one seed)' if gap.error is None else ''}", verdict)
 
 

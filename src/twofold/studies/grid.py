@@ -11,7 +11,7 @@ import json
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 
@@ -32,6 +32,10 @@ from twofold.studies.base import Folder, Study, reading_options
 from twofold.studies.cells import Cell, run_cells
 from twofold.studies.comparing import Comparison, compare, in_words, on_page
 from twofold.studies.methods import RunSpec, read_outcome
+
+Also = Literal["z", "baselines"]
+"""What else linear evaluation can tell of a cell: accuracy on z, and what stands beside the number (a filterbank or
+pixels, the untrained encoder), which takes longer than the number itself."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +128,29 @@ class Contrast(NamedTuple):
     of: str = "linear"
     against: str | None = None
 
+    def pairs(self, cells: Sequence[Score]) -> dict[int, tuple[float, float]]:
+        """Both shares by seed, where both were measured."""
+        sides = (self.first, self.of), (self.second, self.against or self.of)
+        by = [
+            {cell.seed: cell.value(measure) for cell in cells if (cell.row, cell.column) == place}
+            for place, measure in sides
+        ]
+        found = {seed: (by[0][seed], by[1].get(seed)) for seed in sorted(by[0])}
+        return {seed: (a, b) for seed, (a, b) in found.items() if a is not None and b is not None}
+
+
+class Trend(NamedTuple):
+    """Two comparisons of which the first is to be the larger: what a paper finds to grow or to shrink.
+
+    Attributes:
+        words: what is said of them.
+        more, less: the comparisons; less is taken from more, seed by seed.
+    """
+
+    words: str
+    more: Contrast
+    less: Contrast
+
 
 class GridStudy(Study[GridPart, Score]):
     """A table of pretrained encoders; a part is a run in a process of its own.
@@ -165,6 +192,10 @@ class GridStudy(Study[GridPart, Score]):
     def contrasts(self) -> Sequence[Contrast]:
         """What is compared; places that are not in the table are left out."""
 
+    def trends(self) -> Sequence[Trend]:  # most papers say none of a table
+        """Comparisons that are compared with each other."""
+        return ()
+
     def published(self, row: str, column: str) -> float | None:  # noqa: ARG002  # most tables have none
         """The paper's linear accuracy in %, at its size; None where none is known."""
         return None
@@ -179,6 +210,10 @@ class GridStudy(Study[GridPart, Score]):
     def scoring(self) -> dict[str, Any]:
         """Options of `twofold evaluate` by which cells are scored, beside those that all studies share."""
         return {}
+
+    def also(self, part: GridPart) -> Sequence[Also]:  # noqa: ARG002  # most tables show nothing else
+        """What else linear evaluation is to tell of a cell, under its name in `Score.more`."""
+        return ()
 
     def after(self, place: Place, seed: int) -> Sequence[After]:  # noqa: ARG002  # most studies ask nothing more
         """What else is measured of a place's encoder."""
@@ -233,7 +268,7 @@ class GridStudy(Study[GridPart, Score]):
         method = part.options.get("method", {}).get("name") or "simclr"
         spec = RunSpec(method, part.options.get("batch") or 0, part.seed, part.options)
         work = {"data": self.data, "test": self.config.test, "k": self.config.k, "cell": dataclasses.asdict(spec)}
-        work["scoring"] = self.scoring()
+        work["scoring"], work["also"] = self.scoring(), list(self.also(part))
         work["after"] = [list(after) for after in part.after]
         return Cell(self.folder.path / part.name, work)
 
@@ -252,19 +287,12 @@ class GridStudy(Study[GridPart, Score]):
         return Table(self.title, [self.rows_are, *(column or "linear" for column in columns)], body, note)
 
     def comparisons(self, cells: Sequence[Score]) -> list[Comparison]:
-        """Each contrast, seed by seed; those that were not measured are left out."""
-        by = {(cell.row, cell.column, cell.seed): cell for cell in cells}
-        found = []
-        for words, first, second, of, against in self.contrasts():
-            pairs = []
-            for seed in sorted({cell.seed for cell in cells}):
-                one, other = by.get((*first, seed)), by.get((*second, seed))
-                a = None if one is None else one.value(of)
-                b = None if other is None else other.value(against or of)
-                if a is not None and b is not None:
-                    pairs.append((a, b))
-            if pairs:
-                found.append(compare(words, pairs))
+        """Each contrast and each trend, seed by seed; those that were not measured are left out."""
+        found = [compare(each.words, list(pairs.values())) for each in self.contrasts() if (pairs := each.pairs(cells))]
+        for trend in self.trends():
+            gaps = [{seed: a - b for seed, (a, b) in each.pairs(cells).items()} for each in (trend.more, trend.less)]
+            if both := [(gaps[0][seed], gaps[1][seed]) for seed in gaps[0] if seed in gaps[1]]:
+                found.append(compare(trend.words, both, ("larger", "smaller")))
         return found
 
     def remark(self, cells: Sequence[Score]) -> str:  # noqa: ARG002

@@ -13,7 +13,7 @@ import numpy as np
 
 from twofold.errors import UserError
 from twofold.report import Figure, Points, point_figure
-from twofold.studies.grid import Contrast, Place, Score, axes_of, left_off, values
+from twofold.studies.grid import Contrast, Place, Score, Trend, axes_of, left_off, values
 from twofold.studies.nets import net_options
 from twofold.studies.shares import FewLabelsConfig, FewLabelsStudy, tuned
 
@@ -29,7 +29,8 @@ class SizeConfig(FewLabelsConfig):
     widths: tuple[float, ...] = (0.25, 0.5)
     """Multiples of their widths."""
     labels: tuple[str, ...] = ()
-    """Shares or numbers of labels to fine-tune on, too, as `twofold finetune --labels` takes them."""
+    """Shares or numbers of labels to fine-tune on, too, as `twofold finetune --labels` takes them, the fewest first:
+    what size gains with the first is compared with what it gains with the last."""
 
 
 class SizeStudy(FewLabelsStudy):
@@ -61,6 +62,18 @@ class SizeStudy(FewLabelsStudy):
                 pairs.append((f"{nets[-1]} less {nets[0]}, width {high}", (nets[-1], high), (nets[0], high)))
             found += [Contrast(words + said, first, second, measure) for words, first, second in pairs]
         return found
+
+    def trends(self) -> Sequence[Trend]:
+        """What size gains with the first of the shares of labels, the smallest as a rule, against the last."""
+        if len(self.config.labels) < 2:
+            return []
+        few, many = (tuned(self.config.labels[i]) for i in (0, -1))
+        each = {(contrast.first, contrast.second, contrast.of): contrast for contrast in self.contrasts()}
+        return [
+            Trend(f"{contrast.words}, less the same {many}", contrast, each[first, second, many])
+            for (first, second, of), contrast in each.items()
+            if of == few
+        ]
 
     def figures(self, cells: Sequence[Score]) -> Sequence[Figure]:
         """Linear accuracy against the number of parameters; what size gains with each share of labels."""

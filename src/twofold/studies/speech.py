@@ -7,16 +7,19 @@ its own table could not be read, so that the protocol is ours and none of its nu
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from twofold.data import AudioSource, Source
 from twofold.errors import UserError
+from twofold.evaluation.protocols.beside import NAMES
 from twofold.options import merge
+from twofold.report import Table
 from twofold.runs.config import RunConfig
 from twofold.runs.inputs import audio_order
-from twofold.studies.grid import Contrast, GridConfig, GridStudy, Place
+from twofold.studies.grid import Also, Contrast, GridConfig, GridPart, GridStudy, Place, Score, beside, values
 
 Objective = Literal["contrast", "reconstruction", "both"]
 Views = Literal["both", "wave", "spectrogram", "neither"]
@@ -33,6 +36,10 @@ VIEWS: dict[Views, tuple[str, dict[str, Any]]] = {
     "spectrogram": ("spectrogram", _CLEAN),
     "neither": ("neither", merge(_CLEAN, _UNMASKED)),
 }
+
+
+_BESIDE = ("filterbank", "filterbank_thirds", "untrained")
+"""What learns nothing, by its name in `twofold.evaluation.protocols.beside.NAMES`."""
 
 
 @dataclass(frozen=True)
@@ -77,8 +84,13 @@ class SpeechStudy(GridStudy):
         audio_order(config, source)
 
     def scoring(self) -> dict[str, Any]:
-        """How many parts of a recording are averaged; nothing beside that the table does not show."""
-        return {"baselines": False} | ({} if self.config.parts == 1 else {"parts": self.config.parts})
+        """How many parts of a recording are averaged."""
+        return {} if self.config.parts == 1 else {"parts": self.config.parts}
+
+    def also(self, part: GridPart) -> Sequence[Also]:
+        """The filterbank alone and the untrained encoder, which are those of all cells of a seed, once for each."""
+        first = next(each for each in self.parts if each.seed == part.seed)
+        return ("baselines",) if part.name == first.name else ()
 
     def places(self) -> Sequence[Place]:
         """Row the objective, column the views."""
@@ -92,7 +104,8 @@ class SpeechStudy(GridStudy):
         return found
 
     def contrasts(self) -> Sequence[Contrast]:
-        """Both halves against each, under all views; then, for each objective, both kinds of change against each."""
+        """Both halves against each, under all views; for each objective, both kinds of change against each; and each
+        objective against what learns nothing."""
         both, every = OBJECTIVES["both"][0], VIEWS["both"][0]
         found = [
             Contrast(f"both less {name}, {column}", (both, column), (name, column))
@@ -108,4 +121,25 @@ class SpeechStudy(GridStudy):
                 for column, _ in VIEWS.values()
                 if column != every
             ),
+            *(
+                Contrast(f"{name} less {NAMES[other]}", (name, every), self._first(), against=other)
+                for name in self._rows()
+                for other in ("filterbank", "untrained")
+            ),
         ]
+
+    def _rows(self) -> list[str]:
+        return [OBJECTIVES[each][0] for each in self.config.objectives]
+
+    def _first(self) -> tuple[str, str]:
+        """The place whose cells have the baselines."""
+        return self._rows()[0], VIEWS[self.config.views[0]][0]
+
+    def table(self, cells: Sequence[Score]) -> Table:
+        """Below the objectives what stands beside them, whatever the views."""
+        table, rows = super().table(cells), []
+        for name in _BESIDE:
+            if found := values(cells, self._first(), name):
+                rows.append([NAMES[name], beside(found, None), *[""] * (len(table.columns) - 2)])
+        note = f"{table.note} The lowest rows learn nothing from recordings and have no views." if rows else table.note
+        return dataclasses.replace(table, rows=[*table.rows, *rows], note=note)

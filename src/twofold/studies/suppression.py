@@ -147,10 +147,6 @@ class SuppressionStudy(GridStudy):
     rows_are, columns_are = "temperature", "competing"
     source: ClassVar[str] = "the authors' notebook on MNIST, a small net of theirs; arXiv 2011.02803"
 
-    def scoring(self) -> dict[str, Any]:
-        """Without the pixels beside, of which there are many channels."""
-        return {"baselines": False}
-
     def places(self) -> Sequence[Place]:
         """Row the temperature, column the amount. Colours stay, since they would change the bits."""
         views = {"color_strength": 0.0, "grayscale": 0.0, "crop_area": [0.5, 1.0]}
