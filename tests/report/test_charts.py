@@ -124,5 +124,8 @@ def test_maps_beside_each_other_have_a_colour_for_each_class():
     assert (
         figure.alt == "Maps: maps of 15 examples by h and z, coloured by class: class 0 (5), class 2 (5), class 7 (5)."
     )
+    named = map_figure("Names", panels, labels, ["_other", "", "$5 to $9", *[""] * 4, "c"]).svg
+    assert ">_other<" in named, "a name is the user's"
+    assert ">$5 to $9<" in named
     with pytest.raises(ValueError, match="10 classes apart, got 15"):
         map_figure("Many", panels, np.arange(15), [str(i) for i in range(15)])

@@ -329,21 +329,21 @@ def map_figure(
         for axes, (name, xy) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
             for k, label in enumerate(present):
                 x, y = xy[labels == label].T
-                axes.plot(x, y, MARKERS[k % len(MARKERS)], color=CLASSES[k], markersize=2.5, label=classes[label])
+                axes.plot(x, y, MARKERS[k % len(MARKERS)], color=CLASSES[k], markersize=2.5)
             axes.set_title(name, fontsize=10)
-            axes.set_aspect("equal")
-            axes.set_xticks([])
-            axes.set_yticks([])
-        handles, names = figure.axes[0].get_legend_handles_labels()
-        figure.legend(handles, names, loc="outside lower center", ncols=columns, markerscale=2, **_LEGEND)
+            axes.set(aspect="equal", xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), xticks=[], yticks=[])
+            axes.spines[["left", "bottom"]].set_visible(False)
+        # The user's names: none is left out for its first letter, and none is mathematics.
+        shown = [name.replace("$", r"\$") for name in names]
+        figure.legend(figure.axes[0].lines, shown, loc="outside lower center", ncols=columns, markerscale=2, **_LEGEND)
 
     across = 3.1 * len(panels)
     names = [classes[label] for label in present]
     columns, more = _legend(names, across, most=5)
-    svg, _ = draw(title, paint, size=(across, 3.5 + more))
+    svg, _ = draw(title, paint, size=(across, 3.9 + more))
     said = ", ".join(f"{name} ({(labels == label).sum()})" for name, label in zip(names, present, strict=True))
-    shown = " and ".join(name for name, _ in panels)
-    return Figure(title, svg, f"{title}: maps of {len(labels)} examples by {shown}, coloured by class: {said}.", note)
+    maps = " and ".join(name for name, _ in panels)
+    return Figure(title, svg, f"{title}: maps of {len(labels)} examples by {maps}, coloured by class: {said}.", note)
 
 
 def overlap(histograms: NDArray[np.float64]) -> float:

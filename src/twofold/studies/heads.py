@@ -91,10 +91,10 @@ class HeadsStudy(GridStudy):
         return () if part.row == "none" else ("z",)
 
     def contrasts(self) -> Sequence[Contrast]:
-        """Nonlinear against linear at each size, linear against none, and h against z of each head."""
+        """Nonlinear against linear at each size, both against none, and h against z of each head."""
         sizes = [str(size) for size in self.config.outputs]
         found = [Contrast(f"nonlinear less linear, {s} outputs", ("nonlinear", s), ("linear", s)) for s in sizes]
-        found.append(Contrast("linear less none", ("linear", sizes[-1]), ("none", AS_H)))
+        found += [Contrast(f"{kind} less none", (kind, sizes[-1]), ("none", AS_H)) for kind in ("nonlinear", "linear")]
         places = [(kind, size) for kind in ("nonlinear", "linear") for size in sizes]
         return [*found, *(Contrast(f"h less z, {k}, {s} outputs", (k, s), (k, s), "linear", Z) for k, s in places)]
 
