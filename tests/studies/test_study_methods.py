@@ -110,7 +110,7 @@ def test_what_cannot_be_studied_is_said_before_anything_is_trained(tmp_path):
     with pytest.raises(UserError, match="has no labels"):
         study("methods", tmp_path / "bare.npy", tmp_path / "out")
     (tmp_path / "c.yaml").write_text("method: {queue: 8}")
-    with pytest.raises(UserError, match="holds fewer keys than the 16 of one step"):
+    with pytest.raises(UserError, match="holds fewer keys than the 32 of one step"):
         study("methods", tmp_path / "data.npz", tmp_path / "out", batches=(16,), config=str(tmp_path / "c.yaml"))
     with pytest.raises(UserError, match="--batch 128: there are 64 images"):
         study("methods", tmp_path / "data.npz", tmp_path / "out", batches=(16, 128))

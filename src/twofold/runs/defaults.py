@@ -39,7 +39,7 @@ def choose(config: RunConfig, facts: DataFacts, device: torch.device) -> tuple[R
     config = rules.lengths(replace(config, encoder=encoder), facts, gpu, reasons)
     config = rules.optimiser(config, reasons)
     batch = config.batch or 1
-    steps = max(1, round((config.epochs or 0) * facts.count / batch))
+    steps = max(1, round(min((config.epochs or 0) * facts.count / batch, 1e15)))  # what is too long is refused later
     method, more = config.method.chosen(facts, batch, steps, encoder.name or "")
     reasons += more
     method.check_batch(batch)
