@@ -15,7 +15,7 @@ from twofold.errors import UserError
 from twofold.evaluation.protocols.classifier import DataUsed, Evaluation
 from twofold.evaluation.scores import score
 from twofold.heads import HeadConfig, ProjectionHead
-from twofold.options import OptionsParser
+from twofold.options import OptionsParser, merge
 from twofold.report.tables import terminal
 from twofold.studies import heads as heads_module
 from twofold.studies.ablating import BatchStudy
@@ -119,6 +119,18 @@ def test_mocos_own_options_are_varied_in_the_papers_cases():
         ("v1, momentum 0.9", "v1, momentum 0.99"),  # and else the largest
         ("v1, 256 keys", "v1, 1,024 keys"),
     ]
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_momenta_are_compared_with_all_else_alike(given):
+    """Elsewhere a fast key encoder brings the symmetric loss and batch norm in the head."""
+    study = of(MocoStudy, cases=["v1"], momenta=[0.5, 0.999])
+    if given:
+        study.shared = {"method": {"symmetric": True}, "head": {"norm": True}}
+    whole, fast, slow = (place.options for place in study.places())
+    assert (fast["method"]["symmetric"], fast["head"]["norm"]) == (given, given)
+    assert merge(fast, {"method": {"momentum": 0.999}}) == slow
+    assert "symmetric" not in whole["method"]
 
 
 def test_only_what_is_confirmed_stands_beside_mocos_options():

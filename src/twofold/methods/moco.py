@@ -74,7 +74,7 @@ class MoCo(ContrastiveMethod):
         where the key encoder follows fast (a momentum below 0.99)."""
         bn_splits: int | None = None
         """Equal runs of a device's batch that batch norm takes for devices (the CIFAR-10 demo: 8). When not given, up
-        to 8 of at least 16 images for a ResNet on one device, else 1, and 1 where the key encoder follows fast."""
+        to 8 of at least 16 images for a ResNet on one device, else 1."""
         shuffle: bool | None = None
         """Encode keys in an order that parts them from their queries' batch statistics; default true."""
 
@@ -106,8 +106,7 @@ class MoCo(ContrastiveMethod):
                 config = replace(config, queue=queue)
             if config.bn_splits is None and world_size() == 1 and "resnet" in encoder and "timm:" not in encoder:
                 splits = max(s for s in (1, 2, 4, 8) if batch % s == 0 and batch // s >= (16 if s > 1 else 1))
-                splits, why = (1, f"momentum {config.momentum:g}") if config.follows_fast else (splits, "one device")
-                reasons.append(f"method.bn_splits {splits} ({why})")
+                reasons.append(f"method.bn_splits {splits} (one device)")
                 config = replace(config, bn_splits=splits)
             return config, reasons
 

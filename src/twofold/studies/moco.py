@@ -82,11 +82,18 @@ class MocoStudy(GridStudy):
         found = [Place(name, "", self._options(name)) for name in CHANGES if name in self.config.cases]
         for name, values_ in self.config.swept().items():
             for case in SWEEPS[name].published:
-                options = self._options(case)
+                options = merge(self._options(case), self._held() if name == "momentum" else {})
                 found += [
                     Place(_row(case, name, value), "", merge(options, {"method": {name: value}})) for value in values_
                 ]
         return found
+
+    def _held(self) -> dict[str, Any]:
+        """What is chosen by the momentum elsewhere: as it was given, else as published, for every momentum alike."""
+        symmetric, norm = (
+            self.shared.get(room, {}).get(name) for room, name in (("method", "symmetric"), ("head", "norm"))
+        )
+        return {"method": {"symmetric": bool(symmetric)}, "head": {"norm": bool(norm)}}
 
     def _options(self, case: str) -> dict[str, Any]:
         words = CHANGES[case]
