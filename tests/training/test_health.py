@@ -146,15 +146,15 @@ def test_the_outlook_of_four_rows_is_as_wide_as_students_t_makes_it():
 def test_the_outlook_of_what_is_nearly_perfect_leaves_room():
     """Seven of twelve runs came to less than a line through the shares themselves told, which ended beyond 100 %."""
     health = Health(2000, IMAGES)
-    for step, auc in ((30, 0.7), (60, 0.82), (90, 0.86), (120, 0.89), (160, 0.915), (200, 0.925), (230, 0.93)):
+    for step, auc in ((30, 0.7), (60, 0.79), (90, 0.82), (120, 0.845), (160, 0.865), (200, 0.88), (230, 0.885)):
         health.advice(step, WELL | {"step": step, "encoder_norm": step, "retrieval_auc": auc})
     low, high = (float(word.rstrip("%")) for word in re.findall(r"[\d.]+%", health.outlook())[1:])
-    assert 96 < low < high < 99.9
+    assert 93 < low < high < 99
     assert log_odds(1.0) == pytest.approx(math.log(499))
 
 
 def test_an_outlook_of_views_that_all_are_found_waits_for_neighbours():
-    """ "between 100% and 100%" is what the demo was told."""
+    """The demo was told: between 100% and 100%."""
     health = Health(2000, IMAGES)
     for step, auc in ((30, 0.6), (60, 0.79), (90, 0.88), (120, 0.92), (160, 0.95), (200, 0.965), (240, 0.975)):
         health.advice(step, WELL | {"step": step, "encoder_norm": step, "retrieval_auc": auc})

@@ -219,7 +219,7 @@ class Health:
 _GAIN = 0.005
 """kNN accuracy that a quarter of a run has to bring for more of it to be advised."""
 
-_FOUND = 0.995
+_FOUND = 0.98
 """Partners nearer than other views, beyond which an outlook says no more than that."""
 
 _WIDEST = 0.5
