@@ -56,8 +56,8 @@ def test_help_of_a_command_explains_each_option_with_its_default(capsys, command
     assert "usage: twofold" in told
     if command == "pretrain":
         for words in (
-            "--views.crop_area",
-            "default: (0.08, 1.0)",
+            "--views.crop_aspect",
+            "default: (0.75, 1.333",
             "--optim.lr",
             "Passes over the data",
             "--recipe",

@@ -28,7 +28,12 @@ def run(tmp_path_factory):
     """A run of MoCo v2 on torchvision's ResNet-18, one epoch of four steps of 16 into a queue of 40."""
     options = {key: value for key, value in OPTIONS.items() if key != "encoder"}
     encoder = {"name": "torchvision:resnet18", "stem": "imagenet", "mean": MEAN, "std": STD}
-    more = {"epochs": 1, "encoder": encoder, "method": {"name": "moco", "queue": 40, "momentum": 0.9}, "views.size": 32}
+    more = {
+        "epochs": 1,
+        "encoder": encoder,
+        "method": {"name": "moco", "queue": 40, "momentum": 0.99},
+        "views.size": 32,
+    }
     where = tmp_path_factory.mktemp("export") / "run"
     return twofold.pretrain(images(), where, report=False, **merge(options, more, {"monitor.every": 0}))
 

@@ -139,9 +139,10 @@ def test_what_is_left_open_is_chosen_from_the_data(tmp_path):
     run = twofold.pretrain(
         images(), tmp_path / "run", report=False, **merge(options, {"method.name": "moco", "epochs": 1})
     )
-    assert run.read(RunConfig)[0].head.norm is False
-    method = run.read(RunConfig)[0].method
-    assert (method.queue, method.momentum, method.bn_splits) == (32, 0.99, 1)
+    config = run.read(RunConfig)[0]
+    assert config.head.norm is True  # so short a run has a key encoder that follows fast
+    method = config.method
+    assert (method.queue, method.momentum, method.symmetric, method.bn_splits) == (64, 0.0, True, 1)
 
 
 def test_a_queue_too_small_is_refused_before_anything_is_written(tmp_path):

@@ -93,7 +93,9 @@ READERS = {
 
 @pytest.mark.parametrize("kind", ["pipe", "socket", "device"])
 @pytest.mark.parametrize("name", READERS)
-def test_what_is_no_file_is_refused_by_name(name: str, kind: str, tmp_path: Path) -> None:
+def test_what_is_no_file_is_refused_by_name(
+    name: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / name
     if kind == "pipe":
         os.mkfifo(path)
@@ -101,7 +103,7 @@ def test_what_is_no_file_is_refused_by_name(name: str, kind: str, tmp_path: Path
         path.symlink_to("/dev/null")  # (not /dev/zero: who reads that by mistake takes all memory)
     else:
         here = socket.socket(socket.AF_UNIX)
-        os.chdir(tmp_path)  # a socket's path has 108 characters at most
+        monkeypatch.chdir(tmp_path)  # a socket's path has 108 characters at most
         here.bind(name)
     outcome = within_seconds(lambda: READERS[name](path), path if kind == "pipe" else None)
     assert isinstance(outcome, UserError), outcome
