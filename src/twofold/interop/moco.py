@@ -133,7 +133,10 @@ def write_moco(
     if encoder.stem != "imagenet" or encoder.input.channels != 3:
         raise UserError(f"main_lincls.py builds a net with a 7x7 stem for 3 channels; this encoder is {encoder.spec()}")
     if head.config.norm or head.config.kind == "none" or (head.config.kind == "nonlinear" and head.config.layers != 2):
-        raise UserError(f"MoCo's head is linear, or nonlinear of 2 layers, without norm; this one is {head.config}")
+        raise UserError(
+            f"MoCo's head is linear, or nonlinear of 2 layers, without norm; this one is {head.config}: pretrain with "
+            "--head.norm false and --head.layers 2 or --head.kind linear, or export the encoder alone as torchvision"
+        )
     if path.exists():
         raise UserError(f"{path} exists already; choose another name")
     names, state = _head_names(head), {}
