@@ -1,6 +1,7 @@
 """What the defaults of `twofold pretrain` are worth on sets of real pictures, beside raw pixels, the encoder before
 training, other choices, and lightly 1.6.0 run as its documentation runs it.
 
+    python benchmarks/defaults.py CACHE                                       # as long as Twofold chooses
     python benchmarks/defaults.py CACHE --epochs 60                           # equal passes over the data
     python benchmarks/defaults.py CACHE --minutes 3 --arms defaults lightly   # equal time (with --jobs 1)
     python benchmarks/defaults.py CACHE --epochs 60 --arms defaults "--optim.lr 6e-3" "--batch 64"
@@ -150,7 +151,7 @@ def untrained(config: RunConfig, seed: int) -> Any:
     return build_encoder(config.encoder, config.views.size).eval()
 
 
-def cell(folder: Path, arm: str, seed: int, epochs: float, minutes: float | None) -> dict[str, float]:
+def cell(folder: Path, arm: str, seed: int, epochs: float | None, minutes: float | None) -> dict[str, float]:
     """One row's numbers."""
     words = shlex.split(arm) if arm.startswith("--") else []
     given = {name.removeprefix("--"): parsed(value) for name, value in zip(words[::2], words[1::2], strict=True)}
@@ -162,12 +163,13 @@ def cell(folder: Path, arm: str, seed: int, epochs: float, minutes: float | None
     elif arm == "untrained":
         parts = features_of(untrained(config, seed), extractor, folder, config.data)
     elif arm == "lightly":
-        encoder, passed, seconds = lightly_run(config, folder, epochs, None if minutes is None else 60 * minutes, seed)
+        seconds = None if minutes is None else 60 * minutes
+        encoder, passed, seconds = lightly_run(config, folder, epochs or config.epochs, seconds, seed)
         spent = {"epochs": passed, "seconds": seconds}
         rgb = merge_options(config, {"data": {"channels": 3}}).data
         parts = features_of(encoder, extractor, folder, rgb)
     else:
-        length = {"epochs": epochs} if minutes is None else {"minutes": minutes}
+        length = {"epochs": epochs} if epochs else {"minutes": minutes} if minutes else {}
         with tempfile.TemporaryDirectory() as out, contextlib.redirect_stdout(io.StringIO()):
             import twofold
 
@@ -225,13 +227,15 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", default=list(SETS), choices=list(SETS))
     parser.add_argument("--arms", nargs="+", default=["defaults"])
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=float, default=15)
+    parser.add_argument("--epochs", type=float)
     parser.add_argument("--minutes", type=float)
     parser.add_argument("--jobs", type=int, default=1, help="cells at a time, each with its share of the cores")
     parser.add_argument("--cores", type=int, default=2)
     parser.add_argument("--cell", nargs=3, help=argparse.SUPPRESS)
     given = parser.parse_args()
-    length = f"{given.epochs:g} epochs" if given.minutes is None else f"{given.minutes:g} min"
+    if given.epochs and given.minutes:
+        parser.error("--epochs and --minutes are two ways to say one length: give one")
+    length = f"{given.epochs:g} epochs" if given.epochs else f"{given.minutes:g} min" if given.minutes else "as chosen"
     if given.cell:
         name, arm, seed = given.cell[0], given.cell[1].removeprefix("arm: "), given.cell[2]
         torch.set_num_threads(max(1, given.cores // given.jobs))
@@ -265,8 +269,9 @@ def run_missing(given: argparse.Namespace, length: str, file: Path, known: dict[
     while wanted or running:
         while wanted and len(running) < given.jobs:
             name, arm, seed = wanted.pop(0)
-            words = [f"--epochs={given.epochs}", f"--jobs={given.jobs}", f"--cores={given.cores}"]
-            words += [] if given.minutes is None else [f"--minutes={given.minutes}"]
+            words = [f"--jobs={given.jobs}", f"--cores={given.cores}"]
+            words += [f"--epochs={given.epochs}"] if given.epochs else []
+            words += [f"--minutes={given.minutes}"] if given.minutes else []
             command = [sys.executable, __file__, str(given.cache), *words, "--cell", name, "arm: " + arm]
             process = subprocess.Popen([*command, str(seed)], stdout=subprocess.PIPE, text=True)
             running.append((process, (name, arm, seed)))
