@@ -8,9 +8,9 @@
 | digits8 | handwritten, 8 px, grey | 1,297 of scikit-learn's 1,797 | the other 500 |
 | icons | 32 px, by category | Oxygen, Faenza, elementary Xfce | GNOME and Tango: other themes |
 | emoji | 32 px, by category | EmojiOne 4.5 | JoyPixels 11: drawn anew |
-| emoji16 | the same, 16 px | EmojiOne 4.5 | JoyPixels 11 |
-| stamps | up to 64 px, by category | three quarters of Tux Paint's stamps | the others |
-| clipart | up to 64 px, by category | three quarters of Open Clip Art | the others |
+| emoji16, emoji64 | the same, 16 and 64 px | EmojiOne 4.5 | JoyPixels 11 |
+| stamps, stamps128 | up to 64 and 128 px, by category | three quarters of Tux Paint's stamps | the others |
+| clipart, clipart128 | up to 64 and 128 px, by category | three quarters of Open Clip Art | the others |
 
 Debian's packages: oxygen-icon-theme, faenza-icon-theme, elementary-xfce-icon-theme, gnome-icon-theme, tango-icon-theme,
 tuxpaint-stamps-default, openclipart-png. npm's: emojione-assets@4.5.0, emoji-assets@11.0.0 and openmoji@17.0.0 (for the
@@ -27,6 +27,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -112,7 +113,7 @@ _GROUPS = ("people-body", "smileys-emotion", "animals-nature", "food-drink", "ac
            "symbols", "flags")  # fmt: skip
 
 
-def emoji(cache: Path) -> Iterator[Picture]:
+def emoji(cache: Path, side: int = 32) -> Iterator[Picture]:
     """Emoji by Unicode's groups, one skin tone each: EmojiOne for training, its successor's drawings for the test."""
     old, new, table = (cache / name / "package" for name in ("emojione-assets", "emoji-assets", "openmoji"))
     existing(old, new, table)
@@ -122,10 +123,10 @@ def emoji(cache: Path) -> Iterator[Picture]:
         if row["group"] in _GROUPS and not row["skintone"]
     }
     for which, folder in (("train", old), ("test", new)):
-        for file in sorted((folder / "png/32").glob("*.png")):
+        for file in sorted((folder / f"png/{side}").glob("*.png")):
             code = file.stem if file.stem in groups else f"{file.stem}-fe0f"
             if code in groups:
-                yield which, groups[code], file.stem, on_white(Image.open(file), 32)
+                yield which, groups[code], file.stem, on_white(Image.open(file), side)
 
 
 def emoji16(cache: Path) -> Iterator[Picture]:
@@ -134,15 +135,15 @@ def emoji16(cache: Path) -> Iterator[Picture]:
         yield which, group, name, image.resize((16, 16), Image.Resampling.LANCZOS)
 
 
-def stamps(_: Path) -> Iterator[Picture]:
+def stamps(_: Path, side: int = 64) -> Iterator[Picture]:
     """Tux Paint's stamps by the folder that they lie in: photographs and drawings."""
     existing(STAMPS)
     for file in sorted(STAMPS.rglob("*.png")):
         group = file.relative_to(STAMPS).parts[0]
-        yield part(file.stem), group, f"{file.parent.name}-{file.stem}", on_white(Image.open(file), 64)
+        yield part(file.stem), group, f"{file.parent.name}-{file.stem}", on_white(Image.open(file), side)
 
 
-def clipart(_: Path) -> Iterator[Picture]:
+def clipart(_: Path, side: int = 64) -> Iterator[Picture]:
     """Open Clip Art by category, at most 400 of each."""
     existing(CLIPART)
     categories = ("animals", "buildings", "computer", "food", "people", "plants", "recreation", "tools",
@@ -154,12 +155,13 @@ def clipart(_: Path) -> Iterator[Picture]:
         for file in files:
             image = Image.open(file)
             if image.width * image.height < 4_000_000:
-                yield part(file.stem), group, f"{file.parent.name}-{file.stem}", on_white(image, 64)
+                yield part(file.stem), group, f"{file.parent.name}-{file.stem}", on_white(image, side)
 
 
 SETS: dict[str, Callable[[Path], Iterator[Picture]]] = {
-    "digits": digits, "digits8": digits8, "icons": icons, "emoji": emoji, "emoji16": emoji16, "stamps": stamps,
-    "clipart": clipart,
+    "digits": digits, "digits8": digits8, "icons": icons, "emoji": emoji, "emoji16": emoji16,
+    "emoji64": partial(emoji, side=64), "stamps": stamps, "stamps128": partial(stamps, side=128), "clipart": clipart,
+    "clipart128": partial(clipart, side=128),
 }  # fmt: skip
 
 

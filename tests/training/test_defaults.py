@@ -39,6 +39,7 @@ def test_what_was_said_stays():
         "batch": 16,
         "views.size": 48,
         "views.blur": 0.25,
+        "views.color_strength": 0.75,
         "encoder": {"name": "resnet34", "width": 2.0, "stem": "imagenet", "channels": 1},
         "optim": {"name": "sgd", "lr": 0.1, "lr_rule": "linear", "weight_decay": 0.0},
         "method.temperature": 0.7,
@@ -58,12 +59,20 @@ def test_a_blur_of_one_pixel_is_left_out(size, blur):
 
 
 @pytest.mark.parametrize("given", [{}, {"crop_area": (0.3, 1.0)}, {"flip": 0.0}])
-@pytest.mark.parametrize(("size", "strength", "blur"), [(32, 0.5, 0.0), (64, 1.0, 0.5)])
+@pytest.mark.parametrize(("size", "strength", "blur"), [(32, 0.5, 0.0), (64, 0.5, 0.5), (65, 1.0, 0.5)])
 def test_an_option_of_the_views_changes_no_other(given, size, strength, blur):
     config, _ = choose(build({"views": {"size": size} | given}), facts(), torch.device("cpu"))
     assert (config.views.color_strength, config.views.blur) == (strength, blur)
     for name, value in given.items():
         assert getattr(config.views, name) == value
+
+
+@pytest.mark.parametrize(
+    ("side", "cpu", "gpu"), [(20, 20, 20), (32, 32, 32), (63, 32, 32), (64, 32, 64), (128, 32, 128), (129, 64, 128)]
+)
+def test_views_on_a_processor_are_small(side, cpu, gpu):
+    for device, size in (("cpu", cpu), ("cuda", gpu)):
+        assert choose(build({}), facts(side=side), torch.device(device))[0].views.size == size
 
 
 @pytest.mark.parametrize(("size", "least"), [(8, 0.3), (16, 0.3), (17, 0.08), (32, 0.08), (224, 0.08)])

@@ -31,8 +31,10 @@ def test_they_are_the_views_of_a_run() -> None:
     assert torch.equal(second, want[1])
     assert first.shape == (6, 3, 16, 16)
     assert not torch.equal(first, second)
-    large = views_of(64).config
-    assert (large.color_strength, large.blur) == (1.0, 0.5)
+    settings = {
+        side: (views.color_strength, views.blur) for side in (32, 33, 64, 65) for views in [views_of(side).config]
+    }
+    assert settings == {32: (0.5, 0.0), 33: (0.5, 0.5), 64: (0.5, 0.5), 65: (1.0, 0.5)}
 
 
 def test_the_generator_decides_and_others_are_left_alone() -> None:

@@ -47,8 +47,12 @@ Kind = Literal["auto", "exact", "flat", "hnsw", "ivf"]
 worlds (HNSW, arXiv 1603.09320) or its lists around centroids (IVF)."""
 GRAPH_FROM, LISTS_FROM = 100_000, 1_000_000
 """Rows from which `auto` takes HNSW and IVF."""
-_LINKS, _EFFORT_BUILT, _EFFORT = 32, 200, 128
-"""Of HNSW: links a node (faiss's M), and the candidates that are followed in building and in searching."""
+_LINKS, _EFFORT_BUILT, _EFFORT = 32, 64, 64
+"""Of HNSW: links a node (faiss's M), and the candidates that are followed in building and in searching. Twice as many
+and more found one neighbour in a thousand that these miss, and took two to three times as long (docs/search.md)."""
+_PROBED, _LEAST_PROBED, _ROWS_A_LIST = 64, 16, 64
+"""Of IVF: one list of so many is searched, of few lists at least so many; rows that each list's centroid is trained on.
+Four times as many lists found one neighbour in a hundred that these miss, in four times the time."""
 
 
 def centred(features: NDArray[np.floating], mean: NDArray[np.float32] | None = None) -> Centred:
@@ -115,7 +119,8 @@ class FaissIndex:
         elif kind == "ivf":
             lists = max(1, min(int(4 * count**0.5), count // 39))  # faiss wants 39 rows for each centroid
             index = faiss.IndexIVFFlat(faiss.IndexFlatIP(width), width, lists, faiss.METRIC_INNER_PRODUCT)
-            index.nprobe = max(1, lists // 16)
+            index.nprobe = min(lists, max(_LEAST_PROBED, lists // _PROBED))
+            index.cp.max_points_per_centroid = _ROWS_A_LIST
             index.train(bank)
             words = f"faiss IVF, {lists:,} lists of which {index.nprobe:,} are searched"
         else:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from twofold.encoders import Encoder, UtteranceEncoder
 from twofold.encoders.composed import EncoderWithClassifier
@@ -164,9 +165,11 @@ def _images(encoder: Encoder, height: int, width: int) -> Tensor:
 
 
 def _exported(module: nn.Module, example: tuple[Tensor, ...], free: tuple[Mapping[int, Any], ...]) -> ExportedProgram:
-    """The program, whose maps may have sides of 1 though those of the example have not."""
+    """The program, whose maps may have sides of 1, and batches one example, though those of the example have not."""
     try:
-        with _SHAPES.patch(backed_size_oblivious=True):
+        # To choose a kernel, attention asks in torch 2.9 whether the batch is one, and fixes the answer; the
+        # program holds attention whole, and chooses its kernel when it runs.
+        with _SHAPES.patch(backed_size_oblivious=True), sdpa_kernel(SDPBackend.MATH):
             return torch.export.export(module, example, dynamic_shapes=free)
     except _CANNOT as error:
         said = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

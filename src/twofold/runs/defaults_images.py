@@ -9,7 +9,7 @@ from typing import Literal
 from twofold.data import DataFacts
 from twofold.runs.config import RunConfig
 from twofold.views.blur import blur_radius
-from twofold.views.config import SMALL, TINY, TINY_CROP_AREA
+from twofold.views.config import SOFT, TINY, TINY_CROP_AREA, UNBLURRED
 
 
 def describe(facts: DataFacts) -> str:
@@ -17,19 +17,26 @@ def describe(facts: DataFacts) -> str:
     return f"{facts.count:,} images of about {facts.median_width}x{facts.median_height}, {facts.channels} channel(s)"
 
 
+_QUICK, _QUICK_TO = 32, 128
+"""On a CPU, the side of the views of images up to so many pixels: four times the passes of 64 pixels in the same time
+are worth more than the detail (docs/defaults.md). Larger images were not tried."""
+
+
 def sizes(config: RunConfig, facts: DataFacts, gpu: bool, reasons: list[str]) -> RunConfig:
     """The side of the views, and what a small side leaves of them."""
     given, side = config.views, min(facts.median_height, facts.median_width)
     size = given.size
     if size is None:
-        size = side if side <= 32 else min(224 if gpu else 64, max(32, side // 32 * 32))
+        size = side if side <= 32 else min(224, side // 32 * 32) if gpu else _QUICK if side <= _QUICK_TO else 64
         whole = "as large as the images" if side - 32 < size <= side else f"quick on {'a GPU' if gpu else 'a CPU'}"
         reasons.append(f"views.size {size} ({whole})")
     views = given.suited(size)
     open_ones = [name for name in ("color_strength", "blur") if getattr(given, name) is None]
     words = [f"views.{name} {getattr(views, name):g}" for name in open_ones]
-    if size <= SMALL and words:
+    if size <= UNBLURRED and words:
         reasons.append(f"{' and '.join(words)} (the paper's choice at 32 px)")
+    elif size <= SOFT and given.color_strength is None:
+        reasons.append(f"{words[0]} (better than 1 up to {SOFT} px)")
     if size <= TINY and given.crop_area is None:
         reasons.append(f"views.crop_area {list(TINY_CROP_AREA)} (smaller crops of {size} px show next to nothing)")
     if views.blur and blur_radius(size) == 0:

@@ -14,8 +14,9 @@ from twofold.views.studies.operators import make_operator
 
 CROP_AREA = (0.08, 1.0)
 """SimCLR's, of ImageNet's and of CIFAR-10's crops."""
-SMALL = 32
-"""Side of a view up to which colours change half as much and nothing is blurred (arXiv 2002.05709, appendix B.9)."""
+UNBLURRED, SOFT = 32, 64
+"""Sides of a view up to which nothing is blurred, and up to which colours change half as much: the paper's choice at
+32 pixels (arXiv 2002.05709, appendix B.9), the second ours up to 64 (docs/defaults.md)."""
 TINY, TINY_CROP_AREA = 16, (0.3, 1.0)
 """Side of a view up to which crops are larger: of 16 pixels, 0.08 leaves 5 (ours, docs/defaults.md)."""
 
@@ -42,7 +43,7 @@ class ViewsConfig:
     """Largest angle of a small random rotation, in degrees; 0 is none (ours: SimCLR has none)."""
     color_strength: float | None = None
     """The paper's s, which scales jitter_ranges; 0 or less switches jitter and grayscale off. When not given, 1, and
-    0.5 for views of 32 pixels and less, as the paper's."""
+    0.5 for views of 64 pixels and less."""
     jitter: float = 0.8
     """Probability of colour jitter."""
     jitter_ranges: tuple[float, float, float, float] = (0.8, 0.8, 0.8, 0.2)
@@ -77,8 +78,8 @@ class ViewsConfig:
     def suited(self, size: int) -> ViewsConfig:
         """These options for views of `size` pixels, with what is left open as it suits so many."""
         suits: dict[str, Any] = {
-            "color_strength": 0.5 if size <= SMALL else 1.0,
-            "blur": 0.0 if size <= SMALL else 0.5,
+            "color_strength": 0.5 if size <= SOFT else 1.0,
+            "blur": 0.0 if size <= UNBLURRED else 0.5,
             "crop_area": TINY_CROP_AREA if size <= TINY else CROP_AREA,
         }
         return replace(self, size=size, **{name: fit for name, fit in suits.items() if getattr(self, name) is None})

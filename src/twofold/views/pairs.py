@@ -34,8 +34,9 @@ def two_views(
         generator: from which the seed is drawn, or the seed itself; torch's own generator when not given.
         size: side S of a view in pixels; the shorter side of the smallest image when not given.
         options: fields of `ViewsConfig` (`twofold.views`), such as ``color_strength=0.5``, ``crop_area=(0.2, 1.0)``,
-            ``blur=0.0``. Where colour strength and blur are left open, views up to 32 px get 0.5 and none, larger ones
-            1.0 and 0.5; where the crops' area is, views up to 16 px get (0.3, 1.0), larger ones (0.08, 1.0).
+            ``blur=0.0``. Where colour strength is left open, views up to 64 px get 0.5, larger ones 1.0; where blur is,
+            views up to 32 px get none, larger ones 0.5; where the crops' area is, views up to 16 px get (0.3, 1.0),
+            larger ones (0.08, 1.0).
 
     Returns:
         Both views, float32 [n, C, S, S] in [0, 1], row i of both of image i. No gradient reaches the images.
