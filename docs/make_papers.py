@@ -13,8 +13,9 @@ INTRODUCTION = """# The papers, table by table
 `twofold papers` lists these tables, `twofold papers simclr/table-5` shows one with its published values, its recipes
 and its commands (`--json FILE` for programs). Only numbers that were read in a paper's text or in the authors' own
 repository are here; what could not be confirmed is named as left out. No table has been run by us at its published
-size, unless its row says so. `twofold evaluate` and `twofold finetune` of a run from a recipe, whatever else was
-changed in it, print the published value beside theirs.
+size, unless its row says so. `twofold evaluate`, `twofold finetune` and `twofold distill` of a run from a recipe print
+the published value beside theirs, and in what the two are not alike: data, net, options of the run and of its
+evaluation.
 """
 
 

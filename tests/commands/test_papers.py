@@ -16,7 +16,7 @@ from twofold.commands import COMMANDS
 from twofold.commands.papers import commands_of
 from twofold.errors import UserError
 from twofold.parsers import parse
-from twofold.published import MEASURED, SAME, beside, find, papers, published, reached
+from twofold.published import MEASURED, SAME, find, papers, published, reached
 from twofold.studies.transfer.sets import SETS, reported
 
 ITEMS = [item for paper in papers().values() for item in paper.items.values()]
@@ -167,9 +167,9 @@ def test_cells_build(name):
 
 def test_what_is_published_stands_beside():
     assert reached("simclr2-distill-small") == "73.9 % top-1 distilled; 77.5 % top-1 distilled"
-    lines = beside("simclr-imagenet-100", "linear")
-    assert "published: 64.6 % top-1 by linear evaluation (simclr/table-b1; recipe simclr-imagenet-100)" in lines
-    assert beside("demo-mnist", "linear") == beside(None, "linear") == beside("simclr-imagenet-100", "knn") == []
+    assert reached("simclr-imagenet-100") == "64.5 % top-1 by linear evaluation; 64.6 % top-1 by linear evaluation"
+    assert reached("demo-mnist") == ""
+    assert "another recogniser there" in reached("speech-released"), "no setting of ours is to reach it"
 
 
 def test_the_command(capsys, tmp_path):
@@ -198,7 +198,7 @@ def test_the_command(capsys, tmp_path):
 
 
 def test_evaluate_and_finetune_print_the_published_value(tmp_path):
-    """Of a run whose facts name a recipe; what else differs is the run's own doing."""
+    """Of a run whose facts name a recipe, with all that is not as it was published."""
     run = twofold.pretrain(images(), tmp_path / "run", report=False, **OPTIONS | {"epochs": 1, "monitor": {"every": 0}})
     data = dict(zip(("x_train", "y_train"), images(48), strict=True))
     x, y = images(24, seed=1)
@@ -210,6 +210,8 @@ def test_evaluate_and_finetune_print_the_published_value(tmp_path):
     run.config_file.write_text(text.replace("recipe: null", "recipe: simclr-imagenet-1000"))
     found = twofold.evaluate(run.path, str(tmp_path / "data.npz"), protocol="linear")
     assert "published: 69.3 % top-1, 89 % top-5 by linear evaluation (simclr/table-6" in found.text()
+    told = "recipe simclr-imagenet-1000), not to be compared: 1,281,167 examples there, 64 here; 50,000 test examples"
+    assert f"{told} there, 24 here; resnet50 1x there, resnet10 0.125x here; " in found.text()
     assert json.loads(found.file.read_text())["published"] == found.published
     assert "published" not in twofold.evaluate(run.path, str(tmp_path / "data.npz"), protocol="knn", k=3).text()
     small = {"epochs": 1, "batch": 8, "labels": "4/class"}
@@ -223,6 +225,15 @@ def test_evaluate_and_finetune_print_the_published_value(tmp_path):
         views=views, training={"device": "cpu"}, preprocessing="auto", **small,
     )  # fmt: skip
     assert "published: 58.5 % top-1, 83 % top-5 fine-tuned (simclr/table-7" in own.text()
+    assert "not to be compared: 1,281,167 pretraining examples there, 64 here; " in own.text()
+    assert "resnet50 2x there, resnet10 0.125x here" in own.text()
+    student = twofold.distill(
+        own.path, str(tmp_path / "data.npz"), tmp_path / "student", recipe="simclr2-distill-self", epochs=1, batch=8,
+        views=views, optim={"warmup_epochs": 0}, training={"device": "cpu"}, report=False,
+    )  # fmt: skip
+    assert "published: 76.6 % top-1 distilled (student r152-3x-sk, labels 1pct) (simclr2/table-3" in student.text()
+    assert "of the teacher, resnet152 3x with selective kernels there, resnet10 0.125x here" in student.text()
+    assert student.to_dict()["published"] == list(student.published)
     run.config_file.write_text("options: [")
     damaged = twofold.evaluate(run.path, str(tmp_path / "data.npz"), protocol="linear")
     assert damaged.published == [], "a measurement that is done is not lost for a damaged file beside it"

@@ -20,13 +20,15 @@ from twofold.errors import UserError
 from twofold.evaluation.kept import EVALUATIONS, save_fitted
 from twofold.evaluation.protocols.base import PROTOCOLS, EvaluationConfig, Protocol, Result
 from twofold.files import write_atomically
-from twofold.options import OptionsParser, add_options, merge
-from twofold.published import beside
+from twofold.options import OptionsParser, add_options, merge, plain
 from twofold.recipe import read_layers
+from twofold.runs import standing
 from twofold.runs.starting import recipe_of
 
-MEASURED_AS = {"linear": "linear", "imagenet": "linear", "knn": "knn", "ctc": "recogniser"}
-"""Protocol -> how `twofold.published` calls what is measured so."""
+MEASURED_AS = {
+    "linear": ("linear",), "imagenet": ("finetune", "supervised", "distill"), "knn": ("knn",), "ctc": ("recogniser",),
+}  # fmt: skip
+"""Protocol -> how `twofold.published` calls what is measured so; of a classifier that is there, as it came about."""
 
 
 def evaluate(
@@ -59,14 +61,24 @@ def evaluate(
     device = choose_device(config.device, "--device").type
     protocol = kind(config)
     result = protocol.run(file, data, module=encoder, device=device, progress=Progress(), **parts)
-    measured = MEASURED_AS.get(result.protocol)
-    if measured is not None:
-        result = dataclasses.replace(result, published=beside(recipe_of(file), measured))
+    result = dataclasses.replace(result, published=_published(file, config, result))
     written = _write(file, protocol, result)
     if protocol.fitted is not None and written is not None:
         kept = save_fitted(written.with_suffix(".safetensors"), file, protocol.fitted, config.data, encoder)
         result = dataclasses.replace(result, kept_in=kept)
     return dataclasses.replace(result, file=written)
+
+
+def _published(file: Path, config: Any, result: Result) -> list[str]:
+    """What is published for the recipe of the encoder's run, as far as it was measured so."""
+    test = getattr(result, "test", getattr(result, "images", None))
+    tested = getattr(test, "images", test)
+    told = standing.Result(
+        MEASURED_AS.get(result.protocol, ()), list(result.metrics), tested, standing.made(file),
+        evaluation=None if result.protocol == "imagenet" else plain(config),
+        words=["the mean over folds here"] if result.name.endswith("-folds") else [],
+    )  # fmt: skip
+    return standing.beside(recipe_of(file), told)
 
 
 def _name(part: Any) -> str:

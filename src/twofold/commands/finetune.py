@@ -26,13 +26,13 @@ from twofold.evaluation.scores import Scores
 from twofold.files import check_out
 from twofold.kinds import EXAMPLE, Kind
 from twofold.options import OptionsParser, add_options, merge
-from twofold.published import beside
 from twofold.recipe import read_layers
 from twofold.report.outcome import write_outcome_report
 from twofold.results import in_json, measured, unread
 from twofold.runs.config import FinetuneConfig
 from twofold.runs.finetune import FinetuneResult
 from twofold.runs.finetune import finetune as fit
+from twofold.runs.standing import Made, Result, beside, made
 from twofold.runs.starting import recipe_of
 from twofold.training.rundir import RunDirectory
 
@@ -64,7 +64,8 @@ class FinetuneReport:
 
     def to_dict(self) -> dict[str, Any]:
         """In JSON's types."""
-        more = {"path": str(self.path), "metrics": self.metrics, "skipped": in_json(self.skipped)}
+        more = {"path": str(self.path), "metrics": self.metrics, "published": list(self.published)}
+        more |= {"skipped": in_json(self.skipped)}
         return {**more, **in_json(self.result)}
 
     def text(self) -> str:
@@ -138,11 +139,23 @@ def finetune(
     if not result.complete:
         raise Stopped.at(f"at step {result.steps:,}", result.stopped_by or signal.SIGINT)
     page = page_or_word(lambda: write_outcome_report(RunDirectory(out))) if report and started_first() else None
-    lines = beside(RunDirectory(out).facts().get("recipe"), "finetune", "supervised")
-    if checked.freeze == "encoder":  # linear evaluation: what is published is the pretraining's
-        lines += beside(recipe_of(path), "linear")
+    lines = _published(path, Path(out), result)
     kind = kind_of(header["spec"])
     return FinetuneReport(Path(out), result, page, tuple(lines), kind, skipped_of(train, scored))
+
+
+def _published(start: Path, out: Path, result: FinetuneResult) -> list[str]:
+    """What is published for the run's recipe, and where only its classifier was trained, for the encoder's."""
+    run, begun, scores = RunDirectory(out), made(start), result.scores
+    options, facts = run.options(), run.facts()
+    tested, metrics = (scores.count if scores is not None else None), list(measured(scores))
+    own = Made(options, begun.spec, result.labels if options["labels"] == "all" else None)
+    ways = ("finetune", "supervised")
+    lines = beside(facts.get("recipe"), Result(ways, metrics, tested, own, start=begun))
+    if options["freeze"] == "encoder":  # linear evaluation: what is published is the pretraining's
+        whole = Result(("linear",), metrics, tested, begun, evaluation=options, command="finetune")
+        lines += beside(recipe_of(start), whole)
+    return lines
 
 
 def parser() -> ArgumentParser:

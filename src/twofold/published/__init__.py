@@ -7,7 +7,7 @@ not be confirmed is named as left out, with the reason.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any
@@ -27,6 +27,11 @@ MEASURED = {
     "recogniser": "of a recogniser", "view": "by looking",
 }  # fmt: skip
 NOT_RUN = "not run by us"
+_ITEM = frozenset({
+    "title", "columns", "measured", "rows", "command", "families", "evaluation", "apart", "note", "left_out", "run",
+    "recipe", "recipes", "recipe_of", "without_recipe", "start", "starts",
+})  # fmt: skip
+"""What an item's entry in a file can hold."""
 SAME = {
     "simclr-imagenet-100": "simclr-imagenet-grid:batch=4096,epochs=100,rule=linear",
     "simclr-imagenet-100-sqrt": "simclr-imagenet-grid:batch=4096,epochs=100,rule=sqrt",
@@ -53,11 +58,14 @@ class Row:
         values: metric -> published value, in the units of `METRICS`; without those that were not reported, and none
             where the item's `left_out` says so: the row is then a setting of the paper's.
         recipe: the recipe that is to reach it, or of pretraining what is then measured; None where there is none.
+        start: the recipe of the run that it starts from or learns from: the pretraining of what is fine-tuned, the
+            encoder of what is trained with labels, the teacher of what is distilled; None where there is none.
     """
 
     keys: Mapping[str, str]
     values: Mapping[str, float]
     recipe: str | None
+    start: str | None = None
 
     def words(self) -> str:
         """The values for people."""
@@ -76,6 +84,8 @@ class Item:
         rows: of it.
         command_lines: what makes all of it, one command after the other, where its rows' recipes alone do not.
         families: further families of recipes that belong to it.
+        evaluation: the recipe by which its pretrained encoders are measured; empty where that has none.
+        apart: in what every run of ours differs from what was published; empty where that is nothing.
         note, left_out: what a reader should know; empty where there is nothing.
         run: whether we ran it, and how.
     """
@@ -87,6 +97,8 @@ class Item:
     rows: tuple[Row, ...]
     command_lines: tuple[str, ...] = ()
     families: tuple[str, ...] = ()
+    evaluation: str = ""
+    apart: str = ""
     note: str = ""
     left_out: str = ""
     run: str = NOT_RUN
@@ -160,42 +172,58 @@ def published(recipe: str, *measured: str) -> list[tuple[Item, Row]]:
 
 def reached(recipe: str) -> str:
     """What a recipe should reach, in words; empty where nothing is published for it."""
-    found = [f"{row.words()} {MEASURED[item.measured]}" for item, row in published(recipe)]
+    found = [
+        f"{row.words()} {MEASURED[item.measured]}{f' ({item.apart})' if item.apart else ''}"
+        for item, row in published(recipe)
+    ]
     return "; ".join(dict.fromkeys(found))
 
 
-def beside(recipe: str | None, *measured: str) -> list[str]:
-    """Lines that set the published values of a recipe beside a result; none where nothing is published."""
-    return [
-        f"published: {row.words()} {MEASURED[item.measured]} ({item.full_name}; recipe {recipe})"
-        for item, row in (published(recipe, *measured) if recipe else [])
-    ]
-
-
 def _paper(name: str, text: str) -> Paper:
+    """A paper's file, read strictly: YAML cuts off what an unquoted comma or number sign follows."""
     document = yaml.safe_load(text)
+    _only(document, {"title", "source", "items", "left_out", "sections"}, name)
+    for each in document.get("left_out", []):
+        _only(each, {"where", "why"}, f"{name}, left_out")
     items = {key: _item(name, key, value) for key, value in document["items"].items()}
     left_out = tuple((each["where"], each["why"]) for each in document.get("left_out", []))
     sections = tuple((where, what, code, command) for where, what, code, command in document.get("sections", []))
     return Paper(name, document["title"], document["source"], items, left_out, sections)
 
 
+def _only(document: Mapping[str, Any], names: Collection[str], where: str) -> None:
+    """Raise a ValueError for a name that the files do not have."""
+    unknown = sorted(str(name) for name in document if name not in names)
+    if unknown:
+        raise ValueError(f"{where} has {', '.join(unknown)}, which nothing reads: is a text not in quotes?")
+
+
 def _item(paper: str, name: str, document: Mapping[str, Any]) -> Item:
+    _only(document, _ITEM, f"{paper}/{name}")
     columns = document["columns"]
     rows = tuple(_row(document, dict(zip(columns, cells, strict=True))) for cells in document["rows"])
     given = document.get("command", ())
     lines = (given,) if isinstance(given, str) else tuple(given)
     return Item(
         paper, name, document["title"], document["measured"], rows, lines,
-        tuple(document.get("families", ())), document.get("note", ""), document.get("left_out", ""),
-        document.get("run", NOT_RUN),
+        tuple(document.get("families", ())), document.get("evaluation", ""), document.get("apart", ""),
+        document.get("note", ""), document.get("left_out", ""), document.get("run", NOT_RUN),
     )  # fmt: skip
 
 
 def _row(document: Mapping[str, Any], cells: Mapping[str, Any]) -> Row:
     keys = {column: str(value) for column, value in cells.items() if column not in METRICS}
     values = {column: float(value) for column, value in cells.items() if column in METRICS and value is not None}
-    return Row(keys, values, _recipe(document, keys))
+    recipe = _recipe(document, keys)
+    return Row(keys, values, recipe, _start(document, keys) if recipe else None)
+
+
+def _start(document: Mapping[str, Any], keys: Mapping[str, str]) -> str | None:
+    """What a row starts from: made of its keys, or named for one of them."""
+    if "start" in document:
+        return str(document["start"]).format(**keys)
+    named = document.get("starts", {})
+    return next((str(named[value]).format(**keys) for value in keys.values() if value in named), None)
 
 
 def _recipe(document: Mapping[str, Any], keys: Mapping[str, str]) -> str | None:

@@ -115,6 +115,10 @@ class RunDirectory:
         """What else the run was started with: the data's path, count and fingerprint, versions."""
         return dict(self._document()["run"])
 
+    def options(self) -> dict[str, Any]:
+        """All of its options, nested, in plain values, whatever command it is of."""
+        return dict(self._document()["options"])
+
     def _document(self) -> dict[str, Any]:
         try:
             there = self.config_file.exists()
