@@ -1,7 +1,9 @@
 """The registry of published results against the papers' numbers, its recipes, its command, and lines beside results."""
 
 import json
+import re
 import shlex
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,7 @@ from twofold.commands import COMMANDS
 from twofold.commands.papers import commands_of
 from twofold.errors import UserError
 from twofold.parsers import parse
-from twofold.published import MEASURED, SAME, find, papers, published, reached
+from twofold.published import MEASURED, SAME, _paper, find, papers, published, reached
 from twofold.studies.transfer.sets import SETS, reported
 
 ITEMS = [item for paper in papers().values() for item in paper.items.values()]
@@ -78,6 +80,55 @@ def test_every_item_names_what_there_is(item):
         assert words[0] == "twofold"
         name, rest = command_of(words[1:])
         parse(COMMANDS[name].parser(), name, rest)
+
+
+@pytest.mark.parametrize("item", ITEMS, ids=lambda item: item.full_name)
+def test_every_item_is_commands_that_lead_from_data_to_its_result(item):
+    """Nothing is taken that no command made, and no command is told in a note that could not be run as it stands."""
+    lines, made = commands_of(item), set()
+    assert lines
+    for line in lines:
+        words = shlex.split(line)
+        taken = {word.strip("[],") for word in " ".join(words).split() if word.strip("[],").startswith("runs/")}
+        out = words[words.index("--out") + 1] if "--out" in words else None
+        assert taken - {out} <= made, line
+        assert out is not None or words[1] in ("evaluate", "transfer", "recipes"), line
+        made.add(out)
+    for line in re.findall(r"`(twofold [^`]+)`", item.note + item.left_out):
+        words = shlex.split(line)
+        assert "..." not in words
+        assert "RUN" in words or "--out" in words, line
+        name, rest = command_of(words[1:])
+        parse(COMMANDS[name].parser(), name, rest)
+    measured = {
+        "linear": {"finetune", "evaluate", "study", "recipes"}, "knn": {"evaluate"}, "recogniser": {"evaluate"},
+        "finetune": {"finetune", "study"}, "distill": {"distill", "study"}, "transfer": {"transfer", "study"},
+    }  # fmt: skip
+    assert shlex.split(lines[-1])[1] in measured.get(item.measured, {shlex.split(lines[-1])[1]}), (
+        "it ends in the measure"
+    )
+
+
+def test_what_the_files_do_not_know_is_refused():
+    """YAML takes a comma or a number sign outside quotes for its own: a reason ended before its comma so."""
+    text = (
+        "title: A\nsource: b\nitems: {}\nleft_out:\n  - {where: all, why: only the abstract, and no table, was read}\n"
+    )
+    with pytest.raises(ValueError, match="and no table, was read, which nothing reads: is a text not in quotes"):
+        _paper("a", text)
+    assert _paper("a", text.replace("only the abstract, and no table, was read", '"of it, nothing"')).left_out == (
+        ("all", "of it, nothing"),
+    )
+    item = "title: A\nsource: b\nitems:\n  x: {title: of a, b, columns: [c], measured: linear, rows: []}\n"
+    with pytest.raises(ValueError, match="a/x has b, which nothing reads"):
+        _paper("a", item)
+    for file in resources.files("twofold.published").iterdir():
+        for line in file.read_text().splitlines() if file.name.endswith(".yaml") else []:
+            assert line.startswith("#") or not re.fullmatch(r"[^\"'#]*[^\s\"'#] #.*", line), (
+                f"{file.name}: {line} is cut off"
+            )
+    (left,) = [each for each in papers()["intriguing"].left_out if each[0].startswith("the paper's tables")]
+    assert left[1] == "only the abstract, the authors' page and their notebook could be read"
 
 
 @pytest.mark.parametrize("paper", papers().values(), ids=lambda paper: paper.name)
@@ -185,7 +236,7 @@ def test_the_command(capsys, tmp_path):
     assert cli.main(["papers", "simclr/table-b1", "--json", str(tmp_path / "table.json")]) == 0
     document = json.loads((tmp_path / "table.json").read_text())["simclr/table-b1"]
     assert document["rows"][0]["values"] == {"top1": 57.5}
-    assert len(document["commands"]) == 48
+    assert len(document["commands"]) == 2 * 48, "each is pretrained, and then measured"
     assert cli.main(["papers", "simclr/table-99"]) == 2
     assert "there is no 'table-99' in simclr" in capsys.readouterr().err
     assert cli.main(["recipes", "simclr-imagenet-grid", "--cell", "batch=256,epochs=100"]) == 0

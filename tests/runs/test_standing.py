@@ -37,7 +37,7 @@ def linear(recipe, *, spec=R50, images=1_281_167, tested=50_000, evaluation="lin
 
 
 @pytest.mark.parametrize(
-    "recipe", PRETRAINED[::5] + ["simclr2-imagenet-800", "speech-released", "moco-cifar10-symmetric"]
+    "recipe", [*PRETRAINED[::5], "simclr2-imagenet-800", "speech-released", "moco-cifar10-symmetric"]
 )
 def test_a_run_with_no_option_changed_differs_in_nothing(recipe):
     assert changes(recipe, as_run(recipe)) == []
@@ -85,8 +85,8 @@ def test_many_differences_are_counted():
 
 
 def test_another_way_of_measuring_is_no_result_to_stand_beside():
-    knn = {name: plain(OptionsParser(EvaluationConfig).build(merge({"protocol": "knn"}, own)))
-           for name, own in (("as there", load("knn-moco-cifar10").options), ("h", {"k": 200, "preprocessing": "none"}))}  # fmt: skip
+    there, h = load("knn-moco-cifar10").options, {"protocol": "knn", "k": 200, "preprocessing": "none"}
+    knn = {name: plain(OptionsParser(EvaluationConfig).build(own)) for name, own in (("as there", there), ("h", h))}
     found = {}
     for name, options in knn.items():
         made = Made(as_run("moco-cifar10-asymmetric"), None, 50_000)

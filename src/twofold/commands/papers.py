@@ -8,7 +8,7 @@ from typing import Any
 from jsonargparse import ArgumentParser
 
 from twofold.commands.arguments import new_parser
-from twofold.published import MEASURED, METRICS, Item, find
+from twofold.published import MEASURED, METRICS, Item, Row, find, published
 from twofold.published import papers as every_paper
 from twofold.recipe import load
 from twofold.report.tables import Table, terminal
@@ -66,17 +66,47 @@ def papers(name: str | None = None) -> PapersResult:
 
 
 def commands_of(item: Item) -> list[str]:
-    """What reproduces an item, command by command: pretraining, and what is then measured."""
+    """What reproduces an item, command by command: pretraining, what is done from it, and what is then measured.
+
+    Each run that one takes was made by one before it.
+    """
     if item.command_lines:
         return list(item.command_lines)
-    return [command for recipe in item.recipes() for command in _commands(recipe)]
+    lines = [line for row in item.rows for line in _from_the_start(item, row)]
+    lines += [f"twofold recipes {family}" for family in item.families]
+    return list(dict.fromkeys(lines))
 
 
-def _commands(name: str) -> list[str]:
-    recipe = load(name)
-    if recipe.axes:
-        return [f"twofold recipes {name}"]
-    return [recipe.line("runs/pretrained", f"runs/{name.replace(':', '-').replace(',', '-').replace('=', '')}")]
+def _from_the_start(item: Item, row: Row) -> list[str]:
+    """All commands of a row, each run's folder being that which the next one takes."""
+    if row.recipe is None:
+        return []
+    recipe, folder, start, lines = load(row.recipe), _folder(item, row), "runs/pretrained", list[str]()
+    if row.start is not None:
+        before = load(row.start)
+        if item.measured == "supervised":
+            start = f"runs/fresh-{_plain(row.start)}"
+            lines = [f"twofold fresh --recipe {row.start} --out {start}"]
+        elif before.command == "pretrain":
+            start = f"runs/{_plain(row.start)}"
+            lines = [before.line("", start)]
+        else:
+            alike = [each for each in published(row.start) if each[1].keys.get("labels") == row.keys.get("labels")]
+            start = _folder(*alike[0])
+            lines = _from_the_start(*alike[0])
+    lines = [*lines, recipe.line(start, folder)]
+    return [*lines, load(item.evaluation).line(folder, f"{folder}-linear")] if item.evaluation else lines
+
+
+def _folder(item: Item, row: Row) -> str:
+    """Of a row's run: named for its recipe, and for the row where several share one."""
+    shared = sum(other.recipe == row.recipe for other in item.rows) > 1
+    return f"runs/{'-'.join([_plain(str(row.recipe)), *(row.keys.values() if shared else ())])}"
+
+
+def _plain(recipe: str) -> str:
+    """A recipe's name as a folder's."""
+    return recipe.replace(":", "-").replace(",", "-").replace("=", "")
 
 
 def _values(item: Item) -> str:
@@ -97,12 +127,14 @@ def _in_full(item: Item) -> str:
     heads = [f"{m} ({METRICS[m].partition(' ')[0]})" for m in metrics]
     commands = commands_of(item)
     shown = [f"  {command}" for command in commands[:6]]
-    shown += [f"  ... {len(commands) - 6} more, one for each recipe below"] if len(commands) > 6 else []
+    shown += [f"  ... {len(commands) - 6} more, likewise for each recipe below"] if len(commands) > 6 else []
     words = [
         f"{item.full_name}: {item.title}",
         f"{every_paper()[item.paper].source}; {MEASURED[item.measured]}; {item.run}",
         *(["commands:", *shown] if commands else ["no command makes this"]),
         *(["", terminal(Table(item.title, [*keys, *heads, "recipe"], rows))] if rows else []),
+        *([f"settings: twofold recipes NAME, such as {item.recipes()[0]}"] if item.recipes() else []),
+        *([f"not as published: {item.apart}"] if item.apart else []),
         *([item.note] if item.note else []),
         *([f"left out: {item.left_out}"] if item.left_out else []),
     ]

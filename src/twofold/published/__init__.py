@@ -33,6 +33,10 @@ _ITEM = frozenset({
 })  # fmt: skip
 """What an item's entry in a file can hold."""
 SAME = {
+    "moco-cifar10-asymmetric": "moco-cifar10:loss=asymmetric,epochs=200",
+    "moco-cifar10-symmetric": "moco-cifar10:loss=symmetric,epochs=200",
+    "moco-v2-imagenet-200": "moco-imagenet-200:row=d",
+    "simclr-imagenet-without:what=blur": "simclr-imagenet-color:strength=1",
     "simclr-imagenet-100": "simclr-imagenet-grid:batch=4096,epochs=100,rule=linear",
     "simclr-imagenet-100-sqrt": "simclr-imagenet-grid:batch=4096,epochs=100,rule=sqrt",
     "simclr-imagenet-800": "simclr-imagenet-grid:batch=4096,epochs=800,rule=linear",
