@@ -17,9 +17,10 @@ from twofold.errors import Stopped, UserError
 from twofold.report.tables import terminal
 from twofold.runs.config import build
 from twofold.studies import cells
-from twofold.studies.ablating import AugmentationsStudy, BatchStudy, LossesStudy
+from twofold.studies.ablating import AugmentationsStudy, BatchStudy
 from twofold.studies.grid import Score
 from twofold.studies.heads import HeadsStudy
+from twofold.studies.losses import LossesStudy
 from twofold.studies.moco import MocoStudy
 from twofold.studies.second import DepthStudy, MemoryStudy
 from twofold.studies.shares import FewLabelsStudy
@@ -102,6 +103,58 @@ def test_mocos_rate_falls_where_the_code_lets_it():
     }
 
 
+def test_the_grids_of_the_losses(data):
+    """Appendix B.10: 5 rates by 4 margins or 4 temperatures; a margin of 0 has no semi-hard negative."""
+    grids = {"rates": (0.01, 0.1, 0.3, 0.5, 1.0), "margins": (0.0, 0.4, 0.8, 1.6), "temperatures": (0.1, 0.2, 0.5, 1.0)}
+    made = of(LossesStudy, data / "data.npz", recipe="simclr-imagenet-100", epochs=1, batch=8, seeds=1, **grids)
+    counts = {}
+    for part in made.plan():
+        counts[part.row] = counts.get(part.row, 0) + 1
+    assert counts == {"NT-Xent": 5, "NT-Logistic": 20, "NT-Logistic (semi-hard)": 20, "margin": 20,
+                      "margin (semi-hard)": 15}  # fmt: skip
+    built = {(part.row, part.column): build(part.options) for part in made.parts}
+    one = built["margin (semi-hard)", "rate 0.5, margin 1.6"]
+    assert (one.optim.lr, one.method.margin, one.method.mining, one.method.scale) == (0.5, 1.6, "semi_hard", "mean_2n")
+    assert built["NT-Xent", "rate 0.5"].method.scale == "simclr_sum2"
+    assert built["NT-Logistic", "rate 1, temperature 0.2"].method.temperature == 0.2
+    for options, words in (
+        ({"losses": ()}, "leaves nothing"), ({"rates": (1.0, 1.0)}, "--rates must name none twice"),
+        ({"losses": ("NT-Xent",), "margins": (0.4,)}, "--margins .0.4. is of margin, which --losses leaves out"),
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=words):
+            of(LossesStudy, **options)
+    with pytest.raises(UserError, match="needs a margin above 0"):
+        of(LossesStudy, margins=(0.0,)).places()
+
+
+def test_the_best_of_each_grid_stands_beside_table_4():
+    made = of(LossesStudy, losses=("NT-Xent", "margin"), rates=(0.1, 0.5))
+    found = scores({("NT-Xent", "rate 0.1"): 0.5, ("NT-Xent", "rate 0.5"): 0.9, ("margin", "rate 0.1"): 0.8,
+                    ("margin", "rate 0.5"): 0.2})  # fmt: skip
+    table = made.table(found)
+    assert table.rows == [["NT-Xent", "rate 0.5", "92.1 ± 2.1 (63.9)"], ["margin", "rate 0.1", "82.2 ± 2.2 (50.9)"]]
+    assert "best on the test images, which flatters each" in table.note
+    assert "NT-Xent less margin, each at its best: +9.9 ± 0.2, better" in made.interpretation(found)
+    tables = made.page(found).tables
+    assert [len(each.rows) for each in tables if each.title == "Grids"] == [4]
+
+
+def test_table_5_has_entropy_and_accuracy_of_the_contrast(data, tmp_path):
+    result = study(
+        "losses", data / "data.npz", out=tmp_path / "five", losses=(), normalised=(0.1, 0.5), products=(10.0,),
+        epochs=1, batch=16, seeds=1, k=3, config=str(data / "shared.yaml"),
+    )  # fmt: skip
+    rows = {row[0]: row[1:] for row in result.table.rows}
+    assert list(rows) == ["NT-Xent, normalised, temperature 0.1", "NT-Xent, normalised, temperature 0.5",
+                          "NT-Xent, not normalised, temperature 10"]  # fmt: skip
+    assert [row[0].split()[1] for row in rows.values()] == ["(4.5)", "(8.2)", "(0.5)"]
+    assert [row[1].split()[1] for row in rows.values()] == ["(87.8)", "(68.2)", "(91.7)"]
+    assert [row[2].split()[1] for row in rows.values()] == ["(64.4)", "(60.7)", "(57.2)"]
+    last = json.loads((tmp_path / "five/cell00-seed0/metrics.jsonl").read_text().splitlines()[-1])
+    assert rows["NT-Xent, normalised, temperature 0.1"][0] == f"{last['contrastive_entropy']:.1f} (4.5)"
+    assert "temperature 0.1 less NT-Xent, normalised, temperature 0.5" in result.interpretation
+
+
 def test_options_of_the_method_that_the_study_names_are_those_of_its_cells(data, tmp_path):
     (tmp_path / "queue.yaml").write_text("{method: {queue: 64}, batch: 16}")
     parts = of(MocoStudy, data / "data.npz", config=str(tmp_path / "queue.yaml"), k=3).plan()
@@ -124,7 +177,7 @@ def test_tables_and_verdicts():
     text = terminal(made.table(found))
     assert "92.0 ± 2.0 (63.9)" in text
     assert "(50.9)" in text
-    assert "In brackets the paper's at its own size (Table 4" in text
+    assert "In brackets the paper's, of ImageNet at its own size (Table 4" in text
     assert "one seed: no spread is known" in terminal(made.table(scores({("NT-Xent", ""): 0.9}, seeds=1)))
     assert "(one seed), no clear" in made.interpretation(scores({("NT-Xent", ""): 0.9, ("margin", ""): 0.1}, seeds=1))
     page = of(BatchStudy).page(scores({("32", "5"): 0.5, ("32", "20"): 0.6, ("128", "5"): 0.7, ("128", "20"): 0.8}))

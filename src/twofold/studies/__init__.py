@@ -40,7 +40,9 @@ STUDIES: dict[str, Line] = {
         "twofold.studies.transformations:TransformationsStudy", "what h keeps of a view and z does not (Table 3)"
     ),
     "heads": Line("twofold.studies.heads:HeadsStudy", "projection heads by kind and size, h against z (figure 8)"),
-    "losses": Line("twofold.studies.ablating:LossesStudy", "NT-Xent against the losses of Table 4"),
+    "losses": Line(
+        "twofold.studies.losses:LossesStudy", "NT-Xent against the losses of Table 4, by their grids, and Table 5"
+    ),
     "batch": Line("twofold.studies.ablating:BatchStudy", "batch against length of training (figure 9)"),
     "size": Line(
         "twofold.studies.sizes:SizeStudy", "depth and width of the encoder (figure 7), with few labels (v2's figure 1)"

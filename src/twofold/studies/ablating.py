@@ -1,4 +1,4 @@
-"""SimCLR's ablations as studies: augmentations, losses and batch.
+"""SimCLR's ablations as studies: augmentations and batch.
 
 Each is a table of short pretrainings on your own data, scored by a linear classifier on the frozen encoder. The paper's
 numbers stand beside where a place of the table is theirs; those are of ImageNet at full length.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -75,37 +75,6 @@ class AugmentationsStudy(GridStudy):
         note = "Linear accuracy in %; on the diagonal one operator alone."
         words = {"rows_are": "first operator", "columns_are": "second operator"}
         return [heat_figure("Composition of operators", rows, columns, self._means(cells), note=note, **words)]
-
-
-class LossesStudy(GridStudy):
-    """Table 4: NT-Xent against NT-Logistic and the margin triplet, each with and without semi-hard mining."""
-
-    name = "losses"
-    Config = GridConfig
-    title = "Losses"
-    rows_are, columns_are = "loss", ""
-    source: ClassVar[str] = "Table 4 of arXiv 2002.05709, each the best of its grid"
-    cases: ClassVar[dict[str, dict[str, Any]]] = {
-        "NT-Xent": {},
-        "NT-Logistic": {"loss": "nt_logistic"},
-        "NT-Logistic (semi-hard)": {"loss": "nt_logistic", "mining": "semi_hard"},
-        "margin": {"loss": "margin_triplet"},
-        "margin (semi-hard)": {"loss": "margin_triplet", "mining": "semi_hard"},
-    }
-
-    def places(self) -> Sequence[Place]:
-        """A row a loss, all at the rate and the temperature that all cells share."""
-        return [Place(name, "", {"method": {"name": "simclr"} | options}) for name, options in self.cases.items()]
-
-    def contrasts(self) -> Sequence[Contrast]:
-        """NT-Xent against each other."""
-        return [
-            Contrast(f"NT-Xent less {name}", ("NT-Xent", ""), (name, "")) for name in self.cases if name != "NT-Xent"
-        ]
-
-    def published(self, row: str, column: str) -> float | None:  # noqa: ARG002  # there is one column
-        """Table 4."""
-        return values_of("simclr/table-4").get((row,))
 
 
 @dataclass(frozen=True)

@@ -282,7 +282,8 @@ class GridStudy(Study[GridPart, Score]):
             for column in columns:
                 line.append(beside(values(cells, (row, column)), self.published(row, column)))
             body.append(line)
-        words = f"In brackets the paper's at its own size ({self.source})." if known else f"After {self.source}."
+        words = f"In brackets the paper's, of ImageNet at its own size ({self.source})."
+        words = words if known else f"After {self.source}."
         note = f"Linear test accuracy in %, {over_seeds(cells)}. {words}"
         return Table(self.title, [self.rows_are, *(column or "linear" for column in columns)], body, note)
 

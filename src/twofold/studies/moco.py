@@ -104,6 +104,8 @@ class MocoStudy(GridStudy):
         strong: dict[str, Any] = {"views": {"blur": 0.5, "jitter": 0.8, "jitter_ranges": [0.4, 0.4, 0.4, 0.1]}}
         plain: dict[str, Any] = {"views": {"blur": 0.0, "jitter": 1.0, "jitter_ranges": [0.4, 0.4, 0.4, 0.4]}}
         cosine: dict[str, Any] = {"optim": {"schedule": "cosine_epoch"}}
+        if self.shared.get("optim", {}).get("milestones") is not None:  # a recipe's, which a cosine has no use for
+            cosine["optim"]["milestones"] = None
         return merge({"method": {"name": "moco"}}, deep if "MLP" in words else flat,
                      strong if "aug+" in words else plain, cosine if "cos" in words else steps)  # fmt: skip
 

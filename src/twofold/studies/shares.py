@@ -93,5 +93,6 @@ class FewLabelsStudy(GridStudy):
             line = [beside(values(cells, place, m), p) for m, p in zip(self.measures(), papers, strict=True)]
             body.append([place[0], *([place[1]] if several else []), *line])
         heads = [self.rows_are, *([self.columns_are] if several else []), *self.measures()]
-        words = f"In brackets the paper's at its own size ({self.source})." if known else f"After {self.source}."
+        words = f"In brackets the paper's, of ImageNet at its own size ({self.source})."
+        words = words if known else f"After {self.source}."
         return Table(self.title, heads, body, f"Test accuracy in %, {over_seeds(cells)}. {words}")

@@ -89,8 +89,8 @@ class StrengthStudy(GridStudy):
             for row, of in ((SIMCLR, "linear"), (SUPERVISED, SUPERVISED))
         ]
         note = (
-            f"Test accuracy in %, of SimCLR by linear evaluation, {over_seeds(cells)}. In brackets the paper's at its "
-            f"own size ({self.source}, which leaves open which policy of AutoAugment it took)."
+            f"Test accuracy in %, of SimCLR by linear evaluation, {over_seeds(cells)}. In brackets the paper's, of "
+            f"ImageNet at its own size ({self.source}, which leaves open which policy of AutoAugment it took)."
         )
         return Table(self.title, [self.rows_are, *columns], rows, note)
 

@@ -96,7 +96,7 @@ class TransformationsStudy(GridStudy):
                                 for what, number in zip(("chance", "h", "z"), known, strict=True))])  # fmt: skip
         note = (
             f"Test accuracy in % of an MLP that tells the transformation, {over_seeds(cells)}; z = g(h) has as many "
-            f"numbers as h. In brackets the paper's at its own size ({self.source})."
+            f"numbers as h. In brackets the paper's, of ImageNet at its own size ({self.source})."
         )
         return Table(self.title, [self.rows_are, "chance", "h", "z"], rows, note)
 
