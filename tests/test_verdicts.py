@@ -87,6 +87,24 @@ def test_without_a_spread_the_signs_decide(n, clear):
     assert stats.binomtest(n, n).pvalue == pytest.approx(2 * 0.5**n)
 
 
+@pytest.mark.parametrize("n", [2, 3, 6])
+@pytest.mark.parametrize("judge", [paired, unpaired])
+def test_without_a_spread_there_is_no_interval(n, judge):
+    """Two equal gaps of counts are no interval of width 0, beside which `no clear difference` cannot be right."""
+    found = judge([0.75] * n, [0.5] * n).times(100)
+    assert (found.half, found.error, found.words()) == (math.inf, 0, "+25.0")
+    assert judge([0.5] * n, [0.5] * n).words() == "+0.0"
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("judge", [paired, unpaired])
+def test_what_is_no_number_is_never_clear(judge, bad):
+    for n in (2, 3, 6, 9):
+        found = judge([*[0.9] * (n - 1), bad], [0.1] * n).times(100)
+        assert (found.clear, found.error, found.half) == (False, None, math.inf)
+        assert found.words() == "not known"
+
+
 @pytest.mark.parametrize(("n", "clear"), [(3, False), (4, True)])
 def test_without_a_spread_the_order_decides(n, clear):
     assert unpaired([0.75] * n, [0.5] * n).clear is clear

@@ -10,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
+import yaml
 from jsonargparse import ArgumentParser, Namespace
 
 from twofold.commands import COMMANDS
@@ -19,7 +20,7 @@ from twofold.console import console
 from twofold.distributed import started_first
 from twofold.errors import UserError
 from twofold.files import write_atomically
-from twofold.options import explain, given
+from twofold.options import explain, given, texts_alone
 
 
 def run(name: str, words: Sequence[str]) -> int:
@@ -101,9 +102,9 @@ def _bracketed(parser: ArgumentParser, words: Sequence[str]) -> list[str]:
         before = result[-1] if result else ""
         name, equals, value = word.partition("=")
         if word.startswith("--") and equals and _takes_several(parser, name):
-            result.append(f"{name}={_in_brackets(value)}")
+            result.append(f"{name}={_in_brackets(value, _takes_texts(parser, name))}")
         elif not word.startswith("--") and _takes_several(parser, before):
-            result.append(_in_brackets(word))
+            result.append(_in_brackets(word, _takes_texts(parser, before)))
         else:
             result.append(word)
     return result
@@ -115,8 +116,22 @@ def _takes_several(parser: ArgumentParser, name: str) -> bool:
     return bool(kinds) and all(get_origin(each) is tuple for each in kinds)
 
 
-def _in_brackets(value: str) -> str:
-    return value if value[:1] in ("[", "(", "{") or value in ("", "null", "~") else f"[{value}]"
+def _takes_texts(parser: ArgumentParser, name: str) -> bool:
+    return texts_alone(getattr(parser._option_string_actions.get(name), "_typehint", None))
+
+
+def _in_brackets(value: str, texts: bool) -> str:
+    """The value in brackets, what looks like a number in quotes where the option takes texts: ``40,all`` are labels."""
+    if value in ("", "null", "~"):
+        return value
+    whole = value if value[:1] in ("[", "(", "{") else f"[{value}]"
+    try:
+        node = yaml.compose(whole, yaml.SafeLoader) if texts else None
+    except yaml.YAMLError:  # what is wrong with it is said where it is read
+        return whole
+    if not isinstance(node, yaml.SequenceNode) or not all(isinstance(each, yaml.ScalarNode) for each in node.value):
+        return whole
+    return json.dumps([each.value for each in node.value], ensure_ascii=False)
 
 
 def _is_bare_flag(parser: ArgumentParser, words: Sequence[str], i: int) -> bool:

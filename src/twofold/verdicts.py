@@ -27,8 +27,10 @@ class Difference:
         mean: the first less the second.
         error: its standard error; None where it cannot be known.
         half: what the mean is given or taken of it, an interval that holds the true difference in 95 % of cases;
-            infinite where it cannot be known.
-        clear: whether the interval leaves out 0.
+            infinite where it cannot be known: of one measurement, of such as have no spread, and of such as are no
+            numbers.
+        clear: whether the interval leaves out 0; without a spread, whether chance orders the measurements so rarely
+            enough; never of what is no number.
     """
 
     mean: float
@@ -43,6 +45,8 @@ class Difference:
 
     def words(self) -> str:
         """The mean, its sign with it, and the interval's half width."""
+        if not math.isfinite(self.mean):
+            return "not known"
         return f"{self.mean:+.1f}" + (f" ± {self.half:.1f}" if self.half < math.inf else "")
 
 
@@ -69,7 +73,7 @@ def paired(first: Values, second: Values, level: float = LEVEL) -> Difference:
         raise ValueError(f"pairs are compared one by one: got {len(first)} and {len(second)} measurements")
     gaps = np.subtract(np.asarray(first, float), np.asarray(second, float))
     n, mean = len(gaps), float(np.mean(gaps))
-    if n < 2:
+    if n < 2 or not math.isfinite(mean):
         return Difference(mean, None, math.inf, False)
     # Equal gaps of counts leave no spread to judge by; that all have one sign is the sign test's to judge.
     error = _apart_from_rounding(float(gaps.std(ddof=1)) / math.sqrt(n), first, second)
@@ -86,7 +90,7 @@ def unpaired(first: Values, second: Values, level: float = LEVEL) -> Difference:
         raise ValueError("both sides need at least one measurement")
     a, b = np.asarray(first, float), np.asarray(second, float)
     mean = float(a.mean() - b.mean())
-    if min(len(a), len(b)) < 2:
+    if min(len(a), len(b)) < 2 or not math.isfinite(mean):
         return Difference(mean, None, math.inf, False)
     shares = [_apart_from_rounding(float(side.std(ddof=1)) / math.sqrt(len(side)), a, b) ** 2 for side in (a, b)]
     weight = sum(share**2 / (len(side) - 1) for share, side in zip(shares, (a, b), strict=True))
@@ -103,6 +107,6 @@ def _apart_from_rounding(error: float, *sides: Values) -> float:
 def _judge(mean: float, error: float, freedom: float, chance: float, level: float) -> Difference:
     """`chance`: how likely the order of the measurements is where there is no difference; used without a spread."""
     if error == 0:
-        return Difference(mean, error, 0.0, mean != 0 and chance <= level)
+        return Difference(mean, error, math.inf, mean != 0 and chance <= level)
     half = quantile(freedom, level) * error
     return Difference(mean, error, half, abs(mean) > half)

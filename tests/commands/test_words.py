@@ -11,8 +11,10 @@ from twofold import cli, parsers
 from twofold.commands import COMMANDS, TASKS
 from twofold.commands.help import BRIEF, LINES, WIDTH, brief_help
 from twofold.errors import UserError
-from twofold.options import flatten
+from twofold.options import OptionsParser, flatten
 from twofold.options.synonyms import SYNONYMS
+from twofold.studies.finetuning import FinetuneStudyConfig
+from twofold.studies.strengths import StrengthConfig
 
 PARSERS = {name: COMMANDS[name].parser() for name in ("pretrain", "finetune", "distill", "evaluate", "embed")}
 
@@ -142,6 +144,39 @@ def test_several_values_need_no_brackets():
     views = parsers.parse(COMMANDS["pretrain"].parser(), "pretrain", ["DATA", "--crop-area", "0.2,1"])["views"]
     assert list(views["crop_area"]) == [0.2, 1.0]
     assert given("evaluate", "--class_weights", "balanced")["class_weights"] == "balanced"  # a word or numbers
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (["finetune", "--run", "r", "--labels", "40,all"], ["40", "all"]),
+        (["finetune", "--run", "r", "--labels", "[40, 10%]"], ["40", "10%"]),
+        (["finetune", "--run", "r", "--labels=40"], ["40"]),
+        (["color", "--strengths", "[0.5, 1, 1-blur]"], ["0.5", "1", "1-blur"]),
+        (["color", "--strengths", "0.125,AutoAugment"], ["0.125", "AutoAugment"]),
+    ],
+)
+def test_numbers_are_names_where_names_are_taken(words, meant):
+    """A label count and a strength are texts by type: YAML reads 40 as a number, which was then refused."""
+    name, rest = cli.command_of(["study", words[0], "DATA", *words[1:]])
+    options = parsers.parse(COMMANDS[name].parser(), name, rest)
+    assert list(options.get("labels") or options["strengths"]) == meant
+    with pytest.raises(UserError, match="--strengths expects one of"):
+        parsers.parse(COMMANDS["study color"].parser(), "study color", ["DATA", "--strengths", "0.7"])
+
+
+def test_numbers_are_names_in_files_and_from_python():
+    assert OptionsParser(StrengthConfig).build({"strengths": [0.5, 1, "1-blur"]}).strengths == ("0.5", "1", "1-blur")
+    assert OptionsParser(FinetuneStudyConfig).build({"run": "r", "labels": [40, "all"]}).labels == ("40", "all")
+    for wrong in ([True], [0.7], [None]):
+        with pytest.raises(UserError, match="--strengths expects one of"):
+            OptionsParser(StrengthConfig).build({"strengths": wrong})
+
+
+def test_what_may_be_null_is_null_without_brackets():
+    def given(command, *words):
+        return parsers.parse(COMMANDS[command].parser(), command, ["RUN", "DATA", *words])
+
     assert given("evaluate", "--data.band_ranges", "null")["data"]["band_ranges"] is None
 
 

@@ -11,11 +11,11 @@ One function, `refuse_unused`, reads the declarations and raises.
 
 from twofold.options.declared import GIVEN, Leaf, as_written, explanation, is_group, option
 from twofold.options.nested import flatten, given, merge, plain, upgraded
-from twofold.options.parsing import OptionsParser, add_options, check_names, explain
+from twofold.options.parsing import OptionsParser, add_options, check_names, explain, texts_alone
 from twofold.options.variants import Variant, fields_of, leaves, no_effect, refuse_unused
 
 __all__ = [
     "GIVEN", "Leaf", "OptionsParser", "Variant", "add_options", "as_written", "check_names", "explain", "explanation",
     "fields_of", "flatten", "given", "is_group", "leaves", "merge", "no_effect", "option", "plain", "refuse_unused",
-    "upgraded",
+    "texts_alone", "upgraded",
 ]  # fmt: skip

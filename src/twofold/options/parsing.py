@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from typing import Any, Generic, TypeVar, get_args
+from typing import Any, Generic, Literal, TypeVar, get_args, get_origin
 
 from jsonargparse import ArgumentParser
 
 from twofold.errors import UserError, suggest
-from twofold.options.declared import Leaf, explanation, is_group
+from twofold.options.declared import Leaf, as_written, explanation, is_group
 from twofold.options.nested import merge
 from twofold.options.synonyms import meant
 from twofold.options.variants import build, fields_of, leaves, refuse_unused
@@ -48,7 +48,7 @@ class OptionsParser(Generic[Options]):
         check_names(nested, origin, self.cls)
         parser = ArgumentParser(exit_on_error=False)
         known = {leaf.path: leaf for leaf in leaves(self.cls)}
-        given = _leaf_values(nested, known)
+        given = {path: _as_texts(known[path], value) for path, value in _leaf_values(nested, known).items()}
         for path in given:
             leaf = known[path]
             parser.add_argument(f"--{path}", type=leaf.type, default=leaf.default)
@@ -61,6 +61,26 @@ class OptionsParser(Generic[Options]):
         built = build(self.cls, merge({path: getattr(parsed, path) for path in given}))
         refuse_unused(built)
         return built
+
+
+def texts_alone(kind: Any) -> bool:
+    """Whether a type is a tuple of texts, of any or of some, or none: a number among its values is meant as written."""
+    tuples = (kind,) if get_origin(kind) is tuple else [each for each in get_args(kind) if each is not type(None)]
+    return bool(tuples) and all(
+        get_origin(each) is tuple
+        and all(
+            item in (str, Ellipsis) or (get_origin(item) is Literal and all(isinstance(v, str) for v in get_args(item)))
+            for item in get_args(each)
+        )
+        for each in tuples
+    )
+
+
+def _as_texts(leaf: Leaf, value: Any) -> Any:
+    """The values of an option that takes texts, its numbers as they are written; of any other option as they are."""
+    if not isinstance(value, list | tuple) or not texts_alone(leaf.type):
+        return value
+    return [as_written(each) if isinstance(each, int | float) and type(each) is not bool else each for each in value]
 
 
 def _check_value(leaf: Leaf, value: Any, origin: str) -> None:

@@ -23,7 +23,7 @@ from twofold.errors import Stopped, UserError
 from twofold.evaluation.features import Pixels
 from twofold.evaluation.label_subsets import label_positions
 from twofold.options import OptionsParser, merge
-from twofold.report import Figure, Report, Series, Table, line_figure
+from twofold.report import Figure, Report, Series, Table, bar_figure
 from twofold.report.tables import spread
 from twofold.runs import distill as distillation
 from twofold.runs.config import DistillConfig
@@ -235,8 +235,7 @@ def _figure(pairs: Sequence[Pair], by: str, names: Sequence[str]) -> Figure:
         means = [float(np.mean(g)) if g else None for g in groups]
         bars = [float(np.std(g, ddof=1)) if len(g) > 1 else None for g in groups]
         lines.append(Series(name, means, bars))
-    note = ", ".join(f"{i}: {name}" for i, name in enumerate(names))
-    return line_figure("Student's accuracy", by, list(range(len(names))), lines, percent=True, note=note)
+    return bar_figure("Student's accuracy", by, names, lines)
 
 
 class DistillPart(NamedTuple):
