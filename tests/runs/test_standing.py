@@ -96,6 +96,7 @@ def test_another_way_of_measuring_is_no_result_to_stand_beside():
     assert linear("simclr-imagenet-1000", evaluation="linear-moco")[0].count("of the evaluation") == 4
     made = Made(as_run("simclr-imagenet-1000"), R50, 1_281_167)
     assert beside("simclr-imagenet-1000", Result(("knn",), ["top1"], 50_000, made)) == []
+    assert beside("simclr-imagenet-1000", Result((), ["top1"], 50_000, made)) == [], "of a way that no paper has"
     fitted = plain(OptionsParser(EvaluationConfig).build({"protocol": "linear", "labels": "1%"}))
     (line,) = beside("simclr-imagenet-1000", Result(("linear",), ["top1"], 50_000, made, evaluation=fitted))
     assert "linear-simclr-paper there, evaluate here; of the evaluation, labels all there, 1% here" in line

@@ -107,7 +107,7 @@ def beside(recipe: str | None, result: Result) -> list[str]:
         result: of the run.
     """
     lines = []
-    for item, row in published(recipe, *result.ways) if recipe else []:
+    for item, row in published(recipe, *result.ways) if recipe and result.ways else []:
         if not set(row.values) & set(result.metrics):
             continue
         apart = [*_apart(str(recipe), item, row, result), *result.words]
