@@ -104,6 +104,7 @@ def test_the_notebooks_accuracies_stand_beside():
     text = terminal(study.table(scores))
     assert "0.1: classes" in text
     assert "(89.2)" in text
+    assert "In brackets the paper's, of MNIST at its own size (the authors' notebook" in text
     assert "0.1: bits" in text
     assert "99.0" in text
     assert "worse" in study.interpretation(scores)

@@ -160,6 +160,7 @@ class GridStudy(Study[GridPart, Score]):
         rows_are: what a row is, in a word.
         columns_are: what a column is, in a word.
         source: the paper's place, told in the note.
+        paper_data: what the paper's numbers are of.
         compared: what the comparisons are of.
         needs_width: whether its cells depend on the encoder's number of features, see `prepare`.
     """
@@ -168,6 +169,7 @@ class GridStudy(Study[GridPart, Score]):
     rows_are: ClassVar[str]
     columns_are: ClassVar[str]
     source: ClassVar[str]
+    paper_data: ClassVar[str] = "ImageNet"
     compared: ClassVar[str] = "Linear accuracy"
     needs_width: ClassVar[bool] = False
     config: Any
@@ -282,7 +284,7 @@ class GridStudy(Study[GridPart, Score]):
             for column in columns:
                 line.append(beside(values(cells, (row, column)), self.published(row, column)))
             body.append(line)
-        words = f"In brackets the paper's, of ImageNet at its own size ({self.source})."
+        words = f"In brackets the paper's, of {self.paper_data} at its own size ({self.source})."
         words = words if known else f"After {self.source}."
         note = f"Linear test accuracy in %, {over_seeds(cells)}. {words}"
         return Table(self.title, [self.rows_are, *(column or "linear" for column in columns)], body, note)

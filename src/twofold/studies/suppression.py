@@ -145,7 +145,8 @@ class SuppressionStudy(GridStudy):
     Config = SuppressionConfig
     title = "Feature suppression"
     rows_are, columns_are = "temperature", "competing"
-    source: ClassVar[str] = "the authors' notebook on MNIST, a small net of theirs; arXiv 2011.02803"
+    paper_data: ClassVar[str] = "MNIST"
+    source: ClassVar[str] = "the authors' notebook, a small net of theirs; arXiv 2011.02803"
 
     def places(self) -> Sequence[Place]:
         """Row the temperature, column the amount. Colours stay, since they would change the bits."""
