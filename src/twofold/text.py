@@ -19,3 +19,9 @@ def _unfit(c: str) -> bool:
 
 def _escape(c: str) -> str:
     return c.encode("unicode_escape").decode()
+
+
+def counted(count: float, noun: str, plural: str | None = None) -> str:
+    """A number and what it counts: ``1 image``, ``1,200 images``; `plural` of nouns that take more than an s."""
+    number = f"{count:,}" if isinstance(count, int) else f"{count:g}"
+    return f"{number} {noun if count == 1 else plural or f'{noun}s'}"

@@ -73,6 +73,7 @@ class Prediction:
         text: what a recogniser reads.
         confidence: geometric mean over the frames of the likeliest symbol's probability, in (0, 1].
         given: the class that the data themselves give it.
+        learned: whether the classifier was fitted on this very file; None where that is not known.
         problem: why it could not be read.
     """
 
@@ -85,6 +86,7 @@ class Prediction:
     text: str | None = None
     confidence: float | None = None
     given: str | None = None
+    learned: bool | None = None
     problem: str | None = None
 
     def row(self) -> dict[str, Any]:
@@ -125,23 +127,39 @@ class PredictResult:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """`top1`, the share of files with a class of their own that get it; nothing where they have none."""
+        """`top1`, the share of files with a class of their own that get it, and `top1_new`, that of those among them
+        that the classifier was not fitted on, where that is known; nothing where there are none."""
         known = [row for row in self.rows if row.given is not None and row.label is not None]
-        return {"top1": sum(row.given == row.label for row in known) / len(known)} if known else {}
+        shares = {"top1": known, "top1_new": [row for row in known if row.learned is False]}
+        return {name: sum(row.given == row.label for row in rows) / len(rows) for name, rows in shares.items() if rows}
 
     def text(self) -> str:
         """For people: the first rows, or where all of them are."""
         bad = [row for row in self.rows if row.problem is not None]
         good = len(self.rows) - len(bad)
-        first = f"{good:,} predicted by {self.model}"
-        first += f", {self.metrics['top1']:.2%} of those with a class of their own as it says" if self.metrics else ""
-        lines = [first, *(row.line() for row in self._shown())]
+        lines = [f"{good:,} predicted by {self.model}{self._agreement()}", *(row.line() for row in self._shown())]
         left = len(self.rows) - len(self._shown())
         if self.file is None and left:
             lines.append(f"and {left:,} more: --out predictions.csv writes all")
         if bad and self.file is not None:
             lines.append(f"{len(bad):,} could not be read; the column problem says why")
         return "\n".join([*lines, self.words, *([f"written to {self.file}"] if self.file else [])])
+
+    def _agreement(self) -> str:
+        """How often predictions are the classes that the data give, and of how many files that tells something."""
+        known = [row for row in self.rows if row.given is not None and row.label is not None]
+        new, learned = (sum(row.learned is each for row in known) for each in (False, True))
+        if not known:
+            return ""
+        if learned == len(known):
+            which, share = "the one" if learned == 1 else f"all {learned:,}", self.metrics["top1"]
+            told = f"that {share:.2%} are as it says tells nothing of new ones"
+            return f", fitted on {which} of these with a class of their own: {told}"
+        if new + learned < len(known):
+            fitted = ", it may have been fitted on some of them"
+            return f", {self.metrics['top1']:.2%} of the {len(known):,} with a class of their own as it says{fitted}"
+        apart = f"fitted on {learned:,} of these files; of the {new:,} others" if learned else f"of the {new:,}"
+        return f", {apart} with a class of their own {self.metrics['top1_new']:.2%} are as it says"
 
     def _shown(self) -> Sequence[Prediction]:
         return self.rows[: 3 if self.file is not None else _SHOWN]
@@ -192,7 +210,8 @@ def _columns(rows: Sequence[Prediction]) -> list[str]:
     most = max((len(row.top) for row in rows), default=1)
     more = [f"{what}_{place}" for place in range(2, most + 1) for what in ("label", "probability")]
     return [
-        "name", "label", "probability", *more, "text", "confidence", "unlike", "distance", "given", "problem",
+        "name", "label", "probability", *more, "text", "confidence", "unlike", "distance", "given", "learned",
+        "problem",
     ]  # fmt: skip
 
 
@@ -225,6 +244,7 @@ def _classified(
     found = predictor(source, extractor)
     order = np.argsort(-found.probabilities, axis=1, kind="stable")[:, : config.top]
     names, given, rows = names_of(source, found.index, files), _given(source, found.index), []
+    learned = predictor.known(source, found.index)
     for place, best in enumerate(order.tolist()):
         chances = found.probabilities[place]
         top = tuple((predictor.classes[column], round(float(chances[column]), 6)) for column in best)
@@ -236,7 +256,10 @@ def _classified(
         unlike = None if found.unlike is None else round(float(found.unlike[place]), 6)
         distance = None if found.distance is None else round(float(found.distance[place]), 6)
         rows.append(
-            Prediction(str(names[place]), label, probability, top, unlike, distance, given=given[place])
+            Prediction(
+                str(names[place]), label, probability, top, unlike, distance, given=given[place],
+                learned=None if learned is None else bool(learned[place]),
+            )
         )  # fmt: skip
     novelty = "" if predictor.novelty is None else f"; {predictor.novelty.words()}"
     return rows, f"{found.text}{novelty}"

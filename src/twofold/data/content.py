@@ -56,6 +56,34 @@ def content_digest(source: Source | AudioSource) -> str | None:
     return digest.hexdigest()
 
 
+def example_digests(source: Source | AudioSource, index: NDArray[np.int64]) -> NDArray[np.uint64] | None:
+    """What tells whether an example is the very same as one of other data.
+
+    Args:
+        source: images or recordings.
+        index: [n] of them.
+
+    Returns:
+        [n] blake2b of the bytes of each one's file, or of the pixels where there is no file; never 0. Those of pieces
+        of one file are equal, those of recordings that begin at different places of one are not. None for data of more
+        than 2 GiB, by 64 examples, which are not read once more.
+    """
+    some = index[sample_indices(len(index), SAMPLED)] if len(index) else index
+    if sum(len(_whole(source, each)) for each in some.tolist()) * len(index) > READ_WHOLE * len(some):
+        return None
+    with ThreadPoolExecutor(min(16, 4 * (os.cpu_count() or 1))) as threads:
+        digests = threads.map(lambda each: _short(hashlib.blake2b(_whole(source, each), digest_size=8)), index.tolist())
+        return np.array(list(digests), dtype=np.uint64)
+
+
+def labelled_digests(source: Source | AudioSource) -> NDArray[np.uint64] | None:
+    """`example_digests` of the examples that have a label; of a source without labels of all."""
+    if source.labels is None:
+        return example_digests(source, np.arange(len(source)))
+    labels = np.asarray(source.labels).reshape(len(source), -1)
+    return example_digests(source, np.flatnonzero((labels >= 0).any(axis=1)))
+
+
 def files_of(source: Source | AudioSource) -> list[str] | None:
     """The files that a source reads, each once, in its order; None where it is not made of files that it knows."""
     if isinstance(source, SubsetSource | PiecesSource):
@@ -119,6 +147,29 @@ def _digest(path: str) -> int:
     except OSError:
         return 1
     return int.from_bytes(digest, "little") or 1
+
+
+def _short(digest: Any) -> int:
+    return int.from_bytes(digest.digest(), "little") or 1
+
+
+def _whole(source: Any, index: int) -> bytes:
+    """All that one example holds; of one that cannot be read its place, which no other has."""
+    if isinstance(source, SubsetSource):
+        return _whole(source.whole, int(source.indices[index]))
+    if isinstance(source, PiecesSource):
+        return _whole(source.whole, int(source.files[index]))
+    try:
+        if isinstance(source, AudioSource):
+            start = source.recordings[index].start
+            return source.contents(index) + (f"\0{start:g}".encode() if start else b"")
+        if isinstance(source, EncodedSource):
+            path, contents = source.locate(index)
+            return read_bytes(path, available_memory() // 8) if contents is None else contents
+        pixels = source.read(index)
+        return repr(pixels.shape).encode() + bytes(pixels.tobytes())
+    except (BadImage, OSError):
+        return f"{source.name} {index}".encode()
 
 
 def _contents(source: EncodedSource | AudioSource, index: int, most: int | None) -> bytes:

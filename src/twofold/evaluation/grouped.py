@@ -16,9 +16,13 @@ from numpy.typing import NDArray
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from twofold.console import print_rank0
+from twofold.data import AudioSource, Source
+from twofold.data.content import example_digests, labelled_digests
 from twofold.data.groups import groups_of
 from twofold.errors import UserError
+from twofold.kinds import EXAMPLE
 from twofold.randomness import derive_seed, permutation
+from twofold.text import counted
 
 Labels = NDArray[np.int64]
 
@@ -195,6 +199,23 @@ def warn_of_shared_groups(parts: Mapping[str, Any], example: str = "image") -> N
             f"warning: {len(both):,} group{'s are' if len(both) > 1 else ' is'} in both the {first} and the {second} "
             f"part, such as {both[0]}, with {ours:,} and {theirs:,} {example}s: the {second} score counts what was "
             "learned by heart; divide the data by groups, or leave these out of one part"
+        )
+
+
+def warn_of_shared_examples(train: Source, test: Source) -> None:
+    """Print a warning where labelled training examples are test examples, byte for byte: the score would be too good.
+
+    Data of more than 2 GiB are not looked at (see `example_digests`).
+    """
+    learned = labelled_digests(train)
+    scored = None if learned is None else example_digests(test, np.arange(len(test)))
+    shared = 0 if learned is None or scored is None else int(np.isin(scored, learned).sum())
+    if shared:
+        example = EXAMPLE["audio" if isinstance(train, AudioSource) else "image"]
+        print_rank0(
+            f"warning: {shared:,} of {counted(len(test), f'test {example}')} {'is' if shared == 1 else 'are'} among "
+            f"the training {example}s, byte for byte: the score counts what was learned by heart; give --test others, "
+            "or leave it out to have a share held out"
         )
 
 

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from twofold.data import AudioSource, DataConfig, Source
@@ -23,6 +25,8 @@ EVALUATIONS = "evaluations"
 """The folder of a run that evaluations write into."""
 PREDICTION, RECOGNISER = "prediction", "recogniser"
 """Parts of an encoder file."""
+LEARNED = "learned"
+"""A tensor of the first of these: digests of what the classifier was fitted on, [n] int64, ascending."""
 Reads = Literal["h", "z", "layers"]
 """What a classifier is of: the encoder's features, the head's output, or all layers side by side."""
 
@@ -59,6 +63,7 @@ class Fitted:
         reads: what the classifier is of.
         in_parts: parts of a recording whose features lie side by side.
         novelty: what the training and the scored examples looked like.
+        learned: digests of the examples that it was fitted on, see `example_digests`; None where they are not known.
         parts: what else belongs into the file.
         encoder: another encoder than the evaluated one, where a copy was trained.
     """
@@ -71,6 +76,7 @@ class Fitted:
     reads: Reads = "h"
     in_parts: int = 1
     novelty: Novelty | None = None
+    learned: NDArray[np.uint64] | None = None
     parts: dict[str, FilePart] = dataclasses.field(default_factory=dict)
     encoder: Encoder | None = None
 
@@ -101,7 +107,13 @@ def named_classes(file: Path) -> list[str] | None:
 
 
 def prediction_part(
-    classes: Sequence[str], reads: Reads, many: bool, words: str, novelty: Novelty | None, in_parts: int = 1
+    classes: Sequence[str],
+    reads: Reads,
+    many: bool,
+    words: str,
+    novelty: Novelty | None,
+    in_parts: int = 1,
+    learned: NDArray[np.uint64] | None = None,
 ) -> FilePart:
     """What prediction needs beside the networks.
 
@@ -111,13 +123,15 @@ def prediction_part(
         many: an example can be of several classes.
         words: how the classifier was made.
         novelty: None where nothing is known of the examples.
-        in_parts: see `Fitted`.
+        in_parts, learned: see `Fitted`.
     """
     facts: dict[str, Any] = {"classes": list(classes), "reads": reads, "many": many, "words": words}
     facts |= {"in_parts": in_parts} if in_parts > 1 else {}
     tensors: dict[str, Tensor] = {}
     if novelty is not None:
         facts, tensors = facts | novelty.facts(), novelty.tensors()
+    if learned is not None:
+        tensors[LEARNED] = torch.from_numpy(np.unique(learned).view(np.int64))
     return FilePart(facts, tensors)
 
 
@@ -145,7 +159,13 @@ def save_fitted(path: Path, file: Path, fitted: Fitted, config: DataConfig, modu
     parts = dict(fitted.parts)
     if fitted.classifier is not None:
         parts[PREDICTION] = prediction_part(
-            fitted.classes, fitted.reads, False, fitted.words, fitted.novelty, fitted.in_parts
+            fitted.classes,
+            fitted.reads,
+            False,
+            fitted.words,
+            fitted.novelty,
+            fitted.in_parts,
+            fitted.learned,
         )
     layer = len(head.layers) if fitted.reads == "z" and head is not None else 0
     whole = fitted.reads != "layers" and fitted.in_parts == 1  # of one output of encoder or head

@@ -13,7 +13,7 @@ from twofold.data import AudioSource, DataConfig, Source, open_source, splits_of
 from twofold.data.groups import group_numbers
 from twofold.data.sources.subset import subset
 from twofold.errors import UserError
-from twofold.evaluation.grouped import warn_of_shared_groups
+from twofold.evaluation.grouped import warn_of_shared_examples, warn_of_shared_groups
 from twofold.evaluation.label_subsets import is_list, label_positions
 from twofold.evaluation.splits import check_cover, lone_in_words, stratified_split
 from twofold.files import at_home
@@ -90,6 +90,7 @@ def evaluation_parts(
     if test is not None:
         train, tested = open_source(data, config), part_of(data, test, config)
         warn_of_shared_groups({"training": train, "test": tested})
+        warn_of_shared_examples(train, tested)
         return train, tested
     parts = splits_of(data).evaluation
     if config.split is not None or parts is None:

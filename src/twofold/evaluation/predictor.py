@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 from torch import nn
 
 from twofold.data import AudioSource, Source
+from twofold.data.content import example_digests
 from twofold.encoders import Encoder, FilePart, UtteranceEncoder, load_classifier, load_head, load_part, read_header
 from twofold.encoders.composed import EncoderWithClassifier, all_layers, below_classifier, in_parts
 from twofold.encoders.load import encoder_path, kind_of, load
 from twofold.errors import UserError
 from twofold.evaluation.features import Extractor, Pixels, evaluation_mode
 from twofold.evaluation.for_encoder import source_for
-from twofold.evaluation.kept import EVALUATIONS, PREDICTION, RECOGNISER
+from twofold.evaluation.kept import EVALUATIONS, LEARNED, PREDICTION, RECOGNISER
 from twofold.evaluation.novelty import Novelty
 from twofold.evaluation.protocols.recogniser import Reader, Reading
 from twofold.heads import Classifier
@@ -56,6 +57,7 @@ class Predictor:
         classes: names, by column.
         many: an example can be of several classes.
         novelty: what training examples looked like; None in files that do not say.
+        learned: digests of the examples that it was fitted on, ascending; None in files that do not say.
     """
 
     file: Path
@@ -64,6 +66,7 @@ class Predictor:
     classes: tuple[str, ...]
     many: bool
     novelty: Novelty | None
+    learned: NDArray[np.uint64] | None = None
 
     def __call__(self, source: Source, extractor: Extractor) -> Answers:
         """Say what each example is that can be read; the others come to `source.skipped`."""
@@ -73,6 +76,13 @@ class Predictor:
         probabilities = logits.sigmoid() if self.many else logits.softmax(1)
         distance, unlike = (None, None) if self.novelty is None else self.novelty.scores(found.h)
         return Answers(found.index, probabilities.numpy(), distance, unlike, found.text)
+
+    def known(self, source: Source, index: NDArray[np.int64]) -> NDArray[np.bool_] | None:
+        """[n] which of some examples it was fitted on, byte for byte; None where that is not known."""
+        if self.learned is None:
+            return None
+        digests = example_digests(source, index)
+        return None if digests is None else np.isin(digests, self.learned)
 
 
 def model_file(run: str | Path) -> Path:
@@ -178,7 +188,11 @@ def _classifier(file: Path, model: Encoder, part: FilePart | None) -> Predictor:
     if len(names) != classifier.out_features or not all(isinstance(name, str) for name in names):
         raise ValueError(f"{len(names)} names for {classifier.out_features} classes")
     novelty = Novelty.stored(facts, part.tensors, classifier.in_features) if part is not None else None
-    return Predictor(file, reads.eval(), classifier, tuple(names), facts.get("many") is True, novelty)
+    learned = part.tensors.get(LEARNED) if part is not None else None
+    if learned is not None and (learned.ndim != 1 or learned.dtype != torch.int64):
+        raise ValueError(f"digests {tuple(learned.shape)} of {learned.dtype}")
+    digests = None if learned is None else learned.numpy().view(np.uint64)
+    return Predictor(file, reads.eval(), classifier, tuple(names), facts.get("many") is True, novelty, digests)
 
 
 def read_recordings(reader: Reader, source: Source, batch: int) -> dict[int, Reading]:

@@ -24,6 +24,7 @@ from twofold.console import print_rank0
 from twofold.data import Source
 from twofold.data.base import class_count
 from twofold.data.batches.balanced import BalancedDraws
+from twofold.data.content import labelled_digests
 from twofold.data.groups import groups_of
 from twofold.data.sources.subset import subset
 from twofold.devices import choose_device
@@ -353,7 +354,10 @@ def _prediction(net: EncoderWithClassifier, config: FinetuneConfig, part: Source
         for source, most in ((part, MOST_SEEN), (test, MOST_HELD))
     )
     names = class_names(part.classes, range(net.classifier.out_features))
-    return prediction_part(names, "h", part.labels.ndim == 2, _trained(config), Novelty.of(seen, held))
+    return prediction_part(
+        names, "h", part.labels.ndim == 2, _trained(config), Novelty.of(seen, held),
+        learned=labelled_digests(part),
+    )  # fmt: skip
 
 
 def outputs(

@@ -78,6 +78,11 @@ class SubsetSource:
         return self._source
 
     @property
+    def indices(self) -> NDArray[np.int64]:
+        """[n] where in the whole each image is."""
+        return self._indices
+
+    @property
     def path(self) -> Callable[[int], str] | None:
         """Gives the file of one image; None where the whole is not made of files."""
         of_whole = getattr(self._source, "path", None)

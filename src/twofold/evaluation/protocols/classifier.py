@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from twofold.data import Source
 from twofold.data.base import class_count
+from twofold.data.content import labelled_digests
 from twofold.data.groups import group_numbers, groups_of
 from twofold.encoders import Encoder
 from twofold.errors import UserError
@@ -367,7 +368,7 @@ class ClassifierProtocol(Protocol):
         self.fitted = Fitted(
             "; ".join(filter(None, (outcome.words, told))), parts.train, extractor, as_classifier(affine),
             class_names(parts.train.classes, classes.tolist()), self.read, getattr(self.config, "parts", 1),
-            Novelty.of(inputs.x, inputs.x_test),
+            Novelty.of(inputs.x, inputs.x_test), _learned(parts.train, parts.validation),
         )  # fmt: skip
         return told
 
@@ -439,6 +440,13 @@ class ClassifierProtocol(Protocol):
 def _labelled(source: Source, features: Features) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     y = single_labels(features.labels, source.name, least=1)
     return features.h[y >= 0], y[y >= 0]
+
+
+def _learned(*sources: Source | None) -> NDArray[np.uint64] | None:
+    """Digests of the labelled examples of all sources; None where those of one are not known."""
+    found = [labelled_digests(source) for source in sources if source is not None]
+    known = [digests for digests in found if digests is not None]
+    return np.concatenate(known) if len(known) == len(found) else None
 
 
 def _of_labelled(values: NDArray[Any] | None, features: Features) -> Any:
