@@ -24,7 +24,7 @@ from twofold.options import (
     plain,
     refuse_unused,
 )
-from twofold.runs.config import RunConfig
+from twofold.runs.config import FinetuneConfig, RunConfig
 
 
 @dataclass(frozen=True)
@@ -274,3 +274,13 @@ def test_names_of_other_programs_are_answered_with_ours(options, said):
     """In files and in Python, where they are not taken: what a run keeps has one name."""
     with pytest.raises(UserError, match=re.escape(said)):
         OptionsParser(RunConfig).build(options)
+
+
+@pytest.mark.parametrize(("given", "expected"), [({"labels": 50}, "50"), ({"labels": "50"}, "50"), ({}, "all")])
+def test_a_number_where_text_is_written_is_taken_as_on_the_command_line(given, expected) -> None:
+    assert OptionsParser(FinetuneConfig).build(given).labels == expected
+
+
+def test_a_truth_value_is_no_text() -> None:
+    with pytest.raises(UserError, match="--labels expects str, got"):
+        OptionsParser(FinetuneConfig).build({"labels": True})

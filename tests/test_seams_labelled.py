@@ -189,7 +189,7 @@ def test_a_run_is_scored_and_written_down_as_it_was_told(
     assert result.digest[0] != result.digest[1]
     texts = (
         "encoder and classifier fine-tuned, the head's layers kept, classifier on output 1 of the projection head; "
-        "16 of 32 labels (8/class; seed 5, draw 0); ", "lr 0.25 (none), weight decay 0.03, cosine, 1 epochs, batch 8; ",
+        "16 of 32 labels (8/class; seed 5, draw 0); ", "lr 0.25 (none), weight decay 0.03, cosine, 1 epoch, batch 8; ",
         "flip 0.25; seed 5; ", core.class_weights_in_words((1.0, 3.0)),
     )  # fmt: skip
     for text in texts:

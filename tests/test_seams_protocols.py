@@ -191,8 +191,8 @@ def test_recordings_are_called_recordings(tmp_path: Path) -> None:
     clips = open_source(speech_folder(tmp_path / "clips", 2, 8), DataConfig())
     some = clips.with_labels([None, *[f"word{i // 8}" for i in range(1, 16)]])  # type: ignore[attr-defined]
     spy, over = Spy(Linear.Config(baselines=False)), Spy(Knn.Config(folds=3, baselines=False))
-    assert "1 training recordings without a label left out" in spy.evaluate(encoder, some).words
-    assert "1 recordings without a label left out" in over.evaluate(encoder, some).words
+    assert "1 training recording without a label left out" in spy.evaluate(encoder, some).words
+    assert "1 recording without a label left out" in over.evaluate(encoder, some).words
     assert {inputs.example for inputs in [*spy.given, *over.given]} == {"recording"}
 
 

@@ -178,7 +178,7 @@ def test_labels_that_are_not_looked_at_are_not_told_of(tmp_path: Path) -> None:
     pixels, labels = images(32, seed=1)
     some = ArraySource(pixels, np.where(np.arange(32) == 3, -1, labels), name="some", classes=["bar", "disc"])
     options = {name: value for name, value in RUN.items() if name != "encoder"}
-    left_out = "; 1 images without a label left out of the accuracies"
+    left_out = "; 1 image without a label left out of the accuracies"
     for unlabelled in (True, False):
         out = tmp_path / f"unlabelled {unlabelled}"
         result = distill(bare, some, out, merge(options, {"unlabelled": unlabelled}), student=Shallow())
@@ -229,7 +229,7 @@ def test_recordings_are_distilled_and_a_stop_is_told(tmp_path: Path, monkeypatch
     some = open_source(labelled, DataConfig()).with_labels([None, *[f"word{i // 8}" for i in range(1, 16)]])
     done = distill(file, clips, tmp_path / "run", options, test=some)
     assert (done.complete, done.kind) == (True, "audio")
-    assert "1 recordings without a label left out of the accuracies" in done.scored_on
+    assert "1 recording without a label left out of the accuracies" in done.scored_on
     assert "recordings (" in done.summary()
     lone = DistillConfig(teacher_labels="all")
     TeacherSource(file, clips).load(lone, 1, torch.device("cpu"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from numbers import Integral
 
 
 def printable(text: str) -> str:
@@ -21,7 +22,13 @@ def _escape(c: str) -> str:
     return c.encode("unicode_escape").decode()
 
 
-def counted(count: float, noun: str, plural: str | None = None) -> str:
-    """A number and what it counts: ``1 image``, ``1,200 images``; `plural` of nouns that take more than an s."""
-    number = f"{count:,}" if isinstance(count, int) else f"{count:g}"
-    return f"{number} {noun if count == 1 else plural or f'{noun}s'}"
+def counted(count: float, noun: str) -> str:
+    """A number and what it counts: ``1 image``, ``1,200 images``, ``2 classes``."""
+    number = f"{count:,}" if isinstance(count, Integral) else f"{count:g}"
+    plural = f"{noun}{'es' if noun.endswith(('s', 'tch')) else 's'}"
+    return f"{number} {noun if count == 1 else plural}"
+
+
+def counted_have(count: int, noun: str) -> str:
+    """The same as a subject: ``1 image has``, ``2 images have``."""
+    return f"{counted(count, noun)} {'has' if count == 1 else 'have'}"

@@ -27,10 +27,9 @@ class Difference:
         mean: the first less the second.
         error: its standard error; None where it cannot be known.
         half: what the mean is given or taken of it, an interval that holds the true difference in 95 % of cases;
-            infinite where it cannot be known: of one measurement, of such as have no spread, and of such as are no
-            numbers.
-        clear: whether the interval leaves out 0; without a spread, whether chance orders the measurements so rarely
-            enough; never of what is no number.
+            infinite where it cannot be known: of one measurement, and of equal differences that are too few to judge by
+            their signs.
+        clear: whether the interval leaves out 0.
     """
 
     mean: float
@@ -44,10 +43,10 @@ class Difference:
         return Difference(factor * self.mean, error, factor * self.half, self.clear)
 
     def words(self) -> str:
-        """The mean, its sign with it, and the interval's half width."""
-        if not math.isfinite(self.mean):
-            return "not known"
-        return f"{self.mean:+.1f}" + (f" ± {self.half:.1f}" if self.half < math.inf else "")
+        """The mean, its sign with it, and the interval's half width; without one, that it was the same each time."""
+        if self.half < math.inf:
+            return f"{self.mean:+.1f} ± {self.half:.1f}"
+        return f"{self.mean:+.1f}" + (" each time" if self.error == 0 else "")
 
 
 def quantile(freedom: float, level: float = LEVEL) -> float:
@@ -75,7 +74,8 @@ def paired(first: Values, second: Values, level: float = LEVEL) -> Difference:
     n, mean = len(gaps), float(np.mean(gaps))
     if n < 2 or not math.isfinite(mean):
         return Difference(mean, None, math.inf, False)
-    # Equal gaps of counts leave no spread to judge by; that all have one sign is the sign test's to judge.
+    # Equal gaps of counts, such as one image of 100 in each of three draws, leave no spread to judge by: Student's t
+    # would be certain. That all have one sign is the sign test's to judge, which six can tell and fewer cannot.
     error = _apart_from_rounding(float(gaps.std(ddof=1)) / math.sqrt(n), first, second)
     return _judge(mean, error, n - 1, 2 * 0.5**n, level)
 
@@ -107,6 +107,7 @@ def _apart_from_rounding(error: float, *sides: Values) -> float:
 def _judge(mean: float, error: float, freedom: float, chance: float, level: float) -> Difference:
     """`chance`: how likely the order of the measurements is where there is no difference; used without a spread."""
     if error == 0:
-        return Difference(mean, error, math.inf, mean != 0 and chance <= level)
+        told = chance <= level
+        return Difference(mean, error, 0.0 if told else math.inf, told and mean != 0)
     half = quantile(freedom, level) * error
     return Difference(mean, error, half, abs(mean) > half)

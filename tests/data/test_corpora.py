@@ -102,7 +102,7 @@ def test_a_copy_of_timit_with_wav_files_beside_is_read_once(timit):
     assert len(source) == 6
     assert words(source)["SX37.WAV.wav"] == "SX37 in words."
     next((timit / "TRAIN").rglob("SX37.TXT")).unlink()
-    assert "1 recordings have no text beside them" in open_source(timit).facts().layout
+    assert "1 recording has no text beside them" in open_source(timit).facts().layout
 
 
 def test_a_part_of_the_same_data_is_the_test(timit):

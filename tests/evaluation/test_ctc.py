@@ -124,7 +124,7 @@ def test_texts_that_no_path_can_say_are_left_out_of_training_and_count_as_wrong(
     assert found.train == 12
     assert found.left_out == {"training with more characters in the text than the encoder has steps": 1}
     assert found.test == 13
-    assert "1 test texts have more characters than the encoder has steps, and count as wrong" in found.words
+    assert "1 test text has more characters than the encoder has steps, and counts as wrong" in found.words
 
 
 def test_few_texts(manifest, tmp_path):

@@ -54,7 +54,7 @@ def test_a_test_image_that_cannot_be_read_costs_that_image_alone(root, encoder_f
     assert cli.main(words) == 0
     cell = json.loads((encoder_file.parent / "transfer" / "pets-linear.json").read_text())
     assert cell["value"] == 1.0  # labels of the wrong rows would give less
-    assert "3 test images scored once; 0 of these and 1 test images could not be read" in cell["text"]
+    assert "3 test images scored once; 0 of these and 1 test image could not be read" in cell["text"]
     cut_short(root, "beagle_40")
     (encoder_file.parent / "transfer" / "pets-linear.json").unlink()
     assert cli.main([*words, "--resume"]) == 2

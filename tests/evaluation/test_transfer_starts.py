@@ -99,7 +99,7 @@ def test_three_starts_side_by_side(tmp_path, encoders, monkeypatch, capsys):
         str(encoders[2]),
     ]
     assert cli.main([*words, "--out", str(tmp_path / "other")]) == 2
-    assert "takes 1 channels" in capsys.readouterr().err
+    assert "takes 1 channel," in capsys.readouterr().err
 
 
 def test_the_exact_test_is_mcnemars():

@@ -96,7 +96,7 @@ def test_each_transformation_is_added_to_its_own_pretraining(data):
     rows = [part.row for part in of(TransformationsStudy, data / "grey.npz", seeds=1, k=3).plan()]
     assert "colour or grey" not in rows
     assert len(rows) == 3
-    with pytest.raises(UserError, match="--transformations color: the images have 1 channels"):
+    with pytest.raises(UserError, match="--transformations color: the images have 1 channel "):
         of(TransformationsStudy, data / "grey.npz", transformations=("color",), seeds=1, k=3).plan()
 
 

@@ -193,7 +193,7 @@ def test_fine_tuning_reads_honestly():
     assert "-11.8 ± 0.5 with 40 labels, worse" in finetuning.interpretation(trials({0: -0.12, SCRATCH: 0}))
     assert "no clear difference" in finetuning.interpretation(trials({0: -0.001, SCRATCH: 0}))
     two = finetuning.interpretation(trials({0: 0.12, 1: 0.12, SCRATCH: 0}))
-    assert "Fine-tuned from head layer 1 less fine-tuned from h: +0.0 with 40 labels, no clear" in two
+    assert "Fine-tuned from head layer 1 less fine-tuned from h: +0.0 each time with 40 labels, no clear" in two
     one = finetuning.interpretation(trials({0: 0.12, SCRATCH: 0}, draws=1))
     assert "+12.0 (one draw) with 40 labels, no clear difference" in one
     assert finetuning.page(trials({0: 0.12, SCRATCH: 0}), "data").lead == better

@@ -25,6 +25,7 @@ from twofold.interop.state_dicts import SUFFIXES
 from twofold.interop.tensorflow import Variables, read_variables
 from twofold.options import OptionsParser, add_options, merge, plain
 from twofold.reading import usable
+from twofold.text import counted
 from twofold.versions import environment
 
 PUBLISHED_STEPS = {
@@ -82,7 +83,10 @@ class ConvertResult:
             lines.append(f"classifier: {facts['classifier']}")
         lines += facts["remarks"]
         left_out = ", ".join(f"{len(names)} {rule}" for rule, names in self.document["ignored"].items()) or "nothing"
-        lines.append(f"{counts['tensors']} tensors, {counts['parameters']:,} parameters; left out by rule: {left_out}")
+        lines.append(
+            f"{counted(counts['tensors'], 'tensor')}, {counted(counts['parameters'], 'parameter')}; left out by rule: "
+            f"{left_out}"
+        )
         lines.append(f"written to {self.file} and {self.file.parent / 'conversion.json'}")
         return "\n".join(lines)
 
@@ -253,7 +257,7 @@ def _classifier_layer(variables: Variables, network: Network, given: int | None)
     layer, why = next(((layer, why) for layer, why in answers if layer is not None), (None, "unknown"))
     if not possible or (layer is not None and layer not in possible):
         raise UserError(
-            f"{variables.path}: the classifier takes {classifier.in_features} values and cannot read output "
+            f"{variables.path}: the classifier takes {counted(classifier.in_features, 'value')} and cannot read output "
             f"{'of the head' if layer is None else layer} ({why}); the outputs have {widths}: give --classifier_layer"
         )
     return layer, why
@@ -272,7 +276,7 @@ def _describe_classifier(classifier: Classifier | None, layer: int | None, why: 
     below = (
         "an unknown output of the head" if layer is None else f"output {layer} of the head" if layer else "the features"
     )
-    return f"{classifier.out_features} classes, on {below} ({why})"
+    return f"{counted(classifier.out_features, 'class')}, on {below} ({why})"
 
 
 def _document(source: Path, contents: _Contents) -> dict[str, Any]:

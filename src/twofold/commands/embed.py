@@ -50,6 +50,7 @@ from twofold.evaluation.protocols.base import (
 )
 from twofold.options import OptionsParser, add_options, merge, option, refuse_unused
 from twofold.results import in_json
+from twofold.text import counted
 
 _AUDIO: dict[str, tuple[str, ...]] = {"kind": ("audio",)}
 
@@ -175,7 +176,7 @@ def embeddings(
     part = piecewise(source, extract, parts, key, config.save_every, resume)
     index, h, starts = part.index, part.h, None
     if not len(index):
-        raise NothingReadable.of(f"{source.name}: none of its {len(source):,} files can be read", part.skipped)
+        raise NothingReadable.of(f"{source.name}: none of its {counted(len(source), 'file')} can be read", part.skipped)
     if config.per_file:
         index, h = file_means(source, index, h)
     if config.level == "frame":
@@ -263,7 +264,9 @@ def _note(found: Embeddings, source: Source, config: EmbedConfig, written: str) 
     text += f" and {', '.join(found.columns)}" if found.columns else ""
     text += ", means of the pieces of each file" if config.per_file else ""
     text += f", of {config.parts} parts of each recording" if config.parts > 1 else ""
-    text += f", {len(found.names):,} recordings, a frame each {found.step:g} s" if found.step is not None else ""
+    text += (
+        f", {counted(len(found.names), 'recording')}, a frame each {found.step:g} s" if found.step is not None else ""
+    )
     if source.skipped:
         text += f"; {len(source.skipped):,} file(s) left out:\n{source.skipped.summary(10)}"
     return text

@@ -37,7 +37,7 @@ from twofold.report.explore import Explorer, shown_name, write_explorer
 from twofold.report.map import LARGE, Method, project
 from twofold.report.sheets import draw_sheets, side_for
 from twofold.results import in_json, unread
-from twofold.text import printable
+from twofold.text import counted, printable
 
 MOST = 100_000
 """Points of a page at most."""
@@ -115,7 +115,8 @@ class ExploreResult:
     def text(self) -> str:
         """For people."""
         lines = [
-            f"{self.file}: a map of {self.count:,} examples, {self.size / 1e6:.1f} MB, to be opened in a browser",
+            f"{self.file}: a map of {counted(self.count, 'example')}, {self.size / 1e6:.1f} MB, to be opened in a "
+            "browser",
             f"made by {self.words}; colours: {', '.join(self.columns) or 'one'}",
         ]
         lines += unread(self.skipped)
@@ -188,9 +189,9 @@ def explorer_of(
     rows = np.sort(permutation(0, "explore", 0, total)[: config.most])
     around = shelf.features[rows]
     if len(rows) > LARGE and config.map == "tsne":
-        console.print(f"map: of {len(rows):,} examples, which takes a minute or more")
+        console.print(f"map: of {counted(len(rows), 'example')}, which takes a minute or more")
     xy, words = project(around, config.map)
-    words += f"; {len(rows):,} of {total:,} examples, drawn at random" if len(rows) < total else ""
+    words += f"; {len(rows):,} of {counted(total, 'example')}, drawn at random" if len(rows) < total else ""
     near, similarity = _nearest(around, config)
     columns, classes = _columns(shelf, rows, more or {}, similarity)
     sheets = None

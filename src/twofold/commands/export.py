@@ -33,6 +33,7 @@ from twofold.interop.program import TOLERANCE, Program, checked_program, least_s
 from twofold.interop.torchvision import LibraryWeights, detectron2_model, timm_weights, torchvision_weights
 from twofold.randomness import permutation
 from twofold.runs.config import RunConfig
+from twofold.text import counted
 from twofold.training.checkpoint import load_checkpoint
 from twofold.training.rundir import RunDirectory
 
@@ -180,7 +181,7 @@ def _takes(net: Encoder, program: Program) -> str:
     if isinstance(encoder, UtteranceEncoder):
         return (
             f"waveforms [n, samples] at {encoder.input.sample_rate:,} Hz, padded with zeros to "
-            f"{least_samples(encoder):,} samples or more, and lengths [n]; {gives}"
+            f"{counted(least_samples(encoder), 'sample')} or more, and lengths [n]; {gives}"
         )
     sides = "H, W" if program.side is None else f"{program.side}, {program.side}"
     only = f" (one size alone: {program.reason})" if program.reason else ""

@@ -34,6 +34,7 @@ from twofold.runs.finetune import FinetuneResult
 from twofold.runs.finetune import finetune as fit
 from twofold.runs.standing import Made, Result, beside, made
 from twofold.runs.starting import recipe_of
+from twofold.text import counted
 from twofold.training.rundir import RunDirectory
 
 
@@ -77,12 +78,12 @@ class FinetuneReport:
             first = f"mean average precision (11 points) {result.metric:.2%}"
         count = scores.count if scores is not None else 0
         return "\n".join([
-            f"{first}  ({result.labels:,} labels, {count:,} test {EXAMPLE[self.kind]}s)",
+            f"{first}  ({counted(result.labels, 'label')}, {counted(count, f'test {EXAMPLE[self.kind]}')})",
             *(scores.recalls() if isinstance(scores, Scores) else []),
             *self.published,
             f"protocol: {result.text}",
             *unread(self.skipped),
-            f"{result.steps:,} steps in {duration(result.seconds)}; encoder, head and classifier: "
+            f"{counted(result.steps, 'step')} in {duration(result.seconds)}; encoder, head and classifier: "
             f"{self.path / 'encoder.safetensors'}; numbers: {self.path / 'result.json'}",
             *([f"report: {self.page}"] if self.page else []),
         ])  # fmt: skip

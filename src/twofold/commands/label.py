@@ -35,6 +35,7 @@ from twofold.options import OptionsParser, add_options, merge, refuse_unused
 from twofold.report.contact import MOST_ACROSS, MOST_ROWS, Shot, Strip, write_sheet
 from twofold.report.explore import write_explorer
 from twofold.results import in_json, unread
+from twofold.text import counted, counted_have
 
 TABLE, SHEET, PAGE = "label.csv", "label.png", "label.html"
 """Files of a round."""
@@ -207,11 +208,13 @@ def _known(
     left_empty = given.left_empty - known.keys()
     if len(known) == len(shelf.features):
         remedy = ": where folders or the column are no classes, give --own_labels false" if own else ""
-        raise UserError(f"all {len(known):,} examples have a label already, and none is left to propose{remedy}")
+        raise UserError(
+            f"all {counted(len(known), 'example')} have a label already, and none is left to propose{remedy}"
+        )
     if len(known) + len(left_empty) == len(shelf.features):
         raise UserError(
-            f"{len(known):,} examples have a label, the other {len(left_empty):,} were proposed before and left empty, "
-            "and none is left to propose: fill these in, or delete their rows to have them proposed again"
+            f"{counted_have(len(known), 'example')} a label, the other {len(left_empty):,} were proposed before and "
+            "left empty, and none is left to propose: fill these in, or delete their rows to have them proposed again"
         )
     return known, left_empty, given.notes
 
@@ -263,8 +266,8 @@ class _Round:
         if self.doubtful or _ROOM * wanted <= count or len(self.choices) <= _FEW:
             return ()
         return (
-            f"{wanted:,} labels for {count:,} examples leave groups of fewer than {_ROOM}, whose typical ones are "
-            "worth no more than any: ask for fewer by --count, label these, and go on",
+            f"{counted(wanted, 'label')} for {counted(count, 'example')} leave groups of fewer than {_ROOM}, whose "
+            "typical ones are worth no more than any: ask for fewer by --count, label these, and go on",
         )
 
     def best(self, row: int) -> tuple[str | None, float | None]:

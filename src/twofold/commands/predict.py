@@ -33,6 +33,7 @@ from twofold.evaluation.protocols.recogniser import Reader
 from twofold.evaluation.rows import check_table, write_rows
 from twofold.options import OptionsParser, add_options, merge, refuse_unused
 from twofold.results import in_json
+from twofold.text import counted
 
 _SHOWN = 20
 """Rows that are shown where no file is named."""
@@ -158,7 +159,9 @@ class PredictResult:
         if new + learned < len(known):
             fitted = ", it may have been fitted on some of them"
             return f", {self.metrics['top1']:.2%} of the {len(known):,} with a class of their own as it says{fitted}"
-        apart = f"fitted on {learned:,} of these files; of the {new:,} others" if learned else f"of the {new:,}"
+        apart = (
+            f"fitted on {learned:,} of these files; of the {counted(new, 'other')}" if learned else f"of the {new:,}"
+        )
         return f", {apart} with a class of their own {self.metrics['top1_new']:.2%} are as it says"
 
     def _shown(self) -> Sequence[Prediction]:
@@ -272,7 +275,10 @@ def _read(reader: Reader, source: Source, files: Any, config: PredictConfig) -> 
         Prediction(str(name), text=each.text, confidence=round(each.confidence, 6))
         for name, each in zip(names, found.values(), strict=True)
     ]
-    return rows, f"read in {len(reader.characters)} characters, whole recordings, of overlong ones the beginning"
+    return (
+        rows,
+        f"read in {counted(len(reader.characters), 'character')}, whole recordings, of overlong ones the beginning",
+    )
 
 
 def _given(source: Source, index: Any) -> list[str | None]:

@@ -27,6 +27,7 @@ from twofold.runs import tracking
 from twofold.runs.config import RunConfig, build, to_yaml
 from twofold.runs.defaults import choose
 from twofold.runs.from_weights import from_start
+from twofold.text import counted
 from twofold.training.clock import describe_time
 from twofold.training.rundir import RunDirectory
 
@@ -61,7 +62,7 @@ class PretrainResult(RunDirectory):
 
     def text(self) -> str:
         """For people."""
-        seen = f"{self.examples:,} {EXAMPLE[self.kind]}s in {duration(self.seconds)}; encoder: {self.encoder_file}"
+        seen = f"{counted(self.examples, EXAMPLE[self.kind])} in {duration(self.seconds)}; encoder: {self.encoder_file}"
         time = [describe_time(self.clock)] if any(self.clock.values()) else []
         return "\n".join([seen, *time, *([f"report: {self.page}"] if self.page else [])])
 

@@ -17,6 +17,7 @@ from twofold.report.records import read_record
 from twofold.report.run import write_run_report
 from twofold.results import in_json
 from twofold.runs.config import RunConfig
+from twofold.text import counted
 from twofold.training.rundir import RunDirectory
 
 
@@ -79,7 +80,7 @@ def _data(run: RunDirectory, data: Any) -> tuple[Source | None, str]:
             raise
         return None, f"without views, neighbours and map: {error}; `twofold report RUN DATA` takes them from elsewhere"
     if len(source) != facts["images"]:
-        words = f"{given} holds {len(source):,} examples, and the run in {run.path} had {facts['images']:,}"
+        words = f"{given} holds {counted(len(source), 'example')}, and the run in {run.path} had {facts['images']:,}"
         if data is not None:
             raise UserError(f"{words}: give the data that it was trained on")
         return None, f"without views, neighbours and map: {words}"

@@ -29,6 +29,7 @@ from twofold.files import check_out, write_atomically
 from twofold.options import OptionsParser, add_options, merge, refuse_unused
 from twofold.report.contact import MOST_ACROSS, MOST_ROWS, Shot, Strip, write_sheet
 from twofold.results import in_json, unread
+from twofold.text import counted
 
 _OUTLIERS = 20
 """So many are told where nothing is asked for by name."""
@@ -116,7 +117,7 @@ class SearchResult:
             if groups:
                 members = sum(len(group["names"]) + len(group.get("test", ())) for group in groups)
                 count = "1 group:" if len(groups) == 1 else f"{len(groups):,} groups, such as"
-                lines.append(f"{what}: {members:,} examples in {count}")
+                lines.append(f"{what}: {counted(members, 'example')} in {count}")
                 lines += [
                     f"  {', '.join([*g['names'], *g.get('test', ())][:6])} ({g['similarity']:.3f})" for g in groups[:3]
                 ]
@@ -173,7 +174,8 @@ def search(
     other = None if test is None else shelves.of(test, bank.mean)
     folder.mkdir(parents=True, exist_ok=True)
     result = SearchResult(
-        folder, len(bank.features), f"{len(bank.features):,} examples{_how(bank)}, {index.words}; similarity: {_MEANS}",
+        folder, len(bank.features),
+        f"{counted(len(bank.features), 'example')}{_how(bank)}, {index.words}; similarity: {_MEANS}",
         (*search.like(bank, index, bank, rows, "names"), *search.like(bank, index, new, None, "query")),
         search.twice(bank, index) if twice else (),
         search.in_both(bank, index, other) if other is not None else (),

@@ -18,6 +18,7 @@ from twofold.errors import UserError
 from twofold.files import at_home, check_out
 from twofold.options import OptionsParser, add_options
 from twofold.results import in_json
+from twofold.text import counted
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,8 @@ def _index(folder: Path, config: ShardConfig) -> ShardResult:
             raise UserError(f"{base}: an index would hide what is wrong with its archives:\n{listing}")
         write_index(base, [path.name for path in paths], index)
         size = sum(path.stat().st_size for path in paths)
-        note = f"{base}: {len(index.records):,} images in {len(paths)} archives; index: {base / 'index.json'}"
+        held = f"{counted(len(index.records), 'image')} in {counted(len(paths), 'archive')}"
+        note = f"{base}: {held}; index: {base / 'index.json'}"
         parts.append(ShardPart(base, len(paths), size, 0, note))
     if not parts:
         raise UserError(f"{folder}: no .tar archives in it or in folders such as train, val or test")
@@ -156,7 +158,7 @@ def _index(folder: Path, config: ShardConfig) -> ShardResult:
 
 def _report(paths: list[Path], folder: Path, skipped: SkipList) -> ShardPart:
     size = sum(path.stat().st_size for path in paths)
-    text = f"{folder}: {len(paths)} archives, {size / 1e6:,.1f} MB"
+    text = f"{folder}: {counted(len(paths), 'archive')}, {size / 1e6:,.1f} MB"
     if len(skipped):
         text += f"; {len(skipped)} image(s) skipped:\n{skipped.summary(10)}"
     return ShardPart(folder, len(paths), size, len(skipped), text)

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from twofold.errors import UserError
+from twofold.text import counted
 
 Labels = NDArray[np.int64]
 UNLABELLED = -1
@@ -41,7 +42,8 @@ def class_labels(
         array = array[:, 0]
     if array.ndim not in (1, 2) or len(array) != count:
         raise UserError(
-            f"{name}: labels must be [{count}] or [{count}, K] as there are {count} images, got {array.shape}"
+            f"{name}: labels must be [{count}] or [{count}, K] as there are {counted(count, 'image')}, got "
+            f"{array.shape}"
         )
     if array.dtype.kind in "UO":
         return _from_names(array, name, classes)
@@ -118,8 +120,8 @@ def _numbered(numbers: NDArray[Any], name: str, classes: Sequence[str] | None) -
     if classes is not None:
         if len(different) and int(different[-1]) >= len(classes):
             raise UserError(
-                f"{name} has the label {different[-1]}, and names for {len(classes)} classes, 0 to {len(classes) - 1}: "
-                "name every class, or number them as they are named"
+                f"{name} has the label {different[-1]}, and names for {counted(len(classes), 'class')}, 0 to "
+                f"{len(classes) - 1}: name every class, or number them as they are named"
             )
         return numbers.astype(np.int64), list(classes)
     if not len(different) or int(different[-1]) + 1 <= 2 * len(different):

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twofold.errors import UserError
+from twofold.text import counted
 
 ClassWeights = Literal["balanced"] | tuple[float, ...] | None
 """balanced, as scikit-learn has it: inversely proportional to a class's number of examples; or a weight a class."""
@@ -53,8 +54,8 @@ def check_class_weights(wanted: ClassWeights, classes: int | None = None, names:
     if classes is not None and len(wanted) != classes:
         order = f", in the order {', '.join(names[:10])}{' ...' if len(names) > 10 else ''}" if names else ""
         raise UserError(
-            f"--class_weights {list(wanted)} has {len(wanted)} weights, and the data have {classes} classes: give one "
-            f"for each{order}, or balanced"
+            f"--class_weights {list(wanted)} has {counted(len(wanted), 'weight')}, and the data have "
+            f"{counted(classes, 'class')}: give one for each{order}, or balanced"
         )
 
 

@@ -32,6 +32,7 @@ from twofold.evaluation.framing import Framing, Preprocessing, cut_in_words
 from twofold.evaluation.prepared import Kept, Prepared
 from twofold.kinds import EXAMPLE
 from twofold.options import upgraded
+from twofold.text import counted
 from twofold.views.resample import Resample
 
 _BATCHES_AHEAD = 2
@@ -207,7 +208,7 @@ class Extractor:
     ) -> Features:
         if source.channels != encoder.input.channels:
             raise UserError(
-                f"{source.name} gives images of {source.channels} channels, the encoder takes "
+                f"{source.name} gives images of {counted(source.channels, 'channel')}, the encoder takes "
                 f"{encoder.input.channels}: set --data.channels {encoder.input.channels}"
             )
         framing = Framing(self.preprocessing, self.size or encoder.input.size, self.resample)
@@ -226,7 +227,7 @@ class Extractor:
                 if progress:
                     progress(min(begin + self.batch, len(source)), len(source))
         if not parts:
-            what = f"{source.name}: none of its {len(source)} {EXAMPLE[encoder.input.kind]}s can be read"
+            what = f"{source.name}: none of its {counted(len(source), EXAMPLE[encoder.input.kind])} can be read"
             raise NothingReadable.of(what, source.skipped)
         kept_index = np.array(index, dtype=np.int64)
         order = np.argsort(kept_index)  # recordings come by length

@@ -14,6 +14,7 @@ from twofold.data.groups import group_numbers, groups_of
 from twofold.errors import UserError
 from twofold.evaluation.grouped import made_folds
 from twofold.evaluation.splits import single_labels
+from twofold.text import counted
 
 
 def folds_of(source: Source, wanted: bool | int = True, seed: int = 0) -> Sequence[str | None]:
@@ -73,7 +74,8 @@ def folds_in_words(source: Source, folds: Sequence[str | None], by: str | None) 
     several = sorted(group for group, inside in held.items() if len(inside) > 1)
     if several:
         print_rank0(
-            f"warning: {len(several):,} of {len(held):,} groups lie in several folds, such as {several[0]}: the scores "
-            "count what was learned by heart; give --folds a number to have folds made that keep groups together"
+            f"warning: {len(several):,} of {counted(len(held), 'group')} lie in several folds, such as {several[0]}: "
+            "the scores count what was learned by heart; give --folds a number to have folds made that keep groups "
+            "together"
         )
     return f"groups{'' if by is None else f' by {by}'}: {len(held):,}, {len(several) or 'none'} in two folds"

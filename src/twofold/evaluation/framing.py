@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from twofold.errors import UserError
+from twofold.text import counted
 from twofold.views.resample import Resample, center_crop, crop_resize, letterbox
 
 Preprocessing = Literal["auto", "none", "resize", "crop", "letterbox", "squares"]
@@ -98,8 +99,8 @@ def cut_in_words(cut: int, seen: int) -> str:
         return ""
     are, them = ("is", "it") if cut == 1 else ("are", "them")
     return (
-        f"; {cut:,} of {seen:,} images {are} more than twice as long as wide, and of {them} only the middle is seen: "
-        "--preprocessing letterbox or squares (of evaluate, embed and search) shows all"
+        f"; {cut:,} of {counted(seen, 'image')} {are} more than twice as long as wide, and of {them} only the middle "
+        "is seen: --preprocessing letterbox or squares (of evaluate, embed and search) shows all"
     )
 
 

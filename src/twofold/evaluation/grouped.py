@@ -197,8 +197,8 @@ def warn_of_shared_groups(parts: Mapping[str, Any], example: str = "image") -> N
     for first, second, both, (ours, theirs) in shared_groups(parts):
         print_rank0(
             f"warning: {len(both):,} group{'s are' if len(both) > 1 else ' is'} in both the {first} and the {second} "
-            f"part, such as {both[0]}, with {ours:,} and {theirs:,} {example}s: the {second} score counts what was "
-            "learned by heart; divide the data by groups, or leave these out of one part"
+            f"part, such as {both[0]}, with {ours:,} and {counted(theirs, example)}: the {second} score counts what "
+            "was learned by heart; divide the data by groups, or leave these out of one part"
         )
 
 

@@ -19,6 +19,7 @@ from twofold.errors import UserError
 from twofold.files import at_home
 from twofold.randomness import permutation
 from twofold.reading import read_text, usable
+from twofold.text import counted
 
 _LARGEST = 2**30
 """Bytes of a list that is read."""
@@ -87,9 +88,9 @@ def labelled_part(source: Source, wanted: str | int = "all", seed: int = 0, draw
     """The images that get a label, as a source, and the choice in words; see `label_positions`."""
     selection = label_positions(source, wanted, seed, draw)
     if len(selection) == len(source):
-        return source, f"all {len(source):,} labels"
+        return source, f"all {counted(len(source), 'label')}"
     how = "" if str(wanted) == "all" else f" ({wanted}{'' if is_list(wanted) else f'; seed {seed}, draw {draw}'})"
-    return subset(source, selection), f"{len(selection):,} of {len(source):,} labels{how}"
+    return subset(source, selection), f"{len(selection):,} of {counted(len(source), 'label')}{how}"
 
 
 def _path(text: str) -> Path:
@@ -147,7 +148,9 @@ def _by_name(source: Source, lines: list[str]) -> list[int]:
         known = result.get(tail[-1], []) if tail else []  # ("." names nothing)
         fits = [place for parts, place in known if parts[-len(tail) :] == tail]
         if len(fits) > 1:
-            raise UserError(f"{source.name} has {len(fits)} images called {line}: list them with their folders")
+            raise UserError(
+                f"{source.name} has {counted(len(fits), 'image')} called {line}: list them with their folders"
+            )
         places.append(fits[0] if fits else -1)
     return places
 
@@ -155,7 +158,9 @@ def _by_name(source: Source, lines: list[str]) -> list[int]:
 def _check_cover(source: Source, labels: NDArray[np.int64], chosen: NDArray[np.int64], path: Path) -> None:
     """Every class of the source has an image in the list, and every image of the list has a label."""
     if (labels[chosen] < 0).any():
-        raise UserError(f"--labels {path} lists {(labels[chosen] < 0).sum()} images of {source.name} without a label")
+        raise UserError(
+            f"--labels {path} lists {counted((labels[chosen] < 0).sum(), 'image')} of {source.name} without a label"
+        )
     missing = np.setdiff1d(labels[labels >= 0], labels[chosen])
     if len(missing):
         names = [source.classes[i] if source.classes else str(i) for i in missing[:10]]
@@ -193,15 +198,15 @@ def balanced_subset(
         short = [f"{label} ({count})" for label, count in zip(classes, counts, strict=True) if count < per_class]
         if short or per_class < 1:
             raise UserError(
-                f"{per_class} labels a class were asked for; "
+                f"{counted(per_class, 'label')} a class were asked for; "
                 + (f"classes with fewer images: {', '.join(short[:10])}" if short else "give at least 1")
             )
         total = per_class * len(classes)
     assert total is not None
     if not len(classes) <= total <= counts.sum():
         raise UserError(
-            f"{total} labels were asked for; give at least one for each of the {len(classes)} classes and at most "
-            f"the {counts.sum()} labelled images"
+            f"{counted(total, 'label')} were asked for; give at least one for each of the "
+            f"{counted(len(classes), 'class')} and at most the {counted(counts.sum(), 'labelled image')}"
         )
     turn = permutation(seed, "label subset/classes", draw, len(classes))  # whose turn comes first in each round
     members, rounds, turns = [], [], []

@@ -25,6 +25,7 @@ from twofold.methods import ContrastiveMethod, ContrastiveOutput, Method, Output
 from twofold.optim import OptimConfig, build_optimizer, classifier_decay
 from twofold.options import option, refuse_unused
 from twofold.randomness import permutation
+from twofold.text import counted
 
 EXTRACTOR = Extractor(batch=512)
 """How a run's monitors extract features, but for the size and the interpolation of its views."""
@@ -194,8 +195,8 @@ def _width(method: Method, layer: int) -> int:
     widths = method.head.widths if isinstance(method, ContrastiveMethod) else [method.encoder.feature_dim]
     if layer >= len(widths):
         raise UserError(
-            f"--monitor.probe_layer {layer}: the projection head has {len(widths) - 1} layers; give 0 (the encoder's "
-            f"features) to {len(widths) - 1}"
+            f"--monitor.probe_layer {layer}: the projection head has {counted(len(widths) - 1, 'layer')}; give 0 (the "
+            f"encoder's features) to {len(widths) - 1}"
         )
     return widths[layer]
 

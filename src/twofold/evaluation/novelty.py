@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from twofold.evaluation.neighbours import nearest
 from twofold.randomness import permutation
+from twofold.text import counted
 
 MOST_SEEN = 10_000
 """Most training examples whose features are kept: 10 MB of 512 values."""
@@ -97,8 +98,8 @@ class Novelty:
         """For people."""
         which = "nearest neighbour" if self.k == 1 else f"neighbour number {self.k}"
         return (
-            f"unlike: share of {len(self.held):,} held-out examples that lie nearer to their {which} among "
-            f"{len(self.seen):,} training examples (1 - cosine), 0 to {1 - 1 / (len(self.held) + 1):.3g}"
+            f"unlike: share of {counted(len(self.held), 'held-out example')} nearer to their {which} among "
+            f"{counted(len(self.seen), 'training example')} (1 - cosine), 0 to {1 - 1 / (len(self.held) + 1):.3g}"
         )
 
 

@@ -108,7 +108,7 @@ def part_of(data: Any, part: Any, config: DataConfig) -> Source:
         known = splits_of(data)
         if part in known.names + known.others:
             return open_source(data, config, split=part)
-    return open_source(part, dataclasses.replace(config, split=None))
+    return open_source(part, dataclasses.replace(config, split=None), least=1)  # one can be scored
 
 
 def labelled_parts(

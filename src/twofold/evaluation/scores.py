@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from twofold.text import counted
+
 UNEVEN = 1.5
 """How many times as many test images a class has as another where the recalls of all are told to people."""
 MOST_RECALLS = 10
@@ -63,7 +65,11 @@ class Scores:
             return []
         names = sorted(self.recall, key=lambda name: (self.recall or {})[name])
         shown = ", ".join(f"{name} {self.recall[name]:.2%} of {self.support[name]:,}" for name in names[:MOST_RECALLS])
-        which = "each class" if len(names) <= MOST_RECALLS else f"the {MOST_RECALLS} worst of {len(names):,} classes"
+        which = (
+            "each class"
+            if len(names) <= MOST_RECALLS
+            else f"the {MOST_RECALLS} worst of {counted(len(names), 'class')}"
+        )
         return [f"recall of {which}: {shown}"]
 
     def named(self, classes: Sequence[str] | None) -> Scores:

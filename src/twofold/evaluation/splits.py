@@ -237,7 +237,8 @@ def check_positives(labels: Labels, where: str, classes: Sequence[str] | None = 
 def without_label(counts: Mapping[str, int], example: str = "image") -> str:
     """How many examples of each part (by its name) were left out for want of a label, in words; empty without any."""
     some = " and ".join(f"{count:,} {part}".strip() for part, count in counts.items() if count)
-    return f"{some} {example}s without a label left out" if some else ""
+    plural = "" if sum(counts.values()) == 1 else "s"
+    return f"{some} {example}{plural} without a label left out" if some else ""
 
 
 def labels_fingerprint(source: Source) -> str:

@@ -24,6 +24,7 @@ from twofold.interop.detect import require_same, shorten
 from twofold.interop.moco import MEAN, STD, plan_of
 from twofold.interop.state_dicts import Prefixes, StateDict, beginnings, check_values, find_prefix, read_state_dict
 from twofold.options import OptionsParser
+from twofold.text import counted
 
 _RESNETS = (
     "resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "wide_resnet50_2", "wide_resnet101_2",
@@ -240,7 +241,8 @@ def _top(
     if not fits or weight is None:
         if wanted:
             raise UserError(
-                f"--classifier_layer 0: {state.path} has no linear layer on the {encoder.feature_dim} features of "
+                f"--classifier_layer 0: {state.path} has no linear layer on the "
+                f"{counted(encoder.feature_dim, 'feature')} of "
                 f"{_title(encoder)}{f' ({name}.weight)' if name else ''}; beside the encoder it holds "
                 f"{shorten(found.ignored.get('beside the encoder', [])) or 'nothing'}"
             )

@@ -19,6 +19,7 @@ from twofold.encoders.composed import EncoderWithClassifier
 from twofold.errors import UserError
 from twofold.files import write_atomically
 from twofold.interop.torchvision import LibraryWeights, timm_weights
+from twofold.text import counted
 
 WEIGHTS, TIMM_WEIGHTS = "encoder.safetensors", "model.safetensors"
 _LARGE = 384
@@ -175,7 +176,8 @@ def model_card(
     lines = ["---", *metadata, "---", "", f"# {facts.title}", ""]
     lines.append(
         f"An encoder of {'recordings' if audio else 'images'} with {parameters:,} parameters that gives "
-        f"{encoder.feature_dim} features" + (f", and a classifier of {net.feature_dim} classes." if classified else ".")
+        f"{counted(encoder.feature_dim, 'feature')}"
+        + (f", and a classifier of {counted(net.feature_dim, 'class')}." if classified else ".")
     )
     if facts.data:
         lines += ["", f"Trained on {facts.data}."]

@@ -23,6 +23,7 @@ from twofold.encoders import Encoder
 from twofold.errors import UserError
 from twofold.files import write_atomically
 from twofold.interop.program import TOLERANCE, Program, apart, encoder_program, examples, outputs_of
+from twofold.text import counted
 
 ONE_FILE = 2**31 - 2**20
 """Bytes that one file of protocol buffers can hold; weights beyond lie in a second file."""
@@ -144,8 +145,9 @@ class Int8Cost:
         )
         return (
             f"int8 weights and activations, {self.megabytes[0]:.2f} -> {self.megabytes[1]:.2f} MB, ranges from "
-            f"{self.calibrated} images; on {self.measured} others cosine to float32 features {self.cosine:.4f} on "
-            f"average and {self.lowest:.4f} at least, the same nearest neighbour for {self.neighbour:.1%}{cost}"
+            f"{counted(self.calibrated, 'image')}; on {counted(self.measured, 'other')} cosine to float32 features "
+            f"{self.cosine:.4f} on average and {self.lowest:.4f} at least, the same nearest neighbour for "
+            f"{self.neighbour:.1%}{cost}"
         )
 
 
@@ -169,7 +171,9 @@ def write_int8(
         UserError: fewer than eight images.
     """
     if len(images) < 8:
-        raise UserError(f"--int8 has {len(images)} images: give 8 or more, half of them to measure what int8 costs")
+        raise UserError(
+            f"--int8 has {counted(len(images), 'image')}: give 8 or more, half of them to measure what int8 costs"
+        )
     onnx = importlib.import_module("onnx")
     quantization = importlib.import_module("onnxruntime.quantization")
     known = min(len(images) // 2, _CALIBRATED)

@@ -21,6 +21,7 @@ from twofold.devices import available_memory
 from twofold.errors import UserError
 from twofold.interop.detect import shorten
 from twofold.reading import regular
+from twofold.text import counted
 
 SUFFIXES = (".pth", ".pt", ".ckpt", ".tar", ".bin", ".safetensors")
 """Of the names of such files."""
@@ -226,7 +227,7 @@ def find_prefix(state: StateDict, expected: Sequence[str]) -> str:
     asked = [prefix for prefix in best if prefix.endswith(_QUERY)]  # MoCo's, which it evaluates by
     if len(best) > 1 and len(asked) != 1 and most > len(expected) / 2:
         raise UserError(
-            f"{state.path} holds {len(best)} such networks, under {' and '.join(best)}: say which with the prefix, "
-            f"e.g. {best[0]}"
+            f"{state.path} holds {counted(len(best), 'such network')}, under {' and '.join(best)}: say which with the "
+            f"prefix, e.g. {best[0]}"
         )
     return asked[0] if len(asked) == 1 else best[0] if best else ""

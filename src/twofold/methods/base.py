@@ -12,6 +12,7 @@ from twofold.encoders import Encoder
 from twofold.errors import UserError
 from twofold.heads import ProjectionHead
 from twofold.losses import chance_level, describe, negatives_per_anchor
+from twofold.text import counted
 from twofold.waves import Waves
 
 
@@ -115,7 +116,7 @@ class Method(nn.Module):
     def forward(self, inputs: Inputs) -> Output:
         """One step's loss."""
         raise NotImplementedError(
-            f"{type(self).__name__} does not say what a step of {len(inputs.a)} examples computes"
+            f"{type(self).__name__} does not say what a step of {counted(len(inputs.a), 'example')} computes"
         )
 
     def trained(self) -> list[nn.Module]:

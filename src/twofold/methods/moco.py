@@ -21,6 +21,7 @@ from twofold.methods.base import ContrastiveMethod, ContrastiveOutput, Inputs
 from twofold.methods.config import ContrastiveConfig, image_temperature
 from twofold.methods.queue import KeyQueue, check_fits
 from twofold.randomness import permutation
+from twofold.text import counted
 
 if TYPE_CHECKING:
     from twofold.data import DataFacts
@@ -95,14 +96,14 @@ class MoCo(ContrastiveMethod):
             if config.momentum is None:
                 over = min(max(steps / 200, 1), 1000)
                 config = replace(config, momentum=round(1 - 1 / over, 3))
-                reasons.append(f"method.momentum {config.momentum:g} (over {over:,.0f} of {steps:,} steps)")
+                reasons.append(f"method.momentum {config.momentum:g} (over {over:,.0f} of {counted(steps, 'step')})")
             if config.follows_fast and config.symmetric is None:
                 reasons.append(f"method.symmetric true (momentum {config.momentum:g})")
                 config = replace(config, symmetric=True)
             if config.queue is None:
                 keys = batch * (2 if config.symmetric else 1)
                 queue = min(65536, max(2 ** int(math.log2(max(facts.count // 8, 1))), 2 * keys))
-                reasons.append(f"method.queue {queue} ({facts.count:,} images)")
+                reasons.append(f"method.queue {queue} ({counted(facts.count, 'image')})")
                 config = replace(config, queue=queue)
             if config.bn_splits is None and world_size() == 1 and "resnet" in encoder and "timm:" not in encoder:
                 splits = max(s for s in (1, 2, 4, 8) if batch % s == 0 and batch // s >= (16 if s > 1 else 1))
@@ -127,8 +128,8 @@ class MoCo(ContrastiveMethod):
             own, splits = batch // world_size(), self.bn_splits or 1
             if splits > 1 and own % splits:
                 raise UserError(
-                    f"--method.bn_splits {splits} does not divide the {own} images of a device's batch: choose a "
-                    "--batch that it divides"
+                    f"--method.bn_splits {splits} does not divide the {counted(own, 'image')} of a device's batch: "
+                    "choose a --batch that it divides"
                 )
 
         def about_chance(self) -> str:
@@ -237,8 +238,8 @@ class MoCo(ContrastiveMethod):
         """Where chance lies, and why the loss rises before it falls."""
         level = f"{'2 ' if self.symmetric else ''}ln(K + 1) = {self.chance(0):.2f}"
         return (
-            f"the loss of chance is {level} (K = {self.queue.size:,} keys); a run starts below it and rises first, "
-            "while keys take the place of the queue's random start: that is no fault"
+            f"the loss of chance is {level} (K = {counted(self.queue.size, 'key')}); a run starts below it and rises "
+            "first, while keys take the place of the queue's random start: that is no fault"
         )
 
     def get_extra_state(self) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from twofold.errors import UserError
 from twofold.heads import Classifier, ProjectionHead
 from twofold.methods.base import ClassifierOutput, Inputs, Method, Output
 from twofold.optim import classifier_decay
+from twofold.text import counted
 from twofold.waves import Waves
 
 Freeze = Literal["nothing", "head", "encoder"]
@@ -71,8 +72,8 @@ class Supervised(Method):
         layers = 0 if head is None else len(head.layers)
         if not 0 <= from_head <= layers:
             raise UserError(
-                f"--from_head {from_head}: the run's projection head has {layers} layers; give 0 (the encoder's "
-                f"features) to {layers}"
+                f"--from_head {from_head}: the run's projection head has {counted(layers, 'layer')}; give 0 (the "
+                f"encoder's features) to {layers}"
             )
         self.encoder, self.head = encoder, head if head is not None else nn.Identity()
         self.below = list(head.layers[:from_head]) if head is not None else []
@@ -107,8 +108,8 @@ class Supervised(Method):
             )
         if not 0 <= after_block <= len(blocks.blocks):
             raise UserError(
-                f"--after_block {after_block}: the encoder has {len(blocks.blocks)} blocks; give 0 (what follows the "
-                f"stem is trained) to {len(blocks.blocks)}"
+                f"--after_block {after_block}: the encoder has {counted(len(blocks.blocks), 'block')}; give 0 (what "
+                f"follows the stem is trained) to {len(blocks.blocks)}"
             )
         for parameter in blocks.parameters(after_block):
             parameter.requires_grad_(False)

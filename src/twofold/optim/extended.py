@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from twofold.errors import UserError
 from twofold.optim.other_schedules import EpochCosine
 from twofold.optim.schedules import WarmupCosine
+from twofold.text import counted
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,8 @@ def _anew(schedule: WarmupCosine | EpochCosine, steps: int, epochs: float) -> Ca
     if isinstance(schedule, EpochCosine):
         if epochs <= schedule.first_epoch:
             raise UserError(
-                f"{epochs:g} more epochs would have the learning rate 0 throughout, as the last epoch has with "
-                f"--optim.first_epoch {schedule.first_epoch}: give --extend more"
+                f"{counted(epochs, 'more epoch')} would have the learning rate 0 throughout, as the last epoch has "
+                f"with --optim.first_epoch {schedule.first_epoch}: give --extend more"
             )
         return dataclasses.replace(schedule, epochs=epochs)
     return WarmupCosine(schedule.peak, min(schedule.warmup, max(1, steps // 10), steps - 1), steps)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from twofold.errors import UserError
+from twofold.text import counted
 
 
 def scaled_lr(base: float, batch: int, rule: Literal["linear", "sqrt", "none"]) -> float:
@@ -30,8 +31,8 @@ class WarmupCosine:
     def __post_init__(self) -> None:
         if not 0 <= self.warmup < self.total:
             raise UserError(
-                f"the warm-up takes {self.warmup} of the run's {self.total} steps: lower --optim.warmup_epochs (or "
-                "--optim.warmup_steps), or train longer"
+                f"the warm-up takes {self.warmup} of the run's {counted(self.total, 'step')}: lower "
+                "--optim.warmup_epochs (or --optim.warmup_steps), or train longer"
             )
 
     def __call__(self, step: int) -> float:

@@ -52,6 +52,8 @@ class OptionsParser(Generic[Options]):
         for path in given:
             leaf = known[path]
             parser.add_argument(f"--{path}", type=leaf.type, default=leaf.default)
+            if type(given[path]) is int and leaf.type in (str, str | None):
+                given[path] = str(given[path])  # a number for what is written as text, as on the command line
         try:
             parsed = parser.parse_object(merge(given)).as_flat()
         except Exception as error:  # jsonargparse raises several kinds; each says which key and why

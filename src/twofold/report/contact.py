@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from twofold.files import write_atomically
-from twofold.text import printable
+from twofold.text import counted, printable
 
 SIDE, _GAP, _LINE = 112, 10, 17
 _PAPER, _INK, _SOFT, _GREY, _MARK = (255, 255, 255), (25, 25, 25), (110, 110, 110), (200, 200, 200), (0, 150, 136)
@@ -70,7 +70,9 @@ def write_sheet(path: Path, strips: Sequence[Strip], side: int = SIDE) -> Path:
             under = (corner[0], corner[1] + side + 2)
             draw.text(under, _fitted(draw, shot.text, font, side), _SOFT, font)
     if len(strips) > len(shown):
-        draw.text((_GAP, size[1] - _LINE), f"and {len(strips) - len(shown):,} rows more in the table", _INK, font)
+        draw.text(
+            (_GAP, size[1] - _LINE), f"and {counted(len(strips) - len(shown), 'row')} more in the table", _INK, font
+        )
     write_atomically(path, lambda file: sheet.save(file, "PNG"))
     return path
 

@@ -14,6 +14,7 @@ from twofold.data import Source
 from twofold.errors import UserError
 from twofold.randomness import derive_seed, permutation
 from twofold.report.images import Pixels, thumbnails
+from twofold.text import counted
 
 Method = Literal["tsne", "pca"]
 LARGE = 5_000
@@ -75,7 +76,7 @@ def embedding_map(
     index = np.arange(len(features)) if index is None else index
     xy, words = project(features[selection], method, seed)
     if len(selection) < len(features):
-        words += f"; {len(selection):,} of {len(features):,} images, drawn at random"
+        words += f"; {len(selection):,} of {counted(len(features), 'image')}, drawn at random"
     return EmbeddingMap(
         xy,
         None if labels is None else labels[selection],
@@ -101,10 +102,13 @@ def project(features: NDArray[np.float32], method: Method = "tsne", seed: int = 
     elif len(x) <= LARGE:
         perplexity = min(30.0, (len(x) - 1) / 3)
         tsne = TSNE(perplexity=perplexity, init="pca", random_state=state)
-        xy, words = tsne.fit_transform(x), f"PCA to {components} dimensions, then t-SNE (perplexity {perplexity:.0f})"
+        xy, words = (
+            tsne.fit_transform(x),
+            f"PCA to {counted(components, 'dimension')}, then t-SNE (perplexity {perplexity:.0f})",
+        )
     else:
         xy, words = _many(x.astype(np.float32), state)
-        words = f"PCA to {components} dimensions, then {words}"
+        words = f"PCA to {counted(components, 'dimension')}, then {words}"
     low, high = xy.min(axis=0), xy.max(axis=0)
     span = float((high - low).max()) or 1.0
     return ((xy - low) / span + (1 - (high - low) / span) / 2).astype(np.float32), words

@@ -13,6 +13,7 @@ from twofold.report.page import Report, write_report
 from twofold.report.plots import Series, line_figure
 from twofold.report.records import documents, read_record
 from twofold.report.tables import Table
+from twofold.text import counted
 from twofold.training.rundir import RunDirectory
 
 
@@ -29,10 +30,10 @@ def write_outcome_report(run: RunDirectory) -> Path:
     last = record.rows[-1] if record.rows else {}
     began = record.facts.get("base") or record.facts.get("teacher")
     facts = {
-        "data": f"{record.facts['data']}, {record.facts['images']:,} examples",
+        "data": f"{record.facts['data']}, {counted(record.facts['images'], 'example')}",
         ("encoder" if record.command == "finetune" else "teacher"): began,
         "labels": options.get("labels") or "none",
-        "training": f"{options['epochs']:g} epochs of batches of {options['batch']}",
+        "training": f"{counted(options['epochs'], 'epoch')} of batches of {options['batch']}",
         **({"time": duration(last["seconds"])} if "seconds" in last else {}),
         "optimiser": f"{options['optim.name']}, lr {options['optim.lr']:g}",
         "recipe": record.facts.get("recipe") or "none",

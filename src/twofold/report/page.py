@@ -19,6 +19,7 @@ from twofold.report.images import Neighbours, class_name, png, sprite
 from twofold.report.map import EmbeddingMap
 from twofold.report.plots import training_figures
 from twofold.report.tables import Table
+from twofold.text import counted
 
 COLORS, SHAPES = 10, 5  # of the map's marks; the style sheet and the template define as many
 _SHAPE_OF = (0, 1, 2, 3, 4, 0, 3, 4, 1, 2)  # no two colours that some eyes confuse have the same shape
@@ -129,12 +130,16 @@ def _map(points: EmbeddingMap) -> dict[str, Any]:
         rows = pixels.shape[0] // side
         sheet = {"png": png(pixels), "columns": columns, "rows": rows, "side": side}
     size = {key: round(float(value)) for key, value in drawn.items()}
-    about = f"Map of {len(marks)} images"
+    about = f"Map of {counted(len(marks), 'image')}"
     if points.labels is None:
         legend = []
     else:
         names = [str(item["name"]) for item in legend]
-        about += f", coloured by {len(names)} classes: " + ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
+        about += (
+            f", coloured by {counted(len(names), 'class')}: "
+            + ", ".join(names[:20])
+            + (", ..." if len(names) > 20 else "")
+        )
     return {"marks": marks, "legend": legend, "sheet": sheet, "about": about, **size}
 
 

@@ -30,6 +30,7 @@ from twofold.report.outcome import evaluation_tables
 from twofold.report.retrieval import retrieval_table
 from twofold.runs.config import RunConfig
 from twofold.runs.inputs import Reading, read_audio, read_images
+from twofold.text import counted
 from twofold.training.rundir import RunDirectory
 
 _PAIRS = 12
@@ -152,16 +153,17 @@ def _bands_shown(channels: int, bands: Sequence[int] | None) -> str:
 
 def _facts(run: RunDirectory, config: RunConfig, facts: dict[str, object], takes: InputSpec) -> dict[str, object]:
     """What a reader wants to know of the run before looking at the pictures."""
-    epochs = " + ".join(f"{epochs:g}" for epochs in (config.epochs, *config.extensions))
+    every = [each for each in (config.epochs, *config.extensions) if each is not None]
+    epochs = " + ".join(f"{each:g}" for each in every) + (" epoch" if every == [1] else " epochs")
     kind = takes.kind
     pictures = _bands_shown(takes.channels, config.data.bands) if kind == "image" else ""
     last, seen = run.rows()[-1], f", views of {config.views.size} px" if kind == "image" else ""
     return {
-        "data": f"{facts['data']}, {facts['images']:,} {EXAMPLE[kind]}s",
+        "data": f"{facts['data']}, {counted(int(str(facts['images'])), EXAMPLE[kind])}",
         **({"pictures": pictures} if pictures else {}),
         "encoder": f"{config.encoder.title()}{seen}",
         "method": config.method.title(),
-        "training": f"{epochs} epochs of batches of {config.batch} in {duration(last['seconds'])}",
+        "training": f"{epochs} of batches of {config.batch} in {duration(last['seconds'])}",
         "optimiser": f"{config.optim.name}, lr {config.optim.lr:g}",
         **({"loss of chance": f"{last['chance']:.2f}{config.method.about_chance()}"} if "chance" in last else {}),
         **({"weights at the start": config.start_from} if config.start_from else {}),

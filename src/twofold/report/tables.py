@@ -10,6 +10,7 @@ import numpy as np
 
 from twofold.evaluation.few_labels import LabelEfficiency
 from twofold.report.plots import Series
+from twofold.text import counted
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def label_table(cells: Sequence[LabelEfficiency], title: str = "How many labels 
         "Test accuracy of a logistic regression in %; mean ± standard deviation over "
         f"{draws} draw{'s' if draws > 1 else ''} of the labelled images (a single fit where every image is labelled)."
     )
-    return Table(title, ["", *(f"{count:,} labels" for count in counts)], rows, note, frozenset(best))
+    return Table(title, ["", *(f"{counted(count, 'label')}" for count in counts)], rows, note, frozenset(best))
 
 
 def _accuracy(cell: LabelEfficiency | None) -> str | None:

@@ -9,12 +9,13 @@ from twofold.data import DataFacts
 from twofold.distributed import world_size
 from twofold.runs.config import RunConfig
 from twofold.runs.inputs import refuse_straddling
+from twofold.text import counted
 
 
 def describe(facts: DataFacts) -> str:
     """The data in a few words."""
     rate = facts.sample_rate or 16000
-    return f"{facts.count:,} recordings of about {facts.median_width / rate:.1f} s at {rate:,} Hz"
+    return f"{counted(facts.count, 'recording')} of about {facts.median_width / rate:.1f} s at {rate:,} Hz"
 
 
 def sizes(config: RunConfig, facts: DataFacts, gpu: bool, reasons: list[str]) -> RunConfig:  # noqa: ARG001 (as of images)
@@ -33,7 +34,7 @@ def lengths(config: RunConfig, facts: DataFacts, gpu: bool, reasons: list[str]) 
         config = replace(config, batch=batch)
     if config.epochs is None:
         epochs = max(1, min(1000, round((5_000_000 if gpu else _heard(facts, config)) / facts.count)))
-        reasons.append(f"epochs {epochs} (about {epochs * facts.count:,} recordings heard)")
+        reasons.append(f"epochs {epochs} (about {counted(epochs * facts.count, 'recording')} heard)")
         config = replace(config, epochs=float(epochs))
     return config
 

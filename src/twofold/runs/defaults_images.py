@@ -8,13 +8,15 @@ from typing import Literal
 
 from twofold.data import DataFacts
 from twofold.runs.config import RunConfig
+from twofold.text import counted
 from twofold.views.blur import blur_radius
 from twofold.views.config import SOFT, TINY, TINY_CROP_AREA, UNBLURRED
 
 
 def describe(facts: DataFacts) -> str:
     """The data in a few words."""
-    return f"{facts.count:,} images of about {facts.median_width}x{facts.median_height}, {facts.channels} channel(s)"
+    size = f"{facts.median_width}x{facts.median_height}"
+    return f"{counted(facts.count, 'image')} of about {size}, {facts.channels} channel(s)"
 
 
 _QUICK, _QUICK_TO = 32, 128
@@ -59,7 +61,7 @@ def lengths(config: RunConfig, facts: DataFacts, gpu: bool, reasons: list[str]) 
     if config.epochs is None:
         seen = 40_000_000 if gpu else 400_000
         epochs = max(1, min(800 if gpu else 200, round(seen / facts.count)))
-        reasons.append(f"epochs {epochs} (about {min(seen, epochs * facts.count):,} images seen)")
+        reasons.append(f"epochs {epochs} (about {counted(min(seen, epochs * facts.count), 'image')} seen)")
         config = replace(config, epochs=float(epochs))
     return config
 

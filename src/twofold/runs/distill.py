@@ -35,6 +35,7 @@ from twofold.runs.defaults import choose
 from twofold.runs.starting import check_same_data, owned_run, start_accelerator, start_run
 from twofold.runs.teacher import Comparison, TeacherSource, check_classes, compare, load_teacher
 from twofold.runs.tracking import start_tracking
+from twofold.text import counted
 from twofold.training.inputs import CachedTeacher, OnlineTeacher, TaughtView, Teacher, Views
 from twofold.training.loop import AnyTraining
 from twofold.training.micro_batch import train_or_advise
@@ -88,11 +89,11 @@ class DistillResult:
             return f"stopped at step {self.steps:,}; --resume goes on"
         c = self.comparison
         share = c.student_parameters / c.teacher_parameters
-        lines = [f"agreement {c.agreement:.2%} on {c.images:,} {EXAMPLE[self.kind]}s ({self.scored_on})"]
+        lines = [f"agreement {c.agreement:.2%} on {counted(c.images, EXAMPLE[self.kind])} ({self.scored_on})"]
         if c.teacher_top1 is not None and c.student_top1 is not None:
             kept = "" if c.kept is None else f": {c.kept:.1%} of it kept"
             lines.insert(0, f"teacher {c.teacher_top1:.2%}, student {c.student_top1:.2%}{kept}")
-        lines.append(f"{c.student_parameters:,} of {c.teacher_parameters:,} parameters ({share:.1%})")
+        lines.append(f"{c.student_parameters:,} of {counted(c.teacher_parameters, 'parameter')} ({share:.1%})")
         return "\n".join([*lines, self.text, f"teacher unchanged: sha256 {self.digest[:16]}... before and after"])
 
 
@@ -187,7 +188,7 @@ def resolve(
     student = _student(selection.encoder, selection.views.size, train.channels, module)
     if student.input.channels != train.channels:
         raise UserError(
-            f"the student takes {student.input.channels} channels and the images have {train.channels}; set "
+            f"the student takes {counted(student.input.channels, 'channel')} and the images have {train.channels}; set "
             "--data.channels and --encoder.channels to the same number"
         )
     temperature = config.temperature
@@ -357,8 +358,11 @@ def _text(config: DistillConfig, teacher: TeacherSource, student: Encoder, train
         loss = f"{config.alpha:g} of {loss}, and {1 - config.alpha:g} of that with {config.labels or 'all'} labels"
     differing = Pixels.of(teacher.header()).differences(train)
     read = f"; images read with {differing}" if differing else ""
-    fitted = f", classifier fitted on {config.teacher_labels} labels" if config.teacher_labels is not None else ""
+    fitted = ""
+    if config.teacher_labels is not None:
+        fitted = f", classifier fitted on {config.teacher_labels} label{'' if config.teacher_labels == '1' else 's'}"
     return (
-        f"teacher {teacher.name}{fitted}; student {name}; {loss}; targets {config.targets}; {config.epochs:g} epochs "
-        f"of batches of {config.batch}, {config.optim.name}, lr {config.optim.lr:g}; seed {config.seed}{read}"
+        f"teacher {teacher.name}{fitted}; student {name}; {loss}; targets {config.targets}; "
+        f"{counted(config.epochs or 0, 'epoch')} of batches of {config.batch}, {config.optim.name}, "
+        f"lr {config.optim.lr:g}; seed {config.seed}{read}"
     )

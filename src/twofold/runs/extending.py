@@ -13,6 +13,7 @@ from twofold.encoders import read_header
 from twofold.errors import UserError
 from twofold.optim import in_words
 from twofold.runs.config import RunConfig
+from twofold.text import counted
 from twofold.training.checkpoint import step_of
 from twofold.training.loop import AnyTraining
 from twofold.training.rundir import RunDirectory
@@ -65,7 +66,7 @@ def _check_finished(run: RunDirectory, end: int) -> None:
     if _reached(run) < end:
         raise UserError(
             f"--extend adds epochs to a finished run, and the one in {run.path} has done {step:,} of its "
-            f"{end:,} steps: finish it with --resume first"
+            f"{counted(end, 'step')}: finish it with --resume first"
         )
     rest = f"--resume trains again from step {step:,}, the last one that is kept" if newest else "none is kept"
     raise UserError(

@@ -63,6 +63,7 @@ from twofold.runs.config import FinetuneConfig
 from twofold.runs.inputs import refuse_straddling
 from twofold.runs.starting import check_same_data, owned_run, start_accelerator, start_run
 from twofold.runs.tracking import start_tracking
+from twofold.text import counted, counted_have
 from twofold.training.inputs import LabelledView
 from twofold.training.loop import AnyTraining
 from twofold.training.micro_batch import train_or_advise
@@ -154,7 +155,7 @@ def resolve(config: FinetuneConfig, images: int, kind: Kind = "image") -> Finetu
     """Fill what was left open, from the number of labelled images or recordings."""
     batch = config.batch if config.batch is not None else min(64, images)
     if batch > images:
-        raise UserError(f"--batch {batch}: {images} {EXAMPLE[kind]}s have a label; give 1..{images}")
+        raise UserError(f"--batch {batch}: {counted_have(images, EXAMPLE[kind])} a label; give 1..{images}")
     epochs = config.epochs if config.epochs is not None else max(30.0, float(-(-500 * batch // images)))
     optim = config.optim
     if optim.name is None:
@@ -245,7 +246,7 @@ def assemble(
     encoder, head = _networks(encoder_file, config.from_scratch, module)
     if encoder.input.channels != part.channels:
         raise UserError(
-            f"the encoder takes {encoder.input.channels} channels and the images have {part.channels}; "
+            f"the encoder takes {counted(encoder.input.channels, 'channel')} and the images have {part.channels}; "
             f"set --data.channels {encoder.input.channels}"
         )
     kind = encoder.input.kind
@@ -441,7 +442,7 @@ def _text(config: FinetuneConfig, words: str, kind: Kind) -> str:
     return (
         f"{_trained(config)}, classifier on {entry}; {words}; {optim.name}{nesterov}, "
         f"lr {optim.lr:g} ({optim.lr_rule or 'none'}), weight decay {optim.weight_decay:g}, {optim.schedule}, "
-        f"{config.epochs:g} epochs, batch {config.batch}; "
+        f"{counted(config.epochs or 0, 'epoch')}, batch {config.batch}; "
         f"{seen}; seed {config.seed}; "
         f"the test {EXAMPLE[kind]}s were scored once, after the last step"
     )
@@ -456,6 +457,6 @@ def _trained(config: FinetuneConfig) -> str:
         return f"linear classifier trained by gradient descent, all below frozen and in {mode} mode"
     head = ", the head's layers kept" if config.freeze == "head" else ""
     if config.after_block is not None:
-        below = f"the stem and {config.after_block} blocks" if config.after_block else "the stem"
+        below = f"the stem and {counted(config.after_block, 'block')}" if config.after_block else "the stem"
         return f"all above {below} fine-tuned{head}, {below} frozen and in {config.frozen_mode or 'training'} mode"
     return f"encoder and classifier fine-tuned{head}" if head else "the whole net fine-tuned"

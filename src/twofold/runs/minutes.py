@@ -13,6 +13,7 @@ import torch
 from twofold.console import duration
 from twofold.distributed import all_reduce_mean, highest
 from twofold.errors import UserError
+from twofold.text import counted
 from twofold.training.loop import AnyTraining
 
 SHARE, LONGEST, FEWEST, UNTIMED = 0.05, 30.0, 10, 2
@@ -107,8 +108,8 @@ def epochs_within(
     least = 1 / steps_per_epoch
     epochs = _to_three_digits(max(left / every, 0.0) / steps_per_epoch, math.floor)
     told = (
-        f"{minutes:g} minutes: {rate.step * 1000:.3g} ms a step in {rate.steps} steps of a trial of "
-        f"{duration(rate.spent)}, {steps_per_epoch:g} steps an epoch"
+        f"{counted(minutes, 'minute')}: {rate.step * 1000:.3g} ms a step in {counted(rate.steps, 'step')} of a trial "
+        f"of {duration(rate.spent)}, {counted(steps_per_epoch, 'step')} an epoch"
     )
     told += f", {rate.look:.2g} s for each look of the monitors" if rate.look else ""
     if epochs < least:

@@ -41,6 +41,7 @@ from twofold.runs.looks import LOOKING_SHARE, MOST, plan_looks
 from twofold.runs.minutes import check_minutes, epochs_within, measure_rate
 from twofold.runs.starting import check_same_data, owned_run, start_accelerator, start_run
 from twofold.runs.tracking import release, start_tracking
+from twofold.text import counted
 from twofold.training.inputs import TwoViews
 from twofold.training.loop import AnyTraining
 from twofold.training.micro_batch import or_advise, train_or_advise
@@ -137,7 +138,7 @@ def pretrain(
             if facts.layout:
                 print_rank0(facts.layout)
             if minutes is not None:
-                print_rank0(f"a short trial tells how many epochs {minutes:g} minutes are")
+                print_rank0(f"a short trial tells how many epochs {counted(minutes, 'minute')} are")
                 trial, _ = choose(_for_trial(config), facts, accelerator.device)
                 config = dataclasses.replace(
                     config, epochs=_within(minutes, trial, source, run, accelerator, module, point)
@@ -220,7 +221,7 @@ def assemble(
     )
     if encoder.input.channels != source.channels:
         raise UserError(
-            f"the encoder takes {encoder.input.channels} channels and the images have {source.channels}; "
+            f"the encoder takes {counted(encoder.input.channels, 'channel')} and the images have {source.channels}; "
             "set --data.channels and --encoder.channels to the same number"
         )
     if point is not None:

@@ -21,7 +21,7 @@ from twofold.distributed import rank, world_size
 from twofold.errors import UserError
 from twofold.runs.joining import join
 from twofold.runs.tracking import check_tracker
-from twofold.text import printable
+from twofold.text import counted, printable
 from twofold.training.config import TrainingConfig
 from twofold.training.ownership import owned, remove_leftovers
 from twofold.training.rundir import RunDirectory
@@ -147,7 +147,7 @@ def _difference(run: RunDirectory, source: Source) -> str | None:
         if len(changed):
             more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
             unread = "" if before["digest"].any() else " (they were written since; so many are not read whole)"
-            return f"{printable(paths[changed[0]])}{more} of {len(paths)} files{unread}"
+            return f"{printable(paths[changed[0]])}{more} of {counted(len(paths), 'file')}{unread}"
     if source.fingerprint() != facts["fingerprint"]:
         return "other files, or of other lengths"
     if facts.get("content") not in (None, content_digest(source)):

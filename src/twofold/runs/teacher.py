@@ -28,6 +28,7 @@ from twofold.evaluation.splits import match_classes, single_labels
 from twofold.heads import Classifier
 from twofold.kinds import EXAMPLE, Kind
 from twofold.runs.config import DistillConfig
+from twofold.text import counted
 
 
 @dataclass(frozen=True)
@@ -117,8 +118,8 @@ def check_classes(
         count = class_count(labels, source.classes)
         if count != net.feature_dim:
             raise UserError(
-                f"the teacher knows {net.feature_dim} classes, {source.name} has {count}: give a teacher of the same "
-                f"classes, or --unlabelled to take the {kind}s without their labels"
+                f"the teacher knows {counted(net.feature_dim, 'class')}, {source.name} has {count}: give a teacher of "
+                f"the same classes, or --unlabelled to take the {kind}s without their labels"
             )
         if names and source.classes and list(names) != list(source.classes):
             theirs, ours = (", ".join(map(str, part[:5])) for part in (names, source.classes))

@@ -38,6 +38,7 @@ from twofold.report.tables import curve, spread
 from twofold.runs.config import FinetuneConfig
 from twofold.runs.finetune import finetune
 from twofold.studies.base import INTERVAL, Folder, Study, shared_options, train_and_test
+from twofold.text import counted
 from twofold.verdicts import paired
 
 Rule = Literal["per_class", "total"]
@@ -137,7 +138,7 @@ def class_counts(study: ClassesConfig, available: int) -> list[int]:
     if study.classes is None:
         return sorted({count for count in (2, 5, 10, 20, 50, 100) if count <= available} | {min(available, 100)})
     if max(study.classes) > available:
-        raise UserError(f"--classes {max(study.classes)}: the data have {available} classes")
+        raise UserError(f"--classes {max(study.classes)}: the data have {counted(available, 'class')}")
     return sorted(set(study.classes))
 
 
@@ -181,7 +182,7 @@ def choices(study: ClassesConfig, draw: int, y: NDArray[np.int64], y_test: NDArr
     counts = class_counts(study, len(known))
     total = study.total or study.per_class * counts[-1]
     if total < counts[-1]:
-        raise UserError(f"--total {total}: {counts[-1]} classes need at least one image each")
+        raise UserError(f"--total {total}: {counted(counts[-1], 'class')} need at least one image each")
     order = known[permutation(study.seed, "classes", draw, len(known))]
     for count in counts:
         selection = order[:count]
@@ -191,8 +192,8 @@ def choices(study: ClassesConfig, draw: int, y: NDArray[np.int64], y_test: NDArr
             least = int(np.bincount(own[own >= 0])[selection].min())
             if -(-images // count) > least:
                 raise UserError(
-                    f"{-(-images // count)} images of each of {count} classes are needed, one class has {least}: "
-                    f"lower --{rule}"
+                    f"{counted(-(-images // count), 'image')} of each of {counted(count, 'class')} are needed, one "
+                    f"class has {least}: lower --{rule}"
                 )
             yield Choice(selection, rule, images, balanced_subset(own, total=images, seed=study.seed, draw=draw))
 
@@ -217,7 +218,7 @@ def table(points: Sequence[Point]) -> Table:
     for kind in kinds:
         own = [p for p in points if (p.data, p.protocol) == kind]
         for count in sorted({p.classes for p in own}):
-            cells = [", ".join(part for part in (_title(kind, kinds), f"{count} classes") if part)]
+            cells = [", ".join(part for part in (_title(kind, kinds), f"{counted(count, 'class')}") if part)]
             for rule in RULES:
                 group = [p for p in own if p.classes == count and p.rule == rule]
                 cells += [spread([p.top1 for p in group]), spread([p.corrected for p in group])]
@@ -227,8 +228,8 @@ def table(points: Sequence[Point]) -> Table:
     of = {"linear": "of a logistic regression on frozen features", "finetune": "of fine-tuned networks"}
     whose = " or ".join(of[each] for each in PROTOCOLS if each in asked)
     note = (
-        f"Test accuracy in % and (a - 1/C) / (1 - 1/C), {whose}; mean ± standard deviation over {draws} draws of "
-        "classes and images (all classes: of images)."
+        f"Test accuracy in % and (a - 1/C) / (1 - 1/C), {whose}; mean ± standard deviation over "
+        f"{counted(draws, 'draw')} of classes and images (all classes: of images)."
     )
     return Table("Number of classes", ["", *heads], rows, note)
 

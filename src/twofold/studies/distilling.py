@@ -30,6 +30,7 @@ from twofold.runs.config import DistillConfig
 from twofold.runs.teacher import TeacherSource
 from twofold.studies.base import INTERVAL, Folder, Study, check_one_label, shared_options, train_and_test
 from twofold.studies.nets import net_options, title
+from twofold.text import counted
 from twofold.verdicts import paired
 
 SET_BY_THE_STUDY = {
@@ -131,7 +132,7 @@ def table(pairs: Sequence[Pair]) -> Table:
         "student's accuracy", "gap", "agreement",
     ]  # fmt: skip
     seeds = len({p.seed for p in pairs})
-    note = f"Test accuracy and agreement in %, mean ± standard deviation over {seeds} seeds of the student."
+    note = f"Test accuracy and agreement in %, mean ± standard deviation over {counted(seeds, 'seed')} of the student."
     return Table("Same base or another?", columns, rows, note)
 
 

@@ -25,6 +25,7 @@ from twofold.report.tables import curve, spread
 from twofold.runs.config import FinetuneConfig
 from twofold.runs.finetune import finetune
 from twofold.studies.base import INTERVAL, Folder, Study, check_one_label, shared_options, train_and_test
+from twofold.text import counted
 from twofold.verdicts import paired
 
 SCRATCH = -1
@@ -94,7 +95,7 @@ def plan(study: FinetuneStudyConfig, layers: int) -> list[FinetunePart]:
     """The runs, for a head of so many layers."""
     entries = tuple(range(max(1, layers))) if study.from_head is None else study.from_head
     if not entries or min(entries) < 0 or max(entries) > layers:
-        raise UserError(f"--from_head {list(entries)}: the run's head has {layers} layers; give 0..{layers}")
+        raise UserError(f"--from_head {list(entries)}: the run's head has {counted(layers, 'layer')}; give 0..{layers}")
     budget = {k: v for k, v in (("epochs", study.epochs), ("batch", study.batch)) if v is not None}
     parts = []
     for place, labels in enumerate(study.labels):
@@ -125,7 +126,7 @@ def table(trials: Sequence[Trial]) -> Table:
         f"Test accuracy in %, mean ± standard deviation over {len({t.draw for t in trials})} draws of labels and "
         "seeds; the same steps for all starts."
     )
-    return Table("Fine-tuning", ["", *(f"{c:,} labels" for c in counts)], rows, note)
+    return Table("Fine-tuning", ["", *(f"{counted(c, 'label')}" for c in counts)], rows, note)
 
 
 def interpretation(trials: Sequence[Trial]) -> str:
@@ -149,7 +150,7 @@ def _against(trials: Sequence[Trial], first: int, second: int) -> str:
         found = paired([a[draw] for draw in draws], [b[draw] for draw in draws]).times(100)
         words = ("better" if found.mean > 0 else "worse") if found.clear else "no clear difference"
         once = " (one draw)" if found.error is None else ""
-        parts.append(f"{found.words()}{once} with {count:,} labels, {words}")
+        parts.append(f"{found.words()}{once} with {counted(count, 'label')}, {words}")
     name = title(first)
     return f"{name[0].upper()}{name[1:]} less {title(second)}: {'; '.join(parts)}."
 

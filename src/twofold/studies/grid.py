@@ -32,6 +32,7 @@ from twofold.studies.base import Folder, Study, reading_options
 from twofold.studies.cells import Cell, run_cells
 from twofold.studies.comparing import Comparison, compare, in_words, on_page
 from twofold.studies.methods import RunSpec, read_outcome
+from twofold.text import counted
 
 Also = Literal["z", "baselines"]
 """What else linear evaluation can tell of a cell: accuracy on z, and what stands beside the number (a filterbank or
@@ -371,4 +372,4 @@ def beside(found: Sequence[float], paper: float | None) -> str:
 def over_seeds(cells: Sequence[Any]) -> str:
     """What the numbers of a table are averaged over, in words."""
     seeds = len({cell.seed for cell in cells})
-    return f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed: no spread is known"
+    return f"mean ± standard deviation over {counted(seeds, 'seed')}" if seeds > 1 else "one seed: no spread is known"

@@ -34,6 +34,7 @@ from twofold.studies.grid import (
     beside,
     values,
 )
+from twofold.text import counted
 
 AS_H = "as h"
 """The column of what has as many outputs as the encoder has features."""
@@ -147,10 +148,10 @@ def representation_figure(file: Path, source: Source, most: int) -> Figure:
     assert labels is not None
     with torch.inference_mode():
         z: NDArray[np.float32] = head.outputs(torch.from_numpy(found.h))[-1].numpy()
-    panels = [(f"{name}, {x.shape[1]} numbers", *project(x)) for name, x in (("h", found.h), ("z", z))]
+    panels = [(f"{name}, {counted(x.shape[1], 'number')}", *project(x)) for name, x in (("h", found.h), ("z", z))]
     note = (
-        f"The same {len(labels):,} test images in both maps, of the nonlinear head. {panels[0][2]}; distances between "
-        "far groups mean little."
+        f"The same {counted(len(labels), 'test image')} in both maps, of the nonlinear head. {panels[0][2]}; "
+        "distances between far groups mean little."
     )
     names = [source.classes[i] if source.classes else str(i) for i in range(int(labels.max()) + 1)]
     return map_figure("h beside z", [(name, xy) for name, xy, _ in panels], labels, names, note=note)

@@ -25,6 +25,7 @@ from twofold.errors import UserError
 from twofold.heads import ProjectionHead
 from twofold.options import OptionsParser
 from twofold.randomness import Key, permutation
+from twofold.text import counted
 from twofold.views import ViewsConfig
 from twofold.views.images import ImageDraw, ImageViews
 from twofold.views.studies.views import StudyDraw, build_views
@@ -115,7 +116,7 @@ def read_some(source: Source, selection: NDArray[np.int64]) -> tuple[list[Tensor
         except BadImage as error:
             source.skipped.add(error.path, error.reason)
     if not images:
-        raise UserError(f"{source.name}: none of {len(selection)} images can be read")
+        raise UserError(f"{source.name}: none of {counted(len(selection), 'image')} can be read")
     return images, rows
 
 

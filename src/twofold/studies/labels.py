@@ -38,6 +38,7 @@ from twofold.reading import read_json
 from twofold.report import Report, label_figure, label_table, write_report
 from twofold.runs.finetune import finetune
 from twofold.studies.base import Study, check_one_label
+from twofold.text import counted
 from twofold.verdicts import paired, unpaired
 
 Way = Literal["linear", "plain", "finetuned", "scratch"]
@@ -234,7 +235,7 @@ class LabelsStudy(Study[LabelsPart, LabelEfficiency]):
             options: dict[str, Any] = {"labels": str(count), "draw": draw, "seed": config.seed}
             options |= {"from_head": config.from_head, "from_scratch": way == "scratch"} | budget
             options |= {"training": {"device": config.device}, "data": self.given.get("data", {})}
-            print_rank0(f"{NAMES[way]}, {count:,} labels, draw {draw + 1}")
+            print_rank0(f"{NAMES[way]}, {counted(count, 'label')}, draw {draw + 1}")
             run = self.folder.path / f"{way}-{count}-{setting}-draw{draw}"
             result = finetune(self.encoder, self.train, self.test, run, options, module=self.module)
             if not result.complete:
@@ -257,7 +258,7 @@ class LabelsStudy(Study[LabelsPart, LabelEfficiency]):
     def page(self, cells: Sequence[LabelEfficiency]) -> Report:
         """Accuracy against the number of labels."""
         train, test = self.train, self.test
-        note = f"Test accuracy in %, mean ± standard deviation over {self.config.draws} draws of labels."
+        note = f"Test accuracy in %, mean ± standard deviation over {counted(self.config.draws, 'draw')} of labels."
         facts = {"data": train.name, "training images": len(train), "test images": len(test)}
         return Report(
             title=f"{self.encoder.parent.name}: how many labels do I need?", facts=facts,
@@ -300,7 +301,7 @@ def interpret(cells: Sequence[LabelEfficiency], control: str) -> str:
     # Little is bought where every later number stays within a point, not where one step happens to be small.
     enough = next((a for a in counts[:-1] if all(best[b].mean - best[a].mean < LITTLE for b in counts if b > a)), None)
     if enough:
-        lines.append(f"From about {enough:,} labels on, more of them buy less than a point.")
+        lines.append(f"From about {counted(enough, 'label')} on, more of them buy less than a point.")
     return " ".join(lines)
 
 
@@ -319,15 +320,15 @@ def _first(count: int, row: Sequence[LabelEfficiency]) -> str:
     """Which way is best with so few labels."""
     best = max(row, key=lambda cell: cell.mean)
     if len(row) == 1:
-        return f"With {count:,} labels: {best.features}, {_words(best)}."
+        return f"With {counted(count, 'label')}: {best.features}, {_words(best)}."
     if best.std is None:
         listed = [f"{cell.features}, {_words(cell)}" for cell in sorted(row, key=lambda cell: -cell.mean)]
-        return f"With {count:,} labels, of one draw, whose spread is not known: {'; '.join(listed)}."
+        return f"With {counted(count, 'label')}, of one draw, whose spread is not known: {'; '.join(listed)}."
     alike = [best, *_alike(best, row)]
     if len(alike) == 1:
-        return f"With {count:,} labels the best is: {best.features}, {_words(best)}."
+        return f"With {counted(count, 'label')} the best is: {best.features}, {_words(best)}."
     listed = [f"{cell.features}, {_words(cell)}" for cell in alike]
-    return f"With {count:,} labels none of the best is clearly ahead: {'; '.join(listed)}."
+    return f"With {counted(count, 'label')} none of the best is clearly ahead: {'; '.join(listed)}."
 
 
 def _against_control(counts: Sequence[int], rows: dict[int, list[LabelEfficiency]], control: str) -> list[str]:
@@ -339,7 +340,7 @@ def _against_control(counts: Sequence[int], rows: dict[int, list[LabelEfficiency
     if not scratch or not others:
         return []
     pretrained = max(others, key=lambda cell: cell.mean)
-    message = f"Trained from scratch, {few:,} labels give {scratch[few].mean * 100:.1f} %"
+    message = f"Trained from scratch, {counted(few, 'label')}: {scratch[few].mean * 100:.1f} %"
     if leads(scratch[few], pretrained):
         return []
     if not leads(pretrained, scratch[few]):

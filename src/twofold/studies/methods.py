@@ -31,6 +31,7 @@ from twofold.runs.config import build
 from twofold.runs.defaults import choose
 from twofold.studies.base import Folder, Study, reading_options
 from twofold.studies.cells import Cell, run_cells
+from twofold.text import counted
 
 TITLES = {"simclr": "SimCLR", "moco": "MoCo v2"}
 EQUAL = "Every cell saw {images:,} images (up to a batch): equal images, not equal operations, which time shows."
@@ -157,7 +158,7 @@ def table(outcomes: Sequence[Outcome]) -> Table:
         means = [float(np.mean([getattr(o, name) for o in cells])) for cells in groups.values()]
         best |= {(row, column) for row, mean in enumerate(means) if mean == max(means)}
     count = len({o.seed for o in outcomes})
-    over = f"mean ± standard deviation over {count} seeds" if count > 1 else "one seed: no spread is known"
+    over = f"mean ± standard deviation over {counted(count, 'seed')}" if count > 1 else "one seed: no spread is known"
     what = "of the process, libraries included" if outcomes[0].device == "cpu" else "of tensors"
     note = (
         f"Test accuracy in %, {over}. {EQUAL.format(images=max(o.images for o in outcomes))} Time is of training on "

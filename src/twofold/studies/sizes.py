@@ -16,6 +16,7 @@ from twofold.report import Figure, Points, point_figure
 from twofold.studies.grid import Contrast, Place, Score, Trend, axes_of, left_off, values
 from twofold.studies.nets import net_options
 from twofold.studies.shares import FewLabelsConfig, FewLabelsStudy, tuned
+from twofold.text import counted
 
 
 @dataclass(frozen=True)
@@ -173,7 +174,9 @@ class LinearStudy(FewLabelsStudy):
             mine, linear = np.array(pairs).T if pairs else (np.zeros(0), np.zeros(0))
             if len(pairs) > 2 and mine.std() > 0 and linear.std() > 0:
                 words.append(f"{np.corrcoef(mine, linear)[0, 1]:.2f} with {labels} of the labels")
-        together = f"Over {len(cells)} encoders linear accuracy correlates with the fine-tuned: {', '.join(words)}."
+        together = (
+            f"Over {counted(len(cells), 'encoder')} linear accuracy correlates with the fine-tuned: {', '.join(words)}."
+        )
         return together if words else ""
 
     def figures(self, cells: Sequence[Score]) -> Sequence[Figure]:

@@ -39,6 +39,7 @@ from twofold.runs.config import build
 from twofold.runs.defaults import choose
 from twofold.studies.cells import Cell
 from twofold.studies.grid import Contrast, GridConfig, GridPart, GridStudy, Place, Score
+from twofold.text import counted
 
 _READ = 3
 """Bits that a classifier is to read: of more there would be more classes than it has images to learn from."""
@@ -208,7 +209,10 @@ class SuppressionStudy(GridStudy):
             raise UserError(f"digits take {_COPIES * _DIGIT} pixels and the images have {side}: give --side 32")
         channels = parts["train"].images.shape[3] + (most if config.compete == "bits" else 0)
         if channels >= side and channels > 4:
-            raise UserError(f"{channels} channels of {side} pixels a side: give fewer --amounts, or a larger --side")
+            raise UserError(
+                f"{counted(channels, 'channel')} of {counted(side, 'pixel')} a side: give fewer --amounts, or a "
+                "larger --side"
+            )
         return parts
 
     def _channels(self, column: str) -> int:

@@ -39,6 +39,7 @@ from twofold.studies.cells import Cell, run_cells
 from twofold.studies.comparing import Comparison, compare, in_words, on_page
 from twofold.studies.grid import over_seeds
 from twofold.studies.nets import net_options, title
+from twofold.text import counted
 
 TARGETS = {
     "labels": "labels",
@@ -157,7 +158,7 @@ class TargetsStudy(Study[TargetPart, Taught]):
         layers = len(head.layers) if head else 0
         entry = int(layers >= 3) if config.from_head is None else config.from_head
         if not 0 <= entry <= layers:
-            raise UserError(f"--from_head {entry}: the run's head has {layers} layers; give 0..{layers}")
+            raise UserError(f"--from_head {entry}: the run's head has {counted(layers, 'layer')}; give 0..{layers}")
         reading = Pixels.of(read_header(file)).fill(config.data)
         train, test = _parts(self.data, config.test, reading)
         check_one_label(train, test)

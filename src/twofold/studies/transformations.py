@@ -23,6 +23,7 @@ from twofold.studies.grid import (
     values,
 )
 from twofold.studies.kept import TRANSFORMATIONS
+from twofold.text import counted
 
 Name = Literal["color", "rotation", "noise", "sobel"]
 _NAMES: dict[Name, str] = dict(zip(("color", "rotation", "noise", "sobel"), TRANSFORMATIONS, strict=True))
@@ -63,7 +64,9 @@ class TransformationsStudy(GridStudy):
         """z is to have as many numbers as h; grey images have no colour to be told."""
         self.width, self.channels = width, channels
         if channels != 3 and "color" in (self.config.transformations or ()):
-            raise UserError(f"--transformations color: the images have {channels} channels and no colour; leave it out")
+            raise UserError(
+                f"--transformations color: the images have {counted(channels, 'channel')} and no colour; leave it out"
+            )
 
     def places(self) -> Sequence[Place]:
         """A row for each transformation."""

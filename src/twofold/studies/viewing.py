@@ -26,6 +26,7 @@ from twofold.runs.config import build
 from twofold.runs.defaults import choose
 from twofold.studies.base import Folder, Study
 from twofold.studies.kept import cut, read_some
+from twofold.text import counted
 from twofold.views import ImageViews, ViewsConfig
 from twofold.views.blur import blur_radius
 from twofold.views.resample import crop_resize
@@ -122,7 +123,7 @@ class ViewingStudy(Study[str, Common]):
         rows = [[c.distortion, f"{100 * c.same:.1f}", f"{100 * c.others:.1f}"] for c in cells]
         note = (
             f"Share in % that the histograms of intensities of two crops have in common, mean over {cells[0].images} "
-            f"images and {self.config.crops} crops of each ({BINS} bins, all channels together)."
+            f"images and {counted(self.config.crops, 'crop')} of each ({BINS} bins, all channels together)."
         )
         return Table("Histograms of crops", ["views", "crops of one image", "crops of different images"], rows, note)
 

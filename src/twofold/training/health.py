@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twofold.kinds import EXAMPLE, Kind
+from twofold.text import counted
 from twofold.verdicts import quantile, unpaired
 
 _MILDER = {
@@ -97,10 +98,10 @@ class Health:
         if self._at_chance(contrast):
             auc = row["retrieval_auc"]
             return {
-                "chance": f"after {step:,} steps a view is nearer to its partner than to another of the {examples} in "
-                f"{auc:.1%} of cases, and a guess gets 50 % (contrastive loss {loss:.3f}, its chance level "
-                f"{chance:.3f}): nothing is being learned. Try a lower --optim.lr, a longer --optim.warmup_epochs, or "
-                f"{_MILDER[contrast.kind]}; and see that the {examples} differ"
+                "chance": f"after {counted(step, 'step')} a view is nearer to its partner than to another of the "
+                f"{examples} in {auc:.1%} of cases, and a guess gets 50 % (contrastive loss {loss:.3f}, its chance "
+                f"level {chance:.3f}): nothing is being learned. Try a lower --optim.lr, a longer "
+                f"--optim.warmup_epochs, or {_MILDER[contrast.kind]}; and see that the {examples} differ"
             }
         if row["contrastive_top1"] > 0.999 and loss < 0.01 * chance:
             return {
@@ -115,7 +116,7 @@ class Health:
         if len(norms) < 2 or max(norms) - min(norms) > 1e-6 * max(norms):
             return ""
         return (
-            f"the encoder's weights have not moved in {step:,} steps: nothing is being learned. Try a higher "
+            f"the encoder's weights have not moved in {counted(step, 'step')}: nothing is being learned. Try a higher "
             "--optim.lr, and see that the encoder's parameters require gradients"
         )
 
@@ -183,8 +184,8 @@ class Health:
                 now = next(row[name] for row in reversed(self._rows) if name in row)
                 step = int(self._rows[-1]["step"])
                 return (
-                    f"{words} {now:.1%} after {step:,} steps; if it goes on in the logarithm of the step, between "
-                    f"{low:.1%} and {high:.1%} after {self.total:,}"
+                    f"{words} {now:.1%} after {counted(step, 'step')}; if it goes on in the logarithm of the step, "
+                    f"between {low:.1%} and {high:.1%} after {self.total:,}"
                 )
         return ""
 

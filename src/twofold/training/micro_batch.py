@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from twofold.distributed import batch_norm_alone, keep_batch_norm_local, world_size
 from twofold.errors import UserError
 from twofold.methods import Method, MoCo
+from twofold.text import counted
 from twofold.training.loop import AnyTraining
 
 _Done = TypeVar("_Done")
@@ -41,8 +42,8 @@ def run_in_chunks(method: Method, batch: int, micro_batch: int, compiled: bool =
     rows = batch // world_size()
     if rows % micro_batch:
         raise UserError(
-            f"--micro-batch {micro_batch} does not divide the {rows} images of a device's batch: give one of "
-            f"{', '.join(str(m) for m in range(1, rows + 1) if rows % m == 0)}"
+            f"--micro-batch {micro_batch} does not divide the {counted(rows, 'image')} of a device's batch: give one "
+            f"of {', '.join(str(m) for m in range(1, rows + 1) if rows % m == 0)}"
         )
     chunks = rows // micro_batch
     if isinstance(method, MoCo):

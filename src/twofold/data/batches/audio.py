@@ -22,6 +22,7 @@ from twofold.devices import usable_cores
 from twofold.distributed import local_world_size
 from twofold.errors import UserError
 from twofold.randomness import Key, permutation, uniforms
+from twofold.text import counted
 from twofold.views.audio.views import WaveDraw, WaveViews
 from twofold.waves import Waves
 
@@ -60,15 +61,15 @@ class LengthOrder:
     ) -> None:
         self.n, self.batch, self.seed, self._drawn = len(lengths), batch, seed, drawn
         if not 1 <= batch <= self.n:
-            raise UserError(f"--batch {batch}: there are {self.n} recordings; give 1..{self.n}")
+            raise UserError(f"--batch {batch}: there are {counted(self.n, 'recording')}; give 1..{self.n}")
         self._lengths, self._groups, self._speakers = lengths, None, speakers
         if groups is not None:
             own = np.where(groups < 0, groups.max(initial=0) + 1 + np.arange(self.n), groups)
             self._groups = own
             if len(np.unique(own)) < batch:
                 raise UserError(
-                    f"--data.audio.distinct: the recordings have {len(np.unique(own))} different values, fewer than "
-                    f"--batch {batch}: choose a smaller batch"
+                    f"--data.audio.distinct: the recordings have {counted(len(np.unique(own)), 'different value')}, "
+                    f"fewer than --batch {batch}: choose a smaller batch"
                 )
         self._batches = functools.lru_cache(maxsize=2)(self._make)
 
@@ -170,7 +171,9 @@ class AudioLoader:
         pin_memory: bool = False,
     ) -> None:
         if order.batch % world:
-            raise UserError(f"--batch {order.batch} cannot be divided among {world} processes: give a multiple of it")
+            raise UserError(
+                f"--batch {order.batch} cannot be divided among {counted(world, 'process')}: give a multiple of it"
+            )
         self.source, self.views, self.order, self.seed = source, views, order, seed
         share = order.batch // world
         self.rows = np.arange(rank * share, (rank + 1) * share)

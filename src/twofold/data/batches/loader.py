@@ -23,6 +23,7 @@ from twofold.devices import usable_cores
 from twofold.distributed import local_world_size
 from twofold.errors import UserError
 from twofold.randomness import Key
+from twofold.text import counted
 from twofold.views.images import ImageDraw, ImageViews
 
 ImageBatch = Batch[torch.Tensor, ImageDraw]
@@ -67,7 +68,7 @@ class Loader:
         config = config or DataConfig()
         if order.batch % world:
             raise UserError(
-                f"--batch {order.batch} cannot be divided among {world} processes: give a multiple of {world}"
+                f"--batch {order.batch} cannot be divided among {counted(world, 'process')}: give a multiple of {world}"
             )
         _check_draft(config, source, views)
         self.source, self.views, self.order, self.seed = source, views, order, seed

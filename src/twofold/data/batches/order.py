@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from twofold.data.batches.balanced import BalancedDraws
 from twofold.errors import UserError
 from twofold.randomness import permutation, permuted
+from twofold.text import counted
 
 LONG = 2**24
 """Above so many images no order is made whole: each step asks for its own entries (`randomness.permuted`)."""
@@ -48,7 +49,7 @@ class Order:
         drawn: BalancedDraws | None = None,
     ) -> None:  # fmt: skip
         if not 1 <= batch <= n:
-            raise UserError(f"--batch {batch}: there are {n} images; give 1..{n}")
+            raise UserError(f"--batch {batch}: there are {counted(n, 'image')}; give 1..{n}")
         self.n, self.batch, self.seed, self.rule, self._drawn = n, batch, seed, rule, drawn
         # A batch touches two epochs at most; the cache only saves time. A permutation takes n log n time once an epoch
         # and 40 bytes an image while it is made, which no step of a huge data set can wait for.

@@ -19,6 +19,7 @@ from twofold.data.decoding.frames import MASK, REDUCED, Frame
 from twofold.data.decoding.pixels import NODATA, DeepPixels, PixelRange, no_data, scaled, to_channels
 from twofold.devices import available_memory
 from twofold.reading import regular
+from twofold.text import counted
 
 NPY = ".npy"
 """The extension of files that hold an array each."""
@@ -55,12 +56,14 @@ class BandPlan:
         """Why an image of so many bands, and samples with transparency, does not belong; "" where it does."""
         if self.bands is not None:
             most = max(self.bands)
-            return "" if most <= samples else f"it has {counted(samples)}, and --data.bands asks for number {most}"
+            return (
+                "" if most <= samples else f"it has {counted(samples, 'band')}, and --data.bands asks for number {most}"
+            )
         if self.channels is None or self.channels in (bands, samples):
             return ""
         who = "--data.channels or the encoder asks for" if self.asked else "most of the images have"
         hint = ": --data.bands chooses among them" if bands > self.channels else ""
-        return f"it has {counted(bands)}, and {who} {self.channels}{hint}"
+        return f"it has {counted(bands, 'band')}, and {who} {self.channels}{hint}"
 
     def choose(self, values: NDArray[Any], alpha: Sequence[int]) -> NDArray[Any]:
         """The bands [H, W, C] that are read of all samples [H, W, S], of which those in `alpha` are transparency.
@@ -104,11 +107,6 @@ class Stored(NamedTuple):
     frames: tuple[Frame, ...] = ()
     """Pages of a TIFF file that are images of their own: the first two of them, unless all were asked for."""
     values: NDArray[Any] | None = None
-
-
-def counted(bands: int) -> str:
-    """A number of bands in words."""
-    return f"{bands} band{'' if bands == 1 else 's'}"
 
 
 def kind_of_file(path: str, contents: bytes | None = None) -> str:
@@ -229,7 +227,7 @@ def read_tiff(
             return None
         height, width = page.imagelength, page.imagewidth
         if height * width > most or height * width * page.samplesperpixel > 100 * most:
-            raise ValueError(f"{width} x {height} pixels of {counted(page.samplesperpixel)}, more than {most}")
+            raise ValueError(f"{width} x {height} pixels of {counted(page.samplesperpixel, 'band')}, more than {most}")
         stack: Any = page
         samples, alpha = page.samplesperpixel, found[1]
         if asked and samples == 1 and len(file.pages) > 1:

@@ -17,6 +17,7 @@ from twofold.data.decoding import ffmpeg
 from twofold.data.decoding.opening import BadImage
 from twofold.errors import UserError
 from twofold.reading import reason_of, regular
+from twofold.text import counted
 
 EXTENSIONS = (
     ".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".sph", ".caf", ".w64", ".wv1", ".wv2"
@@ -237,7 +238,7 @@ def _unlikely(samples: int, rate: int, channels: int) -> str | None:
     if not _RATES[0] <= rate <= _RATES[1]:
         return f"its header says {rate:,} Hz, and recordings have {_RATES[0]:,} to {_RATES[1]:,}"
     if not 1 <= channels <= _MOST_CHANNELS:
-        return f"its header says {channels} channels, and recordings have 1 to {_MOST_CHANNELS}"
+        return f"its header says {counted(channels, 'channel')}, and recordings have 1 to {_MOST_CHANNELS}"
     if samples / rate > LONGEST:
         return f"its header says {samples / rate / 3600:,.0f} hours: cut it into parts of at most 24"
     return None

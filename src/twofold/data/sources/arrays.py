@@ -31,6 +31,7 @@ from twofold.devices import available_memory
 from twofold.errors import UserError
 from twofold.files import at_home
 from twofold.reading import regular
+from twofold.text import counted
 
 IMAGE_KEYS, LABEL_KEYS = ("images", "x", "data"), ("labels", "y")
 """What the arrays of an .npz file are called, in any case; a split's own are ``train_images``, ``x_train``, ..."""
@@ -96,7 +97,10 @@ class ArraySource:
             self.labels, self.classes = class_labels(labels, len(self.images), name, classes)
         self.groups = None if groups is None else group_names(list(np.asarray(groups).reshape(-1)))
         if self.groups is not None and len(self.groups) != len(self.images):
-            raise UserError(f"{name}: there are {len(self.images)} images and {len(self.groups)} groups: give one each")
+            raise UserError(
+                f"{name}: there are {counted(len(self.images), 'image')} and {counted(len(self.groups), 'group')}: "
+                "give one each"
+            )
         self.skipped = SkipList(len(self.images), 0.0)
 
     @classmethod

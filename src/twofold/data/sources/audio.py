@@ -33,6 +33,7 @@ from twofold.data.decoding.recordings import (
 from twofold.devices import available_memory
 from twofold.errors import UserError
 from twofold.reading import read_bytes, unreadable_folder
+from twofold.text import counted
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ class AudioSource:
             else:
                 readable.append((recording, extent))
         if not readable:
-            message = f"{name}: none of {len(recordings)} files can be read:\n{self.skipped.summary()}"
+            message = f"{name}: none of {counted(len(recordings), 'file')} can be read:\n{self.skipped.summary()}"
             raise NothingReadable.of(message, self.skipped)
         self.recordings = [recording for recording, _ in readable]
         starts, samples, rates = zip(*(extent for _, extent in readable), strict=True)
@@ -265,11 +266,11 @@ class AudioSource:
     def _layout(self) -> str:
         """What is known of the recordings, in a line."""
         names = [] if self.labels is None else self.classes or []
-        shown = f"{len(names)} classes ({', '.join(names[:5])}{', ...' if len(names) > 5 else ''})"
-        parts = [f"{len(self):,} recordings", shown if names else "no classes"]
+        shown = f"{counted(len(names), 'class')} ({', '.join(names[:5])}{', ...' if len(names) > 5 else ''})"
+        parts = [f"{counted(len(self), 'recording')}", shown if names else "no classes"]
         texts = sum(text is not None for text in self.texts)
         speakers = len({speaker for speaker in self.speakers if speaker is not None})
-        parts += [f"{texts:,} texts"] * (texts > 0) + [f"{speakers:,} speakers"] * (speakers > 0)
+        parts += [f"{counted(texts, 'text')}"] * (texts > 0) + [f"{counted(speakers, 'speaker')}"] * (speakers > 0)
         return f"{self.name}: {', '.join(parts)}" + (f"; {self.note}" if self.note else "")
 
     def fingerprint(self) -> str:

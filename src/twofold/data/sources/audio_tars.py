@@ -22,6 +22,7 @@ from twofold.data.sources.manifests import choose_columns, with_groups
 from twofold.data.sources.tars import LARGEST_LABEL
 from twofold.errors import UserError
 from twofold.reading import regular
+from twofold.text import counted
 
 _KINDS = {*EXTENSIONS, *FFMPEG_EXTENSIONS}
 _LOOKED_AT = 1000
@@ -144,7 +145,7 @@ def open_audio_tars(paths: Sequence[Path], config: DataConfig, name: str) -> Aud
     said = [each.said(member) for each in walked for member in each.members]
     recordings = with_groups(recordings, said, config.group, known, columns.speaker, name)
     if not recordings:
-        raise UserError(f"{name}: no recordings in {len(paths)} tar archives (members such as 000017.flac)")
+        raise UserError(f"{name}: no recordings in {counted(len(paths), 'tar archive')} (members such as 000017.flac)")
     source = AudioSource(recordings, config, name)
     for each in walked:
         for path, reason in each.problems:
@@ -170,7 +171,7 @@ def _walk(path: Path, encoding: str) -> _Walked:
             if size < archive.offset + 512:
                 raise tarfile.ReadError("cut short: the end of the archive is missing")
     except (tarfile.TarError, OSError, EOFError) as error:
-        left = f"; {len(result.members)} recordings before that are used" if result.members else ""
+        left = f"; {counted(len(result.members), 'recording')} before that are used" if result.members else ""
         result.problems.append((str(path), f"not a whole tar archive ({error}){left}"))
     return result
 

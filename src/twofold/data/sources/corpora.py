@@ -19,6 +19,7 @@ from twofold.data.sources.outside import inside
 from twofold.data.sources.texts import read_texts, text_beside
 from twofold.errors import UserError
 from twofold.reading import unreadable_folder
+from twofold.text import counted, counted_have
 
 LIBRISPEECH_TRAINING = ("train-clean-100", "train-clean-360", "train-other-500")
 """The subsets that are LibriSpeech's 960 hours."""
@@ -74,7 +75,7 @@ def librispeech(folder: Path, split: str | None, config: DataConfig) -> Listing:
         untold += len(alone)
         speakers = [name.split("-")[0] for name in alone]
         recordings += [Recording(str(chapter / n), s, None, None, s) for n, s in zip(alone, speakers, strict=True)]
-    notes = [f"{untold:,} recordings have no line in a .trans.txt file"] if untold else []
+    notes = [f"{counted_have(untold, 'recording')} no line in a .trans.txt file"] if untold else []
     gone = [name for name in LIBRISPEECH_TRAINING if training and not split and name not in there]
     notes += [f"of the 960 hours {', '.join(gone)} {_are(gone)} not there"] if gone else []
     return Listing(recordings, "; ".join(notes))
@@ -135,9 +136,9 @@ def timit(folder: Path, split: str | None, config: DataConfig) -> Listing:
             text = _phones(path, config) if config.audio.text == "phones" else _words(path, config)
             recordings.append(Recording(str(path), speaker, text, None, speaker))
     untold = sum(recording.text is None for recording in recordings)
-    notes = [f"{untold:,} recordings have no text beside them"] if untold else []
+    notes = [f"{counted_have(untold, 'recording')} no text beside them"] if untold else []
     whole = _TIMIT_SIZES.get(split or "", 0)
-    notes += [f"{len(recordings):,} of its {whole:,} recordings are there"] if len(recordings) < whole else []
+    notes += [f"{len(recordings):,} of its {counted(whole, 'recording')} are there"] if len(recordings) < whole else []
     return Listing(recordings, "; ".join(notes))
 
 
@@ -195,10 +196,14 @@ def iemocap(folder: Path, split: str | None, config: DataConfig) -> Listing:
     for session in sorted(folder.glob("Session?")):
         found, untold = _session(session, _KINDS.get(split or "", ""), config)
         recordings += found
-        notes += [f"{untold:,} utterances of {session.name} have no transcription"] if untold else []
+        notes += (
+            [f"{counted(untold, 'utterance')} of {session.name} {'has' if untold == 1 else 'have'} no transcription"]
+            if untold
+            else []
+        )
         whole = _SESSIONS.get(session.name, 0)
         if split is None and len(found) < whole:
-            notes.append(f"{session.name} has {len(found):,} of {whole:,} utterances of the four classes")
+            notes.append(f"{session.name} has {len(found):,} of {counted(whole, 'utterance')} of the four classes")
     gone = [name for name in _SESSIONS if not (folder / name / "dialog" / "EmoEvaluation").is_dir()]
     notes += [f"{', '.join(gone)} {_are(gone)} not there"] if gone else []
     return Listing(recordings, "; ".join(notes))

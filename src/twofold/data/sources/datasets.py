@@ -37,6 +37,7 @@ from twofold.data.decoding.pixels import (
 from twofold.data.groups import group_names
 from twofold.data.labels import Labels, class_labels, is_label
 from twofold.errors import UserError
+from twofold.text import counted
 
 _IMAGE_KEYS, _LABEL_KEYS = ("image", "img", "pixel_values"), ("label", "labels", "target", "cls")
 """What the image and the label of an item are called where items are mappings."""
@@ -179,7 +180,7 @@ class DatasetSource:
                 failures.append(error)
         if not items:
             raise UserError(
-                f"{self.name}: none of {len(failures)} items looked at can be read; the first: {failures[0]}"
+                f"{self.name}: none of {counted(len(failures), 'item')} looked at can be read; the first: {failures[0]}"
             )
         return items
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from twofold.data.base import DataFacts, SkipList, class_count, sample_indices
 from twofold.data.config import DataConfig
-from twofold.data.decoding.bands import PICTURES, BandPlan, channels_first, counted
+from twofold.data.decoding.bands import PICTURES, BandPlan, channels_first
 from twofold.data.decoding.images import decode_image
 from twofold.data.decoding.opening import BadImage, Header, image_header
 from twofold.data.decoding.parts import OpenImages, Part, deep_values
@@ -29,6 +29,7 @@ from twofold.data.decoding.pixels import (
     without_data,
 )
 from twofold.errors import UserError
+from twofold.text import counted
 
 _LOOKED_AT = 16_384
 """About as many pixels of each image are looked at to find the range of bands."""
@@ -149,7 +150,7 @@ class EncodedSource:
         header = _laid_out(header, self.plan.first)
         problem = self.plan.problem(header.bands, header.samples)
         if self.plan.channels is None and not header.picture and header.bands not in (1, 3):
-            problem = f"it has {counted(header.bands)}: choose some of them with --data.bands"
+            problem = f"it has {counted(header.bands, 'band')}: choose some of them with --data.bands"
         return BadImage(self.path(index), problem) if problem else header
 
     def _choose_range(self) -> None:
@@ -251,8 +252,8 @@ class EncodedSource:
             return self.layout
         some = "" if self._sizes is not None else " of those looked at"
         return (
-            f"{self.layout or self.name}; {self._more_frames:,} files{some} have more than one frame, of which the "
-            "first is read (--data.frames all reads every one)"
+            f"{self.layout or self.name}; {counted(self._more_frames, 'file')}{some} have more than one frame, of "
+            "which the first is read (--data.frames all reads every one)"
         )
 
     def _keep_good(self, headers: Sequence[Header | BadImage]) -> list[Header]:
@@ -274,7 +275,9 @@ class EncodedSource:
     def _some_good(self, headers: Sequence[Header | BadImage]) -> list[Header]:
         readable = [header for header in headers if isinstance(header, Header)]
         if not readable:
-            raise UserError(f"{self.name}: none of {len(headers)} files looked at can be read; the first: {headers[0]}")
+            raise UserError(
+                f"{self.name}: none of {counted(len(headers), 'file')} looked at can be read; the first: {headers[0]}"
+            )
         return readable
 
     def _headers(self, indices: Sequence[int]) -> list[Header | BadImage]:

@@ -19,6 +19,7 @@ from twofold.data.labels import UNLABELLED
 from twofold.data.sources.encoded import EncodedSource
 from twofold.errors import UserError
 from twofold.files import at_home
+from twofold.text import counted
 
 SPLIT_FOLDERS = {
     "train": ("train", "training"),
@@ -191,8 +192,8 @@ def describe_layout(
     part = "" if base == folder else f" in {base.relative_to(folder)}"
     what = "no classes"
     if classes is not None:
-        what = f"{len(classes)} classes ({', '.join(classes[:5])}{', ...' if len(classes) > 5 else ''})"
-    line = f"{folder}: {count:,} images{part}, {what}"
+        what = f"{counted(len(classes), 'class')} ({', '.join(classes[:5])}{', ...' if len(classes) > 5 else ''})"
+    line = f"{folder}: {counted(count, 'image')}{part}, {what}"
     others = [path for path in splits.values() if path != base]
     if others:
         line += f"; other parts: {', '.join(path.name for path in others)}"

@@ -20,6 +20,7 @@ from twofold.data.sources.outside import inside
 from twofold.devices import available_memory
 from twofold.errors import UserError
 from twofold.reading import read_text, regular
+from twofold.text import counted
 
 MANIFESTS = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 PATHS = ("path", "file", "file_name", "audio", "audio_filepath", "wav", "filename", "deb_path")
@@ -220,8 +221,8 @@ def _table(text: str, path: Path, delimiter: str) -> list[dict[str, Any]]:
             surplus = row.get("")
             if isinstance(surplus, list):
                 raise UserError(
-                    f"{path}, row {number} has {len(row) - 1 + len(surplus)} fields and the header {len(row) - 1}: put "
-                    f"quotes around a field that holds {'a tab' if delimiter != ',' else 'a comma'}"
+                    f"{path}, row {number} has {counted(len(row) - 1 + len(surplus), 'field')} and the header "
+                    f"{len(row) - 1}: put quotes around a field that holds {'a tab' if delimiter != ',' else 'a comma'}"
                 )
             rows.append(row)
     except csv.Error as error:

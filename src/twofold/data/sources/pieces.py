@@ -15,6 +15,7 @@ from twofold.data.decoding.parts import Part
 from twofold.data.sources.arrays import ArraySource
 from twofold.data.sources.encoded import EncodedSource
 from twofold.errors import UserError
+from twofold.text import counted
 
 PIECE = np.dtype([
     ("file", "<i8"), ("frame", "<i4"), ("left", "<i4"), ("top", "<i4"), ("width", "<i4"), ("height", "<i4"),
@@ -170,9 +171,11 @@ class PiecesSource:
         """How many files, frames and tiles, in words."""
         pieces = self._pieces
         files, frames = len(np.unique(pieces["file"])), len(np.unique(pieces[["file", "frame"]]))
-        words = [f"{files:,} files" if isinstance(self._whole, EncodedSource) else f"{files:,} images"]
-        words += [f"{frames:,} frames"] if frames > files else []
-        words += [f"{len(pieces):,} tiles"] if len(pieces) > frames or not pieces["whole"].all() else []
+        words = [
+            f"{counted(files, 'file')}" if isinstance(self._whole, EncodedSource) else f"{counted(files, 'image')}"
+        ]
+        words += [f"{counted(frames, 'frame')}"] if frames > files else []
+        words += [f"{counted(len(pieces), 'tile')}"] if len(pieces) > frames or not pieces["whole"].all() else []
         return ", ".join(words)
 
 

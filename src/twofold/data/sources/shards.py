@@ -27,6 +27,7 @@ from twofold.data.sources.files import SPLIT_FOLDERS, PackedStrings
 from twofold.data.sources.tars import BAD_LABEL, PLACE, TarIndex, index_tar, joined, member_fields, read_index
 from twofold.errors import UserError
 from twofold.files import at_home
+from twofold.text import counted
 
 PREFIX = "shards:"
 _OPEN_FILES = 32
@@ -62,7 +63,7 @@ class ShardSource(EncodedSource):
             self.skipped.add(path, reason)
         if not len(self._records):
             raise UserError(
-                f"{name}: no images in {len(paths)} tar archives (members such as 000017.jpg and 000017.cls)"
+                f"{name}: no images in {counted(len(paths), 'tar archive')} (members such as 000017.jpg and 000017.cls)"
             )
         self.groups = self._json_groups(config.group) if config.group is not None else self._groups()
         self._take_labels()
@@ -144,8 +145,8 @@ class ShardSource(EncodedSource):
             return
         if self.classes is not None and labels.max() >= len(self.classes):
             raise UserError(
-                f"{self.name}: label {labels.max()}, but its index names {len(self.classes)} classes; make the "
-                "index again: twofold shard FOLDER --index true"
+                f"{self.name}: label {labels.max()}, but its index names {counted(len(self.classes), 'class')}; make "
+                "the index again: twofold shard FOLDER --index true"
             )
         self.labels, self.classes = class_labels(np.asarray(labels), len(labels), self.name, self.classes)
 

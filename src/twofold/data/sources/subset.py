@@ -14,6 +14,7 @@ from twofold.data.groups import groups_of
 from twofold.data.sources.arrays import ArraySource
 from twofold.data.sources.audio import AudioSource
 from twofold.errors import UserError
+from twofold.text import counted
 
 
 def subset(source: Source, indices: ArrayLike) -> Source:
@@ -21,7 +22,8 @@ def subset(source: Source, indices: ArrayLike) -> Source:
     selection = np.asarray(indices, dtype=np.int64)
     if len(selection) and not (selection.min() >= 0 and selection.max() < len(source)):
         raise UserError(
-            f"{source.name} has {len(source)} images; there is none at {selection.min()} or {selection.max()}"
+            f"{source.name} has {counted(len(source), 'image')}; there is none at {selection.min()} or "
+            f"{selection.max()}"
         )
     if isinstance(source, ArraySource):
         part = ArraySource(source.images[selection], classes=source.classes, name=source.name)

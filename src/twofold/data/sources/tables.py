@@ -25,6 +25,7 @@ from twofold.data.sources.pieces import PiecesSource
 from twofold.errors import UserError
 from twofold.files import at_home
 from twofold.reading import read_text
+from twofold.text import counted
 
 LISTS = (".txt", ".lst")
 """Files with a path a line."""
@@ -75,8 +76,16 @@ def open_table(path: Path, split: str | None, config: DataConfig) -> FileSource:
         groups=_groups([rows[i] for i in kept], where, path, config.group, _columns(rows)), rows=kept,
     )  # fmt: skip
     others = [name for name in present if name != split]
-    what = f"{len(classes)} classes" if classes else "no names of classes" if numbers is not None else "no labels"
-    source.layout = f"{path}: {len(source):,} images" + (f" of the split {split}" if split else "") + f", {what}"
+    what = (
+        f"{counted(len(classes), 'class')}"
+        if classes
+        else "no names of classes"
+        if numbers is not None
+        else "no labels"
+    )
+    source.layout = (
+        f"{path}: {counted(len(source), 'image')}" + (f" of the split {split}" if split else "") + f", {what}"
+    )
     source.layout += f"; other parts: {', '.join(others)}" if others else ""
     return source
 

@@ -20,6 +20,7 @@ from twofold.data.sources.audio import Listing, Recording
 from twofold.data.sources.texts import read_texts
 from twofold.errors import UserError
 from twofold.reading import unreadable_folder
+from twofold.text import counted, counted_have
 
 _NVP = "wsj0/doc/indices/test/nvp/"
 INDICES: dict[str, tuple[str, ...]] = {
@@ -92,8 +93,8 @@ def wsj(folder: Path, split: str | None, config: DataConfig) -> Listing:
         missing = [name for name in wanted if name not in files]
         if missing:
             raise UserError(
-                f"{folder}: {len(missing):,} of the {len(wanted):,} sentences of {split} are not there, such as "
-                f"{missing[0]}.wv1: add the discs that hold them, or name another part with --data.split"
+                f"{folder}: {len(missing):,} of the {counted(len(wanted), 'sentence')} of {split} are not there, such "
+                f"as {missing[0]}.wv1: add the discs that hold them, or name another part with --data.split"
             )
     else:
         wanted = [name for name in files if (name.split("/")[1] == split if split else "_tr_" in name.split("/")[1])]
@@ -104,7 +105,10 @@ def wsj(folder: Path, split: str | None, config: DataConfig) -> Listing:
         utterance = name.rsplit("/", 1)[1]
         recordings.append(Recording(str(files[name]), utterance[:3], texts.get(utterance), None, utterance[:3]))
     untold = sum(recording.text is None for recording in recordings)
-    return Listing(recordings, f"{untold:,} sentences have no text in a .dot file" if untold else "")
+    return Listing(
+        recordings,
+        f"{counted_have(untold, 'sentence')} no text in a .dot file" if untold else "",
+    )
 
 
 def words_of(line: str) -> str:

@@ -39,6 +39,7 @@ from twofold.evaluation.protocols.beside import NAMES, Row, beside
 from twofold.kinds import EXAMPLE, Kind
 from twofold.options import Variant, option, refuse_unused
 from twofold.results import unread
+from twofold.text import counted
 from twofold.views.resample import Resample
 
 Progress = Callable[[str, int, int], None]
@@ -461,7 +462,7 @@ class Protocol(ABC):
         if isinstance(encoder, EncoderWithHead):
             words += "; features are z, the projection head's output"
         if isinstance(encoder, InParts):
-            words += f"; features are those of {encoder.parts} parts of equal length, side by side"
+            words += f"; features are those of {counted(encoder.parts, 'part')} of equal length, side by side"
         words += "; encoder frozen and in evaluation mode, every tensor hashed before and after"
         return dataclasses.replace(
             result, kind=encoder.input.kind, words=words, digest=digest(before), seconds=seconds

@@ -62,6 +62,7 @@ from twofold.evaluation.splits import (
 )
 from twofold.files import write_atomically
 from twofold.kinds import EXAMPLE
+from twofold.text import counted
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,7 @@ class Evaluation(Result):
 
     def lines(self) -> list[str]:
         """For people."""
-        count = f"({self.protocol}, {self.test.images:,} test {EXAMPLE[self.kind]}s)"
+        count = f"({self.protocol}, {counted(self.test.images, f'test {EXAMPLE[self.kind]}')})"
         lines = [f"{self.scores.words()}  {count}", *self.scores.recalls()]
         return lines + [f"{words}: {self.baselines[name].words()}" for name, words in NAMES.items()
                         if name in self.baselines]  # fmt: skip
@@ -249,7 +250,7 @@ class FoldsEvaluation(Result):
 
     def lines(self) -> list[str]:
         """For people."""
-        lines = [f"{_over_folds(self.scores)}  (mean ± deviation over {len(self.folds)} folds)"]
+        lines = [f"{_over_folds(self.scores)}  (mean ± deviation over {counted(len(self.folds), 'fold')})"]
         rows = ((words, self.baselines[name]) for name, words in NAMES.items() if name in self.baselines)
         lines += [f"{words}: {_over_folds(scores)}" for words, scores in rows]
         each = (f"{name} {s.top1:.2%} of {s.count}" for name, s in zip(self.folds, self.scores, strict=True))
@@ -395,7 +396,7 @@ class ClassifierProtocol(Protocol):
             y_test = match_classes(y, parts.train.classes, y_test, parts.test.classes)
             present, known = len(np.unique(y_test)), len(np.unique(y))
             words = "test set as given"
-            words += f", which has {example}s of {present} of the {known} classes" if present < known else ""
+            words += f", which has {example}s of {present} of the {counted(known, 'class')}" if present < known else ""
             names["test"] = _names(parts.test, queries)
         if parts.validation is not None and choice is not None:
             x_val, y_val = _labelled(parts.validation, choice)
@@ -429,7 +430,7 @@ class ClassifierProtocol(Protocol):
         left_out = without_label({"": _unlabelled(h)}, EXAMPLE[encoder.input.kind])
         made = f" made for it (seed {self.config.seed})" if self.config.folds is not True else ""
         told = folds_in_words(source, given, self.config.data.group), left_out
-        words = f"{self.name}, leaving out each of {len(names)} folds{made} in turn, scored once; {h.text}"
+        words = f"{self.name}, leaving out each of {counted(len(names), 'fold')}{made} in turn, scored once; {h.text}"
         words = "; ".join([words, *filter(None, told)])
         return FoldsEvaluation(
             protocol=self.name, words=words, folds=tuple(names), scores=tuple(rounds), features_kept=h.kept,

@@ -37,6 +37,7 @@ from twofold.evaluation.protocols.base import EvaluationConfig, LabelOptions, Pr
 from twofold.evaluation.protocols.beside import BaselineOptions
 from twofold.evaluation.protocols.recogniser import Reader, Recogniser, readable
 from twofold.randomness import derive_seed, permutation
+from twofold.text import counted, counted_have
 
 _HELD = 2**30
 """Most bytes of frozen features that are kept from one epoch to the next."""
@@ -114,7 +115,7 @@ class Recognition(Result):
 
     def lines(self) -> list[str]:
         """For people."""
-        count = f"(ctc, {self.train:,} training and {self.test:,} test utterances)"
+        count = f"(ctc, {self.train:,} training and {counted(self.test, 'test utterance')})"
         lines = [f"WER {self.wer:.2%}, CER {self.cer:.2%}  {count}"]
         if self.baseline_wer is not None:
             lines.append(f"filterbank alone: WER {self.baseline_wer:.2%}, CER {self.baseline_cer:.2%}")
@@ -283,10 +284,10 @@ def _with_texts(train: AudioSource, labels: str, seed: int, draw: int) -> tuple[
     if re.fullmatch(r"\d+ ?/ ?class", labels):
         raise UserError(f"--labels {labels}: texts have no classes; give a share (10%), a number (40) or a list")
     if labels == "all":
-        return train, f"all {len(train):,} training texts"
+        return train, f"all {counted(len(train), 'training text')}"
     labelled: Any = train.with_labels(["text"] * len(train))
     selection = label_positions(labelled, labels, seed, draw)
-    words = f"{len(selection):,} of {len(train):,} training texts ({labels}; seed {seed}, draw {draw})"
+    words = f"{len(selection):,} of {counted(len(train), 'training text')} ({labels}; seed {seed}, draw {draw})"
     return train.subset(selection), words
 
 
@@ -294,18 +295,20 @@ def _words(config: CtcConfig) -> str:
     search = "best path" if config.beam == 1 else f"prefix beam search of {config.beam}, no language model"
     return (
         f"linear layer on a learned mixture of all layers, encoder {'tuned, too' if config.tune else 'frozen'}, CTC, "
-        f"{config.epochs} epochs, Adam {config.lr:g}; {search}"
+        f"{counted(config.epochs, 'epoch')}, Adam {config.lr:g}; {search}"
     )
 
 
 def _limits(test: AudioSource, late: int, characters: str) -> str:
     """What no recogniser could read: it counts as wrong, because the test set is the same for all encoders."""
     unknown = set("".join(clean_text(text or "") for text in test.texts)) - set(characters)
-    message = f"; {len(characters)} characters from the training texts"
+    message = f"; {counted(len(characters), 'character')} from the training texts"
     if unknown:
         message += f", {len(unknown)} of the test texts unknown"
-    return message + (f"; {late} test texts have more characters than the encoder has steps, and count as wrong"
-                   if late else "")  # fmt: skip
+    if late:
+        message += f"; {counted_have(late, 'test text')} more characters than the encoder has steps, and "
+        message += "counts as wrong" if late == 1 else "count as wrong"
+    return message
 
 
 def error_rates(references: Sequence[str], hypotheses: Sequence[str]) -> tuple[float, float]:

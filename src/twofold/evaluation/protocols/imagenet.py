@@ -31,6 +31,7 @@ from twofold.evaluation.protocols.base import BatchOptions, EvaluationConfig, Im
 from twofold.evaluation.scores import Scores, score
 from twofold.evaluation.splits import without_label
 from twofold.options import flatten
+from twofold.text import counted
 
 IMAGENET_CLASSES = 1000
 AS_PUBLISHED = Extractor(size=224, resample="tf2")
@@ -65,7 +66,7 @@ class ImageNetResult(Result):
     def lines(self) -> list[str]:
         """For people."""
         top5 = f", top-5 {self.scores.top5:.2%}" if self.scores.top5 is not None else ""
-        count = f"(imagenet, {self.images:,} images of {self.classes:,} classes)"
+        count = f"(imagenet, {counted(self.images, 'image')} of {counted(self.classes, 'class')})"
         return [f"top-1 {self.scores.top1:.2%}{top5}  {count}"]
 
 
@@ -156,8 +157,8 @@ def open_validation(folder: Path, classes: int, config: DataConfig) -> FileSourc
         )
     if len(source.classes) != classes:
         raise UserError(
-            f"{source.name} has {len(source.classes)} class folders, but the classifier knows {classes} classes; "
-            "give the whole validation set that it was trained for"
+            f"{source.name} has {len(source.classes)} class folders, but the classifier knows "
+            f"{counted(classes, 'class')}; give the whole validation set that it was trained for"
         )
     strange = [name for name in source.classes if not _WORDNET_ID.fullmatch(name)]
     if classes == IMAGENET_CLASSES and strange:

@@ -17,6 +17,7 @@ from twofold.errors import UserError
 from twofold.evaluation.neighbours import nearest
 from twofold.evaluation.protocols.classifier import ClassifierConfig, ClassifierProtocol, FitInputs, Outcome
 from twofold.evaluation.scores import score
+from twofold.text import counted
 
 MOST_NEIGHBOURS = 200
 """Of those that are chosen: what MoCo's CIFAR-10 demo takes from a bank of 5,000 a class."""
@@ -155,10 +156,10 @@ def evaluate_knn(
     kind = "one vote each" if temperature is None else f"weighted by exp(cosine / {temperature:g})"
     clipped = ", as many as a class has there" if k is None else ""
     if k is not None and used < k:
-        clipped = f" (k {k} was asked for, the bank has only {len(train)} {example}s)"
+        clipped = f" (k {k} was asked for, the bank has only {counted(len(train), example)})"
     text = (
-        f"k nearest neighbours by cosine similarity: the {used} nearest of {len(train)} training {example}s vote, "
-        f"{kind}{clipped}; {len(test)} test {example}s"
+        f"k nearest neighbours by cosine similarity: the {used} nearest of "
+        f"{counted(len(train), f'training {example}')} vote, {kind}{clipped}; {counted(len(test), f'test {example}')}"
     )
     settings = {"k": used, "temperature": temperature, "bank": len(train)}
     return Outcome(score(votes.cpu().numpy(), classes, test_labels), settings, text)

@@ -21,6 +21,7 @@ from twofold.evaluation.protocols.base import ClassWeightOptions, ValidationOpti
 from twofold.evaluation.protocols.classifier import ClassifierConfig, ClassifierProtocol, FitInputs, Outcome
 from twofold.evaluation.scores import score
 from twofold.evaluation.splits import Labels, stratified_split
+from twofold.text import counted
 
 
 class Linear(ClassifierProtocol):
@@ -62,22 +63,22 @@ def evaluate_linear(
         l2, validated, edge = ONE_LABEL_L2, {}, ""
         chosen = f"given, as no class has 2 training {example}s to choose it by"
     else:
-        where = f"on {len(split[1])} {example}s of the validation part" if split is not None else ""
+        where = f"on {counted(len(split[1]), example)} of the validation part" if split is not None else ""
         if split is None:
             split = stratified_split(train_labels, validation, seed, "validation split", groups=groups, lone=True)
             whole = ", whole groups" if groups is not None else ""
-            where = f"on {len(split[1])} validation {example}s (seed {seed}{whole})"
+            where = f"on {counted(len(split[1]), f'validation {example}')} (seed {seed}{whole})"
         l2, accuracy = choose_l2(train, train_labels, [split], grid, class_weights)
         validated = {criterion: accuracy}
         edge = " (the edge of what was tried)" if l2 in (min(grid), max(grid)) and len(grid) > 1 else ""
-        chosen = f"chosen among {len(grid)} values from {min(grid):.3g} to {max(grid):.3g} {where}"
+        chosen = f"chosen among {counted(len(grid), 'value')} from {min(grid):.3g} to {max(grid):.3g} {where}"
     model = fit_linear(train, train_labels, l2, class_weights)
     weighted = class_weights_in_words(class_weights)
     text = (
         "multinomial logistic regression by L-BFGS on features centred and divided by one global scalar"
         f"{weighted and f', {weighted}'}; "
-        f"l2 {l2:.3g}{edge} {chosen}, then fitted on all {len(train)} training {example}s; "
-        f"{len(test)} test {example}s, scored once{model.notice()}"
+        f"l2 {l2:.3g}{edge} {chosen}, then fitted on all {counted(len(train), f'training {example}')}; "
+        f"{counted(len(test), f'test {example}')}, scored once{model.notice()}"
     )
     scores = score(model.logits(test), model.classes, test_labels)
     settings = {"l2": l2, **validated, "train": len(train)}

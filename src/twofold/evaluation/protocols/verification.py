@@ -34,6 +34,7 @@ from twofold.evaluation.protocols.beside import NAMES, BaselineOptions
 from twofold.evaluation.splits import single_labels
 from twofold.randomness import permutation
 from twofold.reading import read_text
+from twofold.text import counted
 
 _MOST = 4000  # utterances, which make eight million pairs
 
@@ -83,7 +84,10 @@ class Verification(Result):
 
     def lines(self) -> list[str]:
         """For people."""
-        lines = [f"{_rates(self.eer, self.min_dcf)}  (verification, {self.speakers:,} speakers, {self.pairs:,} pairs)"]
+        lines = [
+            f"{_rates(self.eer, self.min_dcf)}  (verification, {counted(self.speakers, 'speaker')}, "
+            f"{counted(self.pairs, 'pair')})"
+        ]
         for name, field in _BESIDE.items():
             eer, min_dcf = (getattr(self, f"{field}_{rate}") for rate in ("eer", "min_dcf"))
             lines += [] if eer is None else [f"{NAMES[name]}: {_rates(eer, min_dcf)}"]
@@ -142,11 +146,12 @@ class SpeakerVerification(Protocol):
         if pairs is None:
             assert result.labels is not None
             scores, same = all_pairs(result.h, result.labels)
-            message = f"all {len(same):,} pairs of {len(result.h):,} utterances, {parts.said}"
+            message = f"all {counted(len(same), 'pair')} of {counted(len(result.h), 'utterance')}, {parts.said}"
             speakers = len(np.unique(result.labels))
         else:
             scores, same = _scored(pairs, result)
-            message = f"{len(same):,} of {len(pairs):,} trials of {parts.said}, {len(result.h):,} utterances"
+            message = f"{len(same):,} of {counted(len(pairs), 'trial')} of {parts.said}"
+            message += f", {counted(len(result.h), 'utterance')}"
             speakers = len({speaker for speaker in part.speakers if speaker is not None})
         if not same.any() or same.all():
             raise UserError(f"{part.name}: verification needs two speakers, and two utterances of one of them")

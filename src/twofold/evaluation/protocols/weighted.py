@@ -23,6 +23,7 @@ from twofold.evaluation.protocols.base import ClassWeightOptions
 from twofold.evaluation.protocols.classifier import ClassifierProtocol, FitInputs, LayersConfig, Outcome
 from twofold.evaluation.scores import score
 from twofold.evaluation.splits import Labels, stratified_split
+from twofold.text import counted
 
 GRID = tuple(float(v) for v in np.logspace(-4, 1, 6))
 
@@ -147,10 +148,12 @@ def evaluate_weighted(
     message = ", ".join(f"{weight:.2f}" for weight in model.weights())
     weighted = class_weights_in_words(class_weights)
     text = (
-        f"learned mixture of {layers} layers (weights {message}) and a linear classifier, by L-BFGS"
+        f"learned mixture of {counted(layers, 'layer')} (weights {message}) and a linear classifier, by L-BFGS"
         f"{weighted and f', {weighted}'}; l2 {grid[best]:.3g} "
-        f"chosen among {len(grid)} values from {min(grid):.3g} to {max(grid):.3g} on {len(val)} validation recordings "
-        f"(seed {seed}), then fitted on all {len(train)} training recordings; {len(test)} test recordings, scored once"
+        f"chosen among {counted(len(grid), 'value')} from {min(grid):.3g} to {max(grid):.3g} on "
+        f"{counted(len(val), 'validation recording')} (seed {seed}), then fitted on all "
+        f"{counted(len(train), 'training recording')}; "
+        f"{counted(len(test), 'test recording')}, scored once"
     )
     scores = score(model.logits(test), model.classes, test_labels)
     criterion = "validation_top1" if class_weights is None else "validation_weighted_top1"

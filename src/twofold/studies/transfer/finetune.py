@@ -22,6 +22,7 @@ from twofold.runs.finetune import FinetuneResult, finetune, outputs
 from twofold.studies.transfer.linear import DataSplits, Measured
 from twofold.studies.transfer.permutation import hits_of, packed
 from twofold.studies.transfer.sets import SETS, Metric
+from twofold.text import counted
 from twofold.training.checkpoint import checkpoints
 from twofold.views.resample import Resample
 
@@ -115,7 +116,7 @@ def finetune_grid(
     hits = packed(hits_of(scores, np.arange(scores.shape[1]), targets), index, len(parts.test))
     return Measured(value, values[best], {"rate": best[0], "decay": best[1]}, (
         f"{text}; rate {best[0]:.3g} and decay {best[1]:.3g}{divided} chosen among {len(values)} "
-        f"pairs, {parts.words}; trained anew on {len(parts.whole)} images"
+        f"pairs, {parts.words}; trained anew on {counted(len(parts.whole), 'image')}"
     ), hits)  # fmt: skip
 
 

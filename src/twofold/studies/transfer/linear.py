@@ -32,6 +32,7 @@ from twofold.files import write_atomically
 from twofold.reading import read_json
 from twofold.studies.transfer.permutation import hits_of, packed
 from twofold.studies.transfer.sets import SETS, Metric, Protocol, Start
+from twofold.text import counted
 
 HELD_OUT = 0.2
 
@@ -140,15 +141,14 @@ def open_parts(name: str, config: DataConfig, seed: int = 0) -> DataSplits:
     whole, test = (open_source(name, config, split=split) for split in (entry.whole, "test"))
     if entry.validation is not None:
         fit, validation = (open_source(name, config, split=split) for split in (entry.fit, entry.validation))
-        words = f"settings chosen on its {len(validation)} validation images"
+        words = f"settings chosen on its {counted(len(validation), 'validation image')}"
     else:
         _check_cover(whole, least=2)
         y = np.asarray(whole.labels)
         first, second = stratified_split(y, HELD_OUT, seed, "transfer validation", groups=group_numbers(whole))
         fit, validation = subset(whole, first), subset(whole, second)
-        words = (
-            f"settings chosen on {len(second)} training images, {HELD_OUT:.0%} of each class, held out (seed {seed})"
-        )
+        words = f"settings chosen on {counted(len(second), 'training image')}, {HELD_OUT:.0%} of each class, held out "
+        words += f"(seed {seed})"
     if entry.note:
         words += f"; {entry.note}"
     parts = DataSplits(fit, validation, whole, test, words)
@@ -200,12 +200,12 @@ def linear(
     assert_frozen(before, tensor_digests(encoder))
     kind = "one logistic regression a class" if y.ndim == 2 else "multinomial logistic regression"
     bad = [len(part.skipped) for part in (result, validated, tested)]
-    left_out = f"; {sum(bad[:2])} of these and {bad[2]} test images could not be read" if any(bad) else ""
+    left_out = f"; {sum(bad[:2])} of these and {counted(bad[2], 'test image')} could not be read" if any(bad) else ""
     hits = packed(hits_of(model.logits(x_test), model.classes, y_test), tested.index, len(parts.test))
     return Measured(value, values[best], {"l2": path[best]}, (
         f"{kind} by L-BFGS on frozen features, {result.text}; l2 {path[best]:.3g} among {len(path)} from "
-        f"{path[-1]:.3g} to {path[0]:.3g}, {parts.words}; fitted anew on {len(x)} images, "
-        f"{len(x_test)} test images scored once{left_out}"
+        f"{path[-1]:.3g} to {path[0]:.3g}, {parts.words}; fitted anew on {counted(len(x), 'image')}, "
+        f"{counted(len(x_test), 'test image')} scored once{left_out}"
     ), hits)  # fmt: skip
 
 
@@ -265,9 +265,9 @@ def _check_cover(source: Source, least: int = 1, read: NDArray[np.int64] | None 
     counts = labels.sum(0) if labels.ndim == 2 else np.bincount(labels[labels >= 0], minlength=count)
     short = [source.classes[int(k)] if source.classes else str(k) for k in np.flatnonzero(counts < least)]
     if short:
-        have = "without an image" if least == 1 else f"with fewer than {least} images"
+        have = "without an image" if least == 1 else f"with fewer than {counted(least, 'image')}"
         have += "" if read is None else " that can be read"
         raise UserError(
-            f"{source.name}: {len(short)} of {len(counts)} classes {have}: {', '.join(short[:10])}"
+            f"{source.name}: {len(short)} of {counted(len(counts), 'class')} {have}: {', '.join(short[:10])}"
             f"{' ...' if len(short) > 10 else ''}; the data set is not whole: fetch it again"
         )

@@ -18,6 +18,7 @@ from twofold.errors import UserError
 from twofold.evaluation.logistic import Array
 from twofold.randomness import derive_seed
 from twofold.studies.transfer.sets import Metric
+from twofold.text import counted
 
 DRAWS = 100_000
 UNREAD = 255
@@ -72,7 +73,9 @@ def p_value(
         UserError: they are not of the same images.
     """
     if not len(first) == len(second) == len(labels):
-        raise UserError(f"two results of {len(first)} and {len(second)} images cannot be compared: measure both anew")
+        raise UserError(
+            f"two results of {len(first)} and {counted(len(second), 'image')} cannot be compared: measure both anew"
+        )
     both = (first != UNREAD) & (second != UNREAD)
     gaps = first[both].astype(np.int64) - second[both]
     labels = labels[both]

@@ -30,6 +30,7 @@ from twofold.studies.transfer.finetune import DECAYED, Budget, RandomBudget, fin
 from twofold.studies.transfer.linear import DataSplits, TransferResult
 from twofold.studies.transfer.permutation import p_value, unpacked
 from twofold.studies.transfer.sets import METRICS, SETS, Protocol, Start, reported
+from twofold.text import counted
 from twofold.views.resample import Resample
 
 _LINEAR = {"protocol": ("linear", "both", "all")}
@@ -184,7 +185,7 @@ class TransferStudy(Study[TransferPart, TransferResult]):
         for start, subject in self.subjects.items():
             if subject.model.input.channels != first.model.input.channels:
                 raise UserError(
-                    f"--{start} {subject.file} takes {subject.model.input.channels} channels, "
+                    f"--{start} {subject.file} takes {counted(subject.model.input.channels, 'channel')}, "
                     f"{first.file} {first.model.input.channels}: both are measured on the same images"
                 )
         data = Pixels.of(read_header(self.encoder)).of_whole_images().fill(DataConfig(
