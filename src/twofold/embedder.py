@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,15 +12,14 @@ from typing import Any, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.exceptions import NotFittedError
-from torch import Tensor
 
 from twofold.commands.pretrain import pretrain
 from twofold.console import console
 from twofold.data import AudioSource, DataConfig, DatasetSource, Source
 from twofold.data.sources.given import open_given
+from twofold.data.sources.listed import Listed, as_bytes, as_listed
 from twofold.devices import choose_device
 from twofold.encoders import Encoder
 from twofold.encoders.load import encoder_path
@@ -30,7 +29,6 @@ from twofold.evaluation.framing import Preprocessing
 from twofold.evaluation.loading import load
 from twofold.kinds import EXAMPLE
 from twofold.options import merge
-from twofold.views.pairs import pixel_values
 
 _STEPS_OF = ("epochs", "batch")
 
@@ -44,7 +42,8 @@ class Embedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
 
     Images are an array or tensor of uint8, or of floats in [0, 1]: arrays [n, H, W] and [n, H, W, C], tensors
     [n, C, H, W]; or a list of images of any sizes, each a path, a picture of Pillow's, an array [H, W] or [H, W, C], or
-    a tensor [C, H, W]; or the path of a folder. Floats are rounded to the 256 values of uint8, as files have them.
+    a tensor [C, H, W]; one picture, an iterator over images, or a table's column of paths; or the path of a folder.
+    Floats are rounded to the 256 values of uint8, as files have them.
 
     Args:
         run: a run's folder, an `encoder.safetensors`, or the file of a classifier that was kept; None pretrains.
@@ -220,20 +219,6 @@ def _quiet(wanted: bool) -> Iterator[None]:
         console.quiet = before
 
 
-class _Listed(torch.utils.data.Dataset[Any]):
-    """Images in memory as a data set: pictures of Pillow's, and tensors of uint8."""
-
-    def __init__(self, images: Sequence[Any]) -> None:
-        self.images = images
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> Any:
-        image = self.images[index]
-        return Image.open(image).convert("RGB") if isinstance(image, str | Path) else image
-
-
 def opened(images: Any, config: DataConfig, kind: str | None) -> Source:
     """Images of any form that `Embedder` takes as a source, in their order.
 
@@ -243,6 +228,7 @@ def opened(images: Any, config: DataConfig, kind: str | None) -> Source:
     Raises:
         UserError: they are none.
     """
+    images = as_listed(images)
     if isinstance(images, str | Path) or _of_files(images):
         source = open_given(images if isinstance(images, str | Path) else list(images), config, kind or "image")  # type: ignore[arg-type]
         given = "audio" if isinstance(source, AudioSource) else "image"
@@ -251,12 +237,14 @@ def opened(images: Any, config: DataConfig, kind: str | None) -> Source:
         return source
     if kind == "audio":
         raise UserError("the encoder takes recordings: give the paths of files")
-    if isinstance(images, list | tuple):
-        listed = [_item(image, place) for place, image in enumerate(images)]
-        if not listed:
-            raise UserError("there is no image: the list is empty")
-        return DatasetSource(_Listed(listed), config)
-    array = _bytes(images, "the images")
+    if isinstance(images, Listed | list | tuple):
+        return DatasetSource(images if isinstance(images, Listed) else Listed(images), config)
+    array = as_bytes(images, "the images")
+    if array.ndim == 3 and array.shape[2] in (3, 4) and isinstance(images, np.ndarray):
+        raise UserError(
+            f"images of shape {tuple(array.shape)}: that is one image [H, W, C], or images of width "
+            f"{array.shape[2]}; give image[None] for the one, images[..., None] for the others"
+        )
     if array.ndim == 3:
         array = array[:, None]
     elif array.ndim == 4 and isinstance(images, np.ndarray):
@@ -275,23 +263,3 @@ def _of_files(images: Any) -> bool:
         return True
     several = isinstance(images, list | tuple) or (isinstance(images, np.ndarray) and images.dtype.kind in "OU")
     return several and len(images) > 0 and all(isinstance(each, str | Path) for each in images)
-
-
-def _item(image: Any, place: int) -> Any:
-    """One image as a data set gives it."""
-    if isinstance(image, Image.Image | str | Path):
-        return image
-    pixels = _bytes(image, f"image {place}")
-    if pixels.ndim == 2:
-        return pixels[None]
-    if pixels.ndim != 3:
-        raise UserError(
-            f"image {place} is of shape {tuple(pixels.shape)}: give [H, W, C], [H, W] or a tensor [C, H, W]"
-        )
-    return pixels.permute(2, 0, 1).contiguous() if isinstance(image, np.ndarray) else pixels
-
-
-def _bytes(images: Any, what: str) -> Tensor:
-    """Pixels as uint8 on the CPU, floats rounded; UserError for other types and values."""
-    tensor = pixel_values(images, what).detach().cpu()
-    return tensor if tensor.dtype == torch.uint8 else (tensor * 255).round().to(torch.uint8)

@@ -316,3 +316,14 @@ def test_a_changed_file_is_refused(kept, photos, tmp_path):
     save_file(tensors, tmp_path / "changed.safetensors", metadata=facts)
     with pytest.raises(UserError, match="is damaged"):
         twofold.predict(tmp_path / "changed.safetensors", photos)
+
+
+@pytest.mark.usefixtures("kept")
+def test_of_long_images_it_is_told_what_makes_another_classifier(pretrained, tmp_path):
+    """`twofold predict` has no --preprocessing: that is of the classifier."""
+    noise = np.random.default_rng(0).integers(0, 255, (20, 80, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "long.png")
+    told = twofold.predict(pretrained, tmp_path / "long.png").words
+    assert "1 of 1 image is more than twice as long as wide" in told
+    assert "twofold evaluate --keep-classifier or twofold finetune with --preprocessing letterbox sees all" in told
+    assert "of evaluate, embed and search" not in told

@@ -16,7 +16,7 @@ from twofold.options.synonyms import SYNONYMS
 from twofold.studies.finetuning import FinetuneStudyConfig
 from twofold.studies.strengths import StrengthConfig
 
-PARSERS = {name: COMMANDS[name].parser() for name in ("pretrain", "finetune", "distill", "evaluate", "embed")}
+PARSERS = {name: COMMANDS[name].parser() for name in ("pretrain", "finetune", "distill", "evaluate", "embed", "search")}
 
 
 def parsed(command, *words):
@@ -90,6 +90,9 @@ def test_a_habit_means_the_option_that_it_is_for(command, words, name, value):
         ("evaluate", ["--data", "photos"], "`twofold evaluate RUN PATH`"),
         ("finetune", ["--checkpoint", "x"], "the run comes without a name; --resume goes on with"),
         ("pretrain", ["--ckpt", "x"], "--resume goes on with what is in --out; --start_from takes weights"),
+        ("search", ["--text", "cat"], "--names NAME finds what is like an example of that name, --query FILE what is"),
+        ("search", ["--prompt", "cat"], "there is no option '--prompt': --names NAME"),
+        ("embed", ["--prompt", "cat"], "`twofold embed --help-all` lists them"),
         ("evaluate", ["--ckpt", "x"], "the run comes without a name"),
         ("pretrain", ["--resume", "runs/a"], "--resume takes no value, and runs/a stands after it"),
         ("pretrain", ["more"], "too many words: more; `twofold pretrain` takes DATA"),

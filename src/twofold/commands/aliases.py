@@ -12,12 +12,17 @@ _HALF = "--training.precision bf16 (auto takes it where the processor has it)"
 _DATA = "the data come without a name: `twofold {command}{before} PATH`"
 _MANY = "start one process a device: `torchrun --nproc-per-node N -m twofold {command} ...`"
 _GPU = "{device} cuda (auto takes a GPU where there is one)"
+_SOUGHT = (
+    "--names NAME finds what is like an example of that name, --query FILE what is like a file; the column of a table "
+    "with the texts of recordings is --data.audio.text"
+)
 _REMEDIES: dict[str, str] = {
     **dict.fromkeys(("amp", "bf16", "fp16"), _HALF),
     **dict.fromkeys(("checkpoint", "ckpt"), "{run}"),
     **dict.fromkeys(("cuda", "gpu"), _GPU),
     **dict.fromkeys(("data", "data_dir", "data_path", "dataset", "input", "root"), _DATA),
     **dict.fromkeys(("devices", "dist_url", "gpus", "num_gpus", "world_size"), _MANY),
+    **dict.fromkeys(("prompt", "search", "text", "texts"), _SOUGHT),
     "tensorboard": "--training.track tensorboard",
     "wandb": "--training.track wandb",
 }
@@ -79,6 +84,7 @@ class Names:
         run += ["--resume goes on with what is in --out"] if "resume" in self._exact else []
         run += ["--start_from takes weights to begin with"] if "start_from" in self._exact else []
         needs = {"{device}": device, "torchrun": training, "--training.": training, "{run}": run}
+        needs |= {"--names": "names" in self._exact and "query" in self._exact}
         if any(word in text and not there for word, there in (needs | {"PATH": "data" in self.before}).items()):
             return None
         first = "".join(f" {name.upper()}" for name in self.before if name != "data")

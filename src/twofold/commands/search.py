@@ -169,6 +169,7 @@ def search(
     bank, index = search.searched(data)
     asked = query is not None or bool(names) or test is not None or config.duplicates or config.outliers > 0
     twice = config.duplicates or not asked
+    names = [names] if isinstance(names, str) else names
     rows = _rows_of(names or (), bank.found.names)
     new = None if query is None else shelves.of(query, bank.mean)
     other = None if test is None else shelves.of(test, bank.mean)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,8 @@ def load(run: str | Path, encoder: nn.Module | None = None, device: str | torch.
 
 def encoder_path(run: str | Path) -> Path:
     """The encoder file of a run's folder, or `run` itself if it is such a file; UserError if there is none."""
+    if not isinstance(run, str | os.PathLike):
+        raise UserError(f"a run given as {type(run).__name__}: give its folder, or the path of an encoder.safetensors")
     path = Path(run)
     if (problem := usable(str(run))) is not None:
         raise UserError(f"the path of a run '{str(path)[:100]}' {problem}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -30,6 +30,8 @@ class Framing:
     """
 
     def __init__(self, rule: Preprocessing, size: int | None, resample: Resample = "antialias") -> None:
+        if rule not in get_args(Preprocessing):
+            raise UserError(f"preprocessing {rule!r}: choose one of {', '.join(get_args(Preprocessing))}")
         if rule not in ("auto", "none") and size is None:
             raise UserError(f"preprocessing '{rule}' needs the size to resize to: give size")
         self.rule, self.size, self.resample = rule, size, resample
@@ -89,18 +91,23 @@ class Framing:
         return (len(self.long) if self.used & {"resize", "crop"} else 0), len(self.seen)
 
 
-def cut_in_words(cut: int, seen: int) -> str:
+SHOWS_ALL = "--preprocessing letterbox or squares (of evaluate, embed and search) shows all"
+"""What to do about images of which only the middle is seen, where that can be chosen."""
+
+
+def cut_in_words(cut: int, seen: int, remedy: str = SHOWS_ALL) -> str:
     """What to say of so many images of which only the middle was seen, after other words; empty where there are none.
 
     Args:
         cut, seen: see `Framing.cut`.
+        remedy: what to do about it.
     """
     if not cut:
         return ""
     are, them = ("is", "it") if cut == 1 else ("are", "them")
     return (
         f"; {cut:,} of {counted(seen, 'image')} {are} more than twice as long as wide, and of {them} only the middle "
-        "is seen: --preprocessing letterbox or squares (of evaluate, embed and search) shows all"
+        f"is seen: {remedy}"
     )
 
 

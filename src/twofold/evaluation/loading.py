@@ -18,6 +18,7 @@ from twofold.data import ArraySource, DataConfig
 from twofold.data.decoding.opening import BadImage, asks_for_bands, upright_picture
 from twofold.data.decoding.pixels import to_uint8
 from twofold.data.sources.files import FileSource
+from twofold.data.sources.listed import as_list
 from twofold.encoders import Encoder, load_encoder, read_header
 from twofold.encoders.base import Preprocessing
 from twofold.encoders.load import encoder_path
@@ -78,6 +79,7 @@ class ImagePreprocessor:
 
     def __call__(self, images: Any) -> Tensor:
         """One image or several as float32 [n, channels, S, S] in [0, 1]; see `Encoder.preprocess`."""
+        images = as_list(images)
         several = list(images) if isinstance(images, Sequence) and not isinstance(images, str) else [images]
         if not several:
             raise UserError("there is no image to preprocess: the list is empty")

@@ -21,11 +21,17 @@ from twofold.encoders.load import encoder_path, kind_of, load
 from twofold.errors import UserError
 from twofold.evaluation.features import Extractor, Pixels, evaluation_mode
 from twofold.evaluation.for_encoder import source_for
+from twofold.evaluation.framing import cut_in_words
 from twofold.evaluation.kept import EVALUATIONS, LEARNED, PREDICTION, RECOGNISER
 from twofold.evaluation.novelty import Novelty
 from twofold.evaluation.protocols.recogniser import Reader, Reading
 from twofold.heads import Classifier
 from twofold.kinds import Kind
+
+_MADE_SO = (
+    "the classifier was made so; one of twofold evaluate --keep-classifier or twofold finetune with --preprocessing "
+    "letterbox sees all"
+)
 
 
 @dataclass(frozen=True)
@@ -75,7 +81,8 @@ class Predictor:
             logits = self.classifier.cpu()(torch.from_numpy(found.h)).double()
         probabilities = logits.sigmoid() if self.many else logits.softmax(1)
         distance, unlike = (None, None) if self.novelty is None else self.novelty.scores(found.h)
-        return Answers(found.index, probabilities.numpy(), distance, unlike, found.text)
+        told = found.text.removesuffix(cut_in_words(*found.cut)) + cut_in_words(*found.cut, _MADE_SO)
+        return Answers(found.index, probabilities.numpy(), distance, unlike, told)
 
     def known(self, source: Source, index: NDArray[np.int64]) -> NDArray[np.bool_] | None:
         """[n] which of some examples it was fitted on, byte for byte; None where that is not known."""

@@ -16,6 +16,7 @@ from twofold.data.groups import take_groups
 from twofold.data.sources.audio import AudioSource, Recording
 from twofold.data.sources.audio_layouts import open_audio
 from twofold.data.sources.files import FileSource
+from twofold.data.sources.listed import as_listed
 from twofold.data.sources.open import check_path, format_of, open_source
 from twofold.data.sources.pieces import in_pieces
 from twofold.errors import UserError
@@ -36,6 +37,7 @@ def open_given(what: Any, config: DataConfig, kind: Kind) -> Source:
         NothingReadable: there are files, and none can be read.
         UserError: as `open_source`.
     """
+    what = as_listed(what)
     if isinstance(what, list | tuple) and len(what) == 1 and isinstance(what[0], str | Path):
         what = what[0]
     if isinstance(what, list) or (isinstance(what, tuple) and what and all(isinstance(e, str | Path) for e in what)):

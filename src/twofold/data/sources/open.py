@@ -20,6 +20,7 @@ from twofold.data.sources.audio_layouts import AUDIO
 from twofold.data.sources.datasets import DatasetSource
 from twofold.data.sources.files import FOLDER
 from twofold.data.sources.hub import HUB, is_hub_dataset, open_hub
+from twofold.data.sources.listed import as_listed
 from twofold.data.sources.pieces import in_pieces
 from twofold.data.sources.shards import SHARDS
 from twofold.data.sources.tables import TABLE
@@ -28,6 +29,7 @@ from twofold.errors import UserError
 from twofold.files import at_home
 from twofold.options import refuse_unused
 from twofold.reading import regular, usable
+from twofold.text import counted
 
 FORMATS = [HUB, TABLE, AUDIO, SHARDS, FOLDER, ARRAY_FILE, NAMED]
 """Every form in which data are given by a path or a name; the first that takes it opens it."""
@@ -74,6 +76,7 @@ def check_path(what: str | Path) -> None:
 
 
 def _checked(what: Any, config: DataConfig, split: str | None, least: int) -> Source:
+    what = as_listed(what)
     if config.table != TableConfig() and not (isinstance(what, str | Path) and format_of(str(what)) is TABLE):
         raise UserError("--data.table.* is for tables and lists of images, and the data are none: leave it out")
     source = _open(what, config, split)
@@ -123,9 +126,11 @@ def _open(what: Any, config: DataConfig, split: str | None) -> Source:
     if all(hasattr(what, name) for name in ("read", "size", "facts", "fingerprint")):
         source: Source = what  # of the user's own
         return source
+    if isinstance(what, list) and what and all(isinstance(each, str | Path) for each in what):
+        raise UserError(f"data given as a list of {counted(len(what), 'path')}: write them to a .txt file, one a line")
     raise UserError(
         f"data given as {type(what).__name__}: give a path, a data set's name, an array, a tensor, a pair "
-        "(images, labels), a PyTorch data set or a source"
+        "(images, labels), a list of pictures, a PyTorch data set or a source"
     )
 
 
