@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -92,3 +94,22 @@ def test_one_name_is_one_name(file, paths, tmp_path):
     found = twofold.search(file, place, tmp_path / "found", names="0.png", k=50)
     assert [query["query"] for query in found.neighbours] == ["0.png"]
     assert len(found.neighbours[0]["found"]) == 5  # all others, however many were asked for
+
+
+@pytest.mark.parametrize("text", ["file;class\na.png;c0\n", "", "a,b\n1,2\n"])
+def test_a_table_that_names_no_images_is_told_what_one_has(file, tmp_path, text):
+    (tmp_path / "table.csv").write_text(text)
+    with pytest.raises(UserError, match="a table of images has commas between its columns, and paths in one called"):
+        twofold.embed(file, tmp_path / "table.csv", tmp_path / "e.npz")
+
+
+def test_a_map_tells_of_pictures_that_are_gone(file, paths, tmp_path):
+    place = tmp_path / "photos"
+    place.mkdir()
+    for path in paths:
+        (place / path.rpartition("/")[2]).write_bytes(Path(path).read_bytes())
+    twofold.embed(file, place, tmp_path / "e.npz")
+    assert "left out" not in twofold.explore(file, tmp_path / "e.npz", tmp_path / "whole.html").text()
+    (place / "0.png").unlink()
+    told = twofold.explore(file, tmp_path / "e.npz", tmp_path / "part.html").text()
+    assert "1 of 6 pictures left out, whose files are not where the data were" in told

@@ -194,12 +194,18 @@ def explorer_of(
     words += f"; {len(rows):,} of {counted(total, 'example')}, drawn at random" if len(rows) < total else ""
     near, similarity = _nearest(around, config)
     columns, classes = _columns(shelf, rows, more or {}, similarity)
-    sheets = None
+    sheets, gone = None, set[int]()
+
+    def picture(place: int) -> NDArray[np.uint8] | None:
+        pixels = shelf.picture(int(rows[place]))
+        gone.update([] if pixels is not None else [place])
+        return pixels
+
     if config.pictures != 0:
-        sheets = draw_sheets(
-            lambda i: shelf.picture(int(rows[i])), len(rows), config.pictures or side_for(len(rows)),
-            lambda done, of: progress("pictures", done, of),
-        )  # fmt: skip
+        side = config.pictures or side_for(len(rows))
+        sheets = draw_sheets(picture, len(rows), side, lambda done, of: progress("pictures", done, of))
+    if gone:
+        words += f"; {len(gone):,} of {counted(len(rows), 'picture')} left out, whose files are not where the data were"
     links, odd = _links(shelf, rows, data, out)
     name = Path(data).name if isinstance(data, str | Path) else "examples"
     kind = "recordings" if audio else "images"

@@ -101,7 +101,7 @@ def single_labels(labels: NDArray[np.int64] | None, where: str, least: int = 2) 
     if labels is None:
         raise UserError(
             f"{where} has no labels, which this protocol needs: put the images of each class in a folder of its own, "
-            "or give arrays with labels"
+            "or give a table with a column of labels, or arrays with labels"
         )
     labels = np.asarray(labels)
     if labels.ndim != 1:

@@ -68,8 +68,15 @@ def refuse_colours(path: Path | str, config: DataConfig) -> None:
     if config.channels not in (None, 1):  # commands take it from the encoder where it is not given
         raise UserError(
             f"{path} holds recordings, which have one channel, and --data.channels or the encoder asks for "
-            f"{config.channels}: leave the option out, or use an encoder of speech"
+            f"{config.channels}: leave the option out, or use an encoder of speech{_if_table(path)}"
         )
+
+
+def _if_table(path: Path | str) -> str:
+    """What else a table that counts as a manifest of recordings may be, in words; empty for anything else."""
+    if Path(path).suffix.lower() not in MANIFESTS:
+        return ""
+    return "; a table of images has commas between its columns, and paths in one called path, image, file or the like"
 
 
 def _relabelled(recordings: list[Recording], folder: Path, config: AudioConfig, layout: str) -> list[Recording]:
