@@ -110,7 +110,8 @@ def test_rows_are_judged_by_what_the_method_contrasts(tmp_path: Path) -> None:
     loop, report = begin(IMAGES, tmp_path / "images", **{**RUN, "method": method})
     assert report == (21, 0, 8, "images", False)
     health = loop.health()
-    assert (health.total, health.contrast) == (21, Contrast("image", 8, 0.3, False, True))
+    assert (health.total, health.contrast) == (21, Contrast("image", 8, 0.3, False, True, 8))
+    assert health.norm == loop.method.encoder_norm()
     loop.step = 3
     loop.clock.marks = 11
     assert (loop.pulse(3).marks, loop.pulse(3).step, loop.pulse(3).long, loop.pulse(2).long) == (11, 3, True, False)
@@ -122,4 +123,15 @@ def test_rows_are_judged_by_what_the_method_contrasts(tmp_path: Path) -> None:
     method = {"contrastive_weight": 0.0, "temperature": 0.3}
     loop, report = begin(folder, tmp_path / "sounds", 1, **{**SOUNDS, "method": method})
     assert report == (loop.steps, 0, 8, "recordings", True)
-    assert loop.health().contrast == Contrast("audio", 8, 0.3, True, False)
+    assert loop.health().contrast == Contrast("audio", 8, 0.3, True, False, 8)
+
+
+def test_a_run_that_goes_on_shows_its_earlier_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loop, _ = begin(IMAGES, tmp_path / "images", **RUN)
+    told = Asked(monkeypatch)
+    told.of(Health, "replay", "since")
+    loop.step = 3
+    assert loop.health().norm is None  # the weights are not those of the start
+    loop.ends = (2, 5, 21)  # of a run of 2 steps that was extended to 5, and now to 21
+    loop.health()
+    assert told.taken("replay") == [0, 5]

@@ -158,7 +158,7 @@ def test_every_option_of_the_monitors_reaches_them(build: Build) -> None:
     assert found(monitor, expected) == expected
     assert monitor.optimizer.param_groups[0]["momentum"] == 0.8
     assert loop.monitor_every == 10
-    assert len(monitor.queries) < len(monitor.bank)
+    assert monitor.looked_at == len(monitor.queries) < len(monitor.bank)
     assert len(monitor.bank) == 30
     loop.step = 2
     assert monitor.rule.rate() == loop.schedule(2) != loop.schedule(3)
@@ -168,6 +168,7 @@ def test_every_option_of_the_monitors_reaches_them(build: Build) -> None:
     assert found(plain, expected) == expected
     assert plain.optimizer.param_groups[0]["lr"] == 2e-3
     assert isinstance(plain.norm, torch.nn.BatchNorm1d)
+    assert plain.looked_at == 0
     (neighbours,) = build((IMAGES, LABELS), monitor={"every": 1, "probe": False}).monitors
     assert neighbours.classifier is None
 

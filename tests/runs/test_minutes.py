@@ -231,3 +231,37 @@ def test_on_the_command_line_and_in_real_time(folder, tmp_path, capsys):
 def test_what_prints_options_makes_no_trial(folder):
     with pytest.raises(UserError, match="--minutes"):
         command.run({"data": str(folder), "minutes": 1.0, "print_config": True})
+
+
+@pytest.mark.parametrize(("seconds", "symmetric"), [(0.01, True), (0.0001, False)])
+def test_a_method_that_chooses_by_the_steps_is_timed_as_it_chooses(seconds, symmetric, tmp_path, monkeypatch):
+    """MoCo's trial took one-sided steps, as for 20,000 steps and more, and the short run symmetric ones of twice the
+    work: a minute took two."""
+    tried = []
+
+    def measured(training, budget):
+        tried.append((training.method.symmetric, budget))
+        return Rate(step=seconds, look=0.0, spent=0.5, steps=5)
+
+    class Enough(Exception):
+        pass
+
+    begun, real = [], pretrain.assemble
+
+    def assemble(config, *rest):
+        if len(tried) == 2:
+            begun.append(config)
+            raise Enough
+        return real(config, *rest)
+
+    monkeypatch.setattr(pretrain, "measure_rate", measured)
+    monkeypatch.setattr(pretrain, "assemble", assemble)
+    pixels = np.random.default_rng(0).integers(0, 256, (48, 16, 16, 3), dtype=np.uint8)
+    options = {k: v for k, v in TINY.items() if k != "encoder"} | {"views": {"size": 16}, "method": {"name": "moco"}}
+    with pytest.raises(Enough):
+        twofold.pretrain(pixels, tmp_path / "run", report=False, minutes=0.1, encoder={"width": 0.125}, **options)
+    assert [budget for _, budget in tried] == [0.0, 0.1]  # the first tells no more than which it will be
+    assert tried[0][0] is False
+    assert tried[1][0] is symmetric
+    assert bool(begun[0].method.symmetric) is symmetric
+    assert begun[0].epochs == pytest.approx((6 - 2 * 0.5) / seconds / 6, rel=0.01)  # both trials are of the budget

@@ -30,7 +30,7 @@ def told(data, folder, options, capsys, **change):
     nested = {name: dict(value) if isinstance(value, dict) else value for name, value in options.items()}
     for name, value in change.items():
         group, _, key = name.partition("__")
-        nested[group] = {**nested.get(group, {}), key: value}
+        nested[group] = {**nested.get(group, {}), key: value} if key else value
     twofold.pretrain(data, folder, report=False, **nested)
     out = " ".join(capsys.readouterr().out.split())  # a log wraps nothing, a terminal does
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -61,16 +61,46 @@ def test_images(name, tmp_path, capsys):
     assert not any("recording" in text for text in warnings)
 
 
+def digits16(count):
+    """Digits of 16 px, and their classes."""
+    digits = load_digits()
+    pictures = (np.kron(digits.images[:count], np.ones((1, 2, 2))) * 15.9).astype(np.uint8)[..., None]
+    return pictures, digits.target[:count]
+
+
+HUNDREDFOLD = {
+    "encoder": {"name": "resnet10", "width": 0.125}, "views": {"size": 16, "flip": 0.0}, "batch": 64, "epochs": 6,
+    "training": {"device": "cpu", "log_every": 5}, "optim": {"lr": 0.6},
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("labelled", [False, True])
+def test_the_default_rate_a_hundred_times(labelled, tmp_path, capsys):
+    """Views are found all the while: the weights tell, and neighbours where there are labels."""
+    data = digits16(1280)
+    warnings, rows = told(data if labelled else data[0], tmp_path / "run", HUNDREDFOLD, capsys)
+    assert rows[-1]["retrieval_auc"] > 0.6
+    looks = [row["knn_top1"] for row in rows if "knn_top1" in row]
+    better = len(looks) > 2 and np.mean(looks[-2:]) > looks[0]
+    assert ["times as large" in text for text in warnings] == [] if better else [True], (warnings, looks)
+    assert labelled or warnings
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [8, 20])
+def test_a_folder_of_few_pictures_is_left_in_peace(count, tmp_path, capsys):
+    """Batches of 2 and of 4, as they are chosen for so few."""
+    options = {"encoder": {"name": "resnet10", "width": 0.125}, "epochs": 20, "training": {"device": "cpu"}}
+    warnings, rows = told(digits16(1280)[0][:: 1280 // count][:count], tmp_path / "run", options, capsys)
+    assert rows[-1]["effective_rank"] < 4
+    assert warnings == []
+
+
 @pytest.mark.slow
 def test_a_rate_a_hundred_times_too_high_is_no_trouble_where_the_run_learns(tmp_path, capsys):
     """Batch norm makes a network of images forget how large its weights are: nearest neighbours tell that it learns."""
-    digits = load_digits()
-    pictures = (np.kron(digits.images[:1280], np.ones((1, 2, 2))) * 15.9).astype(np.uint8)[..., None]
-    options = {
-        "encoder": {"name": "resnet10", "width": 0.125}, "views": {"size": 16, "flip": 0.0}, "batch": 64, "epochs": 6,
-        "training": {"device": "cpu", "log_every": 5},
-    }  # fmt: skip
-    warnings, rows = told((pictures, digits.target[:1280]), tmp_path / "run", options, capsys, optim__lr=0.2)
+    warnings, rows = told(digits16(1280), tmp_path / "run", HUNDREDFOLD, capsys, optim__lr=0.2)
     looks = [row["knn_top1"] for row in rows if "knn_top1" in row]
     assert looks[-1] > looks[0] + 0.1, looks
     assert rows[-1]["retrieval_auc"] > 0.6
@@ -86,17 +116,26 @@ BROKEN_SOUNDS = {name: BROKEN[name] for name in ("temperature 10", "temperature 
     ),
     "a rate far too high": ({"optim__lr": 1.0}, "the embedding has collapsed"),
     "weights that decay to nothing": ({"optim__weight_decay": 400.0}, "the embedding has collapsed"),
+    "reconstruction alone at a rate far too high": (
+        {"optim__lr": 1.0, "method__contrastive_weight": 0.0},
+        "the embedding has collapsed",
+    ),
+}
+HEALTHY_SOUNDS = {
+    "healthy": ({}, ""),
+    "healthy, reconstruction alone": ({"method__contrastive_weight": 0.0}, ""),
+    "healthy, in pairs": ({"batch": 2, "epochs": 4}, ""),
 }
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["healthy", *BROKEN_SOUNDS])
+@pytest.mark.parametrize("name", [*HEALTHY_SOUNDS, *BROKEN_SOUNDS])
 def test_recordings(name, tmp_path, capsys):
     folder = speech_folder(tmp_path / "clips", 4, 12)
     if name == "one recording many times":
         for path in folder.rglob("*.wav"):
             write(path, tone(1, 1))
-    change, word = BROKEN_SOUNDS.get(name, ({}, ""))
+    change, word = (HEALTHY_SOUNDS | BROKEN_SOUNDS)[name]
     warnings, rows = told(folder, tmp_path / "run", SOUNDS, capsys, **change)
     assert word in " ".join(warnings), rows[-1]
     assert bool(warnings) == bool(word), warnings

@@ -117,6 +117,11 @@ class LabelMonitor:
                 else torch.optim.AdamW(self.classifier.parameters(), lr=lr, weight_decay=1e-4)
             )
 
+    @property
+    def looked_at(self) -> int:
+        """Images whose neighbours are looked at; 0 without kNN."""
+        return len(self.queries) if self.knn else 0
+
     def after_step(self, output: Output, labels: Tensor | None) -> None:
         """One step of the probe on the step's representations; images without a label (below 0) do not count."""
         if self.classifier is None or labels is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -38,7 +38,7 @@ from twofold.runs.defaults import choose
 from twofold.runs.extending import begin_extension, extended_config
 from twofold.runs.from_weights import StartingPoint, from_start, read_start
 from twofold.runs.looks import LOOKING_SHARE, MOST, plan_looks
-from twofold.runs.minutes import check_minutes, epochs_within, measure_rate
+from twofold.runs.minutes import Rate, check_minutes, epochs_within, measure_rate
 from twofold.runs.starting import check_same_data, owned_run, start_accelerator, start_run
 from twofold.runs.tracking import release, start_tracking
 from twofold.text import counted
@@ -138,11 +138,13 @@ def pretrain(
             if facts.layout:
                 print_rank0(facts.layout)
             if minutes is not None:
-                print_rank0(f"a short trial tells how many epochs {counted(minutes, 'minute')} are")
-                trial, _ = choose(_for_trial(config), facts, accelerator.device)
-                config = dataclasses.replace(
-                    config, epochs=_within(minutes, trial, source, run, accelerator, module, point)
-                )
+                print_rank0(f"a short trial tells how many epochs {minutes:g} minutes are")
+
+                def resolved(epochs: float) -> RunConfig:
+                    return choose(dataclasses.replace(config, epochs=epochs), facts, accelerator.device)[0]
+
+                epochs = _within(minutes, resolved, source, run, accelerator, module, point)
+                config = dataclasses.replace(config, epochs=epochs)
             config, message = choose(config, facts, accelerator.device)
             print_rank0(message)
         training = assemble(config, source, run, accelerator, module, point)
@@ -170,22 +172,33 @@ _TRIAL = 1e4
 """Epochs of which a trial takes the first steps: more than it needs, whatever the data."""
 
 
-def _for_trial(config: RunConfig) -> RunConfig:
-    """The options with epochs enough, so that none are chosen from the data."""
-    return dataclasses.replace(config, epochs=_TRIAL)
-
-
 def _within(
-    minutes: float, config: RunConfig, source: Source, run: RunDirectory, accelerator: Accelerator,
+    minutes: float, resolved: Callable[[float], RunConfig], source: Source, run: RunDirectory, accelerator: Accelerator,
     module: nn.Module | None, point: StartingPoint | None,
 ) -> float:  # fmt: skip
-    """As many epochs as fit into some minutes; the trial leaves nothing behind."""
-    own = copy.deepcopy(module)  # a module of the user's is trained in place
-    trial = assemble(config, source, run, accelerator, own, point)
-    rate = or_advise(lambda: measure_rate(trial, minutes), trial, config.micro_batch)
-    watched = config.monitor
-    within = LOOKING_SHARE if watched.every is None or watched.samples is None else 1.0
-    epochs, told = epochs_within(minutes, rate, trial.steps_per_epoch, watched.every or 0, within)
+    """As many epochs as fit into some minutes; the trials leave nothing behind.
+
+    What a method chooses by the number of steps may change what a step costs. Where it chooses anything by it, the
+    fewest steps that can be timed tell about how many there will be, and the trial proper is of what that chooses.
+
+    Args:
+        resolved: gives the run's configuration for a number of epochs.
+        minutes, source, run, accelerator, module, point: as `pretrain` and `assemble` have them.
+    """
+
+    def tried(config: RunConfig, budget: float, spent: float = 0.0) -> tuple[Rate, float, str]:
+        own = copy.deepcopy(module)  # a module of the user's is trained in place
+        trial = assemble(dataclasses.replace(config, epochs=_TRIAL), source, run, accelerator, own, point)
+        rate = or_advise(lambda: measure_rate(trial, budget), trial, config.micro_batch)
+        rate, watched = dataclasses.replace(rate, spent=rate.spent + spent), config.monitor
+        within = LOOKING_SHARE if watched.every is None or watched.samples is None else 1.0
+        return rate, *epochs_within(minutes, rate, trial.steps_per_epoch, watched.every or 0, within)
+
+    config, spent = resolved(_TRIAL), 0.0
+    if config.method != resolved(1.0).method:
+        rate, epochs, _ = tried(config, 0.0)
+        config, spent = resolved(epochs), rate.spent
+    _, epochs, told = tried(config, minutes, spent)
     print_rank0(f"epochs {epochs:g} ({told})")
     return epochs
 

@@ -49,6 +49,10 @@ from twofold.waves import Waves
 class Monitor(Protocol):
     """Something that watches a run and changes nothing of what the encoder learns."""
 
+    @property
+    def looked_at(self) -> int:
+        """Labelled examples that `measure` asks for the neighbours of; 0 where it tells no `knn_top1`."""
+
     def after_step(self, output: Output, labels: Tensor | None) -> None: ...
     def measure(self) -> dict[str, float]: ...
     def state_dict(self) -> dict[str, Any]: ...
@@ -148,15 +152,17 @@ class Training(Generic[Examples, Draw]):
 
     def health(self) -> Health:
         """What judges the rows; of a resumed run, with those that it has written."""
-        method, contrast = self.method, None
+        method, contrast, norm = self.method, None, None
         if isinstance(method, ContrastiveMethod):
             weighs = getattr(method, "contrastive_weight", 1.0) > 0
             kind = method.encoder.input.kind
-            contrast = Contrast(kind, self.batch, method.temperature, method.normalize, weighs)
-        health = Health(self.steps, contrast)
+            own, queries = self.batch // world_size(), sum(monitor.looked_at for monitor in self.monitors)
+            contrast = Contrast(kind, self.batch, method.temperature, method.normalize, weighs, own, queries)
+            norm = None if self.step else method.encoder_norm()
+        health = Health(self.steps, contrast, norm)
         if rank() == 0 and self.step:
-            health.replay([row for row in self.metrics.rows() if row["step"] <= self.step])
-            health.outlook()
+            since = self.ends[-2] if len(self.ends) > 1 else 0
+            health.replay([row for row in self.metrics.rows() if row["step"] <= self.step], since)
         return health
 
     def update(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer, batch: Batch[Examples, Draw]) -> Output:
