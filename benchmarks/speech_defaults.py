@@ -1,6 +1,8 @@
-"""What pretraining on recordings buys, an arm for each question: trimming, length, masks, pooling, size, learning rate.
+"""What pretraining on recordings buys, arms for each question: trimming, batches,
+lengths, views, masks, losses, pooling, size, learning rate.
 
     python benchmarks/speech_defaults.py --out runs/speech-defaults --minutes 3 --seeds 5
+    python benchmarks/speech_defaults.py --out runs/speech-defaults --minutes 3 --arms recipe,lengths,masks
 
 Data: the voices of Debian's asterisk-core-sounds-*-wav that are installed, without labels for pretraining; the letters
 of the alphabet that every voice says are the test. Each voice is held out in turn: a logistic regression of one penalty
@@ -12,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import time
 import warnings
 from collections import defaultdict
@@ -42,17 +45,46 @@ ARMS: dict[str, dict[str, Any]] = {
     "defaults": {"recipe": None},
     "trim": {"data.audio.trim": TRIM},
     "mixed voices": {"data.audio.one_speaker": False},
+    "batch 32": {"batch": 32},
+    "batch 64": {"batch": 64},
+    "a quarter of a second": {"data.audio.max_seconds": 0.25},
+    "one second": {"data.audio.max_seconds": 1.0},
+    "two seconds": {"data.audio.max_seconds": 2.0},
     "whole recordings": {"data.audio.max_seconds": 4.0},
+    "clean waves": {"waves.chain": 0.0},
     "no blocks": {"method.time_mask": 0, "method.frequency_mask": 0.0},
+    "large blocks": {"method.time_mask": 25, "method.frequency_mask": 0.3375},
     "no hidden frames": {"method.mask_share": 0.0, "method.reconstruction_weight": 0.0},
+    "40 % hidden": {"method.mask_share": 0.4},
+    "single frames hidden": {"method.mask_span": 1},
     "contrast alone": {"method.reconstruction_weight": 0.0},
+    "reconstruction alone": {"method.contrastive_weight": 0.0},
+    "temperature 0.2": {"method.temperature": 0.2},
     "mean and deviation": {"encoder.speech.pooling": "mean_std"},
+    "sum over the padding": {"encoder.speech.pooling": "padded"},
+    "steps of 10 ms": {"encoder.speech.stack": 1},
+    "1 layer": {"encoder.speech.layers": 1},
+    "6 layers": {"encoder.speech.layers": 6},
     "width 96": {"encoder.speech.width": 96, "encoder.speech.hidden": 384},
     "width 384": {"encoder.speech.width": 384, "encoder.speech.heads": 8, "encoder.speech.hidden": 1536},
     "lr 5e-4": {"optim.lr": 5e-4},
     "lr 2e-3": {"optim.lr": 2e-3},
+    "lr 4e-3": {"optim.lr": 4e-3},
 }
 """Departures from the recipe demo-speech, one question each; and what `twofold pretrain` chooses without a recipe."""
+
+QUESTIONS = {
+    "trimming": ("trim",),
+    "batches": ("mixed voices", "batch 32", "batch 64"),
+    "lengths": ("a quarter of a second", "one second", "two seconds", "whole recordings"),
+    "views": ("clean waves",),
+    "masks": ("no blocks", "large blocks", "no hidden frames", "40 % hidden", "single frames hidden"),
+    "losses": ("contrast alone", "reconstruction alone", "temperature 0.2"),
+    "pooling": ("mean and deviation", "sum over the padding"),
+    "size": ("steps of 10 ms", "1 layer", "6 layers", "width 96", "width 384"),
+    "rate": ("lr 5e-4", "lr 2e-3", "lr 4e-3"),
+}
+"""Arms that answer one question, each beside the recipe."""
 
 
 def recordings(sounds: Path, most: int | None) -> tuple[list[Recording], list[Recording]]:
@@ -99,7 +131,13 @@ def both(encoder: UtteranceEncoder, letters: list[Recording]) -> dict[str, float
 
 def arms(asked: str, epochs: str) -> Mapping[str, dict[str, Any]]:
     """The arms of a list of names, and one for each number of epochs."""
-    chosen = ARMS if asked == "all" else {name: ARMS[name] for name in asked.split(",") if name}
+    named = [each for name in asked.split(",") if name for each in QUESTIONS.get(name, (name,))]
+    unknown = [name for name in named if name not in ARMS and name != "all"]
+    if unknown:
+        raise SystemExit(
+            f"--arms {unknown[0]}: give all, questions ({', '.join(QUESTIONS)}) or arms ({', '.join(ARMS)})"
+        )
+    chosen = ARMS if "all" in named else {name: ARMS[name] for name in named}
     return dict(chosen) | {f"{each} epochs": {"epochs": float(each)} for each in epochs.split(",") if each}
 
 
@@ -122,7 +160,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--sounds", type=Path, default=SOUNDS, help="folder of the voices")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--arms", default="all", help=f"all, or some of {','.join(ARMS)}")
+    parser.add_argument(
+        "--arms", default="all", help=f"all, or some of {','.join((*QUESTIONS, *ARMS))}".replace("%", "%%")
+    )
     parser.add_argument("--minutes", type=float, help="of each pretraining; else the recipe's epochs")
     parser.add_argument("--epochs", default="", help="further arms: numbers of epochs with commas between")
     parser.add_argument("--clips", type=int, help="of each voice, for a quick look; all of them when not given")
@@ -142,11 +182,11 @@ def main() -> None:
             rows["filterbank"].append(both(baseline_of(untrained), letters))
         rows["untrained"].append(both(untrained.eval(), letters))
         for name, options in arms(given.arms, given.epochs).items():
-            folder = given.out / f"{name.replace(' ', '-')}-{seed}"
+            folder = given.out / f"{re.sub(r'[^0-9a-z.-]+', '-', name)}-{seed}"
             timed = {} if given.minutes is None or "epochs" in options else {"minutes": given.minutes}
             begun, own = time.monotonic(), dict(options)
             recipe = own.pop("recipe", "demo-speech")
-            size = {"batch": min(128, len(clips) // 4)} if recipe else {}
+            size = {"batch": min(own.pop("batch", 128), len(clips) // 4)} if recipe else {}
             run = twofold.pretrain(
                 manifest, folder, recipe=recipe, resume=True, report=False, seed=seed,
                 **merge({"data.outside": True}, size, own), **timed,

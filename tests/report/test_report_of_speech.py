@@ -119,6 +119,16 @@ def test_neighbours_by_speaker_are_counted():
     assert [row[:2] for row in some.rows] == [["all", 8], ["a", 4], ["b", 4]]
 
 
+def test_the_page_of_recordings_speaks_of_recordings(run):
+    """The map and the neighbours of recordings were told as images."""
+    page = (run.path / "report.html").read_text()
+    words = re.sub(r"<(style|script)\b.*?</\1>|<[^>]*>", " ", page, flags=re.DOTALL)
+    assert not re.search(r"\bimages?\b", words, re.IGNORECASE)
+    assert "Recordings that the encoder finds similar" in words
+    assert "a recording&#39;s spectrogram" in words
+    assert re.search(r'aria-label="Map of \d+ recordings', page)
+
+
 def test_the_page_shows_speakers(run):
     page = (run.path / "report.html").read_text()
     assert "Neighbours by speaker" in page

@@ -309,7 +309,7 @@ def test_nothing_is_told_of_a_contrast_that_is_not_trained():
 
 def test_a_run_too_short_to_be_judged_says_so():
     """Three steps in all ended without a word."""
-    for total, word in ((1, "1 step in all"), (3, "3 steps in all"), (19, "19 steps in all")):
+    for total, word in ((1, "1 step in all is too few"), (3, "3 steps in all"), (19, "19 steps in all")):
         health = Health(total, IMAGES)
         assert health.advice(total, WELL | {"encoder_norm": 1.0, "retrieval_auc": 0.5}) == []
         assert word in health.closing()
@@ -346,3 +346,15 @@ def test_what_was_foretold_before_a_stop_is_not_foretold_again():
     for step in range(220, 1001, 20):
         again.advice(step, WELL | {"encoder_norm": 10 + step / 1000, "retrieval_auc": 0.72})
         assert again.outlook() == ""
+
+
+def test_rows_that_scatter_leave_more_doubt():
+    """Twenty pictures in fours: 45 % in one stretch of 33 steps, between others of 60 %."""
+    few, said = Contrast("image", 4, 0.2), []
+    for spread in (0.0, 0.15):
+        health, told = Health(400, few), []
+        for i, step in enumerate(range(5, 401, 5)):
+            auc = 0.45 + spread * (-1) ** i if 60 <= step < 110 else 0.6
+            told += health.advice(step, WELL | {"encoder_norm": 10 + i / 1000, "retrieval_auc": auc})
+        said.append(len(told))
+    assert said == [1, 0]

@@ -76,7 +76,7 @@ def embedding_map(
     index = np.arange(len(features)) if index is None else index
     xy, words = project(features[selection], method, seed)
     if len(selection) < len(features):
-        words += f"; {len(selection):,} of {counted(len(features), 'image')}, drawn at random"
+        words += f"; {len(selection):,} of {len(features):,}, drawn at random"
     return EmbeddingMap(
         xy,
         None if labels is None else labels[selection],

@@ -87,7 +87,7 @@ def render(report: Report) -> str:
     page: str = environment.from_string(_resource("page.html")).render(
         report=report,
         curves=[*training_figures(report.metrics), *report.curves],
-        map=None if report.map is None else _map(report.map),
+        map=None if report.map is None else _map(report.map, "recording" if report.audio else "image"),
         png=png,
         pixelated=_pixelated,
         css=_resource("page.css"),
@@ -106,7 +106,7 @@ def _pixelated(pixels: NDArray[np.uint8]) -> bool:
     return longest <= 64
 
 
-def _map(points: EmbeddingMap) -> dict[str, Any]:
+def _map(points: EmbeddingMap, example: str) -> dict[str, Any]:
     """What the template draws: marks in the drawing's units, legend, sheet of pictures."""
     xy = points.xy * _MAP_SIDE
     low, high = xy.min(axis=0), xy.max(axis=0)
@@ -130,7 +130,7 @@ def _map(points: EmbeddingMap) -> dict[str, Any]:
         rows = pixels.shape[0] // side
         sheet = {"png": png(pixels), "columns": columns, "rows": rows, "side": side}
     size = {key: round(float(value)) for key, value in drawn.items()}
-    about = f"Map of {counted(len(marks), 'image')}"
+    about = f"Map of {len(marks)} {example}s"
     if points.labels is None:
         legend = []
     else:

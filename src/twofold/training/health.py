@@ -212,7 +212,10 @@ class Health:
                 break
         else:
             return ""
-        auc = float(np.mean([row["retrieval_auc"] for row in judged[first:]]))
+        found = np.array([row["retrieval_auc"] for row in judged[first:]])
+        auc = float(found.mean())
+        if len(found) > 2:  # rows that scatter more than anchors of their own would: of few examples, again and again
+            doubt = max(doubt, 2 * float(found.std(ddof=1)) / math.sqrt(len(found)))
         looks = [row["knn_top1"] for row in self._rows if "knn_top1" in row]
         # (as few as 38 examples are looked at: less is noise)
         gathers = len(looks) > 2 and float(np.mean(looks[-2:])) > looks[0] + 0.15
@@ -280,7 +283,7 @@ class Health:
             return ""
         if self.total < self.patience:
             return (
-                f"{self.total:,} step{'' if self.total == 1 else 's'} in all are too few to tell whether the run "
+                f"{self.total:,} step{' in all is' if self.total == 1 else 's in all are'} too few to tell whether the run "
                 "learns, and to learn much: go on with --extend, or begin again with a smaller --batch"
             )
         middle, late = self._last_quarters("retrieval_auc")
