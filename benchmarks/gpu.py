@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -83,19 +84,21 @@ def run(part: Part, dry: bool, seconds: float, log: Path) -> str:
     words = [sys.executable, *(part.dry if dry else part.command).split()]
     print(f"\n== {part.name}: {' '.join(words[1:])}", flush=True)
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
-    try:
-        done = subprocess.run(
-            words, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            timeout=seconds, check=False,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired as error:
-        said = error.stdout.decode() if isinstance(error.stdout, bytes) else error.stdout or ""
-        print(said[-2000:])
-        return f"not finished within {seconds:.0f} s"
-    print(done.stdout[-6000:], flush=True)
+    with subprocess.Popen(
+        words, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        start_new_session=True,
+    ) as process:  # fmt: skip
+        try:
+            said, late = process.communicate(timeout=seconds)[0], False
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)  # and the processes that it started, which hold the GPU's memory
+            said, late = process.communicate()[0], True
+    print(said[-6000:], flush=True)
     with log.open("a") as file:
-        file.write(f"\n== {part.name}: {' '.join(words[1:])}\n{done.stdout}")
-    return "done" if done.returncode == 0 else f"FAILED with {done.returncode}"
+        file.write(f"\n== {part.name}: {' '.join(words[1:])}\n{said}")
+    if late:
+        return f"not finished within {seconds:.0f} s"
+    return "done" if process.returncode == 0 else f"FAILED with {process.returncode}"
 
 
 def main() -> None:

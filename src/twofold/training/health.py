@@ -283,8 +283,8 @@ class Health:
             return ""
         if self.total < self.patience:
             return (
-                f"{self.total:,} step{' in all is' if self.total == 1 else 's in all are'} too few to tell whether the run "
-                "learns, and to learn much: go on with --extend, or begin again with a smaller --batch"
+                f"{self.total:,} step{' in all is' if self.total == 1 else 's in all are'} too few to tell whether the "
+                "run learns, and to learn much: go on with --extend, or begin again with a smaller --batch"
             )
         middle, late = self._last_quarters("retrieval_auc")
         if len(late) < 4 or len(middle) < 4 or self._told & _BROKEN or not self.contrast.weighs:
