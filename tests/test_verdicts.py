@@ -81,14 +81,31 @@ def test_without_a_spread_the_signs_decide(n, clear):
     """0.5 ** n twice: the sign test's own level is first below 5 % with six."""
     found = paired([0.75] * n, [0.5] * n)
     assert found.clear is clear
-    assert (found.half, found.error) == (0.0 if clear else math.inf, 0.0)  # the verdict is that of the interval
-    assert found.clear is (abs(found.mean) > found.half)
-    assert found.times(100).words() == ("+25.0 ± 0.0" if clear else "+25.0 each time")
+    assert (found.half, found.error) == (math.inf, 0.0)
+    assert found.times(100).words() == "+25.0 each time"
     assert paired([0.5] * n, [0.5] * n).clear is False
     assert paired([0.93, 0.83, 0.71], [0.92, 0.82, 0.70]).clear is False, (
         "these differ by one image, apart from rounding"
     )
     assert stats.binomtest(n, n).pvalue == pytest.approx(2 * 0.5**n)
+
+
+@pytest.mark.parametrize("n", [2, 3, 6])
+@pytest.mark.parametrize("judge", [paired, unpaired])
+def test_without_a_spread_there_is_no_interval(n, judge):
+    """Two equal gaps of counts are no interval of width 0, beside which `no clear difference` cannot be right."""
+    found = judge([0.75] * n, [0.5] * n).times(100)
+    assert (found.half, found.error, found.words()) == (math.inf, 0, "+25.0 each time")
+    assert judge([0.5] * n, [0.5] * n).words() == "+0.0 each time"
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("judge", [paired, unpaired])
+def test_what_is_no_number_is_never_clear(judge, bad):
+    for n in (2, 3, 6, 9):
+        found = judge([*[0.9] * (n - 1), bad], [0.1] * n).times(100)
+        assert (found.clear, found.error, found.half) == (False, None, math.inf)
+        assert found.words() == "not known"
 
 
 @pytest.mark.parametrize(("n", "wrong"), [(2, 0.5), (3, 0.25), (5, 0.0625), (6, 0.03125)])

@@ -27,9 +27,10 @@ class Difference:
         mean: the first less the second.
         error: its standard error; None where it cannot be known.
         half: what the mean is given or taken of it, an interval that holds the true difference in 95 % of cases;
-            infinite where it cannot be known: of one measurement, and of equal differences that are too few to judge by
-            their signs.
-        clear: whether the interval leaves out 0.
+            infinite where it cannot be known: of one measurement, of such as have no spread, and of such as are no
+            numbers.
+        clear: whether the interval leaves out 0; without a spread, whether chance orders the measurements so rarely
+            enough; never of what is no number.
     """
 
     mean: float
@@ -43,7 +44,9 @@ class Difference:
         return Difference(factor * self.mean, error, factor * self.half, self.clear)
 
     def words(self) -> str:
-        """The mean, its sign with it, and the interval's half width; without one, that it was the same each time."""
+        """The mean with its sign, and the interval's half width; without a spread, that it was the same each time."""
+        if not math.isfinite(self.mean):
+            return "not known"
         if self.half < math.inf:
             return f"{self.mean:+.1f} ± {self.half:.1f}"
         return f"{self.mean:+.1f}" + (" each time" if self.error == 0 else "")
@@ -107,7 +110,6 @@ def _apart_from_rounding(error: float, *sides: Values) -> float:
 def _judge(mean: float, error: float, freedom: float, chance: float, level: float) -> Difference:
     """`chance`: how likely the order of the measurements is where there is no difference; used without a spread."""
     if error == 0:
-        told = chance <= level
-        return Difference(mean, error, 0.0 if told else math.inf, told and mean != 0)
+        return Difference(mean, error, math.inf, mean != 0 and chance <= level)
     half = quantile(freedom, level) * error
     return Difference(mean, error, half, abs(mean) > half)

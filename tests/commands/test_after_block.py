@@ -56,7 +56,7 @@ def test_the_command_trains_what_follows_the_block(block: int, pretrained: Path,
     # as in the official code, batch norm of what is frozen sees the batch and moves its averages
     assert {"bn1.running_mean", "bn1.running_var"} <= found
     text = json.loads((tmp_path / "run" / "result.json").read_text())["text"]
-    below = f"the stem and {block} blocks" if block else "the stem"
+    below = ("the stem and 1 block" if block == 1 else f"the stem and {block} blocks") if block else "the stem"
     assert f"all above {below} fine-tuned, {below} frozen and in training mode" in text
 
 

@@ -153,7 +153,7 @@ def test_protocols_without_a_weighted_loss_refuse_weights(run, protocol):
 
 
 def test_evaluation_refuses_another_number_of_weights(run):
-    with pytest.raises(UserError, match=r"--class_weights \[1.0\] has 1 weights, and the data have 2 classes"):
+    with pytest.raises(UserError, match=r"--class_weights \[1.0\] has 1 weight, and the data have 2 classes"):
         twofold.evaluate(run, uneven(), class_weights=[1.0])
 
 

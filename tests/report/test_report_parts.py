@@ -133,7 +133,7 @@ def test_a_map_keeps_neighbourhoods_fits_the_frame_and_repeats() -> None:
     assert got.labels is not None
     distance = np.linalg.norm(got.xy[:, None] - got.xy[None], axis=2) + 9 * np.eye(200)
     assert np.mean(got.labels[distance.argmin(1)] == got.labels) > 0.6  # chance is 0.1; pixels give about 0.8
-    assert "200 of 300 images" in got.method
+    assert "200 of 300, drawn at random" in got.method
     again = embedding_map(features, source, labels=labels, most=200)
     np.testing.assert_allclose(again.xy, got.xy, atol=1e-6)
     assert got.tiles is not None

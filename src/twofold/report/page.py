@@ -130,7 +130,7 @@ def _map(points: EmbeddingMap, example: str) -> dict[str, Any]:
         rows = pixels.shape[0] // side
         sheet = {"png": png(pixels), "columns": columns, "rows": rows, "side": side}
     size = {key: round(float(value)) for key, value in drawn.items()}
-    about = f"Map of {len(marks)} {example}s"
+    about = f"Map of {counted(len(marks), example)}"
     if points.labels is None:
         legend = []
     else:

@@ -340,7 +340,8 @@ def _against_control(counts: Sequence[int], rows: dict[int, list[LabelEfficiency
     if not scratch or not others:
         return []
     pretrained = max(others, key=lambda cell: cell.mean)
-    message = f"Trained from scratch, {counted(few, 'label')}: {scratch[few].mean * 100:.1f} %"
+    gives = "gives" if few == 1 else "give"
+    message = f"Trained from scratch, {counted(few, 'label')} {gives} {scratch[few].mean * 100:.1f} %"
     if leads(scratch[few], pretrained):
         return []
     if not leads(pretrained, scratch[few]):

@@ -224,9 +224,9 @@ class Health:
         loss, chance = row.get("contrastive", row["loss"]), row.get("contrastive_chance", row["chance"])
         examples = f"{EXAMPLE[contrast.kind]}s"
         return (
-            f"after {step:,} steps a view is nearer to its partner than to another of the {examples} in {auc:.1%} of "
-            f"cases, and a guess gets 50 % (contrastive loss {loss:.3f}, its chance level {chance:.3f}): nothing is "
-            f"being learned. Try a lower --optim.lr, or {_MILDER[contrast.kind]}; and see that the {examples} differ"
+            f"after {counted(step, 'step')} a view is nearer to its partner than to another of the {examples} in "
+            f"{auc:.1%} of cases, and a guess gets 50 % (contrastive loss {loss:.3f}, its chance level {chance:.3f}): "
+            f"nothing is being learned. Try a lower --optim.lr, or {_MILDER[contrast.kind]}; and see that the {examples} differ"
         )
 
     def outlook(self) -> str:
