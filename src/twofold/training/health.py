@@ -226,7 +226,8 @@ class Health:
         return (
             f"after {counted(step, 'step')} a view is nearer to its partner than to another of the {examples} in "
             f"{auc:.1%} of cases, and a guess gets 50 % (contrastive loss {loss:.3f}, its chance level {chance:.3f}): "
-            f"nothing is being learned. Try a lower --optim.lr, or {_MILDER[contrast.kind]}; and see that the {examples} differ"
+            f"nothing is being learned. Try a lower --optim.lr, or {_MILDER[contrast.kind]}; and see that the "
+            f"{examples} differ"
         )
 
     def outlook(self) -> str:
