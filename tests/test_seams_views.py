@@ -153,7 +153,7 @@ def test_every_option_of_the_views_of_images_reaches_them(monkeypatch: pytest.Mo
     assert images.strength_of(ViewsConfig(size=8, color_strength=0.3)) == 0.3
 
 
-@pytest.mark.parametrize(("size", "chosen"), [(32, (0.5, 0.0)), (33, (1.0, 0.5))])
+@pytest.mark.parametrize(("size", "chosen"), [(32, (0.5, 0.0)), (33, (0.5, 0.5)), (64, (0.5, 0.5)), (65, (1.0, 0.5))])
 def test_views_in_one_call_are_those_of_the_seed(size: int, chosen: tuple[float, float]) -> None:
     views = pairs.views_of(size)
     assert (views.size, views.config.color_strength, views.config.blur) == (size, *chosen)

@@ -202,7 +202,7 @@ def test_what_of_wsj_is_not_there(wsj):
     words = r"2 of the 2 sentences of si84 are not there, such as wsj0/si_tr_s/01i/01ic0201.wv1: add the discs"
     with pytest.raises(UserError, match=words):
         open_source(wsj, split="si84")
-    assert words_are_told(open_source(wsj, split="si_tr_s"), "1 sentences have no text in a .dot file")
+    assert words_are_told(open_source(wsj, split="si_tr_s"), "1 sentence has no text in a .dot file")
     listing(wsj / "11-13.1/wsj0/doc/indices/train/tr_s_wv1.ndx", ["11_1_1:readme.doc"])
     with pytest.raises(UserError, match=r"tr_s_wv1.ndx: '11_1_1:readme.doc' names no sentence"):
         open_source(wsj, split="si84")

@@ -160,7 +160,7 @@ def test_a_truncated_archive_gives_what_is_whole(tmp_path, cut):
     ((path, reason),) = source.skipped
     assert path == str(tmp_path / "c.tar")
     assert "not a whole tar archive" in reason
-    assert f"{left} images before that are used" in reason
+    assert f"; {left} image{'s' if left > 1 else ''} before that can be used" in reason
     with pytest.raises(UserError, match=r"1 of 5 archives.*\n.*c\.tar"):
         open_source(tmp_path, DataConfig(max_skipped=0))
     with pytest.raises(UserError, match="an index would hide"):

@@ -168,7 +168,7 @@ class TestRefusals:
 
     @pytest.mark.parametrize("classes", [6, 8, 1000])
     def test_another_number_of_classes(self, tree: Path, classes: int) -> None:
-        self.refuse(tree, f"has 7 class folders, but the classifier knows {classes} classes", classes)
+        self.refuse(tree, f"has 7 class folders, but the classifier knows {classes:,} classes", classes)
 
     def test_a_class_that_is_empty(self, tree: Path) -> None:
         for image in (tree / "n00000003").iterdir():

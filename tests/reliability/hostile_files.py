@@ -290,7 +290,7 @@ CASES: dict[str, Case] = FORMS | {
     "features: 800 MB in 1 MB": (features_of_zeros, lambda path: load_features(path, 8, 400), "it is compressed"),
     "WAV: 2e9 Hz": (wavs(rate=2 * 10**9), open_data, "its header says 2,000,000,000 Hz"),
     "WAV: 1 Hz": (wavs(rate=1), open_data, "its header says 1 Hz"),
-    "WAV: 1,000 channels": (wavs(channels=1000), open_data, "its header says 1000 channels"),
+    "WAV: 1,000 channels": (wavs(channels=1000), open_data, "its header says 1,000 channels"),
     "text beside a recording: 100 GB, sparse": (sparse_text_beside, open_data, "has 100,000,000,000 bytes"),
     "manifest: .csv of 100 GB, sparse": (sparse("m.csv"), open_data, "100,000,000,000 bytes"),
     "manifest: .jsonl of 100 GB, sparse": (sparse("m.jsonl"), open_data, "100,000,000,000 bytes"),

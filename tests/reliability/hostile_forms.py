@@ -156,7 +156,7 @@ FORMS: dict[str, Case] = {
     "DICOM: 10**9 frames": (dicom_of_frames, frames, "it says that it has 1,000,000,000 frames"),
     "DICOM: 1 GB in 1 MB": (dicom_deflated, read_all, "its deflated elements"),
     "TIFF: 10**6 x 10**6 bands": (tiff_that_claims(10**6, 10**6, 5), read_all, "1000000 x 1000000 pixels of 5 bands"),
-    "TIFF: 60,000 bands": (tiff_that_claims(13_000, 13_000, 60_000), read_all, "13000 x 13000 pixels of 60000 bands"),
+    "TIFF: 60,000 bands": (tiff_that_claims(13_000, 13_000, 60_000), read_all, "13000 x 13000 pixels of 60,000 bands"),
     "npy images: 100 GB, sparse": (arrays_that_are_sparse, read_all, "100000 x 100000 pixels, more than"),
     "archive of images: a label of 50 GB": (archive("0.png", "0.cls"), read_all, "its label is neither"),
     "archive of images: 50 GB of JSON": (

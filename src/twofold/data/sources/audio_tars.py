@@ -171,7 +171,7 @@ def _walk(path: Path, encoding: str) -> _Walked:
             if size < archive.offset + 512:
                 raise tarfile.ReadError("cut short: the end of the archive is missing")
     except (tarfile.TarError, OSError, EOFError) as error:
-        left = f"; {counted(len(result.members), 'recording')} before that are used" if result.members else ""
+        left = f"; {counted(len(result.members), 'recording')} before that can be used" if result.members else ""
         result.problems.append((str(path), f"not a whole tar archive ({error}){left}"))
     return result
 

@@ -95,7 +95,7 @@ def index_tar(path: Path, checksums: bool = False) -> TarWalk:
             if size < archive.offset + 512 or (not images and not arrays and size == 0):
                 raise tarfile.ReadError("cut short: the end of the archive is missing")
     except (tarfile.TarError, OSError, EOFError) as error:
-        left = f"; {counted(len(images or arrays), 'image')} before that are used" if images or arrays else ""
+        left = f"; {counted(len(images or arrays), 'image')} before that can be used" if images or arrays else ""
         problems.append((str(path), f"not a whole tar archive ({error}){left}"))
     images = images or arrays
     found = [labels.get(key, UNLABELLED) for key, *_ in images]
