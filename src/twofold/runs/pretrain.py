@@ -138,7 +138,7 @@ def pretrain(
             if facts.layout:
                 print_rank0(facts.layout)
             if minutes is not None:
-                print_rank0(f"a short trial tells how many epochs {counted(minutes, 'minute')} are")
+                print_rank0(f"a short trial tells how many epochs fit into {counted(minutes, 'minute')}")
 
                 def resolved(epochs: float) -> RunConfig:
                     return choose(dataclasses.replace(config, epochs=epochs), facts, accelerator.device)[0]
