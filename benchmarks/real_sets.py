@@ -10,10 +10,11 @@
 | emoji | 32 px, by category | EmojiOne 4.5 | JoyPixels 11: drawn anew |
 | emoji16, emoji64 | the same, 16 and 64 px | EmojiOne 4.5 | JoyPixels 11 |
 | stamps, stamps128 | up to 64 and 128 px, by category | three quarters of Tux Paint's stamps | the others |
-| clipart, clipart128 | up to 64 and 128 px, by category | three quarters of Open Clip Art | the others |
+| clipart, clipart128, clipart256 | up to 64, 128 and 256 px, by category | three quarters of Open Clip Art | the others |
+| textures | photographs of 256 px, by material | three quarters of the families of Nexuiz and UFO:AI | the others |
 
 Debian's packages: oxygen-icon-theme, faenza-icon-theme, elementary-xfce-icon-theme, gnome-icon-theme, tango-icon-theme,
-tuxpaint-stamps-default, openclipart-png. npm's: emojione-assets@4.5.0, emoji-assets@11.0.0 and openmoji@17.0.0 (for the
+tuxpaint-stamps-default, openclipart-png, nexuiz-textures, ufoai-textures. npm's: emojione-assets@4.5.0, emoji-assets@11.0.0 and openmoji@17.0.0 (for the
 names of categories), unpacked into folders of these names in CACHE (`npm pack NAME`, `tar xzf`). A set whose package is
 missing is named and left out.
 Transparent pictures are laid on white, so that every program reads the same pixels.
@@ -23,8 +24,11 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import io
 import json
+import re
 import shutil
+import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -38,6 +42,7 @@ Picture = tuple[str, str, str, Image.Image]
 ICONS = Path("/usr/share/icons")
 STAMPS = Path("/usr/share/tuxpaint/stamps")
 CLIPART = Path("/usr/share/openclipart/png")
+TEXTURES = (Path("/usr/share/games/nexuiz/data/textures.pk3"), Path("/usr/share/games/ufoai/base/0textures.pk3"))
 FEWEST = 30
 """Training pictures of a class; smaller classes are left out."""
 
@@ -158,10 +163,35 @@ def clipart(_: Path, side: int = 64) -> Iterator[Picture]:
                 yield part(file.stem), group, f"{file.parent.name}-{file.stem}", on_white(image, side)
 
 
+_MATERIALS = {
+    "brick": "brick", "carpet": "carpet|cloth|fabric|curtain", "concrete": "concrete|crete|cement|asphalt",
+    "grass": "grass|hedge|leaves", "ground": "dirt|mud|sand|ground|gravel|desert", "metal": "metal|mtl|steel|rust|iron",
+    "stone": "rock|stone|marble|granite|cobble", "tile": "tile", "wallpaper": "wallpaper", "wood": "wood|plank|parquet",
+}  # fmt: skip
+_NO_SURFACE = re.compile(r"sign|_(nm|sm|gm|rm|am|norm|normal|bump|local|spec|gloss|glow|pants|shirt|reflect)$")
+"""Names of signs, and ends of the names of maps of a surface's normals, gloss or light."""
+
+
+def textures(_: Path, side: int = 256) -> Iterator[Picture]:
+    """Surfaces of two games by the one material that their names tell; all variants of a name in the same part."""
+    existing(*TEXTURES)
+    for archive in map(zipfile.ZipFile, TEXTURES):
+        for file in sorted(archive.namelist()):
+            path = Path(file)
+            told = [name for name, words in _MATERIALS.items() if re.search(words, path.stem.lower())]
+            if path.suffix not in (".jpg", ".tga", ".png") or _NO_SURFACE.search(path.stem) or len(told) != 1:
+                continue
+            image = Image.open(io.BytesIO(archive.read(file)))
+            if min(image.size) >= 128:
+                family = re.sub(r"[_-]?[0-9]*[a-z]?$", "", path.stem.lower())
+                title = f"{path.parent.name}-{path.stem}"
+                yield part(family), told[0], title, on_white(image.convert("RGB"), side)
+
+
 SETS: dict[str, Callable[[Path], Iterator[Picture]]] = {
     "digits": digits, "digits8": digits8, "icons": icons, "emoji": emoji, "emoji16": emoji16,
     "emoji64": partial(emoji, side=64), "stamps": stamps, "stamps128": partial(stamps, side=128), "clipart": clipart,
-    "clipart128": partial(clipart, side=128),
+    "clipart128": partial(clipart, side=128), "clipart256": partial(clipart, side=256), "textures": textures,
 }  # fmt: skip
 
 

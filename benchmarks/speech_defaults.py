@@ -3,6 +3,7 @@ lengths, views, masks, losses, pooling, size, learning rate.
 
     python benchmarks/speech_defaults.py --out runs/speech-defaults --minutes 3 --seeds 5
     python benchmarks/speech_defaults.py --out runs/speech-defaults --minutes 3 --arms recipe,lengths,masks
+    python benchmarks/speech_defaults.py --out runs/speech-passes --passes 12 --seeds 2   # equal passes over the data
 
 Data: the voices of Debian's asterisk-core-sounds-*-wav that are installed, without labels for pretraining; the letters
 of the alphabet that every voice says are the test. Each voice is held out in turn: a logistic regression of one penalty
@@ -163,7 +164,9 @@ def main() -> None:
     parser.add_argument(
         "--arms", default="all", help=f"all, or some of {','.join((*QUESTIONS, *ARMS))}".replace("%", "%%")
     )
-    parser.add_argument("--minutes", type=float, help="of each pretraining; else the recipe's epochs")
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--minutes", type=float, help="of each pretraining; else the recipe's epochs")
+    length.add_argument("--passes", type=float, help="over the recordings, of each pretraining")
     parser.add_argument("--epochs", default="", help="further arms: numbers of epochs with commas between")
     parser.add_argument("--clips", type=int, help="of each voice, for a quick look; all of them when not given")
     given = parser.parse_args()
@@ -183,7 +186,8 @@ def main() -> None:
         rows["untrained"].append(both(untrained.eval(), letters))
         for name, options in arms(given.arms, given.epochs).items():
             folder = given.out / f"{re.sub(r'[^0-9a-z.-]+', '-', name)}-{seed}"
-            timed = {} if given.minutes is None or "epochs" in options else {"minutes": given.minutes}
+            asked = {"minutes": given.minutes, "epochs": given.passes}
+            timed = {} if "epochs" in options else {key: value for key, value in asked.items() if value is not None}
             begun, own = time.monotonic(), dict(options)
             recipe = own.pop("recipe", "demo-speech")
             size = {"batch": min(own.pop("batch", 128), len(clips) // 4)} if recipe else {}
