@@ -19,9 +19,9 @@ def describe(facts: DataFacts) -> str:
     return f"{counted(facts.count, 'image')} of about {size}, {facts.channels} channel(s)"
 
 
-_QUICK, _QUICK_TO = 32, 128
-"""On a CPU, the side of the views of images up to so many pixels: four times the passes of 64 pixels in the same time
-are worth more than the detail (docs/defaults.md). Larger images were not tried."""
+_QUICK = 32
+"""On a CPU, the largest side of views: four times the passes of 64 pixels in the same time are worth more than the
+detail, for images of 64 to 256 pixels (docs/defaults.md); larger ones were not tried."""
 
 
 def sizes(config: RunConfig, facts: DataFacts, gpu: bool, reasons: list[str]) -> RunConfig:
@@ -29,7 +29,7 @@ def sizes(config: RunConfig, facts: DataFacts, gpu: bool, reasons: list[str]) ->
     given, side = config.views, min(facts.median_height, facts.median_width)
     size = given.size
     if size is None:
-        size = side if side <= 32 else min(224, side // 32 * 32) if gpu else _QUICK if side <= _QUICK_TO else 64
+        size = side if side <= 32 else min(224, side // 32 * 32) if gpu else _QUICK
         whole = "as large as the images" if side - 32 < size <= side else f"quick on {'a GPU' if gpu else 'a CPU'}"
         reasons.append(f"views.size {size} ({whole})")
     views = given.suited(size)
