@@ -7,9 +7,7 @@ import shlex
 from importlib import import_module, resources
 from pathlib import Path
 
-import numpy as np
 import pytest
-from tiny import OPTIONS, images
 
 import twofold
 from twofold import cli
@@ -274,45 +272,3 @@ def test_the_command(capsys, tmp_path):
     assert cli.main(["recipes", "simclr-imagenet-grid"]) == 0
     assert "a family of 48 recipes" in capsys.readouterr().out
     assert cli.main(["recipes", "simclr-imagenet-grid", "--cell", "batch=3"]) == 2
-
-
-def test_evaluate_and_finetune_print_the_published_value(tmp_path):
-    """Of a run whose facts name a recipe, with all that is not as it was published."""
-    run = twofold.pretrain(images(), tmp_path / "run", report=False, **OPTIONS | {"epochs": 1, "monitor": {"every": 0}})
-    data = dict(zip(("x_train", "y_train"), images(48), strict=True))
-    x, y = images(24, seed=1)
-    np.savez(tmp_path / "data.npz", **data, x_test=x, y_test=y)
-    text = run.config_file.read_text()
-    assert "recipe: null" in text
-    plain = twofold.evaluate(run.path, str(tmp_path / "data.npz"), protocol="linear")
-    assert "published" not in plain.text()
-    run.config_file.write_text(text.replace("recipe: null", "recipe: simclr-imagenet-1000"))
-    found = twofold.evaluate(run.path, str(tmp_path / "data.npz"), protocol="linear")
-    assert "published: 69.3 % top-1, 89 % top-5 by linear evaluation (simclr/table-6" in found.text()
-    told = "recipe simclr-imagenet-1000), not to be compared: 1,281,167 examples there, 64 here; 50,000 test examples"
-    assert f"{told} there, 24 here; resnet50 1x there, resnet10 0.125x here; " in found.text()
-    assert json.loads(found.file.read_text())["published"] == found.published
-    assert "published" not in twofold.evaluate(run.path, str(tmp_path / "data.npz"), protocol="knn", k=3).text()
-    small = {"epochs": 1, "batch": 8, "labels": "4/class"}
-    tuned = twofold.finetune(
-        run.path, str(tmp_path / "data.npz"), tmp_path / "tuned", freeze="encoder", training={"device": "cpu"}, **small
-    )
-    assert "published: 69.3 % top-1, 89 % top-5 by linear evaluation" in tuned.text()
-    views = {"size": 16}
-    own = twofold.finetune(
-        run.path, str(tmp_path / "data.npz"), tmp_path / "own", recipe="simclr-finetune:width=2x,labels=1pct",
-        views=views, training={"device": "cpu"}, preprocessing="auto", **small,
-    )  # fmt: skip
-    assert "published: 58.5 % top-1, 83 % top-5 fine-tuned (simclr/table-7" in own.text()
-    assert "not to be compared: 1,281,167 pretraining examples there, 64 here; " in own.text()
-    assert "resnet50 2x there, resnet10 0.125x here" in own.text()
-    student = twofold.distill(
-        own.path, str(tmp_path / "data.npz"), tmp_path / "student", recipe="simclr2-distill-self", epochs=1, batch=8,
-        views=views, optim={"warmup_epochs": 0}, training={"device": "cpu"}, report=False,
-    )  # fmt: skip
-    assert "published: 76.6 % top-1 distilled (student r152-3x-sk, labels 1pct) (simclr2/table-3" in student.text()
-    assert "of the teacher, resnet152 3x with selective kernels there, resnet10 0.125x here" in student.text()
-    assert student.to_dict()["published"] == list(student.published)
-    run.config_file.write_text("options: [")
-    damaged = twofold.evaluate(run.path, str(tmp_path / "data.npz"), protocol="linear")
-    assert damaged.published == [], "a measurement that is done is not lost for a damaged file beside it"

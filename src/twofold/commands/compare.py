@@ -95,15 +95,27 @@ def compare(*runs: str | Path, out: str | Path | None = None) -> CompareResult:
 
 
 def published(groups: tuple[Group, ...]) -> list[Table]:
-    """What the recipes of the runs should reach, beside which their results stand; nothing without recipes."""
+    """What the recipes of the runs should reach, and what each result was told to stand beside, with all in which the
+    two are not alike; nothing without recipes."""
     rows = []
     for name in dict.fromkeys(run.facts.get("recipe") for group in groups for run in group.runs):
-        if name in names():
+        if name is not None and name.partition(":")[0] in names():
             recipe = load(name)
             whose = ", ".join(g.name for g in groups if any(run.facts.get("recipe") == name for run in g.runs))
             rows.append([name, recipe.result, recipe.data, recipe.source, whose])
     note = "Each is for its data and its protocol alone, with no option changed."
-    return [Table("Published", ["recipe", "should reach", "data", "source", "runs"], rows, note)] if rows else []
+    beside = [
+        [run.path.name, name or run.command, line]
+        for group in groups
+        for run in group.runs
+        for name, lines in run.published.items()
+        for line in lines
+    ]
+    tables = [
+        Table("Published", ["recipe", "should reach", "data", "source", "runs"], rows, note),
+        Table("Beside each result", ["run", "measured by", "what is published"], beside),
+    ]
+    return [table for table in tables if table.rows]
 
 
 def _write(out: Path, result: CompareResult) -> None:

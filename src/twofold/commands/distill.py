@@ -33,7 +33,6 @@ from twofold.results import in_json, measured, unread
 from twofold.runs import distill as distillation
 from twofold.runs.config import DistillConfig
 from twofold.runs.distill import DistillResult
-from twofold.runs.standing import Made, Result, beside, made
 from twofold.training.rundir import RunDirectory
 
 
@@ -45,20 +44,23 @@ class DistillReport:
         path: the run's folder, with the student in `encoder.safetensors`.
         result: what came of it: teacher and student compared, in words and numbers.
         page: `report.html`, if it was written.
-        published: lines that set what is published for the recipe beside it.
         skipped: what could not be read: path and reason.
     """
 
     path: Path
     result: DistillResult
     page: Path | None = None
-    published: tuple[str, ...] = ()
     skipped: tuple[tuple[str, str], ...] = ()
 
     @property
     def metrics(self) -> dict[str, float]:
         """`agreement`; with labels `teacher_top1`, `student_top1` and `kept`, the second over the first."""
         return measured(self.result.comparison)
+
+    @property
+    def published(self) -> tuple[str, ...]:
+        """Lines that set what is published for the recipe beside the result."""
+        return self.result.published
 
     def text(self) -> str:
         """For people."""
@@ -67,7 +69,7 @@ class DistillReport:
 
     def to_dict(self) -> dict[str, Any]:
         """In JSON's types."""
-        more = {"path": str(self.path), "metrics": self.metrics, "published": list(self.published)}
+        more: dict[str, Any] = {"path": str(self.path), "metrics": self.metrics}
         more |= {"skipped": in_json(self.skipped)}
         return {**more, **in_json(self.result)}
 
@@ -133,19 +135,7 @@ def distill(
     if not result.complete:
         raise Stopped.at(f"at step {result.steps:,}", result.stopped_by or signal.SIGINT)
     page = page_or_word(lambda: write_outcome_report(RunDirectory(out))) if report and started_first() else None
-    lines = _published(where, out, result, None if test is None else len(test))
-    return DistillReport(Path(out), result, page, lines, skipped_of(train, test, labelled))
-
-
-def _published(teacher: Path | nn.Module, out: Path, result: DistillResult, tested: int | None) -> tuple[str, ...]:
-    """What is published for the run's recipe, where its student was scored."""
-    run = RunDirectory(out)
-    if result.comparison is None or result.comparison.student_top1 is None:
-        return ()
-    begun = Made() if isinstance(teacher, nn.Module) else made(teacher)
-    facts = run.facts()
-    own = Made(run.options(), begun.spec, facts.get("images"))
-    return tuple(beside(facts.get("recipe"), Result(("distill",), ["top1"], tested, own, start=begun)))
+    return DistillReport(Path(out), result, page, skipped_of(train, test, labelled))
 
 
 def _others(data: Any, test: Any, train: Source, asked: DistillConfig) -> tuple[Source | None, Source | None]:

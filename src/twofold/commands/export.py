@@ -32,6 +32,7 @@ from twofold.interop.onnx_files import metadata, require_onnx, write_int8, write
 from twofold.interop.program import TOLERANCE, Program, checked_program, least_samples
 from twofold.interop.torchvision import LibraryWeights, detectron2_model, timm_weights, torchvision_weights
 from twofold.randomness import permutation
+from twofold.report.records import ends_of, published_in
 from twofold.runs.config import RunConfig
 from twofold.text import counted
 from twofold.training.checkpoint import load_checkpoint
@@ -275,7 +276,7 @@ def _card(run: Path, file: Path, encoder: Encoder) -> hub_folder.CardFacts:
         told = folder.facts()
         examples = "recordings" if encoder.input.kind == "audio" else "images"
         data = f"{told['images']:,} {examples} ({Path(told['data']).name})"
-        own = [*sorted((run / EVALUATIONS).glob("*.json")), *run.glob("result.json")]
+        own = [*sorted((run / EVALUATIONS).glob("*.json")), *(own for own in ends_of(run) if own.is_file())]
         results = _results([file.with_suffix(".json")] if kept_in else own)
     return hub_folder.CardFacts(f"{title} by Twofold", data, trained, results)
 
@@ -288,11 +289,11 @@ def _results(documents: Sequence[Path]) -> list[str]:
             document = json.loads(path.read_text())
         except (OSError, ValueError) as error:
             raise UserError(f"{path} is damaged: {error}; move it out of the run's folder") from error
-        scores = document.get("scores", document)
+        scores = document.get("scores") or document.get("comparison") or document
         numbers = {k: v for k, v in scores.items() if isinstance(v, float)} if isinstance(scores, Mapping) else {}
         listed = ", ".join(f"{name} {value:.4g}" for name, value in numbers.items())
         words = document.get("words") or document.get("text") or document.get("name") or path.stem
-        lines += [f"{words}: {listed}"] if listed else []
+        lines += [f"{words}: {listed}", *published_in(document)] if listed else []
     return lines
 
 

@@ -32,8 +32,6 @@ from twofold.results import in_json, measured, unread
 from twofold.runs.config import FinetuneConfig
 from twofold.runs.finetune import FinetuneResult
 from twofold.runs.finetune import finetune as fit
-from twofold.runs.standing import Made, Result, beside, made
-from twofold.runs.starting import recipe_of
 from twofold.text import counted
 from twofold.training.rundir import RunDirectory
 
@@ -46,7 +44,6 @@ class FinetuneReport:
         path: the run's folder.
         result: what it reached.
         page: `report.html`, if it was written.
-        published: lines that set what is published for the recipe beside it.
         kind: of the examples.
         skipped: what could not be read: path and reason.
     """
@@ -54,7 +51,6 @@ class FinetuneReport:
     path: Path
     result: FinetuneResult
     page: Path | None = None
-    published: tuple[str, ...] = ()
     kind: Kind = "image"
     skipped: tuple[tuple[str, str], ...] = ()
 
@@ -63,9 +59,14 @@ class FinetuneReport:
         """The scores on the test data: `top1`, `mean_per_class`, ...; `map11` where an image can have many labels."""
         return measured(self.result.scores)
 
+    @property
+    def published(self) -> tuple[str, ...]:
+        """Lines that set what is published for the recipe beside the result."""
+        return self.result.published
+
     def to_dict(self) -> dict[str, Any]:
         """In JSON's types."""
-        more = {"path": str(self.path), "metrics": self.metrics, "published": list(self.published)}
+        more: dict[str, Any] = {"path": str(self.path), "metrics": self.metrics}
         more |= {"skipped": in_json(self.skipped)}
         return {**more, **in_json(self.result)}
 
@@ -140,23 +141,7 @@ def finetune(
     if not result.complete:
         raise Stopped.at(f"at step {result.steps:,}", result.stopped_by or signal.SIGINT)
     page = page_or_word(lambda: write_outcome_report(RunDirectory(out))) if report and started_first() else None
-    lines = _published(path, Path(out), result)
-    kind = kind_of(header["spec"])
-    return FinetuneReport(Path(out), result, page, tuple(lines), kind, skipped_of(train, scored))
-
-
-def _published(start: Path, out: Path, result: FinetuneResult) -> list[str]:
-    """What is published for the run's recipe, and where only its classifier was trained, for the encoder's."""
-    run, begun, scores = RunDirectory(out), made(start), result.scores
-    options, facts = run.options(), run.facts()
-    tested, metrics = (scores.count if scores is not None else None), list(measured(scores))
-    own = Made(options, begun.spec, result.labels if options["labels"] == "all" else None)
-    ways = ("finetune", "supervised")
-    lines = beside(facts.get("recipe"), Result(ways, metrics, tested, own, start=begun))
-    if options["freeze"] == "encoder":  # linear evaluation: what is published is the pretraining's
-        whole = Result(("linear",), metrics, tested, begun, evaluation=options, command="finetune")
-        lines += beside(recipe_of(start), whole)
-    return lines
+    return FinetuneReport(Path(out), result, page, kind_of(header["spec"]), skipped_of(train, scored))
 
 
 def parser() -> ArgumentParser:

@@ -252,7 +252,16 @@ def document(groups: Sequence[Group]) -> dict[str, Any]:
     """The comparison in JSON's types."""
     return {
         "groups": [
-            {"name": group.name, "runs": [str(run.path) for run in group.runs], "seeds": group.seeds}
+            {
+                "name": group.name,
+                "runs": [str(run.path) for run in group.runs],
+                "seeds": group.seeds,
+                "published": {
+                    str(run.path): {name: list(lines) for name, lines in run.published.items()}
+                    for run in group.runs
+                    if run.published
+                },
+            }
             for group in groups
         ],
         "differences": [

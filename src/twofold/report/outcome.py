@@ -11,7 +11,7 @@ from twofold.console import duration
 from twofold.report.canvas import Figure
 from twofold.report.page import Report, write_report
 from twofold.report.plots import Series, line_figure
-from twofold.report.records import documents, read_record
+from twofold.report.records import documents, published_in, read_record
 from twofold.report.tables import Table
 from twofold.text import counted
 from twofold.training.rundir import RunDirectory
@@ -25,7 +25,8 @@ def write_outcome_report(run: RunDirectory) -> Path:
     """
     record = read_record(run.path)
     scores = {name: value for name, value in record.results.items() if ": " not in name}
-    tables = [Table("Result", ["measured", "value"], [[name, shown(value)] for name, value in scores.items()])]
+    rows = [[name, shown(value)] for name, value in scores.items()]
+    tables = [Table("Result", ["measured", "value"], rows, "\n".join(record.published.get("", ())))]
     options = record.options
     last = record.rows[-1] if record.rows else {}
     began = record.facts.get("base") or record.facts.get("teacher")
@@ -62,14 +63,18 @@ def _curves(rows: Sequence[Mapping[str, Any]]) -> list[Figure]:
 
 def evaluation_tables(path: Path) -> list[Table]:
     """What the evaluations in a run's folder found, the newest last; nothing where there are none."""
-    rows, told = [], dict[str, str]()
+    rows, told, published = [], dict[str, str](), dict[str, list[str]]()
     for name, document in documents(path):
         metrics = document.get("metrics")
         if isinstance(metrics, dict) and metrics:
             protocol = str(document.get("protocol", name))
             told[protocol] = f"{protocol}: {document.get('words', '')}."
             rows += [[protocol, measure, shown(value), name] for measure, value in metrics.items()]
-    note = " ".join(["The newest last.", *told.values()])
+            for line in published_in(document):
+                published.setdefault(line, []).append(name)
+    several = len(published) > 1  # which line is of which evaluation
+    beside = [line + (f" (beside {', '.join(names)})" if several else "") for line, names in published.items()]
+    note = "\n".join([" ".join(["The newest last.", *told.values()]), *beside])
     return [Table("Evaluations", ["protocol", "measured", "value", "file"], rows, note)] if rows else []
 
 

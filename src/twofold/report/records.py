@@ -36,6 +36,8 @@ class Record:
         results: by name: of the fine-tuning's or distillation's score; of the newest evaluation by each protocol, as
             ``linear: top1``; and of the last look of the monitors, as ``run: knn_top1``.
         told: the words of each result's protocol, by the part of its name before the colon.
+        published: lines that set what is published for the recipe beside a result, by the same part of its name; "" of
+            the fine-tuning's or distillation's own.
     """
 
     path: Path
@@ -45,6 +47,7 @@ class Record:
     rows: list[dict[str, Any]]
     results: Mapping[str, float]
     told: Mapping[str, str]
+    published: Mapping[str, tuple[str, ...]]
 
     @property
     def seed(self) -> int:
@@ -63,15 +66,16 @@ def read_record(path: str | Path) -> Record:
     command: Command = "distill" if "teacher_digest" in facts else "finetune" if "base" in facts else "pretrain"
     config, _ = run.read(_CONFIGS[command])
     rows = run.rows()
-    results, told = _of_evaluations(run.path)
-    results = _of_the_end(run.path / RESULTS[command]) | results
+    results, told, published = _of_evaluations(run.path)
+    own, lines = _of_the_end(run.path / RESULTS[command])
+    results, published = own | results, ({"": lines} if lines else {}) | published
     last: dict[str, float] = {}
     for row in rows:
         last |= {name: value for name, value in row.items() if isinstance(value, float) and name not in _PLACE}
     results |= {
         f"run: {name}": value for name, value in last.items() if re.search("loss|top1|accuracy|agreement|rank", name)
     }
-    return Record(run.path, command, facts, flatten(plain(config)), rows, results, told)
+    return Record(run.path, command, facts, flatten(plain(config)), rows, results, told, published)
 
 
 def defaults_of(command: Command) -> dict[str, Any]:
@@ -97,23 +101,36 @@ def _json(file: Path) -> dict[str, Any]:
     return document if isinstance(document, dict) else {}
 
 
-def _of_evaluations(path: Path) -> tuple[dict[str, float], dict[str, str]]:
-    """The results of the newest evaluation by each protocol, and the words of each."""
+def ends_of(path: Path) -> list[Path]:
+    """The files in a run's folder that hold a fine-tuning's or a distillation's own scores, where there are any."""
+    return [path / name for name in RESULTS.values() if name]
+
+
+def published_in(document: Mapping[str, Any]) -> tuple[str, ...]:
+    """The lines of a result's document that set what is published beside it; none in those of earlier versions."""
+    lines = document.get("published")
+    return tuple(str(line) for line in lines) if isinstance(lines, list) else ()
+
+
+def _of_evaluations(path: Path) -> tuple[dict[str, float], dict[str, str], dict[str, tuple[str, ...]]]:
+    """The results of the newest evaluation by each protocol, the words of each, and what is published beside it."""
     results: dict[str, float] = {}
     told: dict[str, str] = {}
+    published: dict[str, tuple[str, ...]] = {}
     for _, document in documents(path):
         protocol, metrics = document.get("protocol"), document.get("metrics")
         if isinstance(protocol, str) and isinstance(metrics, dict):  # what versions before 0.2 wrote has no metrics
             results = {name: value for name, value in results.items() if not name.startswith(f"{protocol}: ")}
             results |= {f"{protocol}: {name}": value for name, value in metrics.items()}
             told[protocol] = str(document.get("words", ""))
-    return results, told
+            published[protocol] = published_in(document)
+    return results, told, {protocol: lines for protocol, lines in published.items() if lines}
 
 
-def _of_the_end(file: Path) -> dict[str, float]:
-    """The scores of a fine-tuning or a distillation that is done."""
+def _of_the_end(file: Path) -> tuple[dict[str, float], tuple[str, ...]]:
+    """The scores of a fine-tuning or a distillation that is done, and what is published beside them."""
     if not file.is_file():
-        return {}
+        return {}, ()
     document = _json(file)
     scores = document.get("scores") or document.get("comparison") or {}
-    return {name: value for name, value in scores.items() if isinstance(value, float)}
+    return {name: value for name, value in scores.items() if isinstance(value, float)}, published_in(document)

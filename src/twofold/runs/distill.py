@@ -32,6 +32,7 @@ from twofold.reading import read_json
 from twofold.runs.build import build_training
 from twofold.runs.config import DistillConfig
 from twofold.runs.defaults import choose
+from twofold.runs.standing import of_distillation
 from twofold.runs.starting import check_same_data, owned_run, start_accelerator, start_run
 from twofold.runs.teacher import Comparison, TeacherSource, check_classes, compare, load_teacher
 from twofold.runs.tracking import start_tracking
@@ -58,6 +59,7 @@ class DistillResult:
         stopped_by: number of the signal that ended it early.
         test: fingerprint of what both were compared on (see `labels_fingerprint`).
         kind: of the examples.
+        published: lines that set what is published for the recipe beside it.
     """
 
     comparison: Comparison | None
@@ -70,6 +72,7 @@ class DistillResult:
     stopped_by: int | None = None
     test: str = ""
     kind: Kind = "image"
+    published: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, run: RunDirectory) -> DistillResult | None:
@@ -79,7 +82,8 @@ class DistillResult:
             return None
         try:
             values = read_json(file)
-            return cls(**{**values, "comparison": Comparison(**values["comparison"])})
+            told = tuple(values.get("published", ()))
+            return cls(**{**values, "comparison": Comparison(**values["comparison"]), "published": told})
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{file} is damaged: {error}; remove it to have both measured again") from error
 
@@ -149,7 +153,7 @@ def distill(
             check_same_data(run, train, config.training.changed_data)
             done = DistillResult.read(run)
             if done is not None and done.test == labels_fingerprint(test or train):
-                return done
+                return _written(done, run, teacher, test)
         else:
             config = resolve(config, train, own, accelerator, student)
         net, classes = _teacher(run, own, config, train.channels, resuming, accelerator.device)
@@ -158,7 +162,8 @@ def distill(
         if resuming and run.facts().get("teacher_digest") != digest(before):
             raise UserError(f"the run in {run.path} began with another teacher than {teacher}; give the same one")
         if done is not None:
-            return _compared_anew(done, net, run, config, train, test, own, accelerator, student)
+            done = _compared_anew(done, net, run, config, train, test, own, accelerator, student)
+            return _written(done, run, teacher, test)
         training = assemble(net, own, train, config, run, accelerator, student)
         if not resuming:  # only now: what is wrong with the options leaves no folder behind
             start_run(run, config, train, train.name, recipe, teacher=own.name, teacher_digest=digest(before))
@@ -170,7 +175,8 @@ def distill(
         if training.step:
             print_rank0(f"resumed {run.path} at step {training.step:,} of {training.steps:,}")
         train_or_advise(training, config.micro_batch)
-        return _finish(training, net, classes, config, train, test, own, before)
+        result = _finish(training, net, classes, config, train, test, own, before)
+        return _written(result, run, teacher, test) if result.complete else result
 
 
 def resolve(
@@ -306,8 +312,17 @@ def _finish(
         names = classes or (None if config.unlabelled else train.classes)
         facts = {"steps": training.step, "of": training.steps, "options": plain(config), "class_names": names}
         save_encoder(run.encoder_file, method.encoder, None, facts, method.classifier, 0)
-        if complete:
-            run.write_json(RESULT, asdict(result))
+    return result
+
+
+def _written(
+    result: DistillResult, run: RunDirectory, teacher: str | Path | nn.Module, test: Source | None
+) -> DistillResult:
+    """The result of a run that is done, with what is published beside it, as `distillation.json` then holds it."""
+    tested = None if test is None else len(test)
+    result = dataclasses.replace(result, published=of_distillation(teacher, run, result.comparison, tested))
+    if rank() == 0 and result != DistillResult.read(run):
+        run.write_json(RESULT, asdict(result))
     return result
 
 
@@ -341,10 +356,7 @@ def _compared_anew(
     results, words, mark = _compared(
         net.to(accelerator.device), student.to(accelerator.device), config, train, test, teacher
     )
-    result = dataclasses.replace(done, comparison=results, scored_on=words, test=mark)
-    if rank() == 0:
-        run.write_json(RESULT, asdict(result))
-    return result
+    return dataclasses.replace(done, comparison=results, scored_on=words, test=mark)
 
 
 def _text(config: DistillConfig, teacher: TeacherSource, student: Encoder, train: Source) -> str:

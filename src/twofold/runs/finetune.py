@@ -61,6 +61,7 @@ from twofold.reading import read_json
 from twofold.runs.build import build_training
 from twofold.runs.config import FinetuneConfig
 from twofold.runs.inputs import refuse_straddling
+from twofold.runs.standing import of_finetuning
 from twofold.runs.starting import check_same_data, owned_run, start_accelerator, start_run
 from twofold.runs.tracking import start_tracking
 from twofold.text import counted, counted_have
@@ -88,6 +89,7 @@ class FinetuneResult:
             frozen stayed as it was, tensor by tensor, or the run would have failed.
         stopped_by: number of the signal that ended it early.
         test: fingerprint of what was scored, images and labels (see `labels_fingerprint`).
+        published: lines that set what is published for the recipe beside it.
     """
 
     scores: Scores | ManyScores | None
@@ -99,6 +101,7 @@ class FinetuneResult:
     digest: tuple[str, str]
     stopped_by: int | None = None
     test: str = ""
+    published: tuple[str, ...] = ()
 
     @property
     def metric(self) -> float:
@@ -120,7 +123,8 @@ class FinetuneResult:
         if "map11" in result:
             result["per_class"] = tuple(result["per_class"])
         scores = ManyScores(**result) if "map11" in result else Scores(**result)
-        return cls(scores=scores, **{**values, "digest": tuple(values["digest"])})
+        tuples = {name: tuple(values.get(name, ())) for name in ("digest", "published")}
+        return cls(scores=scores, **{**values, **tuples})
 
 
 def default_options(encoder_file: str | Path) -> dict[str, Any]:
@@ -217,10 +221,10 @@ def finetune(
             if run.facts().get("encoder") != file_hash:
                 raise UserError(f"the run in {run.path} began with another encoder than {encoder_file}")
             done = FinetuneResult.read(run)
-            if done is not None and done.test == labels_fingerprint(test):
-                return done
             if done is not None:
-                return _scored_anew(done, run, config, test, targets, module)
+                if done.test != labels_fingerprint(test):
+                    done = _scored_anew(done, run, config, test, targets, module)
+                return _written(done, run, Path(encoder_file))
         training = assemble(encoder_file, part, config, run, accelerator, module)
         if not resuming:  # only now: what is wrong with the options leaves no folder behind
             start_run(run, config, part, part.name, recipe, encoder=file_hash, base=str(encoder_file))
@@ -230,7 +234,8 @@ def finetune(
         if training.step and not quiet:
             print_rank0(f"resumed {run.path} at step {training.step:,} of {training.steps:,}")
         train_or_advise(training, config.micro_batch)
-        return _finish(training, config, part, test, targets, words, before)
+        result = _finish(training, config, part, test, targets, words, before)
+        return _written(result, run, Path(encoder_file)) if result.complete else result
 
 
 def assemble(
@@ -340,8 +345,14 @@ def _finish(
     if rank() == 0:
         facts = {"steps": training.step, "of": training.steps, "options": plain(config), "class_names": part.classes}
         save_encoder(run.encoder_file, method.encoder, head, facts, method.classifier, method.from_head, parts)
-        if complete:
-            run.write_json(RESULT, dataclasses.asdict(result))
+    return result
+
+
+def _written(result: FinetuneResult, run: RunDirectory, start: Path) -> FinetuneResult:
+    """The result of a run that is done, with what is published beside it, as `result.json` then holds it."""
+    result = dataclasses.replace(result, published=of_finetuning(start, run, result.scores, result.labels))
+    if rank() == 0 and result != FinetuneResult.read(run):
+        run.write_json(RESULT, dataclasses.asdict(result))
     return result
 
 
@@ -407,10 +418,7 @@ def _scored_anew(
     )
     names = read_header(run.encoder_file)["extra"].get("class_names")
     scores = _score(net, config, test, targets, names)
-    result = dataclasses.replace(done, scores=scores, test=labels_fingerprint(test))
-    if rank() == 0:
-        run.write_json(RESULT, dataclasses.asdict(result))
-    return result
+    return dataclasses.replace(done, scores=scores, test=labels_fingerprint(test))
 
 
 def _score(

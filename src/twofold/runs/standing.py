@@ -12,14 +12,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
+from twofold.distributed import rank
 from twofold.encoders.weights import read_header
 from twofold.errors import UserError
 from twofold.evaluation.protocols.base import EvaluationConfig
 from twofold.options import OptionsParser, as_written, flatten, plain
 from twofold.published import MEASURED, Item, Row, published
 from twofold.recipe import load
+from twofold.results import measured
 from twofold.runs.config import DistillConfig, FinetuneConfig, RunConfig
 from twofold.runs.defaults import narrowed
+from twofold.runs.starting import recipe_of
 from twofold.training.rundir import RunDirectory
 
 MOST = 4
@@ -97,6 +102,50 @@ def made(file: Path) -> Made:
     options = options or (kept if "epochs" in kept else {})
     images = facts.get("images")
     return Made(options or None, header["spec"], images if isinstance(images, int) else None)
+
+
+def of_finetuning(start: Path, run: RunDirectory, scores: Any, labels: int) -> tuple[str, ...]:
+    """What is published for a fine-tuning's recipe, and where only its classifier was trained, for the encoder's.
+
+    Nothing on ranks beside the first, which need not see the run's folder.
+
+    Args:
+        start: the encoder's file that it began with.
+        run: its own folder.
+        scores: on the test data; None where it has not reached its end.
+        labels: examples that it was trained on.
+    """
+    if scores is None or rank() > 0:
+        return ()
+    begun, options, facts = made(start), run.options(), run.facts()
+    own = Made(options, begun.spec, labels if options["labels"] == "all" else None)
+    lines = beside(facts.get("recipe"), Result(("finetune", "supervised"), list(measured(scores)), scores.count, own,
+                                               start=begun))  # fmt: skip
+    if options["freeze"] == "encoder":  # linear evaluation: what is published is the pretraining's
+        whole = Result(("linear",), list(measured(scores)), scores.count, begun, evaluation=options, command="finetune")
+        lines += beside(recipe_of(start), whole)
+    return tuple(lines)
+
+
+def of_distillation(
+    teacher: Path | str | nn.Module, run: RunDirectory, comparison: Any, tested: int | None
+) -> tuple[str, ...]:
+    """What is published for a distillation's recipe, where its student was scored.
+
+    Nothing on ranks beside the first, which need not see the run's folder.
+
+    Args:
+        teacher: its file, or a module.
+        run: the student's folder.
+        comparison: of both networks; None where the run has not reached its end.
+        tested: examples that were scored on; None where that is not known.
+    """
+    if comparison is None or comparison.student_top1 is None or rank() > 0:
+        return ()
+    begun = Made() if isinstance(teacher, nn.Module) else made(Path(teacher))
+    facts = run.facts()
+    own = Made(run.options(), begun.spec, facts.get("images"))
+    return tuple(beside(facts.get("recipe"), Result(("distill",), ["top1"], tested, own, start=begun)))
 
 
 def beside(recipe: str | None, result: Result) -> list[str]:
