@@ -11,7 +11,7 @@ import importlib.util
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
@@ -50,6 +50,7 @@ class StudyResult(Generic[Cell]):
         table: of them.
         interpretation: what they say, in plain words; empty where the table is left to speak.
         metrics: the mean of everything measured, by name.
+        published: what papers report, at their own size, under the names of `metrics` and in their units.
     """
 
     name: str
@@ -60,6 +61,7 @@ class StudyResult(Generic[Cell]):
     table: Table
     interpretation: str
     metrics: Mapping[str, float]
+    published: Mapping[str, float] = field(default_factory=dict)
 
     def text(self) -> str:
         """For people."""
@@ -74,6 +76,7 @@ class StudyResult(Generic[Cell]):
             "cells": in_json(self.cells),
             "interpretation": self.interpretation,
             "metrics": dict(self.metrics),
+            "published": dict(self.published),
             "file": str(self.file),
             "page": None if self.page is None else str(self.page),
         }
@@ -92,8 +95,9 @@ class Folder(Protocol):
     def start(self) -> None:
         """Begin here, or go on with what is here; UserError where that cannot be."""
 
-    def finish(self, results: Sequence[dict[str, Any]], interpretation: str, report: Report | None) -> Path | None:
-        """Write the results, in JSON's types, and the page; returns the page's path."""
+    def finish(self, document: Mapping[str, Any], report: Report | None) -> Path | None:
+        """Write the page, and what was found, in JSON's types: `results`, `interpretation`, `metrics` and `published`;
+        returns the page's path."""
 
 
 class StudyFolder:
@@ -154,9 +158,9 @@ class StudyFolder:
             raise UserError(f"{self.file} is no study's: it does not say what was asked")
         return document
 
-    def finish(self, results: Sequence[dict[str, Any]], interpretation: str, report: Report | None) -> Path | None:
-        """Write the results, in JSON's types, and the page; returns the page's path."""
-        self._write(self.read() | {"results": results, "interpretation": interpretation})
+    def finish(self, document: Mapping[str, Any], report: Report | None) -> Path | None:
+        """Write what was found, in JSON's types, and the page; returns the page's path."""
+        self._write(self.read() | dict(document))
         return None if report is None else write_report(self.path / "report.html", report)
 
     def _write(self, document: dict[str, Any]) -> None:
@@ -210,6 +214,10 @@ class Study(ABC, Generic[Part, Cell]):
     def measured(self, cell: Cell) -> Mapping[str, float]:
         """What was measured in a cell, by names that say of what; equal names are averaged."""
 
+    def reported(self, cells: Sequence[Cell], /) -> Mapping[str, float]:  # noqa: ARG002  # most studies are ours
+        """What papers report, under the names of `measured` and in their units: what the table has in brackets."""
+        return {}
+
     def as_dict(self, cell: Cell) -> dict[str, Any]:
         """A cell in JSON's types."""
         document: dict[str, Any] = in_json(cell)
@@ -235,10 +243,13 @@ class Study(ABC, Generic[Part, Cell]):
         """Write the results and the page."""
         words = self.interpretation(cells)
         report = self.page(cells) if _can_draw() else None
-        page = self.folder.finish([self.as_dict(cell) for cell in cells], words, report)
+        metrics, published = self.means(cells), dict(self.reported(cells))
+        results = [self.as_dict(cell) for cell in cells]
+        found = {"results": results, "interpretation": words, "metrics": metrics, "published": published}
+        page = self.folder.finish(found, report)
         return StudyResult(
-            self.name, self.folder.path, self.folder.file, page, tuple(cells), self.table(cells), words,
-            self.means(cells),
+            self.name, self.folder.path, self.folder.file, page, tuple(cells), self.table(cells), words, metrics,
+            published,
         )  # fmt: skip
 
     def means(self, cells: Sequence[Cell]) -> dict[str, float]:

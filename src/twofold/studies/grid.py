@@ -108,6 +108,11 @@ class Score:
     more: dict[str, float] = field(default_factory=dict)
     parameters: int = 0
 
+    @property
+    def place(self) -> str:
+        """Row and column in words."""
+        return f"{self.row}, {self.column}" if self.column else self.row
+
     def value(self, measure: str) -> float | None:
         """What was measured under a name: "linear", "knn", or one of `more`; None where that was not measured."""
         return {"linear": self.linear_top1, "knn": self.knn_top1, **self.more}.get(measure)
@@ -202,6 +207,10 @@ class GridStudy(Study[GridPart, Score]):
     def published(self, row: str, column: str) -> float | None:  # noqa: ARG002  # most tables have none
         """The paper's linear accuracy in %, at its size; None where none is known."""
         return None
+
+    def published_as(self, row: str, column: str, measure: str) -> float | None:
+        """The paper's accuracy in % under a measure, see `Score.value`; None where none is known."""
+        return self.published(row, column) if measure == "linear" else None
 
     def check(self, source: Source) -> None:  # most tables take any
         """Raise a UserError for data that the table is not for."""
@@ -310,9 +319,17 @@ class GridStudy(Study[GridPart, Score]):
 
     def measured(self, cell: Score) -> Mapping[str, float]:
         """Accuracies by place."""
-        name = f"{cell.row}, {cell.column}" if cell.column else cell.row
         found = {"linear_top1": cell.linear_top1, "knn_top1": cell.knn_top1, **cell.more}
-        return {f"{name}: {what}": value for what, value in found.items()}
+        return {f"{cell.place}: {what}": value for what, value in found.items()}
+
+    def reported(self, cells: Sequence[Score]) -> Mapping[str, float]:
+        """The paper's accuracies by place, as shares."""
+        found = {
+            f"{cell.place}: {name}": self.published_as(cell.row, cell.column, measure)
+            for cell in cells
+            for name, measure in (("linear_top1", "linear"), *((name, name) for name in cell.more))
+        }
+        return {name: value / 100 for name, value in found.items() if value is not None}
 
     def figures(self, cells: Sequence[Score]) -> Sequence[Figure]:
         """The plots: bars for each row within the columns, or over the rows where there is one column."""

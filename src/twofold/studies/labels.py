@@ -131,10 +131,10 @@ class LabelsFolder:
             message = f"{self.file} is the result with another {' and '.join(differing)}"
             raise UserError(f"{message}; choose another --out, or remove it")
 
-    def finish(self, results: Sequence[dict[str, Any]], interpretation: str, report: Report | None) -> Path | None:
+    def finish(self, document: Mapping[str, Any], report: Report | None) -> Path | None:
         """Write `labels.json` and `labels.html`."""
-        document = {"cells": results, "interpretation": interpretation, "subject": dict(self.subject), **self.facts}
-        text = json.dumps(document, indent=2) + "\n"
+        found = {"cells": document["results"], "interpretation": document["interpretation"]}
+        text = json.dumps(found | {"subject": dict(self.subject), **self.facts}, indent=2) + "\n"
         write_atomically(self.file, lambda file: file.write(text.encode()))
         return None if report is None else write_report(self._path / "labels.html", report)
 

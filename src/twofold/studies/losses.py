@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -166,6 +166,11 @@ class LossesStudy(GridStudy):
     def published(self, row: str, column: str) -> float | None:  # noqa: ARG002  # the paper tells the best alone
         """Table 4, and Table 5."""
         return values_of("simclr/table-4").get((row,)) or values_of("simclr/table-5").get((_case(row),))
+
+    def reported(self, cells: Sequence[Score]) -> Mapping[str, float]:
+        """Those of the places that the tables show: of a grid its best."""
+        best = self.best(cells)
+        return super().reported([cell for cell in cells if best.get(cell.row, cell.column) == cell.column])
 
     def table(self, cells: Sequence[Score]) -> Table:
         """Each loss at its best setting, then the temperatures; with the paper's."""

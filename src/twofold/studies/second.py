@@ -11,7 +11,7 @@ from twofold.published import values_of
 from twofold.report import Figure, Table, bar_figure
 from twofold.studies.after import After
 from twofold.studies.grid import Contrast, Place, Score, axes_of, beside, over_seeds, series, values
-from twofold.studies.shares import FewLabelsConfig, FewLabelsStudy, finetuned, tuned
+from twofold.studies.shares import FewLabelsConfig, FewLabelsStudy, finetuned, of_second, tuned
 
 
 @dataclass(frozen=True)
@@ -156,11 +156,9 @@ class MemoryStudy(FewLabelsStudy):
 
     def published_as(self, row: str, column: str, measure: str) -> float | None:  # noqa: ARG002
         """Of ResNet-50 with all that its linear classifiers reached; the fine-tuned nets had the memory."""
-        if measure == "linear":
-            item = "simclr2/without-memory" if row == "none" else "simclr2/checkpoints"
-            return values_of(item).get(("r50-1x",))
-        share = measure.removeprefix(tuned("")).replace("%", "pct").replace("all", "100pct")
-        return None if row == "none" else values_of("simclr2/finetuned").get(("r50-1x", share))
+        if row != "none":
+            return of_second("r50-1x", measure)
+        return values_of("simclr2/without-memory").get(("r50-1x",)) if measure == "linear" else None
 
     def figures(self, cells: Sequence[Score]) -> Sequence[Figure]:
         """Bars for each measure, with and without."""

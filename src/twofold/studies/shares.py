@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from twofold.errors import UserError
 from twofold.evaluation.label_subsets import is_list
 from twofold.options import merge
+from twofold.published import values_of
 from twofold.recipe import read_layers
 from twofold.report import Table
 from twofold.studies.after import After
@@ -65,6 +66,14 @@ def tuned(labels: str) -> str:
     return f"fine-tuned, {labels}"
 
 
+def of_second(net: str, measure: str) -> float | None:
+    """The accuracy in % of a net of SimCLR v2's README, `r50-1x-sk`, under a measure; None of what it does not tell."""
+    if measure == "linear":
+        return values_of("simclr2/checkpoints").get((net,))
+    share = measure.removeprefix(tuned("")).replace("%", "pct").replace("all", "100pct")
+    return values_of("simclr2/finetuned").get((net, share))
+
+
 class FewLabelsStudy(GridStudy):
     """A table of encoders, each scored by a linear classifier and fine-tuned on shares of the labels."""
 
@@ -77,10 +86,6 @@ class FewLabelsStudy(GridStudy):
     def measures(self) -> list[str]:
         """What the columns of the table are."""
         return ["linear", *(tuned(labels) for labels in self.config.labels)]
-
-    def published_as(self, row: str, column: str, measure: str) -> float | None:  # noqa: ARG002
-        """The paper's accuracy in % under a measure; None where none is known."""
-        return None
 
     def table(self, cells: Sequence[Score]) -> Table:
         """A row for each place, a column for each measure, the paper's behind ours where it is known."""

@@ -12,10 +12,11 @@ from typing import ClassVar
 import numpy as np
 
 from twofold.errors import UserError
+from twofold.published import values_of
 from twofold.report import Figure, Points, point_figure
 from twofold.studies.grid import Contrast, Place, Score, Trend, axes_of, left_off, values
 from twofold.studies.nets import net_options
-from twofold.studies.shares import FewLabelsConfig, FewLabelsStudy, tuned
+from twofold.studies.shares import FewLabelsConfig, FewLabelsStudy, of_second, tuned
 from twofold.text import counted
 
 
@@ -50,6 +51,15 @@ class SizeStudy(FewLabelsStudy):
             for net in self.config.nets
             for width in sorted(self.config.widths)
         ]
+
+    def published_as(self, row: str, column: str, measure: str) -> float | None:
+        """Of v2's recipes its README's table; of SimCLR's 1,000 epochs Table 6; nothing where no recipe is named."""
+        recipe, net, wide = str(self.config.recipe), row.replace("resnet", "r"), f"{column}x"
+        if recipe.startswith("simclr2-imagenet"):
+            selective = "-sk" if self.shared.get("encoder", {}).get("sk_ratio") else ""
+            return of_second(f"{net}-{wide}{selective}", measure)
+        long = recipe.startswith("simclr-imagenet") and self.shared.get("epochs") == 1000
+        return values_of("simclr/table-6").get((wide,)) if long and (net, measure) == ("r50", "linear") else None
 
     def contrasts(self) -> Sequence[Contrast]:
         """The widest against the narrowest of each net, and the last net against the first, by each measure."""

@@ -81,13 +81,19 @@ class StrengthStudy(GridStudy):
             for words, of in ((SIMCLR, "linear"), (SUPERVISED, SUPERVISED))
         ]
 
+    def published_as(self, row: str, column: str, measure: str) -> float | None:  # noqa: ARG002  # cells have one row
+        """Table 1, of linear evaluation and of training with labels."""
+        training = {"linear": SIMCLR, SUPERVISED: SUPERVISED}.get(measure)
+        return values_of("simclr/table-1").get((str(training), column))
+
     def table(self, cells: Sequence[Score]) -> Table:
         """A row for training without labels and one with them, the paper's numbers in brackets."""
-        columns, paper = axes_of(cells)[1], values_of("simclr/table-1")
+        columns = axes_of(cells)[1]
         rows = [
-            [row, *(beside(values(cells, (SIMCLR, column), of), paper.get((row, column))) for column in columns)]
+            [row, *(beside(values(cells, (SIMCLR, column), of), self.published_as(SIMCLR, column, of))
+                    for column in columns)]
             for row, of in ((SIMCLR, "linear"), (SUPERVISED, SUPERVISED))
-        ]
+        ]  # fmt: skip
         note = (
             f"Test accuracy in %, of SimCLR by linear evaluation, {over_seeds(cells)}. In brackets the paper's, of "
             f"ImageNet at its own size ({self.source}, which leaves open which policy of AutoAugment it took)."

@@ -27,6 +27,8 @@ from twofold.text import counted
 
 Name = Literal["color", "rotation", "noise", "sobel"]
 _NAMES: dict[Name, str] = dict(zip(("color", "rotation", "noise", "sobel"), TRANSFORMATIONS, strict=True))
+_COLUMNS = {"chance": "chance", "h": "h", "z": "g(h)"}
+"""What is told of each transformation, and what the paper's table calls it."""
 
 
 @dataclass(frozen=True)
@@ -89,19 +91,23 @@ class TransformationsStudy(GridStudy):
             for place in self.places()
         ]
 
+    def published_as(self, row: str, column: str, measure: str) -> float | None:  # noqa: ARG002  # there is one column
+        """Table 3."""
+        known = {each.keys["transformation"]: each.values for each in find("simclr/table-3")[0].rows}.get(row, {})
+        return known.get(_COLUMNS.get(measure.removeprefix(f"{row}, "), ""))
+
     def table(self, cells: Sequence[Score]) -> Table:
         """Chance, h and z, the paper's numbers in brackets."""
-        paper = {row.keys["transformation"]: row.values for row in find("simclr/table-3")[0].rows}
         rows = []
         for row in axes_of(cells)[0]:
-            known = [paper[row][column] for column in ("chance", "h", "g(h)")]
-            rows.append([row, *(beside(values(cells, (row, ""), f"{row}, {what}"), number)
-                                for what, number in zip(("chance", "h", "z"), known, strict=True))])  # fmt: skip
+            measures = [f"{row}, {what}" for what in _COLUMNS]
+            found = [beside(values(cells, (row, ""), each), self.published_as(row, "", each)) for each in measures]
+            rows.append([row, *found])
         note = (
             f"Test accuracy in % of an MLP that tells the transformation, {over_seeds(cells)}; z = g(h) has as many "
             f"numbers as h. In brackets the paper's, of ImageNet at its own size ({self.source})."
         )
-        return Table(self.title, [self.rows_are, "chance", "h", "z"], rows, note)
+        return Table(self.title, [self.rows_are, *_COLUMNS], rows, note)
 
     def figures(self, cells: Sequence[Score]) -> Sequence[Figure]:
         """Bars of chance, h and z."""

@@ -128,7 +128,7 @@ class TransferFolder:
         begun = any(path.exists() for path in (self.file, self._path / "runs", *names))
         check_out(self._path, begun, "study", self.resume)
 
-    def finish(self, results: Sequence[dict[str, Any]], interpretation: str, report: Report | None) -> None:
+    def finish(self, document: Mapping[str, Any], report: Report | None) -> None:
         """Nothing is left to write: each result and the table were, as soon as they were measured."""
 
     def write_table(self, asked: Mapping[Start, dict[str, Any]]) -> None:
@@ -253,6 +253,15 @@ class TransferStudy(Study[TransferPart, TransferResult]):
         """The data set's own metric, by data set and protocol."""
         whose = "" if cell.start == "run" else f", {cell.start}"
         return {f"{cell.name}, {cell.protocol}{whose}: {cell.metric}": cell.value}
+
+    def reported(self, cells: Sequence[TransferResult]) -> Mapping[str, float]:
+        """The paper's, of both of its widths, with what was transferred behind each name."""
+        return {
+            f"{name} ({whose})": value / 100
+            for cell in cells
+            for name in self.measured(cell)
+            for whose, value in reported(cell.name, cell.protocol, cell.start).items()
+        }
 
     def table(self, cells: Sequence[TransferResult]) -> Table:
         """A row for each data set, linear or fine-tuned, the paper's results for ResNet-50 beside ours."""
