@@ -15,7 +15,7 @@ from twofold import __version__
 from twofold.commands import COMMANDS, TASKS
 from twofold.commands.help import brief_help, wants_help
 from twofold.errors import RankLost, Stopped, UserError, suggest
-from twofold.interrupts import Interrupted, interruptible
+from twofold.interrupts import Interrupted, end_with_launcher, interruptible
 from twofold.text import printable
 
 
@@ -69,6 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # What Pillow remarks on a file's metadata or size is for programmers; what matters of it is told of the file.
         warnings.filterwarnings("ignore", module=r"PIL\.")
         with interruptible():
+            end_with_launcher()
             _tell_of_the_wait(name, words)
             from twofold import parsers  # PyTorch and all: seconds
 

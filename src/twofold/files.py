@@ -11,8 +11,10 @@ from twofold.errors import UserError
 from twofold.reading import usable
 from twofold.text import printable
 
-LOCK = ".lock"
-"""The file in a run's folder that its owner has locked."""
+LOCK, CELL_LOCK = ".lock", ".cell.lock"
+"""The files in a folder that its owner has locked: whose the run or the study is, and whose the cell of a study."""
+
+_OCCUPIED = "--out {out} exists and is no empty folder; choose another one, so that nothing is overwritten"
 
 
 def write_atomically(path: Path, write: Any) -> None:
@@ -50,17 +52,22 @@ def check_out(out: Path, begun: bool, what: str, resume: bool) -> bool:
         UserError: a name that libraries cannot open; something was begun and is not to be resumed; nothing was, and
             the folder holds other files.
     """
+    check_place(out)
+    if begun and not resume:
+        raise UserError(f"--out {out} already holds a {what}; continue it with --resume, or choose another folder")
+    if not begun and out.exists() and any(path.name not in (LOCK, CELL_LOCK) for path in out.iterdir()):
+        raise UserError(_OCCUPIED.format(out=out))
+    return begun
+
+
+def check_place(out: Path) -> None:
+    """Raise a UserError for a path that can be no folder: a name that libraries cannot open, or a file's."""
     if (problem := usable(str(out))) is not None:
         raise UserError(f"--out {str(out)[:100]} {problem}; give the path of a folder")
     if printable(str(out)) != str(out):
         raise UserError(f"--out {out}: a name that is not UTF-8, or holds control characters; choose another folder")
-    if begun and not resume:
-        raise UserError(f"--out {out} already holds a {what}; continue it with --resume, or choose another folder")
-    if not begun and out.exists() and (not out.is_dir() or any(path.name != LOCK for path in out.iterdir())):
-        raise UserError(
-            f"--out {out} exists and is no empty folder; choose another one, so that nothing is overwritten"
-        )
-    return begun
+    if out.exists() and not out.is_dir():
+        raise UserError(_OCCUPIED.format(out=out))
 
 
 def at_home(path: str | Path) -> Path:

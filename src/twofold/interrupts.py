@@ -1,22 +1,31 @@
-"""Signals that end work: a run stops after the step in hand, with a checkpoint; other work ends at once, with a word.
+"""What ends work: a run stops after the step in hand, with a checkpoint; other work ends at once, with a word.
 
-SIGINT (Ctrl-C), SIGTERM, SIGHUP (a terminal that closes) and SIGUSR1 (what SLURM is asked to send before time runs out)
-are taken alike. A second one ends a run at once.
+That is a signal, or that the process has gone which started this one to work for it. SIGINT (Ctrl-C), SIGTERM, SIGHUP
+(a terminal that closes) and SIGUSR1 (what SLURM is asked to send before time runs out) are taken alike. A second one
+ends a run at once.
 """
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import stat
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType, TracebackType
 from typing import Any
 
 STOPPING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name))
+
+
+_LOOK = 1.0
+"""Seconds between two looks at whether another process is still there."""
+_asked: list[StopRequest] = []
+"""The requests that are open: a run is under way, which looks for its launcher itself."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -63,11 +72,13 @@ class StopRequest:
     def __enter__(self) -> StopRequest:
         if self.active:
             self._before = _install(self._note)
+        _asked.append(self)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        _asked.remove(self)
         _restore(self._before)
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
@@ -118,23 +129,60 @@ def _restore(before: dict[int, Any]) -> None:
             signal.signal(number, handler)
 
 
+def end_with_launcher() -> None:
+    """Where torchrun started this process: end as by SIGTERM when it has gone, which the end of it does not see to.
+
+    While a run is under way (`StopRequest`) that looks for its launcher at each step, and ends with a checkpoint.
+    """
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return
+    launcher = os.getppid()
+
+    def wait() -> None:
+        while os.getppid() == launcher or _asked:
+            time.sleep(_LOOK)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def end_with_writer(descriptor: int) -> None:
+    """In a process that another started to work for it: end as by SIGTERM when the other has gone, even by SIGKILL.
+
+    Args:
+        descriptor: the reading end of a pipe whose writing end the other alone has. The system closes that when the
+            other ends, however it ends.
+    """
+
+    def wait() -> None:
+        while os.read(descriptor, 1):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 def leave_to_parent() -> None:
     """In a helping process: pass over signals that a terminal or a scheduler sends to all; the parent decides.
 
     SIGTERM ends it where the parent sent it. From anybody else it came to the whole group, and the parent, who has it
-    too, still needs what this process makes until its last step is done.
+    too, still needs what this process makes until its last step is done. With the parent it ends, whatever it is at.
     """
     for number in STOPPING:
         if number != signal.SIGTERM:
             signal.signal(number, signal.SIG_IGN)
-    if not hasattr(signal, "sigwaitinfo"):  # macOS does not tell who sent a signal
-        return
-    parent = os.getppid()
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    starter = multiprocessing.parent_process()  # (by now the system may name another, where it ended meanwhile)
+    parent = os.getppid() if starter is None else starter.pid
+    told = hasattr(signal, "sigtimedwait")  # macOS does not tell who sent a signal
+    if told:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
 
     def wait() -> None:
-        while signal.sigwaitinfo({signal.SIGTERM}).si_pid not in (parent, os.getpid()):
-            pass
+        while os.getppid() == parent:
+            if not told:
+                time.sleep(_LOOK)
+            elif (found := signal.sigtimedwait({signal.SIGTERM}, _LOOK)) and found.si_pid in (parent, os.getpid()):
+                break
         os._exit(128 + signal.SIGTERM)
 
     threading.Thread(target=wait, daemon=True).start()

@@ -14,13 +14,18 @@ from twofold.devices import choose_device, peak_memory
 from twofold.encoders.load import load
 from twofold.errors import Stopped, UserError
 from twofold.evaluation.protocols.classifier import Evaluation
+from twofold.files import CELL_LOCK
+from twofold.interrupts import Interrupted, end_with_writer, interruptible
 from twofold.reading import read_json
 from twofold.runs.config import RunConfig
 from twofold.studies.after import After, measure
 from twofold.studies.methods import Outcome, RunSpec
 from twofold.studies.targets import train_part
+from twofold.training.ownership import owned
 from twofold.training.rundir import RunDirectory
 
+PATIENCE = 600.0
+"""Seconds for which a cell waits for the process of a study that was killed, which ends after the step in hand."""
 TRAINED = "trained.json"
 """What training a cell took, written when it is done: what is measured afterwards finds the encoder unchanged."""
 
@@ -74,17 +79,19 @@ def main(arguments: list[str]) -> int:
     """The process of a cell: its folder, and what to do as JSON."""
     place, work = Path(arguments[0]), json.loads(arguments[1])
     try:
-        if work.get("kind") == "target":
-            train_part(place, work)
-        else:
-            run_cell(place, work)
+        with interruptible(), owned(place, CELL_LOCK, PATIENCE):
+            if work.get("kind") == "target":
+                train_part(place, work)
+            else:
+                run_cell(place, work)
     except UserError as error:
         print(f"twofold: error: {error}", file=sys.stderr)
         return 2
-    except Stopped as stop:
+    except (Stopped, Interrupted) as stop:
         return 128 + stop.signal
     return 0
 
 
 if __name__ == "__main__":
+    end_with_writer(sys.stdin.fileno())
     sys.exit(main(sys.argv[1:]))

@@ -11,6 +11,7 @@ import importlib.util
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
@@ -19,16 +20,18 @@ import numpy as np
 
 from twofold.console import print_rank0
 from twofold.data import DataConfig, Source
+from twofold.distributed import started_first
 from twofold.errors import UserError
 from twofold.evaluation.parts import evaluation_parts
 from twofold.evaluation.splits import check_test_labels
-from twofold.files import check_out, write_atomically
+from twofold.files import check_out, check_place, write_atomically
 from twofold.options import flatten, merge, plain
 from twofold.reading import read_json
 from twofold.recipe import read_layers
 from twofold.report import Report, Table, write_report
 from twofold.report.tables import terminal
 from twofold.results import in_json
+from twofold.training.ownership import owned
 from twofold.versions import environment
 
 Part = TypeVar("Part")
@@ -175,11 +178,13 @@ class Study(ABC, Generic[Part, Cell]):
         name: as the command line has it.
         Config: frozen dataclass of its options.
         folder: where it is done.
+        many_calls: whether several calls at a time may work in one folder, each at parts of its own.
     """
 
     name: ClassVar[str]
     Config: ClassVar[type]
     folder: Folder
+    many_calls: ClassVar[bool] = False
 
     @abstractmethod
     def plan(self) -> Sequence[Part]:
@@ -231,13 +236,19 @@ class Study(ABC, Generic[Part, Cell]):
             Stopped: a signal ended a part early; the same with `resume` goes on.
         """
         parts = self.plan()
-        self.folder.start()
-        cells: list[Cell] = []
-        for number, part in enumerate(parts, 1):
-            if words := self.describe(part):
-                print_rank0(f"{number} of {len(parts)}: {words}")
-            cells += self.run(part)
-        return self.finish(cells)
+        with self._owned():
+            self.folder.start()
+            cells: list[Cell] = []
+            for number, part in enumerate(parts, 1):
+                if words := self.describe(part):
+                    print_rank0(f"{number} of {len(parts)}: {words}")
+                cells += self.run(part)
+            return self.finish(cells)
+
+    def _owned(self) -> AbstractContextManager[None]:
+        """The folder's, of the first rank alone; UserError where another process does this study there."""
+        check_place(self.folder.path)
+        return nullcontext() if self.many_calls or not started_first() else owned(self.folder.path)
 
     def finish(self, cells: Sequence[Cell]) -> StudyResult[Cell]:
         """Write the results and the page."""

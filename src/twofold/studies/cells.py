@@ -30,7 +30,9 @@ _Work = tuple[Cell, "subprocess.Popen[bytes]"]
 
 
 def run_cells(cells: Sequence[Cell], jobs: int = 1) -> None:
-    """Train and score cells, each in a process of its own; a signal is passed on to those at work.
+    """Train and score cells, each in a process of its own; a signal ends those at work, too.
+
+    Should this process end without that, as by SIGKILL, they end with it, as by SIGTERM: with a checkpoint.
 
     Args:
         cells: what is to be done, in this order.
@@ -51,7 +53,7 @@ def run_cells(cells: Sequence[Cell], jobs: int = 1) -> None:
                 time.sleep(_POLL)
                 if stop.signal is not None:
                     for _, process in working.values():
-                        process.send_signal(stop.signal)
+                        process.terminate()  # one that still loads PyTorch would answer Ctrl-C by a traceback
                     for _, process in working.values():
                         process.wait()
                     break
@@ -75,7 +77,8 @@ def run_cells(cells: Sequence[Cell], jobs: int = 1) -> None:
 def _begin(cell: Cell, slot: int, jobs: int) -> subprocess.Popen[bytes]:
     words = [sys.executable, "-m", "twofold.commands.study_cell", str(cell.place), json.dumps(cell.work)]
     environment = os.environ | _share(slot, jobs)
-    return subprocess.Popen(words, start_new_session=True, env=environment)  # Ctrl-C is to reach it once
+    # Ctrl-C is to reach it once. The pipe is for `end_with_writer`: nothing is written, and its end is ours.
+    return subprocess.Popen(words, stdin=subprocess.PIPE, start_new_session=True, env=environment)
 
 
 def _share(slot: int, jobs: int) -> dict[str, str]:

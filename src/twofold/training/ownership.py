@@ -7,6 +7,7 @@ import json
 import os
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -21,45 +22,56 @@ if sys.platform != "win32":
     import fcntl
 
 _held: set[Path] = set()
-"""Folders that this process owns: the system's lock is one of processes, and does not know of two runs in one."""
+"""Locks that this process has: the system's are those of processes, and do not know of two runs in one."""
+_LOOK = 0.2
+"""Seconds between two tries to get a lock that is waited for."""
 
 
 @contextmanager
-def owned(folder: Path) -> Iterator[None]:
-    """Own a run's folder, which is made if need be, until the block ends.
+def owned(folder: Path, name: str = LOCK, patience: float = 0.0) -> Iterator[None]:
+    """Own a folder, which is made if need be, until the block ends.
 
     The lock is a POSIX record lock on a file in the folder. The system takes it off when the process ends, also by kill
     or power failure; forked processes do not inherit it; on network file systems with locking (NFS, Lustre, GPFS) it
     holds between machines. Where the file system has none, that is said and the run goes on without.
 
+    Args:
+        folder: of a run, of a study or of a study's cell.
+        name: of the file, which says what of the folder is owned.
+        patience: seconds for which an owner is waited for that is about to end.
+
     Raises:
         UserError: another process owns the folder, with its name, or the folder cannot be written.
     """
     folder = folder.resolve()
-    if folder in _held:
+    path = folder / name
+    if path in _held:
         raise UserError(f"--out {folder} is being written by another run of this process; wait for it to end")
     try:
         fresh = not folder.exists()
-        file = _locked(folder)
+        file = _locked(path, time.monotonic() + patience)
     except OSError as error:
         raise UserError(f"--out {printable(str(folder))} cannot be written: {error}; choose another folder") from error
-    _held.add(folder)
+    _held.add(path)
     try:
         yield
     finally:
-        _held.discard(folder)
+        _held.discard(path)
         if file is not None:
             with contextlib.suppress(OSError):  # a disk that vanished keeps a file, whose lock ends all the same
-                (folder / LOCK).unlink()
+                path.unlink()
             os.close(file)
         if fresh:
             with contextlib.suppress(OSError):  # it is empty where the run was refused, and only there
                 folder.rmdir()
 
 
-def _locked(folder: Path) -> int | None:
-    """A descriptor of the folder's lock file, with the lock; None where the file system has no locks."""
-    path = folder / LOCK
+def _locked(path: Path, deadline: float) -> int | None:
+    """A descriptor of the lock file, with the lock; None where the file system has no locks.
+
+    Until `deadline` an owner is waited for, which is told.
+    """
+    folder, waited = path.parent, False
     if sys.platform == "win32":
         _say_unlocked(folder, "Windows has no POSIX locks")
         return None
@@ -74,6 +86,12 @@ def _locked(folder: Path) -> int | None:
         except BlockingIOError as error:
             owner = printable(os.read(file, 1000).decode(errors="replace"))
             os.close(file)
+            if time.monotonic() < deadline:
+                if not waited:
+                    console.print(f"{printable(str(folder))} waits for the end of {_described(owner)}", markup=False)
+                waited = True
+                time.sleep(_LOOK)
+                continue
             raise UserError(
                 f"--out {printable(str(folder))} is being written by another process ({_described(owner)}): wait until "
                 "it ends, stop it, or choose another folder"

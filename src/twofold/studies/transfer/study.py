@@ -168,6 +168,7 @@ class TransferStudy(Study[TransferPart, TransferResult]):
 
     name = "transfer"
     Config = TransferConfig
+    many_calls = True  # each of some calls may measure other data sets
 
     def __init__(self, file: Path, config: TransferConfig, module: nn.Module | None, resume: bool) -> None:
         self.encoder, self.config, self.module = file, config, module
