@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from twofold.commands.papers import commands_of
+from twofold.commands.papers import commands_of, released_of
 from twofold.published import METRICS, Item, Paper, papers
 
 HERE = Path(__file__).resolve().parent
@@ -60,7 +60,9 @@ def _made_by(item: Item) -> str:
     if item.command_lines:
         return "; ".join(f"`{line}`" for line in item.command_lines)
     families = list(dict.fromkeys(recipe.partition(":")[0] for recipe in item.recipes()))
-    return ", ".join(f"`{family}`" for family in families) if commands_of(item) else "none"
+    made = [f"`{family}`" for family in families]
+    made += ["`twofold convert` of the released files"] if released_of(item) else []
+    return ", ".join(made) if commands_of(item) else "none"
 
 
 if __name__ == "__main__":

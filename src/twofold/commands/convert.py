@@ -34,8 +34,9 @@ PUBLISHED_STEPS = {
     3754: (1, "SimCLR v2, fine-tuned on 10 % of the labels"),
     37535: (0, "SimCLR v2, fine-tuned on all labels"),
     28151: (0, "supervised, 90 epochs; the projection head was never trained"),
+    225206: (0, "SimCLR, pretrained, its linear classifier trained for 90 epochs"),
 }
-"""Step of each kind of published v2 file: which output of the head its classifier reads, and what it is.
+"""Step of each kind of published file: which output of the head its classifier reads, and what it is.
 
 Source: the files' own step counters; arXiv 2006.10029 section 3 (fine-tuning from layer 1 but for all labels);
 google-research/simclr issue 117 (the supervised files' heads).
@@ -164,7 +165,6 @@ def _from_tensorflow(source: Path, weights: Weights, given: int | None) -> _Cont
     layer, why = _classifier_layer(variables, network, given)
     network.fill(variables.read)
     arguments = network.encoder.arguments()
-    sk = f", selective kernels {arguments['sk_ratio']:g}" if arguments["sk_ratio"] else ""
     remarks = []
     if network.other:
         kind = "moving average (ema_model/)" if not network.prefix else "base weights"
@@ -177,7 +177,7 @@ def _from_tensorflow(source: Path, weights: Weights, given: int | None) -> _Cont
     facts = {
         "layout": variables.layout,
         "weights": "ema" if network.prefix else "base",
-        "network": f"ResNet-{arguments['depth']} {arguments['width']:g}x, {arguments['stem']} stem{sk}",
+        "network": describe_network(arguments),
         "head": _describe_head(network.head),
         "classifier": _describe_classifier(network.classifier, layer, why),
         "step": variables.step,
@@ -261,6 +261,12 @@ def _classifier_layer(variables: Variables, network: Network, given: int | None)
             f"{'of the head' if layer is None else layer} ({why}); the outputs have {widths}: give --classifier_layer"
         )
     return layer, why
+
+
+def describe_network(arguments: Mapping[str, Any]) -> str:
+    """A ResNet of SimCLR as its arguments name it; by these words `twofold.published` knows the released files."""
+    kernels = f", selective kernels {arguments['sk_ratio']:g}" if arguments["sk_ratio"] else ""
+    return f"ResNet-{arguments['depth']} {arguments['width']:g}x, {arguments['stem']} stem{kernels}"
 
 
 def _describe_head(head: ProjectionHead | None) -> str | None:

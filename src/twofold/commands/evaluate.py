@@ -70,7 +70,7 @@ def evaluate(
 
 
 def _published(file: Path, config: Any, result: Result) -> list[str]:
-    """What is published for the recipe of the encoder's run, as far as it was measured so."""
+    """What is published for the recipe of the encoder's run, or for the released file, as far as it was measured so."""
     test = getattr(result, "test", getattr(result, "images", None))
     tested = getattr(test, "images", test)
     told = standing.Result(
@@ -78,7 +78,7 @@ def _published(file: Path, config: Any, result: Result) -> list[str]:
         evaluation=None if result.protocol == "imagenet" else plain(config),
         words=["the mean over folds here"] if result.name.endswith("-folds") else [],
     )  # fmt: skip
-    return standing.beside(recipe_of(file), told)
+    return [*standing.beside(recipe_of(file), told), *standing.of_converted(file, told)]
 
 
 def _name(part: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,10 @@ from twofold.published import papers as every_paper
 from twofold.recipe import load
 from twofold.report.tables import Table, terminal
 from twofold.results import in_json
+
+_MOST = 6
+"""Commands that are shown of an item."""
+_OF_FILES = "of the released files, where they lie in checkpoints/"
 
 
 @dataclass(frozen=True)
@@ -49,7 +54,10 @@ class PapersResult:
 
     def to_dict(self) -> dict[str, Any]:
         """In JSON's types: each item by its full name, with its commands."""
-        return {item.full_name: in_json(item) | {"commands": commands_of(item)} for item in self.items}
+        return {
+            item.full_name: in_json(item) | {"commands": commands_of(item), "released": released_of(item)}
+            for item in self.items
+        }
 
 
 def papers(name: str | None = None) -> PapersResult:
@@ -74,7 +82,21 @@ def commands_of(item: Item) -> list[str]:
         return list(item.command_lines)
     lines = [line for row in item.rows for line in _from_the_start(item, row)]
     lines += [f"twofold recipes {family}" for family in item.families]
-    return list(dict.fromkeys(lines))
+    return list(dict.fromkeys(lines)) or released_of(item)
+
+
+def released_of(item: Item) -> list[str]:
+    """What measures the authors' files, command by command: each is converted, and then scored as it is, or where the
+    file holds no classifier, with one that is trained."""
+    lines = []
+    for row in item.rows:
+        if row.released is not None:
+            name = _plain(row.released.file.removesuffix(".pth.tar").replace("/", "-"))
+            lines.append(f"twofold convert checkpoints/{row.released.file} --out encoders/{name}")
+            scored = f"twofold evaluate encoders/{name} imagenet --protocol imagenet"
+            trained = load(item.evaluation).line(f"encoders/{name}", f"runs/{name}-linear") if item.evaluation else ""
+            lines.append(scored if row.released.classifier else trained)
+    return lines
 
 
 def _from_the_start(item: Item, row: Row) -> list[str]:
@@ -125,13 +147,13 @@ def _in_full(item: Item) -> str:
         for row in item.rows
     ]
     heads = [f"{m} ({METRICS[m].partition(' ')[0]})" for m in metrics]
-    commands = commands_of(item)
-    shown = [f"  {command}" for command in commands[:6]]
-    shown += [f"  ... {len(commands) - 6} more, likewise for each recipe below"] if len(commands) > 6 else []
+    commands, released = commands_of(item), released_of(item)
     words = [
         f"{item.full_name}: {item.title}",
         f"{every_paper()[item.paper].source}; {MEASURED[item.measured]}; {item.run}",
-        *(["commands:", *shown] if commands else ["no command makes this"]),
+        *(["commands:", *_first(commands, "recipe")] if commands else ["no command makes this"]),
+        *([f"{_OF_FILES}, not run by us:", *_first(released, "row")] if released not in ([], commands) else []),
+        *([_OF_FILES] if released and released == commands else []),
         *(["", terminal(Table(item.title, [*keys, *heads, "recipe"], rows))] if rows else []),
         *([f"settings: twofold recipes NAME, such as {item.recipes()[0]}"] if item.recipes() else []),
         *([f"not as published: {item.apart}"] if item.apart else []),
@@ -139,6 +161,12 @@ def _in_full(item: Item) -> str:
         *([f"left out: {item.left_out}"] if item.left_out else []),
     ]
     return "\n".join(words)
+
+
+def _first(commands: Sequence[str], of: str) -> list[str]:
+    """The first commands, one a line, and how many more there are."""
+    more = [f"  ... {len(commands) - _MOST} more, likewise for each {of} below"] if len(commands) > _MOST else []
+    return [*(f"  {command}" for command in commands[:_MOST]), *more]
 
 
 def parser() -> ArgumentParser:

@@ -7,6 +7,7 @@ not be confirmed is named as left out, with the reason.
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from importlib import resources
@@ -29,7 +30,7 @@ MEASURED = {
 NOT_RUN = "not run by us"
 _ITEM = frozenset({
     "title", "columns", "measured", "rows", "command", "families", "evaluation", "apart", "note", "left_out", "run",
-    "recipe", "recipes", "recipe_of", "without_recipe", "start", "starts",
+    "recipe", "recipes", "recipe_of", "without_recipe", "start", "starts", "released",
 })  # fmt: skip
 """What an item's entry in a file can hold."""
 SAME = {
@@ -54,6 +55,30 @@ SAME = {
 
 
 @dataclass(frozen=True)
+class Released:
+    """The authors' file of a row's net, which `twofold convert` reads.
+
+    Attributes:
+        file: what it is called where the user has put it.
+        found: what the conversion finds in it, by name: the network, and the step or epoch that it was saved at.
+        classifier: whether the row's value is that of a classifier in the file.
+    """
+
+    file: str
+    found: Mapping[str, Any]
+    classifier: bool = True
+
+    def is_in(self, found: Mapping[str, Any]) -> bool:
+        """Whether a conversion found the file's network, saved at the same step or epoch; never where that of the file
+        is not known, since then nothing tells it from others."""
+        return self.saved() != "" and all(found.get(name) == value for name, value in self.found.items())
+
+    def saved(self) -> str:
+        """When it was saved, in words; empty where that is not known."""
+        return next((f"{name} {self.found[name]:,}" for name in ("step", "epoch") if name in self.found), "")
+
+
+@dataclass(frozen=True)
 class Row:
     """One row of a published table.
 
@@ -64,12 +89,14 @@ class Row:
         recipe: the recipe that is to reach it, or of pretraining what is then measured; None where there is none.
         start: the recipe of the run that it starts from or learns from: the pretraining of what is fine-tuned, the
             encoder of what is trained with labels, the teacher of what is distilled; None where there is none.
+        released: the authors' file of it; None where there is none.
     """
 
     keys: Mapping[str, str]
     values: Mapping[str, float]
     recipe: str | None
     start: str | None = None
+    released: Released | None = None
 
     def words(self) -> str:
         """The values for people."""
@@ -174,6 +201,17 @@ def published(recipe: str, *measured: str) -> list[tuple[Item, Row]]:
     ]
 
 
+def converted(found: Mapping[str, Any]) -> list[tuple[Item, Row]]:
+    """The rows of the released file that a conversion was of, as far as what it found in the file tells."""
+    return [
+        (item, row)
+        for paper in papers().values()
+        for item in paper.items.values()
+        for row in item.rows
+        if row.released is not None and row.released.is_in(found)
+    ]
+
+
 def reached(recipe: str) -> str:
     """What a recipe should reach, in words; empty where nothing is published for it."""
     found = [
@@ -219,7 +257,24 @@ def _row(document: Mapping[str, Any], cells: Mapping[str, Any]) -> Row:
     keys = {column: str(value) for column, value in cells.items() if column not in METRICS}
     values = {column: float(value) for column, value in cells.items() if column in METRICS and value is not None}
     recipe = _recipe(document, keys)
-    return Row(keys, values, recipe, _start(document, keys) if recipe else None)
+    return Row(keys, values, recipe, _start(document, keys) if recipe else None, _released(document, keys))
+
+
+def _released(document: Mapping[str, Any], keys: Mapping[str, str]) -> Released | None:
+    """The authors' file of a row: names are made of its keys, of them with _ for -, and of the parts of a net."""
+    if "released" not in document:
+        return None
+    parts = dict(keys) | {f"{name}_": value.replace("-", "_") for name, value in keys.items()}
+    if net := re.fullmatch(r"r(\d+)-(\dx)(-sk)?", keys.get("net", "")):
+        kernels = ", selective kernels 0.0625" if net[3] else ""
+        parts |= {"depth": net[1], "width": net[2], "selective": str(int(bool(net[3]))), "kernels": kernels}
+    found = dict(document["released"])
+    file, classifier = str(found.pop("file")).format(**parts), bool(found.pop("classifier", True))
+    chosen = {
+        name: next(of for key, of in value.items() if key in keys.values()) if isinstance(value, dict) else value
+        for name, value in found.items()
+    }
+    return Released(file, chosen | {"network": chosen["network"].format(**parts)}, classifier)
 
 
 def _start(document: Mapping[str, Any], keys: Mapping[str, str]) -> str | None:

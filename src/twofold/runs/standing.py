@@ -19,7 +19,7 @@ from twofold.encoders.weights import read_header
 from twofold.errors import UserError
 from twofold.evaluation.protocols.base import EvaluationConfig
 from twofold.options import OptionsParser, as_written, flatten, plain
-from twofold.published import MEASURED, Item, Row, published
+from twofold.published import MEASURED, Item, Row, converted, published
 from twofold.recipe import load
 from twofold.results import measured
 from twofold.runs.config import DistillConfig, FinetuneConfig, RunConfig
@@ -123,7 +123,7 @@ def of_finetuning(start: Path, run: RunDirectory, scores: Any, labels: int) -> t
                                                start=begun))  # fmt: skip
     if options["freeze"] == "encoder":  # linear evaluation: what is published is the pretraining's
         whole = Result(("linear",), list(measured(scores)), scores.count, begun, evaluation=options, command="finetune")
-        lines += beside(recipe_of(start), whole)
+        lines += [*beside(recipe_of(start), whole), *of_converted(start, whole)]
     return tuple(lines)
 
 
@@ -160,14 +160,42 @@ def beside(recipe: str | None, result: Result) -> list[str]:
         if not set(row.values) & set(result.metrics):
             continue
         apart = [*_apart(str(recipe), item, row, result), *result.words]
-        lines.append(_line(str(recipe), item, row, apart))
+        shared = sum(other.recipe == row.recipe for other in item.rows) > 1
+        lines.append(_line(f"recipe {recipe}", item, row, apart, shared))
     return lines
 
 
-def _line(recipe: str, item: Item, row: Row, apart: Sequence[str]) -> str:
-    shared = sum(other.recipe == row.recipe for other in item.rows) > 1
+def of_converted(file: Path, result: Result) -> list[str]:
+    """Lines that set the published values of the file that an encoder was converted from beside a result; none where
+    it was converted from no file of the authors', as far as what was found in it tells.
+
+    Args:
+        file: the encoder's.
+        result: of the classifier in it (`evaluation` is None), or of one that was fitted.
+    """
+    found = read_header(file)["extra"].get("converted")
+    if not isinstance(found, Mapping) or found.get("weights") != "base":
+        return []
+    lines = []
+    for item, row in converted(found):
+        assert row.released is not None  # it was told from that
+        measured_so = row.released.classifier if result.evaluation is None else item.measured in result.ways
+        if not measured_so or not set(row.values) & set(result.metrics):
+            continue
+        _, tested = DATA["imagenet"]
+        apart = (
+            [f"{tested:,} test examples there, {result.tested:,} here"] if result.tested not in (None, tested) else []
+        )
+        if result.evaluation is not None:
+            apart += [f"of the evaluation, {each}" for each in _measured(item, result)]
+        source = f"a released file, known by its {row.released.saved()} and its net alone"
+        lines.append(_line(source, item, row, [*apart, *result.words], shared=True))
+    return lines
+
+
+def _line(source: str, item: Item, row: Row, apart: Sequence[str], shared: bool) -> str:
     whose = f" ({', '.join(f'{name} {value}' for name, value in row.keys.items())})" if shared else ""
-    line = f"published: {row.words()} {MEASURED[item.measured]}{whose} ({item.full_name}; recipe {recipe})"
+    line = f"published: {row.words()} {MEASURED[item.measured]}{whose} ({item.full_name}; {source})"
     if not apart:
         return line
     more = f"; and {len(apart) - MOST} more" if len(apart) > MOST else ""
