@@ -31,7 +31,7 @@ def duration(seconds: float) -> str:
     return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
 
 
-def print_rank0(text: str) -> None:
-    """Print on the first rank alone."""
+def print_rank0(text: str, markup: bool = True) -> None:
+    """Print on the first rank alone; without `markup` what stands in brackets is text, as in names of files."""
     if rank() == 0:
-        console.print(text)
+        console.print(text, markup=markup)

@@ -41,6 +41,10 @@ class UserError(Exception):
         return "".join(f"--{str.__str__(piece)}" if isinstance(piece, Option) else piece for piece in self.args)
 
 
+class Diverged(UserError):
+    """Training whose loss or weights became infinite or no numbers; where several settings are tried, one of them."""
+
+
 class Stopped(Exception):
     """A signal ended the run early; it left a checkpoint and can be resumed.
 

@@ -12,7 +12,7 @@ from twofold.commands.evaluate import evaluate
 from twofold.commands.pretrain import pretrain
 from twofold.devices import choose_device, peak_memory
 from twofold.encoders.load import load
-from twofold.errors import Stopped, UserError
+from twofold.errors import Diverged, Stopped, UserError
 from twofold.evaluation.protocols.classifier import Evaluation
 from twofold.files import CELL_LOCK
 from twofold.interrupts import Interrupted, end_with_writer, interruptible
@@ -31,10 +31,14 @@ TRAINED = "trained.json"
 
 
 def run_cell(place: Path, work: dict[str, Any]) -> None:
-    """Train and score a cell in this process, and write its `cell.json`."""
-    cell = RunSpec(**work["cell"])
-    took = _trained(place, work["data"], cell)
-    run = RunDirectory(place)
+    """Train and score a cell in this process, and write its `cell.json`; of one that diverges it says that alone."""
+    cell, run = RunSpec(**work["cell"]), RunDirectory(place)
+    try:
+        took = _trained(place, work["data"], cell)
+    except Diverged as error:
+        nothing = Outcome(cell.method, cell.batch, cell.seed, 0.0, 0.0, 0.0, 0, 0, "", diverged=str(error))
+        run.write_json("cell.json", asdict(nothing))
+        return
     shared: dict[str, Any] = {"data": cell.options.get("data", {}), "baselines": False} | work.get("scoring", {})
     if work["test"] is not None:
         shared["test"] = work["test"]

@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from twofold.console import print_rank0
 from twofold.data import DataConfig, Source
 from twofold.encoders import load_head, read_header
 from twofold.encoders.load import load
-from twofold.errors import Stopped
+from twofold.errors import Diverged, Stopped
 from twofold.evaluation.features import Pixels
 from twofold.evaluation.label_subsets import label_positions
 from twofold.evaluation.parts import evaluation_parts, labelled_parts
@@ -63,7 +64,8 @@ def measure(
         shared: options of reading the data and of the machine, the cell's.
 
     Returns:
-        Test accuracies in [0, 1] by name; of a transformation two, "NAME, h" and "NAME, z", and "NAME, chance".
+        Test accuracies in [0, 1] by name; of a transformation two, "NAME, h" and "NAME, z", and "NAME, chance". What
+        diverged is told and left out.
 
     Raises:
         Stopped: a signal ended it early.
@@ -77,7 +79,10 @@ def measure(
     for number, after in enumerate(afters):
         if after.kind == "finetune":
             options = merge(shared, after.options)
-            found[after.name] = _finetuned(file, train, scored, place / f"after{number:02}", options)
+            try:
+                found[after.name] = _finetuned(file, train, scored, place / f"after{number:02}", options)
+            except Diverged as error:
+                print_rank0(f"{after.name} is left out: {error}", markup=False)
         else:
             head = load_head(file)
             assert head is not None  # the study sees to it

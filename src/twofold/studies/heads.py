@@ -115,11 +115,16 @@ class HeadsStudy(GridStudy):
         figures = list(super().figures(cells))
         if self.config.tsne:
             place = ("nonlinear", str(self.config.outputs[-1]))
-            figures += [self._map(part) for part in self.parts if (part.row, part.column, part.seed) == (*place, 0)]
-        part = next((part for part in self.parts if (part.row, part.column) == ("linear", AS_H)), None)
+            figures += [self._map(part) for part in self._trained(*place) if part.seed == 0]
+        part = next(iter(self._trained("linear", AS_H)), None)
         if part is not None:
             figures.append(eigenvalue_figure(self._file(part)))
         return figures
+
+    def _trained(self, row: str, column: str) -> list[GridPart]:
+        """The runs of a place, but for those that diverged, of which there may be no encoder."""
+        own = [part for part in self.parts if (part.row, part.column) == (row, column)]
+        return [part for part in own if self.describe(part) not in self.diverged]
 
     def _file(self, part: GridPart) -> Path:
         return self.folder.path / part.name / "encoder.safetensors"

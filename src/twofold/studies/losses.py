@@ -207,7 +207,8 @@ class LossesStudy(GridStudy):
         """What training came to in the runs of a row, seed by seed."""
         found: dict[str, list[float]] = {name: [] for name in _MEASURES}
         for part in self.parts:
-            last = RunDirectory(self.folder.path / part.name).rows()[-1:] if part.row == row else []
+            own = part.row == row and self.describe(part) not in self.diverged
+            last = RunDirectory(self.folder.path / part.name).rows()[-1:] if own else []
             for name, unit in _MEASURES.items():
                 found[name] += [unit * float(each[name]) for each in last if name in each]
         return found

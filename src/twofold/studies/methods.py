@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from twofold.console import duration
+from twofold.console import duration, print_rank0
 from twofold.data import DataConfig, Order, Source, open_source
 from twofold.devices import choose_device
 from twofold.errors import UserError
@@ -29,7 +29,7 @@ from twofold.report import Report, Series, Table, line_figure
 from twofold.report.tables import spread
 from twofold.runs.config import build
 from twofold.runs.defaults import choose
-from twofold.studies.base import Folder, Study, reading_options
+from twofold.studies.base import Folder, Study, StudyResult, reading_options
 from twofold.studies.cells import Cell, run_cells
 from twofold.text import counted
 
@@ -99,6 +99,7 @@ class Outcome:
         device: "cpu", "cuda" or "mps".
         more: what else a study measured of the run's encoder, by name.
         parameters: of the run's encoder; 0 where it was not counted.
+        diverged: why training came to nothing, where it did; then nothing was measured.
     """
 
     method: str
@@ -112,6 +113,7 @@ class Outcome:
     device: str
     more: dict[str, float] = field(default_factory=dict)
     parameters: int = 0
+    diverged: str = ""
 
 
 def plan(study: MethodsConfig, shared: dict[str, Any], epochs: float) -> list[RunSpec]:
@@ -145,6 +147,20 @@ def read_outcome(folder: Path) -> Outcome | None:
         raise UserError(f"{file} is damaged: {error}; remove it to have the cell measured again") from error
 
 
+def left_out(diverged: Sequence[str]) -> str:
+    """Which cells' training diverged, in a sentence; empty where none did."""
+    return f"Left out, since their training diverged: {'; '.join(diverged)}." if diverged else ""
+
+
+def check_some(cells: Sequence[Any], diverged: Sequence[str]) -> None:
+    """Raise a UserError for a study of which every cell diverged."""
+    if not cells and diverged:
+        raise UserError(
+            f"training diverged in every cell ({'; '.join(diverged)}), as told above: give a lower optim.lr in "
+            "--config, and begin in another folder"
+        )
+
+
 def table(outcomes: Sequence[Outcome]) -> Table:
     """A row for each batch and method; means, and the sample standard deviation where there are several seeds."""
     groups = _groups(outcomes)
@@ -176,9 +192,9 @@ def page(outcomes: Sequence[Outcome], data: str) -> Report:
     def curves(name: str) -> list[Series]:
         lines = []
         for method in methods:
-            values = [[float(getattr(o, name)) for o in groups[batch, method]] for batch in batches]
+            values = [[float(getattr(o, name)) for o in groups.get((batch, method), [])] for batch in batches]
             error = [float(np.std(v, ddof=1)) if len(v) > 1 else None for v in values]
-            lines.append(Series(TITLES[method], [float(np.mean(v)) for v in values], error))
+            lines.append(Series(TITLES[method], [float(np.mean(v)) if v else None for v in values], error))
         return lines
 
     figures = [
@@ -205,6 +221,7 @@ class MethodsStudy(Study[RunSpec, Outcome]):
 
     def __init__(self, data: str, config: MethodsConfig, folder: Folder) -> None:
         self.data, self.config, self.folder = data, config, folder
+        self.diverged: list[str] = []
 
     def plan(self) -> Sequence[RunSpec]:
         """One part a run."""
@@ -230,7 +247,20 @@ class MethodsStudy(Study[RunSpec, Outcome]):
         outcome = read_outcome(place)
         if outcome is None:
             raise UserError(f"{place} came to nothing: it has no cell.json")
+        if outcome.diverged:
+            print_rank0(f"{part.name} is left out: {outcome.diverged}", markup=False)
+            self.diverged.append(part.name)
+            return []
         return [outcome]
+
+    def finish(self, cells: Sequence[Outcome]) -> StudyResult[Outcome]:
+        """Write the results and the page; UserError where no cell has any."""
+        check_some(cells, self.diverged)
+        return super().finish(cells)
+
+    def interpretation(self, cells: Sequence[Outcome]) -> str:  # noqa: ARG002
+        """Which cells diverged."""
+        return left_out(self.diverged)
 
     def measured(self, cell: Outcome) -> Mapping[str, float]:
         """Accuracies and seconds by method and batch."""
@@ -239,7 +269,7 @@ class MethodsStudy(Study[RunSpec, Outcome]):
 
     def page(self, cells: Sequence[Outcome]) -> Report:
         """Accuracies and time against the batch size."""
-        return page(cells, self.data)
+        return dataclasses.replace(page(cells, self.data), lead=left_out(self.diverged))
 
 
 def _epochs(study: MethodsConfig, shared: dict[str, Any], source: Source) -> float:

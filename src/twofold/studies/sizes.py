@@ -123,9 +123,10 @@ def gain_figure(cells: Sequence[Score], labels: Sequence[str]) -> Figure:
     places = sorted(dict.fromkeys((cell.row, cell.column) for cell in cells), key=lambda place: size_of(cells, place))
     clouds = []
     for share in labels[:5]:
-        means = [float(np.mean(values(cells, place, tuned(share)))) for place in places]
+        there = [place for place in places if values(cells, place, tuned(share))]
+        means = [float(np.mean(values(cells, place, tuned(share)))) for place in there]
         gains = [100 * (mean / max(means[0], 1e-9) - 1) for mean in means]
-        clouds.append(Points(f"{share} of the labels", [size_of(cells, p) for p in places], gains, joined=True))
+        clouds.append(Points(f"{share} of the labels", [size_of(cells, p) for p in there], gains, joined=True))
     note = f"Fine-tuned accuracy relative to the smallest net's, with the same labels. {left_off(5, labels)}".strip()
     return point_figure("Gain of bigger nets", "parameters", "relative gain in %", clouds, log_x=True, note=note)
 

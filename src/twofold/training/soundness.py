@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from twofold.archives import spoiled
 from twofold.distributed import all_reduce_mean
-from twofold.errors import UserError
+from twofold.errors import Diverged
 
 SHOWN = 5
 """Most names in a message."""
@@ -42,32 +42,32 @@ class Soundness:
             index: [n] examples of its batch.
 
         Raises:
-            UserError: the loss is no number.
+            Diverged: the loss is no number.
         """
         if loss.device.type != "cpu":
             return
         if not math.isfinite(float(loss)):
             names = spoiled(self._method.state_dict())
             if names and self._before is not None:  # it began with the update before
-                raise UserError(
+                raise Diverged(
                     self._message(f"the weights became no numbers in step {step} ({_some(names)})", self._before)
                 )
             what = "the weights are no numbers" if names else f"the loss became {float(loss)}"
-            raise UserError(self._message(f"{what} in step {step + 1}", index))
+            raise Diverged(self._message(f"{what} in step {step + 1}", index))
         self._before = index
 
     def check_loss(self, loss: float, step: int) -> None:
-        """Raise a UserError if the mean loss until `step` is no number."""
+        """Raise Diverged if the mean loss until `step` is no number."""
         if not math.isfinite(loss):
-            raise UserError(self._message(f"the loss became {loss} at step {step} or before", self._before))
+            raise Diverged(self._message(f"the loss became {loss} at step {step} or before", self._before))
 
     def check_state(self, state: Mapping[str, Any], step: int) -> None:
-        """Raise a UserError, on every rank, if on any of them a tensor of what is to be saved holds no number."""
+        """Raise Diverged, on every rank, if on any of them a tensor of what is to be saved holds no number."""
         names = spoiled(state)
         some = torch.tensor(float(bool(names)), device=next(self._method.parameters()).device)
         if float(all_reduce_mean(some)) > 0:
             text = _some(names) if names else "in another process"
-            raise UserError(
+            raise Diverged(
                 self._message(f"after step {step} weights are infinite or no numbers ({text})", self._before)
             )
 
