@@ -48,8 +48,8 @@ class Difference:
         if not math.isfinite(self.mean):
             return "not known"
         if self.half < math.inf:
-            return f"{self.mean:+.1f} ± {self.half:.1f}"
-        return f"{self.mean:+.1f}" + (" each time" if self.error == 0 else "")
+            return f"{self.mean:+z.1f} ± {self.half:.1f}"
+        return f"{self.mean:+z.1f}" + (" each time" if self.error == 0 else "")
 
 
 def quantile(freedom: float, level: float = LEVEL) -> float:

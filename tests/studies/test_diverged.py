@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 from tiny import images
 
-from twofold import cli
+from twofold import cli, verdicts
 from twofold.errors import Diverged
 from twofold.studies import after as afters
 from twofold.studies.grid import Score
 from twofold.studies.methods import read_outcome
-from twofold.studies.sizes import gain_figure
+from twofold.studies.second import DepthStudy, MemoryStudy
+from twofold.studies.sizes import LinearStudy, SizeStudy, gain_figure
 
 SHARED = """
 encoder: {name: resnet10, width: 0.125, stem: cifar}
@@ -92,3 +93,19 @@ def test_a_fine_tuning_that_diverges_costs_its_own_number_alone(monkeypatch, tmp
         ("a", {"fine-tuned, 1%": 0.2}, 1_000_000), ("b", {}, 2_000_000), ("c", {"fine-tuned, 1%": 0.4}, 3_000_000),
     )]  # fmt: skip
     assert "1% of the labels: 1M: 0.0 %, 3M: 100.0 %." in gain_figure(cells, ["1%"]).alt
+
+
+@pytest.mark.parametrize("kind", [SizeStudy, LinearStudy, DepthStudy, MemoryStudy])
+def test_pages_are_whole_where_no_fine_tuning_came_to_its_end(kind):
+    """A figure of nothing is left out; the table has an empty place."""
+    study = kind("data", kind.Config(labels=("1%", "all")), None)
+    cells = [Score(row, "1" if study.columns_are else "", seed, 0.5, 0.5, 1.0, {}, 1000)
+             for row in ("2 layers", "none") for seed in (0, 1)][: 2 if kind is DepthStudy else 4]  # fmt: skip
+    page = study.page(cells)
+    assert page.tables[0].rows[0][-1] in ("", "50.0 ± 0.0")
+    assert study.interpretation(cells) == ""
+    assert all("%" in figure.alt for figure in page.figures)
+
+
+def test_the_same_numbers_are_told_in_words():
+    assert verdicts.paired([0.5, 0.5], [0.5003, 0.5004]).times(100).words().startswith("+0.0 ± "), "no -0.0"

@@ -190,7 +190,7 @@ def _number(value: float, share: bool) -> str:
 
 
 def _signed(value: float, share: bool) -> str:
-    return f"{100 * value:+.2f}" if share else f"{value:+.4g}"
+    return f"{100 * value:+z.2f}" if share else f"{value:+z.4g}"
 
 
 def difference_table(groups: Sequence[Group]) -> Table:

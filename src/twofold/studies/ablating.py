@@ -17,6 +17,7 @@ from twofold.errors import UserError
 from twofold.published import values_of
 from twofold.report import Figure, Table, heat_figure
 from twofold.studies.grid import Contrast, GridConfig, GridStudy, Place, Score, Trend, axes_of, values
+from twofold.text import counted
 
 Operators = Literal["crop", "cutout", "color", "sobel", "noise", "blur", "rotate"]
 _OPERATORS: tuple[Operators, ...] = ("crop", "cutout", "color", "sobel", "noise", "blur", "rotate")
@@ -115,8 +116,13 @@ class BatchStudy(GridStudy):
     def contrasts(self) -> Sequence[Contrast]:
         """The largest batch against the smallest, at each length: the paper finds the gap smaller with more epochs."""
         low, high = str(min(self.config.batches)), str(max(self.config.batches))
-        lengths = [f"{epochs:g}" for epochs in sorted(self.config.lengths)]
-        return [Contrast(f"batch {high} less {low}, {e} epochs", (high, e), (low, e)) for e in lengths if low != high]
+        return [
+            Contrast(
+                f"batch {high} less {low}, {counted(epochs, 'epoch')}", (high, f"{epochs:g}"), (low, f"{epochs:g}")
+            )
+            for epochs in sorted(self.config.lengths)
+            if low != high
+        ]
 
     def trends(self) -> Sequence[Trend]:
         """What the larger batch gains in the shortest training against what it gains in the longest."""

@@ -172,9 +172,8 @@ def _one(pairs: Sequence[Pair], student: str, matched: float) -> str:
     )
     means = [100 * float(np.mean(list(side["student_top1"].values()))) for side in (same, other)]
     if abs(teachers.mean) > matched:
-        verdict = (
-            f"no verdict, since the teachers themselves differ by {teachers.mean:+.1f}, more than --matched {matched:g}"
-        )
+        apart = f"{teachers.mean:+z.1f}, more than --matched {matched:g}"
+        verdict = f"no verdict, since the teachers themselves differ by {apart}"
     elif not found.clear:
         verdict = "no clear difference"
     else:

@@ -93,11 +93,12 @@ class HeadsStudy(GridStudy):
 
     def contrasts(self) -> Sequence[Contrast]:
         """Nonlinear against linear at each size, both against none, and h against z of each head."""
-        sizes = [str(size) for size in self.config.outputs]
-        found = [Contrast(f"nonlinear less linear, {s} outputs", ("nonlinear", s), ("linear", s)) for s in sizes]
+        outputs = {str(size): counted(size, "output") for size in self.config.outputs}
+        sizes = list(outputs)
+        found = [Contrast(f"nonlinear less linear, {outputs[s]}", ("nonlinear", s), ("linear", s)) for s in sizes]
         found += [Contrast(f"{kind} less none", (kind, sizes[-1]), ("none", AS_H)) for kind in ("nonlinear", "linear")]
         places = [(kind, size) for kind in ("nonlinear", "linear") for size in sizes]
-        return [*found, *(Contrast(f"h less z, {k}, {s} outputs", (k, s), (k, s), "linear", Z) for k, s in places)]
+        return [*found, *(Contrast(f"h less z, {k}, {outputs[s]}", (k, s), (k, s), "linear", Z) for k, s in places)]
 
     def table(self, cells: Sequence[Score]) -> Table:
         """Linear accuracy of h, and below it that of z."""

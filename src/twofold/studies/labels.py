@@ -295,7 +295,7 @@ def interpret(cells: Sequence[LabelEfficiency], control: str) -> str:
         alike = _names(_alike(best[most], rows[most]))
         also = f"; not clearly better than {alike}" if alike and best[most].std is not None else ""
         lines.append(
-            f"{most:,} labels give {_words(best[most])} ({best[most].features}{also}), {gain * 100:+.1f} points."
+            f"{most:,} labels give {_words(best[most])} ({best[most].features}{also}), {gain * 100:+z.1f} points."
         )
     lines += _against_control(counts, rows, control)
     # Little is bought where every later number stays within a point, not where one step happens to be small.

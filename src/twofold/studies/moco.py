@@ -54,7 +54,7 @@ class MocoConfig(GridConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.epochs is None or self.epochs < 5:
-            raise UserError(f"--epochs {self.epochs}: MoCo's rate falls at 60 and 80 % of them; give 5 or more")
+            raise UserError(f"--epochs {self.epochs:g}: MoCo's rate falls at 60 and 80 % of them; give 5 or more")
         for name in ("cases", "temperatures", "momenta", "queues"):
             given = getattr(self, name)
             if len(set(given)) < len(given):

@@ -95,9 +95,11 @@ class DepthStudy(FewLabelsStudy):
         ]
         best = [series(row, cells, [((row, ""), self._best(cells, row, labels)) for labels in shares]) for row in rows]
         note = "Each from the layer that was best for it on the test images, which flatters all of them."
+        plots = {"Depth of the head": (best, note), f"Where fine-tuning starts, {deepest[0]}": (layers, "")}
         return [
-            bar_figure("Depth of the head", "share of labels", shares, best, note=note),
-            bar_figure(f"Where fine-tuning starts, {deepest[0]}", "share of labels", shares, layers),
+            bar_figure(title, "share of labels", shares, lines, note=note)
+            for title, (lines, note) in plots.items()
+            if any(value is not None for line in lines for value in line.values)
         ]
 
     def _best(self, cells: Sequence[Score], row: str, labels: str) -> str:

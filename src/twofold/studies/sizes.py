@@ -91,8 +91,8 @@ class SizeStudy(FewLabelsStudy):
         known = [cell for cell in cells if cell.parameters]
         if not known:  # an earlier version trained them and did not count
             return super().figures(cells)
-        figures = [self._scatter(known)]
-        return [*figures, gain_figure(known, self.config.labels)] if self.config.labels else figures
+        there = [share for share in self.config.labels if any(cell.value(tuned(share)) is not None for cell in known)]
+        return [self._scatter(known), *([gain_figure(known, there)] if there else [])]
 
     def _scatter(self, cells: Sequence[Score]) -> Figure:
         """A mark for each net, a colour for each width."""
@@ -204,5 +204,8 @@ class LinearStudy(FewLabelsStudy):
                 if places:
                     clouds.append(Points(row, x, y, [f"{column} ep." for _, column in places], errors(found)))
             title = f"Fine-tuned on {labels} of the labels"
-            figures.append(point_figure(title, "linear accuracy in %", "fine-tuned accuracy in %", clouds, note=note))
+            if clouds:
+                figures.append(
+                    point_figure(title, "linear accuracy in %", "fine-tuned accuracy in %", clouds, note=note)
+                )
         return figures

@@ -129,7 +129,7 @@ class ViewingStudy(Study[str, Common]):
 
     def interpretation(self, cells: Sequence[Common]) -> str:
         """How much easier crops of one image are to match by their histograms, in both kinds of views."""
-        words = [f"{100 * (c.same - c.others):+.1f} points {c.distortion}" for c in cells]
+        words = [f"{100 * (c.same - c.others):+z.1f} points {c.distortion}" for c in cells]
         return f"Crops of one image have more of their histograms in common than others: {', '.join(words)}."
 
     def measured(self, cell: Common) -> Mapping[str, float]:

@@ -306,7 +306,7 @@ class TransferStudy(Study[TransferPart, TransferResult]):
 
     def _compare(self, cell: TransferResult, other: TransferResult, whose: str) -> str:
         """One data set's test in words."""
-        words = f"{SETS[cell.name].title}, {cell.protocol}, {100 * (cell.value - other.value):+.1f} against {whose}"
+        words = f"{SETS[cell.name].title}, {cell.protocol}, {100 * (cell.value - other.value):+z.1f} against {whose}"
         if not cell.hits or not other.hits:
             return f"{words}: not tested, for a result of an earlier version does not say which images were right"
         labels = np.asarray(self.splits[cell.name].test.labels)
