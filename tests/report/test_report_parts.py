@@ -32,6 +32,8 @@ from twofold.report import (
 )
 from twofold.report.images import png, sprite
 from twofold.report.map import project
+from twofold.studies.finetuning import Trial
+from twofold.studies.finetuning import table as trial_table
 
 
 def decoded(address: str) -> np.ndarray:
@@ -265,3 +267,14 @@ def test_missing_libraries_are_named_with_the_remedy(
     with pytest.raises(UserError, match=rf"{named}.*pip install {named}"):
         write_report(tmp_path / "report.html", Report("t", metrics=metrics()))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_of_one_draw_no_deviation_is_told():
+    """In the notes of tables and plots: there was a 'standard deviation over 1 draws'."""
+    one, some = ([LabelEfficiency("a", 4, top1, ())] for top1 in ((0.5,), (0.5, 0.6, 0.7)))
+    assert "; one draw of the labelled images: no spread is known (" in label_table(one).note
+    assert "; mean ± standard deviation over 3 draws of the labelled images (" in label_table(some).note
+    assert (label_figure(one).note, label_figure(some).note != "") == ("", True)
+    trials = [Trial("1%", 4, 0, draw, 0.5) for draw in (0, 1)]
+    assert "in %, one draw of labels and seed: no spread is known; " in trial_table(trials[:1]).note
+    assert "in %, mean ± standard deviation over 2 draws of labels and seed; " in trial_table(trials).note

@@ -84,7 +84,7 @@ def label_figure(cells: Sequence[LabelEfficiency]) -> Figure:
     for name in dict.fromkeys(cell.features for cell in cells):
         result = [by.get((name, count)) for count in counts]
         series.append(Series(name, [c.mean if c else None for c in result], [c.std if c else None for c in result]))
-    note = "Bars: one standard deviation over draws of labels."
+    note = "Bars: one standard deviation over draws of labels." if any(cell.std is not None for cell in cells) else ""
     return line_figure("Accuracy against labels", "labels", counts, series, note=note, percent=True, log_x=True)
 
 

@@ -60,8 +60,8 @@ def label_table(cells: Sequence[LabelEfficiency], title: str = "How many labels 
         known = {row: by[name, count].mean for row, name in enumerate(names) if (name, count) in by}
         best |= {(row, column) for row, mean in known.items() if mean == max(known.values())}
     note = note or (
-        "Test accuracy of a logistic regression in %; mean ± standard deviation over "
-        f"{draws} draw{'s' if draws > 1 else ''} of the labelled images (a single fit where every image is labelled)."
+        f"Test accuracy of a logistic regression in %; {averaged(draws, 'draw', ' of the labelled images')} (a single "
+        "fit where every image is labelled)."
     )
     return Table(title, ["", *(f"{counted(count, 'label')}" for count in counts)], rows, note, frozenset(best))
 
@@ -70,6 +70,13 @@ def _accuracy(cell: LabelEfficiency | None) -> str | None:
     if cell is None:
         return None
     return f"{cell.mean * 100:.1f}" + ("" if cell.std is None else f" ± {cell.std * 100:.1f}")
+
+
+def averaged(count: int, what: str, of: str = "") -> str:
+    """What the numbers of a table are averaged over, in words: so many draws or seeds, `of` behind them."""
+    if count == 1:
+        return f"one {what}{of}: no spread is known"
+    return f"mean ± standard deviation over {counted(count, what)}{of}"
 
 
 def spread(values: Sequence[float]) -> str:

@@ -34,7 +34,7 @@ from twofold.evaluation.splits import check_test_labels, single_labels
 from twofold.options import OptionsParser, merge
 from twofold.randomness import permutation
 from twofold.report import Report, Table, line_figure
-from twofold.report.tables import curve, spread
+from twofold.report.tables import averaged, curve, spread
 from twofold.runs.config import FinetuneConfig
 from twofold.runs.finetune import finetune
 from twofold.studies.base import INTERVAL, Folder, Study, shared_options, train_and_test
@@ -228,8 +228,8 @@ def table(points: Sequence[Point]) -> Table:
     of = {"linear": "of a logistic regression on frozen features", "finetune": "of fine-tuned networks"}
     whose = " or ".join(of[each] for each in PROTOCOLS if each in asked)
     note = (
-        f"Test accuracy in % and (a - 1/C) / (1 - 1/C), {whose}; mean ± standard deviation over "
-        f"{counted(draws, 'draw')} of classes and images (all classes: of images)."
+        f"Test accuracy in % and (a - 1/C) / (1 - 1/C), {whose}; {averaged(draws, 'draw', ' of classes and images')} "
+        "(all classes: of images)."
     )
     return Table("Number of classes", ["", *heads], rows, note)
 

@@ -24,13 +24,12 @@ from twofold.evaluation.features import Pixels
 from twofold.evaluation.label_subsets import label_positions
 from twofold.options import OptionsParser, merge
 from twofold.report import Figure, Report, Series, Table, bar_figure
-from twofold.report.tables import spread
+from twofold.report.tables import averaged, spread
 from twofold.runs import distill as distillation
 from twofold.runs.config import DistillConfig
 from twofold.runs.teacher import TeacherSource
 from twofold.studies.base import INTERVAL, Folder, Study, check_one_label, shared_options, train_and_test
 from twofold.studies.nets import net_options, title
-from twofold.text import counted
 from twofold.verdicts import paired
 
 SET_BY_THE_STUDY = {
@@ -132,7 +131,7 @@ def table(pairs: Sequence[Pair]) -> Table:
         "student's accuracy", "gap", "agreement",
     ]  # fmt: skip
     seeds = len({p.seed for p in pairs})
-    note = f"Test accuracy and agreement in %, mean ± standard deviation over {counted(seeds, 'seed')} of the student."
+    note = f"Test accuracy and agreement in %, {averaged(seeds, 'seed', ' of the student')}."
     return Table("Same base or another?", columns, rows, note)
 
 

@@ -21,7 +21,7 @@ from twofold.evaluation.label_subsets import is_list, label_positions
 from twofold.evaluation.scores import Scores
 from twofold.options import OptionsParser, merge
 from twofold.report import Report, Series, Table, line_figure
-from twofold.report.tables import curve, spread
+from twofold.report.tables import averaged, curve, spread
 from twofold.runs.config import FinetuneConfig
 from twofold.runs.finetune import finetune
 from twofold.studies.base import INTERVAL, Folder, Study, check_one_label, shared_options, train_and_test
@@ -122,10 +122,8 @@ def table(trials: Sequence[Trial]) -> Table:
     entries = list(dict.fromkeys(t.from_head for t in trials))
     rows = [[title(e), *(spread([t.top1 for t in trials if t.from_head == e and t.count == c]) for c in counts)]
             for e in entries]  # fmt: skip
-    note = (
-        f"Test accuracy in %, mean ± standard deviation over {len({t.draw for t in trials})} draws of labels and "
-        "seeds; the same steps for all starts."
-    )
+    over = averaged(len({t.draw for t in trials}), "draw", " of labels and seed")
+    note = f"Test accuracy in %, {over}; the same steps for all starts."
     return Table("Fine-tuning", ["", *(f"{counted(c, 'label')}" for c in counts)], rows, note)
 
 

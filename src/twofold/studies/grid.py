@@ -25,7 +25,7 @@ from twofold.evaluation.splits import check_labels
 from twofold.options import merge
 from twofold.recipe import read_layers
 from twofold.report import MOST_BARS, Figure, Report, Series, Table, bar_figure
-from twofold.report.tables import spread
+from twofold.report.tables import averaged, spread
 from twofold.runs.config import RunConfig, build
 from twofold.runs.defaults import choose
 from twofold.studies.after import After, check
@@ -33,7 +33,6 @@ from twofold.studies.base import Folder, Study, StudyResult, reading_options
 from twofold.studies.cells import Cell, run_cells
 from twofold.studies.comparing import Comparison, compare, in_words, on_page
 from twofold.studies.methods import RunSpec, check_some, left_out, read_outcome
-from twofold.text import counted
 
 Also = Literal["z", "baselines"]
 """What else linear evaluation can tell of a cell: accuracy on z, and what stands beside the number (a filterbank or
@@ -400,5 +399,4 @@ def beside(found: Sequence[float], paper: float | None) -> str:
 
 def over_seeds(cells: Sequence[Any]) -> str:
     """What the numbers of a table are averaged over, in words."""
-    seeds = len({cell.seed for cell in cells})
-    return f"mean ± standard deviation over {counted(seeds, 'seed')}" if seeds > 1 else "one seed: no spread is known"
+    return averaged(len({cell.seed for cell in cells}), "seed")

@@ -36,6 +36,7 @@ from twofold.kinds import Kind
 from twofold.options import option
 from twofold.reading import read_json
 from twofold.report import Report, label_figure, label_table, write_report
+from twofold.report.tables import averaged
 from twofold.runs.finetune import finetune
 from twofold.studies.base import Study, check_one_label
 from twofold.text import counted
@@ -258,7 +259,7 @@ class LabelsStudy(Study[LabelsPart, LabelEfficiency]):
     def page(self, cells: Sequence[LabelEfficiency]) -> Report:
         """Accuracy against the number of labels."""
         train, test = self.train, self.test
-        note = f"Test accuracy in %, mean ± standard deviation over {counted(self.config.draws, 'draw')} of labels."
+        note = f"Test accuracy in %, {averaged(self.config.draws, 'draw', ' of labels')}."
         facts = {"data": train.name, "training images": len(train), "test images": len(test)}
         return Report(
             title=f"{self.encoder.parent.name}: how many labels do I need?", facts=facts,

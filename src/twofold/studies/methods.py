@@ -26,12 +26,11 @@ from twofold.options import merge
 from twofold.reading import read_json
 from twofold.recipe import read_layers
 from twofold.report import Report, Series, Table, line_figure
-from twofold.report.tables import spread
+from twofold.report.tables import averaged, spread
 from twofold.runs.config import build
 from twofold.runs.defaults import choose
 from twofold.studies.base import Folder, Study, StudyResult, reading_options
 from twofold.studies.cells import Cell, run_cells
-from twofold.text import counted
 
 TITLES = {"simclr": "SimCLR", "moco": "MoCo v2"}
 EQUAL = "Every cell saw {images:,} images (up to a batch): equal images, not equal operations, which time shows."
@@ -173,8 +172,7 @@ def table(outcomes: Sequence[Outcome]) -> Table:
     for column, name in ((1, "linear_top1"), (2, "knn_top1")):
         means = [float(np.mean([getattr(o, name) for o in cells])) for cells in groups.values()]
         best |= {(row, column) for row, mean in enumerate(means) if mean == max(means)}
-    count = len({o.seed for o in outcomes})
-    over = f"mean ± standard deviation over {counted(count, 'seed')}" if count > 1 else "one seed: no spread is known"
+    over = averaged(len({o.seed for o in outcomes}), "seed")
     what = "of the process, libraries included" if outcomes[0].device == "cpu" else "of tensors"
     note = (
         f"Test accuracy in %, {over}. {EQUAL.format(images=max(o.images for o in outcomes))} Time is of training on "
