@@ -284,3 +284,13 @@ def test_the_command(capsys, tmp_path):
     assert cli.main(["recipes", "simclr-imagenet-grid"]) == 0
     assert "a family of 48 recipes" in capsys.readouterr().out
     assert cli.main(["recipes", "simclr-imagenet-grid", "--cell", "batch=3"]) == 2
+
+
+def test_every_name_that_is_listed_can_be_asked_for(capsys):
+    assert cli.main(["papers"]) == 0
+    names = [line.split()[0].rstrip(",") for line in capsys.readouterr().out.splitlines() if line[:1].strip()]
+    assert set(names) >= {item.full_name for item in ITEMS} | {"2108.00587"}
+    for name in {*names, *papers()}:
+        assert cli.main(["papers", name]) == 0, name
+        told = capsys.readouterr().out
+        assert name in told
