@@ -267,7 +267,7 @@ def test_mistakes_are_told(pretrained, photos, kept, tmp_path):
         (kept.kept_in, photos, "p.xlsx", {}, "ends in .csv, .jsonl or .parquet"),
         (kept.kept_in, photos, None, {"top": 0}, "--top 0"),
         (kept.kept_in, photos, None, {"batch": 0}, "--batch 0"),
-        (kept.kept_in, photos / "nothing", None, {}, "no such folder or file"),
+        (kept.kept_in, photos / "nothing", None, {}, "no such file or folder"),
         (kept.kept_in, [], None, {}, "no file is named"),
         (kept.kept_in, speech_folder(tmp_path / "s", 1, 2), None, {}, "holds recordings"),
     ):

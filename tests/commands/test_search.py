@@ -200,7 +200,7 @@ def test_mistakes_are_told(encoder, photos, tmp_path):
         (photos / "train", "a", {"k": 0}, "--k 0"),
         (photos / "train", "a", {"similarity": 1.5}, "--similarity 1.5"),
         (photos / "train", "a", {"outliers": -1}, "--outliers -1"),
-        (photos / "train", "a", {"query": photos / "none.png"}, "no such folder or file"),
+        (photos / "train", "a", {"query": photos / "none.png"}, "no such file or folder"),
     ):
         with pytest.raises(UserError, match=told):
             twofold.search(encoder, data, tmp_path / out, **options)

@@ -255,9 +255,9 @@ def test_labels_of_arrays_are_checked():
 
 def test_names_that_do_not_exist_get_suggestions(tmp_path):
     make_tree(tmp_path, ["photos/1.png"])
-    with pytest.raises(UserError, match=r"no such folder or file.*Did you mean .*photos.*cifar10, cifar100"):
+    with pytest.raises(UserError, match=r"photo: no such file or folder\. Did you mean .*photos\?$"):
         open_source(tmp_path / "photo")
-    with pytest.raises(UserError, match=r"cifr10: no such.*Did you mean cifar10"):
+    with pytest.raises(UserError, match=r"cifr10: no such.*Did you mean cifar10.*one of cifar10, cifar100"):
         open_source("cifr10")
     with pytest.raises(UserError, match="give the folder that holds the images"):
         open_source(tmp_path / "photos" / "1.png")
@@ -265,6 +265,31 @@ def test_names_that_do_not_exist_get_suggestions(tmp_path):
         open_source(3)
     with pytest.raises(UserError, match="have no splits"):
         open_source(np.zeros((4, 8, 8), np.uint8), split="train")
+
+
+@pytest.mark.parametrize("split", [None, "train"])
+def test_a_mistyped_path_is_told_as_a_path_and_a_short_word_as_a_name(split, tmp_path, monkeypatch):
+    """A file that is not there was answered with the names of all data sets."""
+    make_tree(tmp_path, ["photos/cat/1.png"])
+    (tmp_path / "speech.csv").touch()
+    monkeypatch.chdir(tmp_path)
+
+    def said(what):
+        with pytest.raises(UserError) as error:
+            open_source(what, split=split)
+        return str(error.value)
+
+    assert said("photos/cat/2.png") == "photos/cat/2.png: no such file or folder. Did you mean photos/cat/1.png?"
+    assert said("speach.csv") == "speach.csv: no such file or folder. Did you mean speech.csv?"
+    assert said("pohtos/cat/1.png") == (
+        f"pohtos/cat/1.png: no such file or folder, because there is no folder {tmp_path / 'pohtos'}. "
+        "Did you mean photos?"
+    )
+    for path in ("./nothing", "~/nothing-of-that-name", str(tmp_path / "nothing"), "nothing.zip"):
+        assert said(path) == f"{path}: no such file or folder."
+    assert "no data set of that name. Did you mean pets or photos? Give" in said("phtos")
+    assert "no data set of that name. Did you mean cifar10" in said("cifar1")
+    assert "fetch them first" in said("https://example.org/photos.zip")
 
 
 class Pairs(Dataset):

@@ -143,20 +143,40 @@ def _open_path(what: str, config: DataConfig, split: str | None) -> Source:
             regular(path)
         except OSError as error:
             raise UserError(f"{what} is no data: {error}") from error
-    lone_file = "not a file of data; of an image, give the folder that holds the images."
-    problem = lone_file if path.exists() else _not_found(what, path)
-    raise UserError(f"{what}: {problem} Give {', '.join(form.example for form in FORMATS)}")
+    if not path.exists():
+        raise UserError(f"{what}: {_not_found(what, path)}")
+    raise UserError(f"{what}: not a file of data; of an image, give the folder that holds the images. {_forms()}")
+
+
+def _forms() -> str:
+    return f"Give {', '.join(form.example for form in FORMATS)}"
 
 
 def _not_found(what: str, path: Path) -> str:
-    """That a path or name is none, and what could have been meant by it."""
+    """That a path or name is none, and what could have been meant by it.
+
+    What has a slash or a suffix is no name of a data set: of these nothing is said then.
+    """
     if "://" in what:
-        return "data are not read from addresses: fetch them first, and give the folder that they lie in."
+        return f"data are not read from addresses: fetch them first, and give the folder that they lie in. {_forms()}"
     parent = next(folder for folder in path.absolute().parents if folder.is_dir())
-    inside = sorted(p.name for p in parent.iterdir() if not p.name.startswith("."))
+    try:
+        inside = sorted(p.name for p in parent.iterdir() if not p.name.startswith("."))
+    except OSError:  # (a folder that may be passed and not listed)
+        inside = []
     wanted = path.absolute().relative_to(parent).parts[0]
-    close = difflib.get_close_matches(what.lower(), NAMED_SETS, n=3) + [
-        str(parent / name) for name in difflib.get_close_matches(wanted, inside, n=3)
-    ]
+    shown = [str(parent / name) if path.is_absolute() else os.path.relpath(parent / name) for name in inside]
+    close = [shown[inside.index(name)] for name in difflib.get_close_matches(wanted, inside, n=3)]
+    if is_path(what):
+        hint = f" Did you mean {' or '.join(close)}?" if close else ""
+        missing = "" if parent == path.absolute().parent else f", because there is no folder {parent / wanted}"
+        return f"no such file or folder{missing}.{hint}"
+    close = difflib.get_close_matches(what.lower(), NAMED_SETS, n=3) + close
     hint = f" Did you mean {' or '.join(close)}?" if close else ""
-    return f"no such folder or file, and no data set of that name.{hint}"
+    return f"no such file or folder, and no data set of that name.{hint} {_forms()}"
+
+
+def is_path(what: str) -> bool:
+    """Whether words can only be a path: they have a separator or a suffix, or begin as paths do."""
+    separators = [os.sep, os.altsep or os.sep]
+    return any(each in what for each in separators) or what.startswith(("~", ".")) or bool(Path(what).suffix)
