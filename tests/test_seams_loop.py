@@ -14,10 +14,12 @@ from test_seams_runs import IMAGES, RUN, SOUNDS
 from twofold.commands.pretrain import pretrain
 from twofold.data import Loader
 from twofold.errors import Stopped
+from twofold.methods import base as methods
 from twofold.training import loop as loops
 from twofold.training.best import Best
 from twofold.training.checkpoint import checkpoints
-from twofold.training.health import Contrast, Health
+from twofold.training.health import Health
+from twofold.training.health_contrast import Contrast
 from twofold.training.loop import Training
 from twofold.training.metrics import MetricsFile
 from twofold.training.soundness import Soundness
@@ -34,7 +36,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
     told.of(loops, "load_checkpoint", "steps")
     told.of(loops, "save_checkpoint", "step", "keep", "spare")
     told.of(loops, "set_aside", "step")
-    told.of(loops, "retrieval_auc", "normalize")
+    told.of(methods, "retrieval_auc", "normalize")
     told.of(Loader, "iterate", "start", "stop")
     told.of(Soundness, "after_forward", "step")
     told.of(Soundness, "check_loss", "step")

@@ -101,7 +101,67 @@ def test_many_labels_are_as_many_decisions() -> None:
     ) / 12  # fmt: skip
     torch.testing.assert_close(output.loss, by_hand)
     right = ((p > 0.5) == (labels > 0)).float().mean().item()
-    assert method.describe(output, 12)["train_accuracy"] == pytest.approx(right)
+    assert float(method.watched(output)["train_accuracy"]) == pytest.approx(right)
+
+
+def test_what_chance_would_be_right_in_is_counted_over_the_pairs_of_others() -> None:
+    """Of 12 examples, 11 others each: an answer to all of one class is right by chance alone, whatever its share."""
+    method, (images, labels) = net(init="normal").eval(), data()
+    output = method(Inputs(images, labels=labels))
+    said = output.logits.argmax(1)
+    by_hand = np.mean([said[i] == labels[j] for i in range(12) for j in range(12) if i != j])
+    watched = {name: float(value) for name, value in method.watched(output).items()}
+    assert watched == pytest.approx({"train_accuracy": float((said == labels).float().mean()), "by_chance": by_hand})
+    torch.nn.init.zeros_(method.classifier.weight)  # names the first class for all
+    uneven = Inputs(images, labels=(torch.arange(12) > 8).long())
+    watched = method.watched(method(uneven))
+    assert float(watched["train_accuracy"]) == float(watched["by_chance"]) == 0.75
+    assert "by_chance" not in method.watched(method(Inputs(images[:1], labels=labels[:1])))
+    many = (torch.arange(36).reshape(12, 3) % 5 == 0).long()
+    output = _many(net(init="normal").eval())(Inputs(images, labels=many))
+    yes = output.logits > 0
+    by_hand = np.mean([yes[i, k] == many[j, k] for i in range(12) for j in range(12) if i != j for k in range(3)])
+    assert float(method.watched(output)["by_chance"]) != by_hand  # one class an example is another question
+    assert float(_many(method).watched(output)["by_chance"]) == pytest.approx(by_hand)
+
+
+@pytest.mark.parametrize("weights", [None, [0.5, 2.0, 1.0]])
+def test_the_loss_of_a_constant_prediction_is_the_least_that_one_answer_to_all_gets(
+    weights: list[float] | None,
+) -> None:
+    shares = torch.tensor([0.5, 0.3, 0.2])
+    method = net(shares=shares, weights=None if weights is None else torch.tensor(weights))
+    chance = method.describe(method(inputs()), 12)["chance"]
+    labels = torch.tensor([0] * 5 + [1] * 3 + [2] * 2)
+    logits = torch.zeros(3, requires_grad=True)
+    fit = torch.optim.LBFGS([logits], max_iter=50)
+
+    def loss() -> Tensor:
+        fit.zero_grad()
+        found = F.cross_entropy(logits.expand(10, 3), labels, weight=method.weights, reduction="sum") / 10
+        found.backward()
+        return found
+
+    fit.step(loss)
+    assert chance == pytest.approx(float(loss().detach()), abs=1e-5)
+    assert method.largest() == pytest.approx(0.5)
+    several = _many(net(shares=shares))
+    parts = [-p * np.log(p) - (1 - p) * np.log(1 - p) for p in (0.5, 0.3, 0.2)]
+    assert several.describe(several(inputs_of_many()), 12)["chance"] == pytest.approx(sum(parts))
+    assert several.largest() is None
+    assert "chance" not in net().describe(net()(inputs()), 12)
+
+
+def inputs_of_many() -> Inputs:
+    return Inputs(data()[0], labels=(torch.arange(36).reshape(12, 3) % 5 == 0).long())
+
+
+def test_the_norm_is_of_what_is_trained() -> None:
+    for options, parts in (({}, ("encoder", "classifier")), ({"freeze": "encoder"}, ("classifier",))):
+        method = net(init="normal", **options)
+        whole = sum(float(p.double().square().sum()) for name, p in method.named_parameters() if name.startswith(parts))
+        assert method.trained_norm() == pytest.approx(whole**0.5)
+        assert method.trains_encoder() == ("encoder" in parts)
 
 
 def _many(method: Supervised) -> Supervised:
@@ -182,7 +242,8 @@ def test_a_classifier_tells_nothing_of_contrast() -> None:
     """Neither negatives, nor a loss of chance, nor how well views are told apart."""
     method = net(init="normal")
     output = method(inputs())
-    assert set(method.describe(output, 12)) == {"train_accuracy"}
+    assert set(method.describe(output, 12)) == {"trained_norm"}
+    assert set(method.watched(output)) == {"train_accuracy", "by_chance"}
     assert not isinstance(method, ContrastiveMethod)
     with pytest.raises(TypeError, match="the inputs have none"):
         method(Inputs(data()[0]))
@@ -201,5 +262,6 @@ def test_a_method_that_is_not_contrastive_tells_what_it_says_itself() -> None:
             return Output(h.square().mean(), h.detach())
 
     method = Plain()
-    assert method.describe(method(inputs()), 12) == {}
+    output = method(inputs())
+    assert (method.describe(output, 12), method.watched(output)) == ({}, {})
     assert method.trained() == [method.encoder]

@@ -25,6 +25,7 @@ from twofold.report import (
     label_figure,
     label_table,
     line_figure,
+    outcome,
     render,
     thumbnails,
     training_figures,
@@ -175,6 +176,18 @@ def test_curves_are_drawn_for_what_there_is() -> None:
     (figure,) = training_figures(spoiled)
     assert figure.hover["at"] == ["step 1", "step 4"]
     assert "from 2 to 1" in figure.alt
+
+
+def test_curves_of_classes_stand_beside_what_chance_gets() -> None:
+    rows = [
+        {"epoch": k, "loss": 2.0 - k, "chance": 2.3, "train_accuracy": 0.5, "by_chance": 0.1, "lr": 0.1} for k in (0, 1)
+    ]
+    drawn = {figure.title: figure.alt for figure in outcome._curves(rows)}
+    assert list(drawn) == ["Training loss", "Learning rate", "train accuracy"]
+    assert "the same answer to all" in drawn["Training loss"]
+    assert "answers dealt out at random" in drawn["train accuracy"]
+    older = [{name: value for name, value in row.items() if name not in ("chance", "by_chance")} for row in rows]
+    assert not any("answer" in figure.alt for figure in outcome._curves(older))
 
 
 def test_long_runs_are_thinned_and_keep_their_end() -> None:

@@ -6,7 +6,8 @@ import re
 import pytest
 from scipy import special, stats
 
-from twofold.training.health import Contrast, Health, extrapolate, log_odds
+from twofold.training.health import Health, extrapolate, log_odds
+from twofold.training.health_contrast import Contrast, ContrastHealth
 
 WELL = {
     "loss": 3.0, "chance": 6.2, "contrastive_top1": 0.6, "contrastive_entropy": 2.0, "effective_rank": 40.0,
@@ -17,7 +18,7 @@ IMAGES = Contrast("image", 256, 0.2)
 
 def watch(change, contrast=IMAGES, steps=range(50, 1001, 50), total=1000, norm=None, moving=10.0):
     """Everything that is said of rows that are well but for `change`, and when."""
-    health = Health(total, contrast, norm)
+    health = ContrastHealth(total, contrast, norm)
     told = []
     for step in steps:
         row = WELL | {"encoder_norm": moving + step / 1000} | change
@@ -70,7 +71,7 @@ def test_the_contrast_is_compared_with_its_own_chance_level():
 
 
 def test_gathering_classes_are_evidence_against_chance():
-    health = Health(1000, IMAGES)
+    health = ContrastHealth(1000, IMAGES)
     for step in range(50, 1001, 50):
         found = 0.9 if step <= 400 else 0.5
         row = WELL | {"retrieval_auc": found, "knn_top1": 0.3 + step / 2000, "encoder_norm": 10 + step / 1000}
@@ -82,11 +83,11 @@ def test_a_resumed_run_says_what_the_whole_one_does():
         WELL | {"step": s, "encoder_norm": 10 + s / 1000, "retrieval_auc": 0.5 if s > 400 else 0.9}
         for s in range(50, 1001, 50)
     ]
-    whole = Health(1000, IMAGES)
+    whole = ContrastHealth(1000, IMAGES)
     told = {row["step"]: whole.advice(row["step"], row) for row in rows}
     assert sum(map(len, told.values())) == 1
     for cut in range(1, len(rows)):
-        health = Health(1000, IMAGES)
+        health = ContrastHealth(1000, IMAGES)
         health.replay(rows[:cut])
         assert {row["step"]: health.advice(row["step"], row) for row in rows[cut:]} == {
             row["step"]: told[row["step"]] for row in rows[cut:]
@@ -107,7 +108,7 @@ def test_a_line_and_its_error():
 
 @pytest.mark.parametrize(("slope", "word"), [(0.02, "go on with --extend"), (0.0, "")])
 def test_the_last_word_of_a_run_that_is_still_rising(slope, word):
-    health = Health(1000, IMAGES)
+    health = ContrastHealth(1000, IMAGES)
     for i, step in enumerate(range(50, 1001, 50)):
         wobble = 0.004 * (-1) ** i
         health.advice(
@@ -124,7 +125,7 @@ def test_views_that_are_found_better_while_neighbours_stay_ask_for_no_more_epoch
     """The demo, at 97 % by its neighbours for a quarter of the run, was told to go on."""
 
     def closing(looks):
-        health = Health(1000, IMAGES)
+        health = ContrastHealth(1000, IMAGES)
         for i, step in enumerate(range(50, 1001, 50)):
             row = WELL | {"encoder_norm": 10 + step / 1000, "retrieval_auc": 0.97 + 0.0015 * i}
             knn = {"knn_top1": 0.96 + gain * (step > 750)} if step % 100 == 0 and i < looks else {}
@@ -137,7 +138,7 @@ def test_views_that_are_found_better_while_neighbours_stay_ask_for_no_more_epoch
 
 def test_the_outlook_of_four_rows_is_as_wide_as_students_t_makes_it():
     """A line through four points leaves two degrees of freedom: 4.3 standard errors, not 2."""
-    health, points = Health(1000, IMAGES), []
+    health, points = ContrastHealth(1000, IMAGES), []
     for step, auc in ((100, 0.55), (120, 0.556), (140, 0.556), (160, 0.563)):
         health.advice(step, WELL | {"step": step, "encoder_norm": 10 + step / 1000, "retrieval_auc": auc})
         points.append((math.log(step), math.log(auc / (1 - auc))))
@@ -149,7 +150,7 @@ def test_the_outlook_of_four_rows_is_as_wide_as_students_t_makes_it():
 
 def test_the_outlook_of_what_is_nearly_perfect_leaves_room():
     """Seven of twelve runs came to less than a line through the shares themselves told, which ended beyond 100 %."""
-    health = Health(2000, IMAGES)
+    health = ContrastHealth(2000, IMAGES)
     for step, auc in ((30, 0.7), (60, 0.79), (90, 0.82), (120, 0.845), (160, 0.865), (200, 0.88), (230, 0.885)):
         health.advice(step, WELL | {"step": step, "encoder_norm": 10 + step / 1000, "retrieval_auc": auc})
     low, high = (float(word.rstrip("%")) for word in re.findall(r"[\d.]+%", health.outlook())[1:])
@@ -159,7 +160,7 @@ def test_the_outlook_of_what_is_nearly_perfect_leaves_room():
 
 def test_an_outlook_of_views_that_all_are_found_waits_for_neighbours():
     """The demo was told: between 100% and 100%."""
-    health = Health(2000, IMAGES)
+    health = ContrastHealth(2000, IMAGES)
     for step, auc in ((30, 0.6), (60, 0.79), (90, 0.88), (120, 0.92), (160, 0.95), (200, 0.965), (240, 0.975)):
         health.advice(step, WELL | {"step": step, "encoder_norm": 10 + step / 1000, "retrieval_auc": auc})
         assert health.outlook() == ""
@@ -171,7 +172,7 @@ def test_an_outlook_of_views_that_all_are_found_waits_for_neighbours():
 
 
 def test_an_outlook_that_leaves_everything_open_waits_for_more_rows():
-    health = Health(1000, IMAGES)
+    health = ContrastHealth(1000, IMAGES)
     wild = ((100, 0.55), (120, 0.75), (140, 0.5), (160, 0.8))
     calm = [(200 + 20 * k, 0.7 + 0.001 * (-1) ** k) for k in range(25)]
     for step, auc in wild:
@@ -189,7 +190,7 @@ def test_four_rows_a_quarter_that_scatter_are_no_rise():
     """Three standard errors of so few are no 1 % event."""
 
     def said(late):
-        health = Health(1000, IMAGES)
+        health = ContrastHealth(1000, IMAGES)
         for step, auc in zip(range(520, 1001, 60), (0.58, 0.60, 0.61, 0.63, *late), strict=False):
             health.advice(step, WELL | {"step": step, "encoder_norm": 10 + step / 1000, "retrieval_auc": auc})
         return health.closing()
@@ -210,7 +211,7 @@ def test_a_few_rows_are_no_collapse_because_they_are_few(rows, healthy):
 
 
 def test_one_row_of_two_pictures_that_are_alike_is_no_collapse():
-    health = Health(1000, Contrast("image", 2, 0.2))
+    health = ContrastHealth(1000, Contrast("image", 2, 0.2))
     alike = {"effective_rank": 1.05, "uniformity": -0.001}
     told = [health.advice(s, WELL | {"encoder_norm": 10 + s / 1000} | (alike if s == 200 else {"effective_rank": 1.7}))
             for s in range(50, 1001, 50)]  # fmt: skip
@@ -241,7 +242,7 @@ def test_weights_that_leave_their_start_behind_are_told_once(kind):
     assert "--optim.lr" in text
     assert watch({}, Contrast(kind, 256, 0.2), norm=4.0) == []
     for looks, said in (((0.4, 0.4, 0.4), 1), ((0.4, 0.3), 0), ((0.4, 0.45, 0.4), 0)):  # neighbours can tell otherwise
-        health, told = Health(1000, Contrast(kind, 256, 0.2, queries=100), 1.0), []
+        health, told = ContrastHealth(1000, Contrast(kind, 256, 0.2, queries=100), 1.0), []
         for k in range(20):
             look = {"knn_top1": looks[k]} if k < len(looks) else {}
             told += health.advice(50 * k + 50, WELL | {"encoder_norm": 10 + k / 1000} | look)
@@ -270,7 +271,7 @@ def test_how_far_weights_may_go_depends_on_the_steps():
 
 def falling(values, queries):
     """What is said of a run whose neighbours go that way."""
-    health = Health(1000, Contrast("image", 256, 0.2, queries=queries))
+    health = ContrastHealth(1000, Contrast("image", 256, 0.2, queries=queries))
     return [
         text
         for step, knn in zip(range(100, 1001, 100), values, strict=False)
@@ -291,7 +292,7 @@ def test_neighbours_that_are_lost_are_told():
 def test_nothing_is_told_of_a_contrast_that_is_not_trained():
     """A run that reconstructs alone was told how often partners are near by a head that nobody teaches."""
     alone = Contrast("audio", 64, 0.1, weighs=False)
-    health = Health(1000, alone)
+    health = ContrastHealth(1000, alone)
     for i, step in enumerate(range(50, 1001, 50)):
         row = WELL | {
             "step": step,
@@ -310,12 +311,12 @@ def test_nothing_is_told_of_a_contrast_that_is_not_trained():
 def test_a_run_too_short_to_be_judged_says_so():
     """Three steps in all ended without a word."""
     for total, word in ((1, "1 step in all is too few"), (3, "3 steps in all"), (19, "19 steps in all")):
-        health = Health(total, IMAGES)
+        health = ContrastHealth(total, IMAGES)
         assert health.advice(total, WELL | {"encoder_norm": 1.0, "retrieval_auc": 0.5}) == []
         assert word in health.closing()
         assert "--extend" in health.closing()
-    assert Health(20, IMAGES).closing() == ""
-    assert Health(3, None).closing() == ""
+    assert ContrastHealth(20, IMAGES).closing() == ""
+    assert Health(3).closing() == ""
 
 
 def test_an_extended_run_is_told_of_its_new_end():
@@ -323,7 +324,7 @@ def test_an_extended_run_is_told_of_its_new_end():
         WELL | {"step": step, "encoder_norm": 10 + step / 1000, "retrieval_auc": 0.6 + 0.1 * math.log(step / 100)}
         for step in range(100, 1001, 50)
     ]
-    resumed, extended = Health(2000, IMAGES), Health(2000, IMAGES)
+    resumed, extended = ContrastHealth(2000, IMAGES), ContrastHealth(2000, IMAGES)
     resumed.replay(rows)
     extended.replay(rows, since=1000)
     assert resumed.outlook() == ""
@@ -333,7 +334,7 @@ def test_an_extended_run_is_told_of_its_new_end():
 def test_what_was_foretold_before_a_stop_is_not_foretold_again():
     """Rows that scatter later make the line too wide, and a resumed run foretold once more."""
     calm = [(100, 0.70), (120, 0.705), (140, 0.71), (160, 0.716)]
-    health, rows = Health(1000, IMAGES), []
+    health, rows = ContrastHealth(1000, IMAGES), []
     for step, auc in calm:
         rows.append(WELL | {"step": step, "encoder_norm": 10 + step / 1000, "retrieval_auc": auc})
         health.advice(step, rows[-1])
@@ -341,7 +342,7 @@ def test_what_was_foretold_before_a_stop_is_not_foretold_again():
     rows += [
         WELL | {"step": s, "encoder_norm": 10 + s / 1000, "retrieval_auc": a} for s, a in ((180, 0.99), (200, 0.1))
     ]
-    again = Health(1000, IMAGES)
+    again = ContrastHealth(1000, IMAGES)
     again.replay(rows)
     for step in range(220, 1001, 20):
         again.advice(step, WELL | {"encoder_norm": 10 + step / 1000, "retrieval_auc": 0.72})
@@ -352,7 +353,7 @@ def test_rows_that_scatter_leave_more_doubt():
     """Twenty pictures in fours: 45 % in one stretch of 33 steps, between others of 60 %."""
     few, said = Contrast("image", 4, 0.2), []
     for spread in (0.0, 0.15):
-        health, told = Health(400, few), []
+        health, told = ContrastHealth(400, few), []
         for i, step in enumerate(range(5, 401, 5)):
             auc = 0.45 + spread * (-1) ** i if 60 <= step < 110 else 0.6
             told += health.advice(step, WELL | {"encoder_norm": 10 + i / 1000, "retrieval_auc": auc})

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from twofold.kinds import EXAMPLE, Kind
 from twofold.text import counted
 
 UNEVEN = 1.5
 """How many times as many test images a class has as another where the recalls of all are told to people."""
+_MORE = 0.1
+"""Of what chance leaves, the right answers that have to be possible for nothing to be said of chance."""
 MOST_RECALLS = 10
 """Classes of which the recall is told in a line; files have all."""
 
@@ -107,6 +111,39 @@ def score(scores: NDArray[np.floating], classes: NDArray[np.int64], labels: NDAr
         recall={str(label): float(value) for label, value in zip(present, per_class, strict=True)} if uneven else None,
         support={str(label): int(count) for label, count in zip(present, counts, strict=True)} if uneven else None,
     )
+
+
+def no_better_than_chance(scores: Scores, largest: float, classes: int, trained: float | None, kind: Kind) -> str:
+    """What to say where a classifier is no better on examples that it has not seen than one that names one class.
+
+    It has to be beyond doubt, by two standard errors, that top-1 is above the share of the largest class by less than a
+    tenth of what that leaves; and as little by the mean over the classes, which uneven classes are better told by.
+
+    Args:
+        scores: on the test examples.
+        largest: share of their largest class.
+        classes: that there are.
+        trained: share of right answers on training examples at last; None where nobody knows.
+        kind: of the examples.
+    """
+    p = max(scores.top1, 1 / max(scores.count, 1))
+    error = math.sqrt(p * max(1 - p, 0.0) / scores.count)
+    if scores.top1 + 2 * error >= largest + _MORE * (1 - largest):
+        return ""
+    if scores.mean_per_class >= 1 / classes + _MORE * (1 - 1 / classes):
+        return ""
+    examples = f"{EXAMPLE[kind]}s"
+    words = (
+        f"{scores.top1:.1%} of the test {examples} are told right, and naming their largest class alone would be in "
+        f"{largest:.1%}: what was learned does not hold for {examples} that were not seen"
+    )
+    if trained is not None and trained > largest + 0.3:
+        return (
+            f"{words}, though {trained:.1%} of the training {examples} were told right at last: they were learned by "
+            f"heart. See that labels belong to their {examples}, that test {examples} are like those of training, and "
+            "give more labels"
+        )
+    return f"{words}. See that labels belong to their {examples} and that test {examples} are like those of training"
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -10,8 +11,8 @@ from torch import Tensor, nn
 
 from twofold.encoders import Encoder
 from twofold.errors import UserError
-from twofold.heads import ProjectionHead
-from twofold.losses import chance_level, describe, negatives_per_anchor
+from twofold.heads import Classifier, ProjectionHead
+from twofold.losses import chance_level, describe, negatives_per_anchor, retrieval_auc
 from twofold.text import counted
 from twofold.waves import Waves
 
@@ -134,6 +135,10 @@ class Method(nn.Module):
         """What a row of metrics tells of a step beside its loss, at a global batch of `batch` examples."""
         return {}
 
+    def watched(self, output: Output) -> dict[str, Tensor]:  # noqa: ARG002 (for those that have more to say)
+        """Scalars of this rank's step: a row of metrics has their means over all steps since the row before."""
+        return {}
+
 
 class ContrastiveMethod(Method):
     """A method that compares projections of two views with those of other examples.
@@ -171,7 +176,77 @@ class ContrastiveMethod(Method):
         own = {"chance": self.chance(batch), "encoder_norm": self.encoder_norm()}
         return {"negatives": self.negatives(batch)} | embedding | own
 
+    def watched(self, output: Output) -> dict[str, Tensor]:
+        """How often a view is nearer to its partner than to another; nothing of a single example."""
+        assert isinstance(output, ContrastiveOutput)
+        if len(output.z_a) < 2:
+            return {}
+        return {"retrieval_auc": retrieval_auc(output.z_a, output.z_b, self.normalize)}
+
     def encoder_norm(self) -> float:
         """L2 norm of the encoder's parameters, of which a run that trains them changes some digits."""
-        parts = [parameter.detach().double().square().sum() for parameter in self.encoder.parameters()]
-        return float(torch.stack(parts).sum().sqrt()) if parts else 0.0
+        return l2_norm(self.encoder.parameters())
+
+
+class ClassifierMethod(Method):
+    """A method that names classes: those of labels, or those that a teacher names.
+
+    Attributes:
+        classifier: what gives the logits.
+        measure: name of the share of answers that are right, among the metrics.
+        many: whether an example can be of several classes, and each class is a decision of its own.
+        fresh: whether the encoder begins at random.
+    """
+
+    classifier: Classifier
+    measure: ClassVar[str] = "train_accuracy"
+    many: bool = False
+    fresh: bool = True
+
+    def watched(self, output: Output) -> dict[str, Tensor]:
+        """The share of right answers (with many labels: of decisions), and, of two examples or more, what share would
+        be right if the answers were dealt out among the batch's examples at random: the expected agreement of Cohen's
+        kappa, without the pairs of an answer and its own example.
+
+        A classifier that gives one answer to all is right by chance alone, whatever share its class has.
+        """
+        assert isinstance(output, ClassifierOutput)
+        logits, targets = output.logits.float(), output.targets
+        if self.many:
+            said, true = (logits > 0).float(), (targets > 0).float()
+            right = (said == true).float().mean(1).sum()
+            pairs = (said.sum(0) * true.sum(0) + (1 - said).sum(0) * (1 - true).sum(0)).mean()
+        else:
+            said = _one_hot(logits.argmax(1), logits)
+            true = _one_hot(targets if targets.ndim == 1 else targets.argmax(1), logits)
+            right, pairs = (said * true).sum(), (said.sum(0) * true.sum(0)).sum()
+        n = len(logits)
+        found = {self.measure: right / n}
+        return found if n < 2 else found | {"by_chance": (pairs - right) / (n * (n - 1))}
+
+    def describe(self, output: Output, batch: int) -> dict[str, float]:  # noqa: ARG002 (other methods' depend on it)
+        """L2 norm of all that is trained."""
+        return {"trained_norm": self.trained_norm()}
+
+    def largest(self) -> float | None:
+        """Share of the largest class among the labels as they are drawn; None where it is not known."""
+        return None
+
+    def trains_encoder(self) -> bool:
+        """Whether anything of the encoder is updated."""
+        return any(parameter.requires_grad for parameter in self.encoder.parameters())
+
+    def trained_norm(self) -> float:
+        """L2 norm of the parameters that are updated."""
+        return l2_norm(p for part in self.trained() for p in part.parameters() if p.requires_grad)
+
+
+def l2_norm(parameters: Iterable[nn.Parameter]) -> float:
+    """L2 norm of parameters together, 0 without any."""
+    parts = [parameter.detach().double().square().sum() for parameter in parameters]
+    return float(torch.stack(parts).sum().sqrt()) if parts else 0.0
+
+
+def _one_hot(classes: Tensor, like: Tensor) -> Tensor:
+    """[n, K] as `like` is, of classes [n]; without asking a GPU which they are."""
+    return torch.zeros_like(like).scatter_(1, classes.long()[:, None], 1.0)

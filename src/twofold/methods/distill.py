@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import torch
-from torch import nn
+import math
+from typing import ClassVar
 
-from twofold.distributed import all_reduce_mean
+import torch
+from torch import Tensor, nn
+
 from twofold.encoders import Encoder
 from twofold.heads import Classifier
 from twofold.losses import distillation_loss
-from twofold.methods.base import ClassifierOutput, Inputs, Method, Output
+from twofold.methods.base import ClassifierMethod, ClassifierOutput, Inputs, Output
 from twofold.optim import classifier_decay
 
 
-class Distill(Method):
+class Distill(ClassifierMethod):
     """A student, encoder and linear classifier, that learns to say what a teacher says.
 
     The teacher is no part of it: its logits come with each batch, so neither checkpoints nor the optimiser hold it.
@@ -26,6 +28,8 @@ class Distill(Method):
         alpha: share of the teacher in the loss, where some images have labels; None: the teacher alone.
         decay: weight decay of the classifier's kernel where the loss has to carry it (LARS; see `classifier_decay`).
     """
+
+    measure: ClassVar[str] = "agreement"
 
     def __init__(
         self,
@@ -61,13 +65,22 @@ class Distill(Method):
             loss = loss + classifier_decay(self.classifier, self.decay)
         return ClassifierOutput(loss, h.detach(), logits.detach(), teacher)
 
-    def describe(self, output: Output, batch: int) -> dict[str, float]:  # noqa: ARG002 (other methods' depend on it)
+    def watched(self, output: Output) -> dict[str, Tensor]:
         """How often both name the same class, and the teacher's mean entropy: the loss of a perfect student."""
         assert isinstance(output, ClassifierOutput)
-        student, teacher = output.logits, output.targets
-        probabilities = torch.softmax(teacher.float() / self.temperature, 1)
+        probabilities = torch.softmax(output.targets.float() / self.temperature, 1)
         entropy = torch.special.entr(probabilities).sum(1).mean()
         if self.squared_temperature:
             entropy = entropy * self.temperature**2
-        agreement = (student.argmax(1) == teacher.argmax(1)).float().mean()
-        return {"agreement": float(all_reduce_mean(agreement)), "teacher_entropy": float(all_reduce_mean(entropy))}
+        found = {**super().watched(output), "teacher_entropy": entropy}
+        if self.alpha == 0:  # nobody listens to the teacher: that they agree by chance is no trouble
+            found.pop("by_chance", None)
+        return found
+
+    def describe(self, output: Output, batch: int) -> dict[str, float]:
+        """Of all that is trained, and the loss of even answers where the teacher alone is listened to."""
+        row = super().describe(output, batch)
+        if self.alpha is not None:
+            return row
+        scale = self.temperature**2 if self.squared_temperature else 1.0
+        return row | {"chance": scale * math.log(self.classifier.out_features)}

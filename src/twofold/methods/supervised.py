@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from twofold.distributed import all_reduce_mean, batch_norm_layers
+from twofold.distributed import batch_norm_layers
 from twofold.encoders import Encoder
 from twofold.errors import UserError
 from twofold.heads import Classifier, ProjectionHead
-from twofold.methods.base import ClassifierOutput, Inputs, Method, Output
+from twofold.methods.base import ClassifierMethod, ClassifierOutput, Inputs, Output
 from twofold.optim import classifier_decay
 from twofold.text import counted
 from twofold.waves import Waves
@@ -25,7 +25,7 @@ Freeze = Literal["nothing", "head", "encoder"]
 FrozenMode = Literal["training", "inference"]
 
 
-class Supervised(Method):
+class Supervised(ClassifierMethod):
     """Encoder f, the first layers of its projection head, and a fresh linear classifier, trained on labelled images.
 
     Args:
@@ -47,12 +47,15 @@ class Supervised(Method):
         many: an image can have many labels: [n, K] of 0 and 1, a binary cross-entropy for each class.
         weights: [K] how much an example of each class counts in the loss, which is the weighted sum over a batch
             divided by its size, so that any number of processes gives the same; None: all alike. Not with `many`.
+        shares: [K] of the examples as they are drawn, the share that is of each class: metrics then tell the loss of a
+            constant prediction. None where that is not known.
 
     Raises:
         UserError: the head has no such output, or the encoder no such block.
     """
 
     weights: Tensor | None
+    shares: Tensor | None
 
     def __init__(
         self,
@@ -67,6 +70,7 @@ class Supervised(Method):
         after_block: int | None = None,
         frozen_mode: FrozenMode | None = None,
         weights: Tensor | None = None,
+        shares: Tensor | None = None,
     ) -> None:
         super().__init__()
         layers = 0 if head is None else len(head.layers)
@@ -81,6 +85,7 @@ class Supervised(Method):
         self.classifier = Classifier(width, classes, init)
         self.from_head, self.freeze, self.decay, self.many = from_head, freeze, decay, many
         self.register_buffer("weights", weights, persistent=False)  # of the options and data, not of what is learned
+        self.register_buffer("shares", shares, persistent=False)
         if head is not None:
             head.requires_grad_(False)
         for layer in self.below:
@@ -172,12 +177,23 @@ class Supervised(Method):
             loss = loss + classifier_decay(self.classifier, self.decay)
         return ClassifierOutput(loss, h.detach(), logits.detach(), labels)
 
-    def describe(self, output: Output, batch: int) -> dict[str, float]:  # noqa: ARG002 (other methods' depend on it)
-        """Accuracy on the step's augmented training images (with many labels: of each decision)."""
-        assert isinstance(output, ClassifierOutput)
-        logits, labels = output.logits, output.targets
-        right = (logits > 0) == (labels > 0) if self.many else logits.argmax(1) == labels
-        return {"train_accuracy": float(all_reduce_mean(right.float().mean()))}
+    def describe(self, output: Output, batch: int) -> dict[str, float]:
+        """Of all that is trained, and the loss of a constant prediction where it is known."""
+        row = super().describe(output, batch)
+        return row if self.shares is None else row | {"chance": self._chance(self.shares)}
+
+    def largest(self) -> float | None:
+        """Share of the largest class; None of many labels, each of which is a decision of its own."""
+        return None if self.shares is None or self.many else float(self.shares.max())
+
+    def _chance(self, shares: Tensor) -> float:
+        """The loss of the best answer that is the same for all examples: the entropy of the (weighted) labels."""
+        parts = torch.special.entr(shares.double())
+        if self.many:
+            return float((parts + torch.special.entr(1 - shares.double())).sum())
+        weights = torch.ones_like(parts) if self.weights is None else self.weights.to(parts)
+        counted = shares.to(parts) * weights
+        return float(torch.special.entr(counted / counted.sum()).sum() * counted.sum())
 
 
 def _has_modes(module: nn.Module) -> bool:

@@ -47,8 +47,14 @@ def write_outcome_report(run: RunDirectory) -> Path:
     return write_report(run.path / "report.html", report)
 
 
+_BESIDE = {"chance": "the same answer to all", "by_chance": "answers dealt out at random"}
+"""What is drawn beside a curve, by its column."""
+
+
 def _curves(rows: Sequence[Mapping[str, Any]]) -> list[Figure]:
-    """Loss, shares that were right, and learning rate over the epochs; what was not logged is left out."""
+    """Loss, shares that were right, both beside what chance gets, and learning rate over the epochs; what was not
+    logged is left out.
+    """
     names = {name for row in rows for name in row}
     titles = {"loss": "Training loss", "lr": "Learning rate"}
     titles |= {name: name.replace("_", " ") for name in sorted(names) if re.search("top1|accuracy|agreement", name)}
@@ -57,7 +63,11 @@ def _curves(rows: Sequence[Mapping[str, Any]]) -> list[Figure]:
         known = [row for row in rows if isinstance(row.get(name), int | float) and "epoch" in row]
         if len(known) > 1:
             at, values = [float(row["epoch"]) for row in known], [float(row[name]) for row in known]
-            figures.append(line_figure(title, "epoch", at, [Series(name, values)], percent=name not in ("loss", "lr")))
+            series = [Series(name, values)]
+            other = {"loss": "chance", "train_accuracy": "by_chance", "agreement": "by_chance"}.get(name, "")
+            if all(isinstance(row.get(other), int | float) for row in known):
+                series.append(Series(_BESIDE[other], [float(row[other]) for row in known]))
+            figures.append(line_figure(title, "epoch", at, series, percent=name not in ("loss", "lr")))
     return figures
 
 

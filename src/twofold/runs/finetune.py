@@ -50,7 +50,7 @@ from twofold.evaluation.grouped import groups_in_words
 from twofold.evaluation.kept import PREDICTION, class_names, prediction_part
 from twofold.evaluation.label_subsets import labelled_part
 from twofold.evaluation.novelty import MOST_HELD, MOST_SEEN, Novelty, places
-from twofold.evaluation.scores import ManyScores, Scores, score, score_many
+from twofold.evaluation.scores import ManyScores, Scores, no_better_than_chance, score, score_many
 from twofold.evaluation.splits import check_test_labels, labels_fingerprint, without_label
 from twofold.heads import HeadConfig, ProjectionHead
 from twofold.kinds import EXAMPLE, Kind
@@ -267,11 +267,21 @@ def assemble(
         encoder, head, classes, config.from_head, config.freeze, config.init,
         (config.optim.weight_decay or 0.0) if lars else 0.0, part.labels.ndim == 2, config.after_block,
         config.frozen_mode, None if weights is None else torch.from_numpy(weights).float(),
+        torch.from_numpy(_shares(part.labels, classes, drawn is not None)),
     )  # fmt: skip
+    method.fresh = config.from_scratch
     training = build_training(config, method, part, LabelledView, run, accelerator, short_epochs=True, drawn=drawn)
     if config.layer_decay is not None:
         decay_layers(training.optimizer, encoder, config.layer_decay)
     return training
+
+
+def _shares(labels: NDArray[np.int64], classes: int, balanced: bool) -> NDArray[np.float64]:
+    """[K] of the examples as they are drawn, the share that is of each class; an example can be of many."""
+    counts = (labels > 0).sum(0) if labels.ndim == 2 else np.bincount(labels, minlength=classes)
+    drawn = (counts > 0) if balanced else counts
+    shares: NDArray[np.float64] = drawn / (len(labels) if labels.ndim == 2 else drawn.sum())
+    return shares
 
 
 def _about_the_data(
@@ -336,6 +346,8 @@ def _finish(
     head = method.head if isinstance(method.head, ProjectionHead) else None
     net = EncoderWithClassifier(method.encoder, method.classifier, head, method.from_head)
     scores = _score(net, config, test, targets, part.classes) if complete else None
+    if isinstance(scores, Scores):
+        _tell_chance(training, scores, targets)
     parts = {PREDICTION: _prediction(net, config, part, test)} if complete else None
     result = FinetuneResult(
         scores, complete, len(part), training.step, round(training.seconds, 3),
@@ -354,6 +366,16 @@ def _written(result: FinetuneResult, run: RunDirectory, start: Path) -> Finetune
     if rank() == 0 and result != FinetuneResult.read(run):
         run.write_json(RESULT, dataclasses.asdict(result))
     return result
+
+
+def _tell_chance(training: AnyTraining, scores: Scores, targets: NDArray[np.int64]) -> None:
+    """Warn where the test examples are told no better than by chance."""
+    method, rows = cast(Supervised, training.method), training.metrics.rows() if rank() == 0 else []
+    shares = np.unique(targets[targets >= 0], return_counts=True)[1] / max((targets >= 0).sum(), 1)
+    trained, kind = (rows[-1].get("train_accuracy") if rows else None), method.encoder.input.kind
+    words = no_better_than_chance(scores, float(shares.max()), method.classifier.out_features, trained, kind)
+    if words:
+        print_rank0(f"warning: {words}")
 
 
 def _prediction(net: EncoderWithClassifier, config: FinetuneConfig, part: Source, test: Source) -> FilePart:

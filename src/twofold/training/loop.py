@@ -27,14 +27,15 @@ from twofold.encoders.base import MISFIT
 from twofold.errors import UserError
 from twofold.interrupts import StopRequest
 from twofold.kinds import EXAMPLE
-from twofold.losses import retrieval_auc
-from twofold.methods import ContrastiveMethod, ContrastiveOutput, Method, Output
+from twofold.methods import ClassifierMethod, ContrastiveMethod, Method, Output
 from twofold.randomness import derive_seed
 from twofold.text import printable
 from twofold.training.best import Best
 from twofold.training.checkpoint import check_state_fits, load_checkpoint, load_newest, save_checkpoint, set_aside
 from twofold.training.clock import StepClock
-from twofold.training.health import Contrast, Health
+from twofold.training.health import Health
+from twofold.training.health_classes import ClassHealth, Lessons
+from twofold.training.health_contrast import Contrast, ContrastHealth
 from twofold.training.inputs import MakeInputs
 from twofold.training.metrics import MetricsFile
 from twofold.training.progress import ProgressReport
@@ -102,10 +103,11 @@ class Training(Generic[Examples, Draw]):
     metrics: MetricsFile = field(init=False)
     soundness: Soundness = field(init=False)
     best: Best = field(default_factory=Best)
-    _saved: float = field(default_factory=time.monotonic)
+    _saved: float = field(init=False)
     _cost: float = 0.0
 
     def __post_init__(self) -> None:
+        self._saved = time.monotonic()
         self.clock = StepClock(self.method, self.accelerator.device)
         self.metrics = MetricsFile(self.run.metrics_file)
         self.soundness = Soundness(self.method, self.loader.name, self.run.latest_step)
@@ -152,14 +154,17 @@ class Training(Generic[Examples, Draw]):
 
     def health(self) -> Health:
         """What judges the rows; of a resumed run, with those that it has written."""
-        method, contrast, norm = self.method, None, None
+        method, kind = self.method, self.method.encoder.input.kind
+        health = Health(self.steps)
         if isinstance(method, ContrastiveMethod):
             weighs = getattr(method, "contrastive_weight", 1.0) > 0
-            kind = method.encoder.input.kind
             own, queries = self.batch // world_size(), sum(monitor.looked_at for monitor in self.monitors)
             contrast = Contrast(kind, self.batch, method.temperature, method.normalize, weighs, own, queries)
-            norm = None if self.step else method.encoder_norm()
-        health = Health(self.steps, contrast, norm)
+            health = ContrastHealth(self.steps, contrast, None if self.step else method.encoder_norm())
+        elif isinstance(method, ClassifierMethod):
+            deep, largest = method.trains_encoder(), method.largest()
+            lessons = Lessons(kind, self.batch, method.measure, deep, method.fresh, largest)
+            health = ClassHealth(self.steps, lessons, None if self.step else method.trained_norm())
         if rank() == 0 and self.step:
             since = self.ends[-2] if len(self.ends) > 1 else 0
             health.replay([row for row in self.metrics.rows() if row["step"] <= self.step], since)
@@ -185,9 +190,7 @@ class Training(Generic[Examples, Draw]):
         self.clock.mark("optimiser")
         loss = output.loss.detach()
         news = [("loss", loss), ("steps", torch.ones_like(loss))]  # both where collectives find them
-        if isinstance(output, ContrastiveOutput) and len(output.z_a) > 1:
-            normalize = isinstance(self.method, ContrastiveMethod) and self.method.normalize
-            news.append(("retrieval_auc", retrieval_auc(output.z_a, output.z_b, normalize)))
+        news += self.method.watched(output).items()
         if not self.sums:
             self.sums = {name: torch.zeros_like(value) for name, value in news}
         for name, value in news:  # an earlier version's checkpoint may begin sums that lack some of them
@@ -228,8 +231,8 @@ class Training(Generic[Examples, Draw]):
         """One row of metrics: means since the last row, and what the method tells of the last step."""
         loss = float(all_reduce_mean(self.sums["loss"] / self.sums["steps"]))
         self.soundness.check_loss(loss, self.step)
-        auc = self.sums.get("retrieval_auc")
-        known = {} if auc is None else {"retrieval_auc": float(all_reduce_mean(auc / self.sums["steps"]))}
+        watched = {name: total for name, total in self.sums.items() if name not in ("loss", "steps")}
+        known = {name: float(all_reduce_mean(total / self.sums["steps"])) for name, total in watched.items()}
         self.sums = {}
         self.clock.collect()
         row = {"step": self.step, "epoch": self.step / self.steps_per_epoch, "loss": loss, "seconds": self.seconds}
