@@ -10,13 +10,13 @@
 | emoji | 32 px, by category | EmojiOne 4.5 | JoyPixels 11: drawn anew |
 | emoji16, emoji64 | the same, 16 and 64 px | EmojiOne 4.5 | JoyPixels 11 |
 | stamps, stamps128 | up to 64 and 128 px, by category | three quarters of Tux Paint's stamps | the others |
-| clipart, clipart128, clipart256 | up to 64, 128 and 256 px, by category | three quarters of Open Clip Art | the others |
+| clipart, clipart128, clipart256 | up to 64, 128, 256 px, by category | three quarters of Open Clip Art | the others |
 | textures | photographs of 256 px, by material | three quarters of the families of Nexuiz and UFO:AI | the others |
 
 Debian's packages: oxygen-icon-theme, faenza-icon-theme, elementary-xfce-icon-theme, gnome-icon-theme, tango-icon-theme,
-tuxpaint-stamps-default, openclipart-png, nexuiz-textures, ufoai-textures. npm's: emojione-assets@4.5.0, emoji-assets@11.0.0 and openmoji@17.0.0 (for the
-names of categories), unpacked into folders of these names in CACHE (`npm pack NAME`, `tar xzf`). A set whose package is
-missing is named and left out.
+tuxpaint-stamps-default, openclipart-png, nexuiz-textures, ufoai-textures. npm's: emojione-assets@4.5.0,
+emoji-assets@11.0.0 and openmoji@17.0.0 (for the names of categories), unpacked into folders of these names in CACHE
+(`npm pack NAME`, `tar xzf`). A set whose package is missing is named and left out.
 Transparent pictures are laid on white, so that every program reads the same pixels.
 """
 
