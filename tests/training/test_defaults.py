@@ -68,7 +68,7 @@ def test_an_option_of_the_views_changes_no_other(given, size, strength, blur):
 
 
 @pytest.mark.parametrize(
-    ("side", "cpu", "gpu"), [(20, 20, 20), (32, 32, 32), (63, 32, 32), (64, 32, 64), (128, 32, 128), (129, 64, 128)]
+    ("side", "cpu", "gpu"), [(20, 20, 20), (32, 32, 32), (63, 32, 32), (64, 32, 64), (129, 32, 128), (500, 32, 224)]
 )
 def test_views_on_a_processor_are_small(side, cpu, gpu):
     for device, size in (("cpu", cpu), ("cuda", gpu)):
