@@ -88,7 +88,8 @@ class ClassHealth(Health):
     def _answers(self, rows: int = 3) -> tuple[float, float]:
         """What share of the last rows' answers is right, and what would be by chance."""
         last = self._rows[-rows:]
-        return tuple(float(np.mean([row[name] for row in last])) for name in (self.lessons.measure, "by_chance"))  # type: ignore[return-value]
+        right, chance = (np.mean([row[name] for row in last]) for name in (self.lessons.measure, "by_chance"))
+        return float(right), float(chance)
 
     def _mean(self, name: str, rows: int = 3) -> float | None:
         """Of the last rows; None where one of them lacks it."""
