@@ -91,7 +91,8 @@ QUESTIONS = {
 def recordings(sounds: Path, most: int | None) -> tuple[list[Recording], list[Recording]]:
     """All clips of every voice, and those of letters that every voice says, each labelled by its letter."""
     clips, letters = list[Recording](), defaultdict[str, list[Recording]](list)
-    voices = sorted(path for path in sounds.iterdir() if path.is_dir() and any(path.glob("*.wav")))
+    # Debian links en to a voice of its own: a voice under two names would be trained on while it is held out
+    voices = sorted(path for path in sounds.iterdir() if not path.is_symlink() and any(path.glob("*.wav")))
     for voice in voices:
         files = sorted(voice.rglob("*.wav"))
         clips += [Recording(str(path), speaker=voice.name) for path in files[:most]]

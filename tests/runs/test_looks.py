@@ -18,13 +18,13 @@ from twofold.encoders import ResNet
 from twofold.evaluation.features import Extractor
 from twofold.evaluation.monitors import MonitorConfig, hold_out
 from twofold.evaluation.prepared import Prepared
-from twofold.runs.looks import LOOKING_SHARE, READ, TRAINED, plan_looks
+from twofold.runs.looks import BEFORE, LOOKING_SHARE, READ, TRAINED, plan_looks
 from twofold.training.loop import Training
 
 
 def cost(looks: Any, epochs: float, examples: int) -> float:
     """Share of the passes forward that looks take, as `plan_looks` counts them."""
-    return (looks.bank + looks.queries) * (np.ceil(epochs / looks.every) + READ) / (TRAINED * examples)
+    return (looks.bank + looks.queries) * (np.ceil(epochs / looks.every) + READ + BEFORE) / (TRAINED * examples)
 
 
 @pytest.mark.parametrize("count", [400, 800, 5000, 60_000])

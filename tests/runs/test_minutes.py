@@ -112,8 +112,8 @@ def test_epochs_fill_what_the_trial_left():
     assert epochs == (600 - 30) / 0.25 / 4  # 570
     assert "10 minutes: 250 ms a step in 96 steps" in told
     assert epochs_within(10.0, Rate(0.7, 0.0, 30.0, 96), 3.0, 0)[0] == 271.0  # 271.43, rounded down
-    # twenty-one looks of 10 s, or one every two epochs beside eight steps of 0.25 s
-    assert epochs_within(10.0, Rate(0.25, 10.0, 30.0, 96), 4.0, 0)[0] == (600 - 30 - 210) / 0.25 / 4
+    # twenty-two looks of 10 s, or one every two epochs beside eight steps of 0.25 s
+    assert epochs_within(10.0, Rate(0.25, 10.0, 30.0, 96), 4.0, 0)[0] == (600 - 30 - 220) / 0.25 / 4
     assert epochs_within(10.0, Rate(0.25, 10.0, 30.0, 96), 4.0, 2)[0] == 95.0
     # looks that the run keeps within 5 % cost no more than that
     assert epochs_within(10.0, Rate(0.25, 10.0, 30.0, 96), 4.0, 0, 0.05)[0] == 541.0  # of 541.5

@@ -1,5 +1,8 @@
 """What is chosen when little is said, and that it is said."""
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -175,3 +178,46 @@ def test_precision_follows_the_wish_or_the_processor(monkeypatch):
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda native=native: native)
         monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
         assert choose_precision("auto", cpu) == ("bf16" if native else "no")
+
+
+def rows_of_choices():
+    """The table "What each choice rests on" of docs/defaults.md: options, and the text of their rows."""
+    text = (Path(__file__).resolve().parents[2] / "docs" / "defaults.md").read_text()
+    section = text.split("## What each choice rests on\n")[1].split("\n## ")[0]
+    found = {}
+    for line in section.splitlines():
+        if line.startswith("| `--"):
+            cells = line.strip("|").split(" | ")
+            assert len(cells) == 3, line
+            assert cells[2].strip(), line
+            found |= dict.fromkeys(re.findall(r"`--([\w.]+)`", cells[0]), line)
+    return found
+
+
+VALUES = (
+    "encoder.name", "encoder.stem", "views.blur", "views.color_strength", "optim.name", "optim.lr",
+    "optim.weight_decay", "optim.lr_rule", "method.temperature", "method.name",
+)  # fmt: skip
+"""Options of few values, each of which is in the row."""
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("change", [{}, {"encoder.name": "resnet50"}, {"batch": 2048}], ids=str)
+def test_each_choice_has_its_row_and_its_value_there(device, change):
+    rows, given = rows_of_choices(), flatten(plain(build(change)))
+    for count in (60, 5000, 60_000, 1_281_167):
+        for side in (8, 16, 28, 64, 128, 300):
+            config, told = choose(build(change), facts(count, side), torch.device(device))
+            assert "(measured in docs/defaults.md)" in told
+            for name, value in flatten(plain(config)).items():
+                if given.get(name) is not None or value is None or name == "encoder.channels":
+                    continue  # (channels are the data's)
+                assert name in rows, f"{name} {value} is chosen and docs/defaults.md does not say why"
+                if name in VALUES:
+                    text = f"{value:g}" if isinstance(value, float) else value
+                    assert re.search(rf"(?<![\w.]){re.escape(text)}(?!\w|\.\d)", rows[name]), (name, value)
+
+
+def test_the_page_of_recordings_is_named():
+    about = DataFacts(100, 0, 8000, 1, False, False, None, "audio", 8000)
+    assert "(measured in docs/speech.md)" in choose(build({}), about, torch.device("cpu"))[1]

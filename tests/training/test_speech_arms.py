@@ -53,3 +53,15 @@ def test_arms_are_chosen_by_name_or_by_question(bench):
     assert dict(bench.arms("all", "")) == bench.ARMS
     with pytest.raises(SystemExit, match="--arms pooled: give all, questions"):
         bench.arms("pooled", "")
+
+
+def test_a_voice_under_several_names_is_one_voice(bench, tmp_path):
+    """Debian links en to a voice's folder: heard as two voices it would be trained on while it is held out."""
+    for number, voice in enumerate(("en_US_f", "fr_CA_f")):
+        for letter in "ab":
+            write(tmp_path / voice / "letters" / f"{letter}.wav", tone(number, ord(letter)))
+        write(tmp_path / voice / "hello.wav", tone(number, 9))
+    (tmp_path / "en").symlink_to(tmp_path / "en_US_f")
+    clips, letters = bench.recordings(tmp_path, None)
+    assert [len(clips), len(letters)] == [6, 4]
+    assert {each.speaker for each in clips} == {"en_US_f", "fr_CA_f"}

@@ -46,7 +46,7 @@ def choose(config: RunConfig, facts: DataFacts, device: torch.device) -> tuple[R
     head = config.head if config.head.norm is not None else replace(config.head, norm=method.head_norm)
     config = replace(config, method=method, head=head)
     words = "; ".join(reasons) or "nothing, every option was given"
-    return config, f"chosen for {rules.describe(facts)}, on {device.type}: {words}"
+    return config, f"chosen for {rules.describe(facts)}, on {device.type} (measured in {rules.PAGE}): {words}"
 
 
 def narrowed(config: RunConfig, kind: Kind) -> RunConfig:

@@ -11,6 +11,9 @@ from twofold.runs.config import RunConfig
 from twofold.runs.inputs import refuse_straddling
 from twofold.text import counted
 
+PAGE = "docs/speech.md"
+"""Has what the choices rest on."""
+
 
 def describe(facts: DataFacts) -> str:
     """The data in a few words."""

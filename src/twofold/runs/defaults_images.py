@@ -12,6 +12,9 @@ from twofold.text import counted
 from twofold.views.blur import blur_radius
 from twofold.views.config import SOFT, TINY, TINY_CROP_AREA, UNBLURRED
 
+PAGE = "docs/defaults.md"
+"""Has what the choices rest on."""
+
 
 def describe(facts: DataFacts) -> str:
     """The data in a few words."""

@@ -19,6 +19,8 @@ the other one forward (MoCo); two views forward and backward are 6."""
 READ = 4
 """Passes forward that it costs to read an image for the first look and bring it to its size, by measurement on small
 encoders; large ones need less."""
+BEFORE = 1
+"""Looks before the first step, which tell what random weights show."""
 MOST_LOOKS, FEW_LOOKS = 20, 5
 """Looks of a run that can afford them, and those below which fewer images are looked at rather."""
 MOST, LEAST = 5000, 64
@@ -43,7 +45,8 @@ class Looks:
 def plan_looks(config: MonitorConfig, epochs: float, examples: int, bank: int, queries: int) -> Looks:
     """The looks of a run.
 
-    A look costs a pass forward for each of its images, and reading them costs `READ` more, once.
+    A look costs a pass forward for each of its images, and reading them costs `READ` more, once; there is one look
+    `BEFORE` the first step.
 
     Args:
         config: `every` and `samples` are kept where they are given.
@@ -53,18 +56,18 @@ def plan_looks(config: MonitorConfig, epochs: float, examples: int, bank: int, q
     """
     most = MOST if config.samples is None else config.samples
     bank, queries = min(bank, most), min(queries, most)
-    whole, budget = bank + queries, LOOKING_SHARE * TRAINED * examples
+    whole, budget, fixed = bank + queries, LOOKING_SHARE * TRAINED * examples, READ + BEFORE
     if config.every is not None:
         every = float(config.every)
     else:
         fewest = FEW_LOOKS if config.samples is None else 1
-        affordable = budget / whole - READ
-        affordable = affordable if affordable >= fewest else min(fewest, budget / min(whole, LEAST) - READ)
+        affordable = budget / whole - fixed
+        affordable = affordable if affordable >= fewest else min(fewest, budget / min(whole, LEAST) - fixed)
         looks = max(1, min(MOST_LOOKS, math.floor(affordable)))
         every = max(1.0, float(round(epochs / looks) if looks == MOST_LOOKS else math.ceil(epochs / looks)))
     if config.samples is not None:
         return Looks(every, bank, queries)
     looks = max(1, math.ceil(epochs / every))
-    most = min(whole, max(LEAST, math.floor(budget / (looks + READ))))
+    most = min(whole, max(LEAST, math.floor(budget / (looks + fixed))))
     asked = min(queries, max(most // 4, math.ceil(most * queries / whole)))
     return Looks(every, min(bank, most - asked), asked)

@@ -18,8 +18,8 @@ from twofold.training.loop import AnyTraining
 
 SHARE, LONGEST, FEWEST, UNTIMED = 0.05, 30.0, 10, 2
 """Of the trial: share of the budget, most seconds, fewest steps, and first steps that are never timed."""
-LOOKS = 21
-"""How often monitors look where their distance is left open: at every twentieth of a run, and at its end."""
+LOOKS = 22
+"""How often monitors look where their distance is left open: before a run, at every twentieth of it, and at its end."""
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,7 @@ from twofold.training.inputs import TwoViews
 from twofold.training.loop import AnyTraining
 from twofold.training.micro_batch import or_advise, train_or_advise
 from twofold.training.rundir import RunDirectory
+from twofold.views.overlap import told_apart
 
 
 @dataclass(frozen=True)
@@ -147,6 +148,9 @@ def pretrain(
                 config = dataclasses.replace(config, epochs=epochs)
             config, message = choose(config, facts, accelerator.device)
             print_rank0(message)
+            apart = told_apart(config.views, facts.median_height, facts.median_width) if facts.kind == "image" else ""
+            if apart:
+                print_rank0(f"warning: {apart}")
         training = assemble(config, source, run, accelerator, module, point)
         if training.method.notice():
             print_rank0(training.method.notice())

@@ -28,6 +28,7 @@ class Health:
         weights: what these are called.
         try_: what moves weights that stay where they are.
         longer: what to do where a run is too short.
+        begun_at: kNN accuracy before the first step; None where nobody looked.
         easily: what an outlook would tell nothing of once nearly all of it is right.
     """
 
@@ -41,6 +42,7 @@ class Health:
     def __init__(self, total: int, norm: float | None = None) -> None:
         self.total, self.norm = total, norm
         self.patience = max(total // 10, 20)
+        self.begun_at: float | None = None
         self._told: set[str] = set()
         self._rows: list[dict[str, float]] = []
 

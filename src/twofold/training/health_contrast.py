@@ -23,6 +23,11 @@ _HARDER = {
     "audio": "a larger --batch, whose recordings are more to choose from",
 }
 
+_KEEPING = {
+    "image": "views that keep what tells classes apart (such as a smaller --views.color_strength, or --views.flip 0)",
+    "audio": "views that keep what tells classes apart (a smaller --waves.chain)",
+}
+
 
 @dataclass(frozen=True)
 class Contrast:
@@ -81,6 +86,7 @@ class ContrastHealth(Health):
             "collapse": self._collapsed(contrast),
             "rate": self._far_from_start() or self._forgets(contrast),
             "chance": self._at_chance(step, row, contrast),
+            "below": self._below_start(step, row, contrast),
             "easy": self._easy(row, contrast),
         }
 
@@ -122,6 +128,28 @@ class ContrastHealth(Health):
         return (
             f"kNN accuracy has fallen from {before:.1%} at the first look to {now:.1%}: the encoder loses what told "
             "classes apart. Try a tenth or a hundredth of --optim.lr, or other views"
+        )
+
+    def _below_start(self, step: int, row: Mapping[str, float], contrast: Contrast) -> str:
+        """A warning where in its second half a run's neighbours tell less of the classes than before the first step,
+        two standard errors of two shares included.
+
+        Before, it may be so of a healthy run, whose first steps undo what a net of random weights shows of an image.
+        """
+        looks = [each["knn_top1"] for each in self._rows if "knn_top1" in each and 2 * each["step"] >= self.total]
+        if "knn_top1" not in row or self.begun_at is None or not contrast.queries:
+            return ""
+        if not looks or (len(looks) < 2 and step < self.total):
+            return ""
+        before, now = self.begun_at, float(np.mean(looks[-2:]))
+        error = math.sqrt((before * (1 - before) + now * (1 - now)) / contrast.queries)
+        if before - now < max(0.02, 2 * error):
+            return ""
+        examples = f"{EXAMPLE[contrast.kind]}s"
+        return (
+            f"kNN accuracy is {now:.1%} after {counted(step, 'step')}, and was {before:.1%} before the first: what the "
+            f"encoder has learned so far tells the classes of these {examples} apart less well than random weights. "
+            f"Try more --epochs, or {_KEEPING[contrast.kind]}"
         )
 
     def _easy(self, row: Mapping[str, float], contrast: Contrast) -> str:

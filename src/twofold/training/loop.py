@@ -103,6 +103,8 @@ class Training(Generic[Examples, Draw]):
     metrics: MetricsFile = field(init=False)
     soundness: Soundness = field(init=False)
     best: Best = field(default_factory=Best)
+    begun_at: float | None = None
+    """`knn_top1` before the first step, where a monitor tells it: what the run's own looks are judged by."""
     _saved: float = field(init=False)
     _cost: float = 0.0
 
@@ -122,6 +124,9 @@ class Training(Generic[Examples, Draw]):
             model, optimizer = self.accelerator.prepare(self.method, self.optimizer)
             for batch in self.loader.iterate(self.step, self.steps):
                 self.clock.mark("data")
+                if self.step == 0 and any(monitor.looked_at for monitor in self.monitors):
+                    # (now and not before the first batch: processes that decode are forked before any thread computes)
+                    health.begun_at = self.begun_at = self.run_monitors().get("knn_top1")
                 output = self.update(model, optimizer, batch)
                 self.step += 1
                 self.seconds = before + time.monotonic() - begun
@@ -165,6 +170,7 @@ class Training(Generic[Examples, Draw]):
             deep, largest = method.trains_encoder(), method.largest()
             lessons = Lessons(kind, self.batch, method.measure, deep, method.fresh, largest)
             health = ClassHealth(self.steps, lessons, None if self.step else method.trained_norm())
+        health.begun_at = self.begun_at
         if rank() == 0 and self.step:
             since = self.ends[-2] if len(self.ends) > 1 else 0
             health.replay([row for row in self.metrics.rows() if row["step"] <= self.step], since)
@@ -276,7 +282,7 @@ class Training(Generic[Examples, Draw]):
         self.soundness.check_state(state, self.step)
         self.best.consider(self.step)
         if rank() == 0:
-            state |= {"metrics": self.metrics.mark(), "best": self.best.state()}
+            state |= {"metrics": self.metrics.mark(), "best": self.best.state(), "begun_at": self.begun_at}
             save_checkpoint(self.run.path, self.step, state, self.keep, self.best.step)
             if self.best.step == self.step and self.save_best is not None:
                 self.save_best(self.best.value)
@@ -315,6 +321,7 @@ class Training(Generic[Examples, Draw]):
             for monitor, saved in zip(self.monitors, state["monitors"], strict=True):
                 monitor.load_state_dict(saved)
             self.best.load_state(state.get("best"))
+            self.begun_at = state.get("begun_at")  # an earlier version's checkpoint tells none
             self.step, self.seconds = state["step"], state["seconds"]
         except MISFIT as error:
             raise UserError(f"{path} is no checkpoint of this run: {type(error).__name__}: {error}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from types import TracebackType
 from typing import Any
@@ -82,6 +83,7 @@ class Loader:
         self._config = config
         self._pin = pin_memory
         self._reader: Source | None = None
+        self._filling = threading.Lock()
         self._pipe: Pipe | None = None
 
     @property
@@ -91,12 +93,13 @@ class Loader:
 
     def prepare(self) -> Source:
         """Fill the cache if there is to be one, which may take a while; `iterate` does it where it was not done."""
-        if self._reader is None:
-            reader = self.source if isinstance(self.source, ArraySource) else with_cache(self.source, self._config)
-            if isinstance(reader, CachedSource):
-                reader.fill()
-            self._reader = reader
-        return self._reader
+        with self._filling:  # a monitor that looks before the first step asks from several threads
+            if self._reader is None:
+                reader = self.source if isinstance(self.source, ArraySource) else with_cache(self.source, self._config)
+                if isinstance(reader, CachedSource):
+                    reader.fill()
+                self._reader = reader
+            return self._reader
 
     def iterate(self, start: int, stop: int) -> Iterator[ImageBatch]:
         """The batches of the steps start <= step < stop. A new iteration ends the one before.
