@@ -52,6 +52,7 @@ def test_what_was_said_stays():
     for name, value in flatten(merge(said)).items():
         assert chosen[name] == value
     assert "nothing" in told
+    assert "measured" not in told
 
 
 @pytest.mark.parametrize(("size", "blur"), [(16, 0.0), (20, 0.5)])

@@ -45,8 +45,9 @@ def choose(config: RunConfig, facts: DataFacts, device: torch.device) -> tuple[R
     method.check_batch(batch)
     head = config.head if config.head.norm is not None else replace(config.head, norm=method.head_norm)
     config = replace(config, method=method, head=head)
+    page = f" (measured in {rules.PAGE})" if reasons else ""
     words = "; ".join(reasons) or "nothing, every option was given"
-    return config, f"chosen for {rules.describe(facts)}, on {device.type} (measured in {rules.PAGE}): {words}"
+    return config, f"chosen for {rules.describe(facts)}, on {device.type}{page}: {words}"
 
 
 def narrowed(config: RunConfig, kind: Kind) -> RunConfig:
