@@ -218,6 +218,23 @@ def test_fine_tuning_takes_the_best_pair_and_scores_once(root, encoder_file, tmp
         transfer(encoder_file, resume=True, **options, budget=budget | {"steps": 7})
 
 
+def test_a_rate_at_which_fine_tuning_diverges_is_not_chosen(root, encoder_file, tmp_path, monkeypatch, capsys):
+    options = {"root": str(root), "data": "birdsnap", "protocol": "finetune", "out": str(tmp_path / "some")}
+    budget = {"steps": 6, "batch": 6, "rates": [3e-2, 1e30], "decays": [0.0]}
+    cell = transfer(encoder_file, **options, budget=budget).cells[0]
+    assert cell.settings["rate"] == 3e-2
+    assert "chosen among 1 pair (1 more diverged)" in cell.text
+    assert "rate 1e+30 and decay 0 are left out: " in " ".join(capsys.readouterr().out.split())
+    (tmp_path / "some" / "birdsnap-finetune.json").unlink()
+    monkeypatch.setattr("twofold.training.loop.Training.fit", lambda _: pytest.fail("what is done is not done again"))
+    assert transfer(encoder_file, resume=True, **options, budget=budget).cells[0].settings["rate"] == 3e-2
+    monkeypatch.undo()
+    options |= {"out": str(tmp_path / "none")}
+    message = r"in every cell \(birdsnap, finetune\), as told above: give lower --budget.rates"
+    with pytest.raises(UserError, match=message):
+        transfer(encoder_file, **options, budget=budget | {"rates": [1e30]})
+
+
 @pytest.mark.usefixtures("trusting")
 @pytest.mark.parametrize(
     ("options", "message"),

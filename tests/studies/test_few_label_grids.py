@@ -26,19 +26,10 @@ from twofold.studies.sizes import LinearStudy, SizeStudy
 from twofold.studies.strengths import StrengthStudy
 from twofold.studies.transformations import TransformationsStudy
 
-SHARED = """
-encoder: {name: resnet10, width: 0.125, stem: cifar}
-training: {device: cpu, precision: fp32, threads: 1}
-monitor: {every: 0}
-"""
-
 
 @pytest.fixture
-def data(tmp_path):
-    x, y = images()
-    np.savez(tmp_path / "data.npz", x_train=x, y_train=y, x_test=images(24, seed=1)[0], y_test=y[:24])
-    (tmp_path / "shared.yaml").write_text(SHARED)
-    return tmp_path
+def data(small):
+    return small
 
 
 def of(kind, data="data", **options):

@@ -32,13 +32,17 @@ TRAINED = "trained.json"
 
 def run_cell(place: Path, work: dict[str, Any]) -> None:
     """Train and score a cell in this process, and write its `cell.json`; of one that diverges it says that alone."""
-    cell, run = RunSpec(**work["cell"]), RunDirectory(place)
+    cell = RunSpec(**work["cell"])
     try:
-        took = _trained(place, work["data"], cell)
+        outcome = _scored(place, work, cell)
     except Diverged as error:
-        nothing = Outcome(cell.method, cell.batch, cell.seed, 0.0, 0.0, 0.0, 0, 0, "", diverged=str(error))
-        run.write_json("cell.json", asdict(nothing))
-        return
+        outcome = Outcome(cell.method, cell.batch, cell.seed, 0.0, 0.0, 0.0, 0, 0, "", diverged=str(error))
+    RunDirectory(place).write_json("cell.json", asdict(outcome))
+
+
+def _scored(place: Path, work: dict[str, Any], cell: RunSpec) -> Outcome:
+    """What a cell comes to; Diverged where its training, or what its encoder gives, is no number."""
+    took = _trained(place, work["data"], cell)
     shared: dict[str, Any] = {"data": cell.options.get("data", {}), "baselines": False} | work.get("scoring", {})
     if work["test"] is not None:
         shared["test"] = work["test"]
@@ -47,7 +51,7 @@ def run_cell(place: Path, work: dict[str, Any]) -> None:
     knn = evaluate(place, work["data"], protocol="knn", k=work["k"], **shared).metrics["top1"]
     machine: dict[str, Any] = {name: cell.options[name] for name in cell.options.keys() & {"data", "training"}}
     afters = [After(*each) for each in work.get("after", ())]
-    more = measure(place, run.encoder_file, afters, work["data"], work["test"], machine)
+    more, lost = measure(place, RunDirectory(place).encoder_file, afters, work["data"], work["test"], machine)
     assert isinstance(linear, Evaluation)  # of the protocol "linear"
     more |= {name: scores.top1 for name, scores in linear.baselines.items()}
     if "z" in also:
@@ -55,8 +59,7 @@ def run_cell(place: Path, work: dict[str, Any]) -> None:
     if "other" in work:  # other labels of the same images
         more["other_top1"] = evaluate(place, work["other"], protocol="linear", **shared).metrics["top1"]
     top1 = linear.metrics["top1"]
-    outcome = Outcome(cell.method, cell.batch, cell.seed, top1, knn, more=more, **took)
-    run.write_json("cell.json", asdict(outcome))
+    return Outcome(cell.method, cell.batch, cell.seed, top1, knn, more=more, lost=lost, **took)
 
 
 def _trained(place: Path, data: str, cell: RunSpec) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from twofold.data.sources.encoded import EncodedSource
 from twofold.data.sources.pieces import PiecesSource
 from twofold.data.sources.subset import SubsetSource
 from twofold.encoders import Encoder, Waves, read_header
-from twofold.errors import UserError
+from twofold.errors import Diverged, UserError
 from twofold.evaluation.feature_cache import NOTHING_KEPT, FeatureCache, Features
 from twofold.evaluation.for_encoder import source_for
 from twofold.evaluation.framing import Framing, Preprocessing, cut_in_words
@@ -187,7 +187,7 @@ class Extractor:
 
         Raises:
             UserError: channels that the encoder does not take; images of different sizes and no S; no readable image;
-                more unreadable images than the source allows; features that are not finite.
+                more unreadable images than the source allows; features that are not finite (Diverged).
         """
         source = source_for(source, encoder)
         device = torch.device(self.device) if self.device else _place(encoder)
@@ -233,7 +233,7 @@ class Extractor:
         order = np.argsort(kept_index)  # recordings come by length
         kept_index, h = kept_index[order], torch.cat(parts).numpy()[order]
         if not np.isfinite(h).all():
-            raise UserError(f"the encoder gives features of {source.name} that are not finite: its weights are spoiled")
+            raise Diverged(f"the encoder gives features of {source.name} that are not finite: its weights are spoiled")
         labels = None if source.labels is None else np.asarray(source.labels)[kept_index]
         framing = kept_source.framing
         return Features(h, labels, kept_index, tuple(skipped), framing.text(), cut=framing.cut())

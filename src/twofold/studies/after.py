@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from twofold.console import print_rank0
 from twofold.data import DataConfig, Source
 from twofold.encoders import load_head, read_header
 from twofold.encoders.load import load
@@ -22,6 +21,7 @@ from twofold.evaluation.splits import check_test_labels
 from twofold.options import OptionsParser, merge
 from twofold.runs.config import FinetuneConfig
 from twofold.runs.finetune import finetune
+from twofold.studies.diverging import kept
 from twofold.studies.kept import transformation
 
 
@@ -53,7 +53,7 @@ def check(afters: Sequence[After], data: Any, test: Any, config: DataConfig) -> 
 
 def measure(
     place: Path, file: Path, afters: Sequence[After], data: Any, test: Any, shared: dict[str, Any]
-) -> dict[str, float]:
+) -> tuple[dict[str, float], dict[str, str]]:
     """Do what a cell is asked, or read what was done.
 
     Args:
@@ -64,35 +64,36 @@ def measure(
         shared: options of reading the data and of the machine, the cell's.
 
     Returns:
-        Test accuracies in [0, 1] by name; of a transformation two, "NAME, h" and "NAME, z", and "NAME, chance". What
-        diverged is told and left out.
+        Test accuracies in [0, 1] by name; of a transformation two, "NAME, h" and "NAME, z", and "NAME, chance". And of
+        what diverged, by name, why.
 
     Raises:
         Stopped: a signal ended it early.
     """
     if not afters:
-        return {}
+        return {}, {}
     header = read_header(file)
     config = OptionsParser(FinetuneConfig).build(merge(Pixels.of(header).options(), {"data": shared.get("data", {})}))
     train, scored = labelled_parts(*evaluation_parts(data, test, config.data))
     found: dict[str, float] = {}
+    lost: dict[str, str] = {}
     for number, after in enumerate(afters):
         if after.kind == "finetune":
             options = merge(shared, after.options)
             try:
                 found[after.name] = _finetuned(file, train, scored, place / f"after{number:02}", options)
             except Diverged as error:
-                print_rank0(f"{after.name} is left out: {error}", markup=False)
+                lost[after.name] = str(error)
         else:
             head = load_head(file)
             assert head is not None  # the study sees to it
             views = header["extra"]["options"]["views"]
             found |= transformation(load(file), head, views, after.name, train, scored, **after.options)
-    return found
+    return found, lost
 
 
 def _finetuned(file: Path, train: Source, test: Source, place: Path, options: dict[str, Any]) -> float:
-    result = finetune(file, train, test, place, options, quiet=True)
+    result = kept(place, lambda: finetune(file, train, test, place, options, quiet=True))
     if not result.complete:
         raise Stopped.at(f"in {place}", result.stopped_by or signal.SIGINT)
     return result.metric

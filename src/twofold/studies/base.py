@@ -20,8 +20,8 @@ import numpy as np
 
 from twofold.console import print_rank0
 from twofold.data import DataConfig, Source
-from twofold.distributed import started_first
-from twofold.errors import UserError
+from twofold.distributed import started_first, world_size
+from twofold.errors import Diverged, UserError
 from twofold.evaluation.parts import evaluation_parts
 from twofold.evaluation.splits import check_test_labels
 from twofold.files import check_out, check_place, write_atomically
@@ -31,6 +31,7 @@ from twofold.recipe import read_layers
 from twofold.report import Report, Table, write_report
 from twofold.report.tables import terminal
 from twofold.results import in_json
+from twofold.studies.diverging import check_some, left_out
 from twofold.training.ownership import owned
 from twofold.versions import environment
 
@@ -179,12 +180,16 @@ class Study(ABC, Generic[Part, Cell]):
         Config: frozen dataclass of its options.
         folder: where it is done.
         many_calls: whether several calls at a time may work in one folder, each at parts of its own.
+        remedy: what to do where every training diverges.
+        diverged: what was left out since its training diverged, in words.
     """
 
     name: ClassVar[str]
     Config: ClassVar[type]
     folder: Folder
     many_calls: ClassVar[bool] = False
+    remedy: ClassVar[str] = "give a lower optim.lr in --config, and begin in another folder"
+    diverged: tuple[str, ...] = ()
 
     @abstractmethod
     def plan(self) -> Sequence[Part]:
@@ -197,6 +202,7 @@ class Study(ABC, Generic[Part, Cell]):
 
         Raises:
             Stopped: a signal ended it early.
+            Diverged: its training came to nothing; the study goes on without it.
         """
 
     def describe(self, part: Part) -> str:
@@ -242,8 +248,20 @@ class Study(ABC, Generic[Part, Cell]):
             for number, part in enumerate(parts, 1):
                 if words := self.describe(part):
                     print_rank0(f"{number} of {len(parts)}: {words}")
-                cells += self.run(part)
+                try:
+                    cells += self.run(part)
+                except Diverged as error:
+                    self.leave_out(words or str(part), error)
             return self.finish(cells)
+
+    def leave_out(self, what: str, error: Diverged) -> None:
+        """Say that something is left out since its training diverged; where several processes train, raise that: each
+        of them would have to know."""
+        if world_size() > 1:
+            raise error
+        if what not in self.diverged:
+            print_rank0(f"{what} is left out: {error}", markup=False)
+            self.diverged += (what,)
 
     def _owned(self) -> AbstractContextManager[None]:
         """The folder's, of the first rank alone; UserError where another process does this study there."""
@@ -251,9 +269,13 @@ class Study(ABC, Generic[Part, Cell]):
         return nullcontext() if self.many_calls or not started_first() else owned(self.folder.path)
 
     def finish(self, cells: Sequence[Cell]) -> StudyResult[Cell]:
-        """Write the results and the page."""
-        words = self.interpretation(cells)
+        """Write the results and the page, and what was left out; UserError where no cell came to anything."""
+        check_some(cells, self.diverged, self.remedy)
+        lost = left_out(self.diverged)
+        words = "\n".join(each for each in (self.interpretation(cells), lost) if each)
         report = self.page(cells) if _can_draw() else None
+        if report is not None and lost:
+            report = dataclasses.replace(report, lead=" ".join(each for each in (report.lead, lost) if each))
         metrics, published = self.means(cells), dict(self.reported(cells))
         results = [self.as_dict(cell) for cell in cells]
         found = {"results": results, "interpretation": words, "metrics": metrics, "published": published}

@@ -12,6 +12,7 @@ import dataclasses
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -24,7 +25,7 @@ from twofold.data.sources.subset import of_classes
 from twofold.devices import choose_device
 from twofold.encoders import read_header
 from twofold.encoders.load import encoder_path, load
-from twofold.errors import Stopped, UserError
+from twofold.errors import Diverged, Stopped, UserError
 from twofold.evaluation.feature_cache import FeatureCache, Features
 from twofold.evaluation.features import Extractor, Pixels
 from twofold.evaluation.few_labels import fit_few
@@ -38,6 +39,7 @@ from twofold.report.tables import averaged, curve, spread
 from twofold.runs.config import FinetuneConfig
 from twofold.runs.finetune import finetune
 from twofold.studies.base import INTERVAL, Folder, Study, shared_options, train_and_test
+from twofold.studies.diverging import kept
 from twofold.text import counted
 from twofold.verdicts import paired
 
@@ -240,18 +242,22 @@ def interpretation(points: Sequence[Point]) -> str:
     for kind in kinds:
         own = [p for p in points if (p.data, p.protocol) == kind]
         title = _title(kind, kinds)
-        told.append(f"{title}: {_against(own)}" if title else _against(own))
-    return f"Chance-corrected accuracy in %, {INTERVAL}: " + ". ".join(told) + "."
+        if words := _against(own):
+            told.append(f"{title}: {words}" if title else words)
+    return f"Chance-corrected accuracy in %, {INTERVAL}: " + ". ".join(told) + "." if told else ""
 
 
 def _against(points: Sequence[Point]) -> str:
-    """The fewest classes against the most, by both rules, of one data set and protocol."""
+    """The fewest classes against the most, by both rules, of one data set and protocol; empty where no draw has
+    both."""
     counts = sorted({p.classes for p in points})
     parts = []
     for rule, words in RULES.items():
         low, high = ({p.draw: p.corrected for p in points if p.rule == rule and p.classes == c}
                      for c in (counts[0], counts[-1]))  # fmt: skip
         draws = sorted(low.keys() & high.keys())  # a draw's fewer classes are among its more: they belong together
+        if not draws:
+            continue
         found = paired([low[draw] for draw in draws], [high[draw] for draw in draws])
         if not found.clear:
             message = "no clear difference"
@@ -274,7 +280,7 @@ def page(points: Sequence[Point], data: str) -> Report:
             lines = [
                 curve(words, counts, {c: [getattr(p, name) for p in own if p.rule == rule and p.classes == c]
                                       for c in counts})
-                for rule, words in RULES.items()
+                for rule, words in RULES.items() if any(p.rule == rule for p in own)
             ]  # fmt: skip
             title = ", ".join(part for part in (what, _title(kind, kinds)) if part)
             figures.append(line_figure(title, "classes", counts, lines, percent=True, log_x=True))
@@ -368,7 +374,12 @@ class ClassesStudy(Study[ClassesPart, Point]):
             own = of_classes(train, np.asarray(train.labels), chosen, selection, train.classes)
             scored = of_classes(test, targets, np.flatnonzero(np.isin(targets, selection)), selection, train.classes)
             options = merge(self.shared, {"labels": "all", "seed": part.draw})
-            result = finetune(self.file, own, scored, place, options, quiet=True)
+            try:
+                result = kept(place, partial(finetune, self.file, own, scored, place, options, quiet=True))
+            except Diverged as error:
+                words = f"{counted(len(selection), 'class')} and {counted(images, 'image')} fine-tuned"
+                self.leave_out(f"{self.describe(part)}, {words}", error)
+                continue
             if not result.complete:
                 raise Stopped.at(f"in {place}", result.stopped_by or signal.SIGINT)
             assert isinstance(result.scores, Scores)  # of one label an image

@@ -29,6 +29,7 @@ from twofold.runs import distill as distillation
 from twofold.runs.config import DistillConfig
 from twofold.runs.teacher import TeacherSource
 from twofold.studies.base import INTERVAL, Folder, Study, check_one_label, shared_options, train_and_test
+from twofold.studies.diverging import kept
 from twofold.studies.nets import net_options, title
 from twofold.verdicts import paired
 
@@ -157,14 +158,15 @@ def interpretation(pairs: Sequence[Pair], matched: float = 1.0) -> str:
 
 def _one(pairs: Sequence[Pair], student: str, matched: float) -> str:
     """A student's accuracy from its own kind against that from another, with the teachers' beside it."""
+    own_pairs = _whole([p for p in pairs if p.student == student])
     same, other = (
-        {name: _by_seed([p for p in pairs if p.student == student and p.same_base == own], name)
+        {name: _by_seed([p for p in own_pairs if p.same_base == own], name)
          for name in ("student_top1", "teacher_top1")}
         for own in (True, False)
     )  # fmt: skip
-    if not same["student_top1"] or not other["student_top1"]:
-        return ""
     seeds = [seed for seed in same["student_top1"] if seed in other["student_top1"]]
+    if not seeds:
+        return ""
     found, teachers = (
         paired([same[name][s] for s in seeds], [other[name][s] for s in seeds]).times(100)
         for name in ("student_top1", "teacher_top1")
@@ -183,6 +185,7 @@ def _one(pairs: Sequence[Pair], student: str, matched: float) -> str:
 def _all(pairs: Sequence[Pair]) -> list[str]:
     """What own kind is worth where every student met every teacher: neither the better teacher nor the better student
     takes part, as each has an effect of its own (the interaction in a two-way table)."""
+    pairs = _whole(pairs)
     cells: dict[tuple[str, str], dict[int, float]] = {}
     for teacher, student in dict.fromkeys((p.teacher, p.student) for p in pairs):
         cells[teacher, student] = _by_seed(
@@ -205,6 +208,15 @@ def _all(pairs: Sequence[Pair]) -> list[str]:
     return [
         f"All students and teachers at once, each with an effect of its own: {found.words()} for own kind, {verdict}."
     ]
+
+
+def _whole(pairs: Sequence[Pair]) -> list[Pair]:
+    """Those at seeds and temperatures at which all pairings came to their end: what diverged has no counterpart."""
+    pairings = {(p.teacher, p.student) for p in pairs}
+    found: dict[tuple[int, float], set[tuple[str, str]]] = {}
+    for p in pairs:
+        found.setdefault((p.seed, p.temperature), set()).add((p.teacher, p.student))
+    return [p for p in pairs if found[p.seed, p.temperature] == pairings]
 
 
 def _by_seed(pairs: Sequence[Pair], name: str) -> dict[int, float]:
@@ -308,7 +320,9 @@ class DistillStudy(Study[DistillPart, Pair]):
     def run(self, part: DistillPart) -> Sequence[Pair]:
         """One student from one teacher, or the result of a run that is done."""
         file, place, options = self.files[part.teacher], self.folder.path / part.name, part.options
-        result = distillation.distill(file, self.train, place, options, test=self.test, labelled=self.train)
+        result = kept(
+            place, lambda: distillation.distill(file, self.train, place, options, test=self.test, labelled=self.train)
+        )
         if result.comparison is None:
             raise Stopped.at(f"in {place}", result.stopped_by or signal.SIGINT)
         c = result.comparison

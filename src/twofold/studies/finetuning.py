@@ -25,6 +25,7 @@ from twofold.report.tables import averaged, curve, spread
 from twofold.runs.config import FinetuneConfig
 from twofold.runs.finetune import finetune
 from twofold.studies.base import INTERVAL, Folder, Study, check_one_label, shared_options, train_and_test
+from twofold.studies.diverging import kept
 from twofold.text import counted
 from twofold.verdicts import paired
 
@@ -135,22 +136,24 @@ def interpretation(trials: Sequence[Trial]) -> str:
     """
     entries = [entry for entry in dict.fromkeys(t.from_head for t in trials) if entry != SCRATCH]
     pairs = [(entry, SCRATCH) for entry in entries] + [(entry, entries[0]) for entry in entries[1:]]
-    message = [_against(trials, first, second) for first, second in pairs]
-    return f"In points, {INTERVAL}. " + " ".join(message)
+    message = [words for first, second in pairs if (words := _against(trials, first, second))]
+    return f"In points, {INTERVAL}. {' '.join(message)}" if message else ""
 
 
 def _against(trials: Sequence[Trial], first: int, second: int) -> str:
-    """One start less another at each number of labels."""
+    """One start less another at each number of labels; empty where no draw has both."""
     parts = []
     for count in sorted({t.count for t in trials}):
         a, b = ({t.draw: t.top1 for t in trials if t.count == count and t.from_head == e} for e in (first, second))
         draws = [draw for draw in a if draw in b]
+        if not draws:
+            continue
         found = paired([a[draw] for draw in draws], [b[draw] for draw in draws]).times(100)
         words = ("better" if found.mean > 0 else "worse") if found.clear else "no clear difference"
         once = " (one draw)" if found.error is None else ""
         parts.append(f"{found.words()}{once} with {counted(count, 'label')}, {words}")
     name = title(first)
-    return f"{name[0].upper()}{name[1:]} less {title(second)}: {'; '.join(parts)}."
+    return f"{name[0].upper()}{name[1:]} less {title(second)}: {'; '.join(parts)}." if parts else ""
 
 
 def page(trials: Sequence[Trial], data: str) -> Report:
@@ -197,10 +200,14 @@ class FinetuneStudy(Study[FinetunePart, Trial]):
             label_positions(self.train, labels)
         return parts
 
+    def describe(self, part: FinetunePart) -> str:
+        """What it starts from, with how many labels, and which draw of them."""
+        return f"{title(part.from_head)}, labels {part.labels}, draw {part.draw}"
+
     def run(self, part: FinetunePart) -> Sequence[Trial]:
         """Fine-tune, or read the result of a run that is done."""
         options, place = merge(self.shared, part.options), self.folder.path / part.name
-        result = finetune(self.file, self.train, self.test, place, options, quiet=True)
+        result = kept(place, lambda: finetune(self.file, self.train, self.test, place, options, quiet=True))
         if not result.complete:
             raise Stopped.at(f"in {place}", result.stopped_by or signal.SIGINT)
         assert isinstance(result.scores, Scores)  # of one label an image

@@ -15,11 +15,10 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 
-from twofold.console import print_rank0
 from twofold.data import DataConfig, Order, Source, open_source
 from twofold.devices import choose_device
 from twofold.encoders import build_encoder
-from twofold.errors import UserError
+from twofold.errors import Diverged, UserError
 from twofold.evaluation.parts import evaluation_parts
 from twofold.evaluation.splits import check_labels
 from twofold.options import merge
@@ -29,10 +28,10 @@ from twofold.report.tables import averaged, spread
 from twofold.runs.config import RunConfig, build
 from twofold.runs.defaults import choose
 from twofold.studies.after import After, check
-from twofold.studies.base import Folder, Study, StudyResult, reading_options
+from twofold.studies.base import Folder, Study, reading_options
 from twofold.studies.cells import Cell, run_cells
 from twofold.studies.comparing import Comparison, compare, in_words, on_page
-from twofold.studies.methods import RunSpec, check_some, left_out, read_outcome
+from twofold.studies.methods import RunSpec, read_outcome
 
 Also = Literal["z", "baselines"]
 """What else linear evaluation can tell of a cell: accuracy on z, and what stands beside the number (a filterbank or
@@ -184,7 +183,6 @@ class GridStudy(Study[GridPart, Score]):
         self.data, self.config, self.folder = data, config, folder
         self.shared: dict[str, Any] = {}
         self.parts: Sequence[GridPart] = ()
-        self.diverged: list[str] = []
 
     def prepare(self, width: int, channels: int) -> None:
         """What cells depend on: the number of features of the encoder that they share, and the images' channels.
@@ -265,8 +263,7 @@ class GridStudy(Study[GridPart, Score]):
         return f"{self.rows_are} {part.row}{column}, seed {part.seed}"
 
     def run(self, part: GridPart) -> Sequence[Score]:
-        """Train and score all that is left, `jobs` at a time, or read what an earlier call left; nothing of a run that
-        diverged."""
+        """Train and score all that is left, `jobs` at a time, or read what an earlier call left."""
         if read_outcome(self.folder.path / part.name) is None:
             jobs, left = self.config.jobs, [part]
             if jobs > 1:
@@ -276,9 +273,9 @@ class GridStudy(Study[GridPart, Score]):
         if found is None:
             raise UserError(f"{self.folder.path / part.name} came to nothing: it has no cell.json")
         if found.diverged:
-            print_rank0(f"{self.describe(part)} is left out: {found.diverged}", markup=False)
-            self.diverged.append(self.describe(part))
-            return []
+            raise Diverged(found.diverged)
+        for name, why in found.lost.items():
+            self.leave_out(f"{self.describe(part)}, {name}", Diverged(why))
         measured = (found.linear_top1, found.knn_top1, found.seconds, found.more, found.parameters)
         return [Score(part.row, part.column, part.seed, *measured)]
 
@@ -314,18 +311,13 @@ class GridStudy(Study[GridPart, Score]):
                 found.append(compare(trend.words, both, ("larger", "smaller")))
         return found
 
-    def finish(self, cells: Sequence[Score]) -> StudyResult[Score]:
-        """Write the results and the page; UserError where no cell has any."""
-        check_some(cells, self.diverged)
-        return super().finish(cells)
-
     def remark(self, cells: Sequence[Score]) -> str:  # noqa: ARG002
         """What else the cells say, in a sentence; most studies leave it at the comparisons."""
         return ""
 
     def interpretation(self, cells: Sequence[Score]) -> str:
         """Each comparison in plain words."""
-        parts = [in_words(self.compared, self.comparisons(cells)), self.remark(cells), left_out(self.diverged)]
+        parts = [in_words(self.compared, self.comparisons(cells)), self.remark(cells)]
         return "\n".join(each for each in parts if each)
 
     def measured(self, cell: Score) -> Mapping[str, float]:
@@ -361,7 +353,7 @@ class GridStudy(Study[GridPart, Score]):
         lead, more = on_page(self.compared, self.comparisons(cells))
         return Report(
             self.title, {"data": self.data}, tables=[self.table(cells), *more], figures=self.figures(cells),
-            lead=" ".join(each for each in (lead, self.remark(cells), left_out(self.diverged)) if each),
+            lead=" ".join(each for each in (lead, self.remark(cells)) if each),
         )  # fmt: skip
 
 

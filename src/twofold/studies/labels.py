@@ -8,7 +8,7 @@ import json
 import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
@@ -22,7 +22,7 @@ from twofold.data.groups import group_numbers, groups_of
 from twofold.devices import choose_device
 from twofold.encoders import read_header
 from twofold.encoders.load import load
-from twofold.errors import Stopped, UserError
+from twofold.errors import Diverged, Stopped, UserError
 from twofold.evaluation.feature_cache import FeatureCache
 from twofold.evaluation.features import Extractor
 from twofold.evaluation.few_labels import LabelEfficiency, label_efficiency
@@ -39,6 +39,7 @@ from twofold.report import Report, label_figure, label_table, write_report
 from twofold.report.tables import averaged
 from twofold.runs.finetune import finetune
 from twofold.studies.base import Study, check_one_label
+from twofold.studies.diverging import kept
 from twofold.text import counted
 from twofold.verdicts import paired, unpaired
 
@@ -145,6 +146,7 @@ class LabelsStudy(Study[LabelsPart, LabelEfficiency]):
 
     name = "labels"
     Config = LabelsConfig
+    remedy = "give another --batch, which the rate goes by, or --ways '[linear, plain]', of which no net is trained"
     table = staticmethod(label_table)
 
     def __init__(
@@ -202,7 +204,13 @@ class LabelsStudy(Study[LabelsPart, LabelEfficiency]):
         """A classifier on frozen features, or a net trained in a run for each draw."""
         if part.way in ("linear", "plain"):
             return self._linear(list(part.counts), part.way)
-        return [self._trained(count, part.way) for count in part.counts]
+        cells = []
+        for count in part.counts:
+            try:
+                cells.append(self._trained(count, part.way))
+            except Diverged as error:  # of fewer draws than the other ways it would not stand beside them
+                self.leave_out(f"{NAMES[part.way]}, {counted(count, 'label')}", error)
+        return cells
 
     def _linear(self, counts: list[int], way: Way) -> list[LabelEfficiency]:
         """A linear classifier with each number of labels."""
@@ -238,7 +246,9 @@ class LabelsStudy(Study[LabelsPart, LabelEfficiency]):
             options |= {"training": {"device": config.device}, "data": self.given.get("data", {})}
             print_rank0(f"{NAMES[way]}, {counted(count, 'label')}, draw {draw + 1}")
             run = self.folder.path / f"{way}-{count}-{setting}-draw{draw}"
-            result = finetune(self.encoder, self.train, self.test, run, options, module=self.module)
+            result = kept(run, partial(
+                finetune, self.encoder, self.train, self.test, run, options, module=self.module
+            ))  # fmt: skip
             if not result.complete:
                 raise Stopped.at(f"in {run}", result.stopped_by or signal.SIGINT)
             accuracies.append(result.metric)
@@ -336,9 +346,10 @@ def _against_control(counts: Sequence[int], rows: dict[int, list[LabelEfficiency
     """What pretraining is worth in labels; nothing where one side was not measured, or the control wins."""
     few = counts[0]
     scratch = {count: cell for count in counts for cell in rows[count] if cell.features == control}
+    counts = [count for count in counts if count in scratch]  # what diverged was left out
     plain = {_on_plain(kind) for kind in PLAIN}
     others = [cell for cell in rows[few] if cell.features != control and cell.features not in plain]
-    if not scratch or not others:
+    if few not in scratch or not others:
         return []
     pretrained = max(others, key=lambda cell: cell.mean)
     gives = "gives" if few == 1 else "give"

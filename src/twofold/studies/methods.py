@@ -15,10 +15,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from twofold.console import duration, print_rank0
+from twofold.console import duration
 from twofold.data import DataConfig, Order, Source, open_source
 from twofold.devices import choose_device
-from twofold.errors import UserError
+from twofold.errors import Diverged, UserError
 from twofold.evaluation.parts import evaluation_parts
 from twofold.evaluation.splits import check_labels
 from twofold.methods import MethodConfig
@@ -29,7 +29,7 @@ from twofold.report import Report, Series, Table, line_figure
 from twofold.report.tables import averaged, spread
 from twofold.runs.config import build
 from twofold.runs.defaults import choose
-from twofold.studies.base import Folder, Study, StudyResult, reading_options
+from twofold.studies.base import Folder, Study, reading_options
 from twofold.studies.cells import Cell, run_cells
 
 TITLES = {"simclr": "SimCLR", "moco": "MoCo v2"}
@@ -99,6 +99,7 @@ class Outcome:
         more: what else a study measured of the run's encoder, by name.
         parameters: of the run's encoder; 0 where it was not counted.
         diverged: why training came to nothing, where it did; then nothing was measured.
+        lost: what else was to be measured and diverged, by name, and why.
     """
 
     method: str
@@ -113,6 +114,7 @@ class Outcome:
     more: dict[str, float] = field(default_factory=dict)
     parameters: int = 0
     diverged: str = ""
+    lost: dict[str, str] = field(default_factory=dict)
 
 
 def plan(study: MethodsConfig, shared: dict[str, Any], epochs: float) -> list[RunSpec]:
@@ -144,20 +146,6 @@ def read_outcome(folder: Path) -> Outcome | None:
         return Outcome(**read_json(file))
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{file} is damaged: {error}; remove it to have the cell measured again") from error
-
-
-def left_out(diverged: Sequence[str]) -> str:
-    """Which cells' training diverged, in a sentence; empty where none did."""
-    return f"Left out, since their training diverged: {'; '.join(diverged)}." if diverged else ""
-
-
-def check_some(cells: Sequence[Any], diverged: Sequence[str]) -> None:
-    """Raise a UserError for a study of which every cell diverged."""
-    if not cells and diverged:
-        raise UserError(
-            f"training diverged in every cell ({'; '.join(diverged)}), as told above: give a lower optim.lr in "
-            "--config, and begin in another folder"
-        )
 
 
 def table(outcomes: Sequence[Outcome]) -> Table:
@@ -219,7 +207,6 @@ class MethodsStudy(Study[RunSpec, Outcome]):
 
     def __init__(self, data: str, config: MethodsConfig, folder: Folder) -> None:
         self.data, self.config, self.folder = data, config, folder
-        self.diverged: list[str] = []
 
     def plan(self) -> Sequence[RunSpec]:
         """One part a run."""
@@ -246,19 +233,8 @@ class MethodsStudy(Study[RunSpec, Outcome]):
         if outcome is None:
             raise UserError(f"{place} came to nothing: it has no cell.json")
         if outcome.diverged:
-            print_rank0(f"{part.name} is left out: {outcome.diverged}", markup=False)
-            self.diverged.append(part.name)
-            return []
+            raise Diverged(outcome.diverged)
         return [outcome]
-
-    def finish(self, cells: Sequence[Outcome]) -> StudyResult[Outcome]:
-        """Write the results and the page; UserError where no cell has any."""
-        check_some(cells, self.diverged)
-        return super().finish(cells)
-
-    def interpretation(self, cells: Sequence[Outcome]) -> str:  # noqa: ARG002
-        """Which cells diverged."""
-        return left_out(self.diverged)
 
     def measured(self, cell: Outcome) -> Mapping[str, float]:
         """Accuracies and seconds by method and batch."""
@@ -267,7 +243,7 @@ class MethodsStudy(Study[RunSpec, Outcome]):
 
     def page(self, cells: Sequence[Outcome]) -> Report:
         """Accuracies and time against the batch size."""
-        return dataclasses.replace(page(cells, self.data), lead=left_out(self.diverged))
+        return page(cells, self.data)
 
 
 def _epochs(study: MethodsConfig, shared: dict[str, Any], source: Source) -> float:

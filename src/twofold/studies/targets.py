@@ -20,7 +20,7 @@ from twofold.data.sources.subset import subset
 from twofold.devices import choose_device
 from twofold.encoders import build_encoder, load_head, read_header
 from twofold.encoders.load import encoder_path
-from twofold.errors import Stopped, UserError
+from twofold.errors import Diverged, Stopped, UserError
 from twofold.evaluation.features import Pixels
 from twofold.evaluation.label_subsets import label_positions
 from twofold.evaluation.parts import evaluation_parts, labelled_parts
@@ -227,20 +227,37 @@ class TargetsStudy(Study[TargetPart, Taught]):
         return f"{part.student} from {TARGETS[part.target]}, {part.labels} of the labels, seed {part.seed}"
 
     def run(self, part: TargetPart) -> Sequence[Taught]:
-        """Train all that is left of the teachers or of the students, `jobs` at a time, or read what there is."""
+        """Train all that is left of the teachers or of the students, `jobs` at a time, or read what there is.
+
+        Nothing is made of a student whose teacher diverged.
+        """
+        if not self._taught(part):
+            return []
         if self._found(part) is None:
             jobs, left = self.config.jobs, [part]
             if jobs > 1:
                 left = [each for each in self.parts if bool(each.student) == bool(part.student)]
-                left = [each for each in left if self._found(each) is None]
+                left = [each for each in left if self._found(each) is None and self._taught(each)]
             run_cells([Cell(self.folder.path / each.name, each.work) for each in left], jobs)
         found = self._found(part)
         if found is None:
             raise UserError(f"{self.folder.path / part.name} came to nothing: it has no cell.json")
+        if "diverged" in found:
+            alone = "" if part.student else ", and the students that it was to teach"
+            self.leave_out(self.describe(part) + alone, Diverged(found["diverged"]))
+            return []
         return [Taught(part.student, part.labels, part.target, part.seed, **found)] if part.student else []
 
+    def _taught(self, part: TargetPart) -> bool:
+        """Whether there is who teaches it: of a student, that its teacher did not diverge."""
+        return not part.student or "diverged" not in (self._found_in(part.work["teacher"]) or {})
+
     def _found(self, part: TargetPart) -> dict[str, Any] | None:
-        file = self.folder.path / part.name / "cell.json"
+        return self._found_in(part.name)
+
+    def _found_in(self, name: str) -> dict[str, Any] | None:
+        """What the cell in a folder came to, or under "diverged" why to nothing; None of one that is not done."""
+        file = self.folder.path / name / "cell.json"
         if not file.exists():
             return None
         try:
@@ -254,9 +271,9 @@ class TargetsStudy(Study[TargetPart, Taught]):
         rows = []
         for student in students:
             for target, words in TARGETS.items():
-                found = [_values(cells, student, share, target) for share in shares]
+                found = [list(_values(cells, student, share, target).values()) for share in shares]
                 rows.append([words if len(students) == 1 else f"{student}: {words}", *map(spread, found)])
-        teachers = [_values(cells, students[0], share, "teacher", "teacher_top1") for share in shares]
+        teachers = [list(_teachers(cells, share).values()) for share in shares]
         rows.append(["the teacher itself, fine-tuned", *map(spread, teachers)])
         note = (
             f"Test accuracy in %, {over_seeds(cells)}, each with its own labels. Students make the same steps; "
@@ -267,17 +284,18 @@ class TargetsStudy(Study[TargetPart, Taught]):
     compared: ClassVar[str] = "Accuracy from the teacher on all images, less that of others"
 
     def comparisons(self, cells: Sequence[Taught]) -> list[Comparison]:
-        """The teacher on all images against labels alone, and against the teacher with labels."""
+        """The teacher on all images against labels alone, and against the teacher with labels, at the seeds that have
+        both."""
         shares, students = (list(dict.fromkeys(getattr(c, name) for c in cells)) for name in ("labels", "student"))
-        return [
-            compare(
-                f"{student}, {share} of labels, less {TARGETS[other]}",
-                list(zip(*(_values(cells, student, share, each) for each in ("teacher", other)), strict=True)),
-            )
-            for student in students
-            for share in shares
-            for other in ("labels", "both-labelled", "both-all")
-        ]
+        found = []
+        for student in students:
+            for share in shares:
+                own = _values(cells, student, share, "teacher")
+                for target in ("labels", "both-labelled", "both-all"):
+                    other = _values(cells, student, share, target)
+                    if pairs := [(own[seed], other[seed]) for seed in own if seed in other]:
+                        found.append(compare(f"{student}, {share} of labels, less {TARGETS[target]}", pairs))
+        return found
 
     def interpretation(self, cells: Sequence[Taught]) -> str:
         """Each comparison in plain words."""
@@ -302,29 +320,37 @@ def _figures(cells: Sequence[Taught]) -> list[Figure]:
     if len(students) == 1:
         lines = []
         for target, words in TARGETS.items():
-            found = [_values(cells, students[0], share, target) for share in shares]
+            found = [list(_values(cells, students[0], share, target).values()) for share in shares]
+            if not any(found):
+                continue
             error = [float(np.std(each, ddof=1)) if len(each) > 1 else None for each in found]
-            lines.append(Series(words, [float(np.mean(each)) for each in found], error))
+            lines.append(Series(words, [float(np.mean(each)) if each else None for each in found], error))
         return [bar_figure(f"Student {students[0]}", "share of labels", shares, lines)]
     figures = []
     for share in shares:
         sizes = {s: next(c.parameters for c in cells if c.student == s) for s in students}
         order = sorted(students, key=sizes.__getitem__)
-        clouds = [
-            Points(words, [float(sizes[s]) for s in order],
-                   [100 * float(np.mean(_values(cells, s, share, target))) for s in order], joined=True)
-            for target, words in TARGETS.items()
-        ]  # fmt: skip
-        teacher = 100 * float(np.mean(_values(cells, order[0], share, "teacher", "teacher_top1")))
+        clouds = []
+        for target, words in TARGETS.items():
+            known = {s: list(each.values()) for s in order if (each := _values(cells, s, share, target))}
+            if known:
+                means = [100 * float(np.mean(each)) for each in known.values()]
+                clouds.append(Points(words, [float(sizes[s]) for s in known], means, joined=True))
+        teacher = 100 * float(np.mean(list(_teachers(cells, share).values())))
         clouds.append(Points("the teacher", [float(cells[0].teacher_parameters)], [teacher]))
         name = f"With {share} of the labels"
         figures.append(point_figure(name, "parameters", "accuracy in %", clouds, log_x=True))
     return figures
 
 
-def _values(cells: Sequence[Taught], student: str, labels: str, target: str, what: str = "top1") -> list[float]:
-    """One number of a student's runs, seed by seed."""
-    return [getattr(c, what) for c in cells if (c.student, c.labels, c.target) == (student, labels, target)]
+def _values(cells: Sequence[Taught], student: str, labels: str, target: str) -> dict[int, float]:
+    """The accuracy of a student's runs, by seed."""
+    return {c.seed: c.top1 for c in cells if (c.student, c.labels, c.target) == (student, labels, target)}
+
+
+def _teachers(cells: Sequence[Taught], labels: str) -> dict[int, float]:
+    """The accuracy of the teachers with a share of labels, by seed: all students of a seed have the same."""
+    return {c.seed: c.teacher_top1 for c in cells if c.labels == labels}
 
 
 def _check(options: Mapping[str, Any]) -> None:
@@ -337,18 +363,26 @@ def _parts(data: Any, test: Any, reading: DataConfig) -> tuple[Source, Source]:
 
 
 def train_part(place: Path, work: Mapping[str, Any]) -> None:
-    """Train a teacher or a student in this process, and write its `cell.json`.
+    """Train a teacher or a student in this process, and write its `cell.json`; of one that diverges it says that alone.
 
     Raises:
         Stopped: a signal ended it early.
     """
+    try:
+        found = _trained(place, work)
+    except Diverged as error:
+        found = {"diverged": str(error)}
+    write_atomically(place / "cell.json", lambda file: file.write((json.dumps(found) + "\n").encode()))
+
+
+def _trained(place: Path, work: Mapping[str, Any]) -> dict[str, Any]:
+    """What a teacher or a student comes to, by the names that `Taught` has for it."""
     train, test = _parts(work["data"], work["test"], OptionsParser(DataConfig).build(work["reading"]))
     if "teacher" not in work:
         result = finetune(work["encoder"], train, test, place, work["options"], quiet=True)
         if not result.complete:
             raise Stopped.at(f"in {place}", result.stopped_by or signal.SIGINT)
-        _write(place, {"top1": result.metric})
-        return
+        return {"top1": result.metric}
     options, everything = work["options"], train
     if work["target"] in ("labels", "both-labelled"):
         train = subset(train, label_positions(train, work["labels"], options["seed"]))
@@ -359,11 +393,7 @@ def train_part(place: Path, work: Mapping[str, Any]) -> None:
         raise Stopped.at(f"in {place}", done.stopped_by or signal.SIGINT)
     if found.student_top1 is None or found.teacher_top1 is None:
         raise UserError(f"{test.name} has no labels to score both on")
-    _write(place, {
+    return {
         "top1": found.student_top1, "teacher_top1": found.teacher_top1, "parameters": found.student_parameters,
         "teacher_parameters": found.teacher_parameters,
-    })  # fmt: skip
-
-
-def _write(place: Path, document: dict[str, Any]) -> None:
-    write_atomically(place / "cell.json", lambda file: file.write((json.dumps(document) + "\n").encode()))
+    }  # fmt: skip

@@ -6,19 +6,22 @@ import copy
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 from torch import nn
 
+from twofold.console import print_rank0
 from twofold.data import Source
-from twofold.distributed import batch_norm_layers, rank
+from twofold.distributed import batch_norm_layers, rank, world_size
 from twofold.encoders import load_encoder
-from twofold.errors import Stopped, UserError
+from twofold.errors import Diverged, Stopped, UserError
 from twofold.evaluation.scores import ManyScores
 from twofold.evaluation.splits import check_test_labels
 from twofold.runs.finetune import FinetuneResult, finetune, outputs
+from twofold.studies.diverging import kept
 from twofold.studies.transfer.linear import DataSplits, Measured
 from twofold.studies.transfer.permutation import hits_of, packed
 from twofold.studies.transfer.sets import SETS, Metric
@@ -92,6 +95,7 @@ def finetune_grid(
 
     Raises:
         UserError: see `finetune`.
+        Diverged: the run on all images diverges, or with every pair of the grid the one before it.
         Stopped: a signal ended a run early; the same call goes on.
     """
     metric, normed = SETS[name].metric, bool(batch_norm_layers(load_encoder(encoder_file, module)))
@@ -101,13 +105,24 @@ def finetune_grid(
         if not normed:
             del options["bn_momentum"]
         own = copy.deepcopy(module) if isinstance(budget, RandomBudget) else module  # each run starts where it started
-        result = finetune(encoder_file, fit, scored, out / place, options, module=own)
+        result = kept(out / place, partial(finetune, encoder_file, fit, scored, out / place, options, module=own))
         value = value_of(result, metric, out / place)
         _clear(out / place, encoder=place != "final")
         return value, result.text
 
-    values = {pair: one(f"{place:02}", parts.fit, parts.validation, *pair)[0]
-              for place, pair in enumerate(grid(budget))}  # fmt: skip
+    values: dict[tuple[float, float], float] = {}
+    for place, pair in enumerate(grid(budget)):
+        try:
+            values[pair], _ = one(f"{place:02}", parts.fit, parts.validation, *pair)
+        except Diverged as error:
+            if world_size() > 1:  # the other processes do not know of it
+                raise
+            _clear(out / f"{place:02}", encoder=True)
+            print_rank0(f"rate {pair[0]:.3g} and decay {pair[1]:.3g} are left out: {error}", markup=False)
+    if not values:
+        raise Diverged(f"with each rate and decay, as told above; give lower --{budget.named}.rates")
+    lost = len(list(grid(budget))) - len(values)
+    tried = counted(len(values), "pair") + (f" ({lost} more diverged)" if lost else "")
     best = max(values, key=lambda pair: values[pair])
     value, text = one("final", parts.whole, parts.test, *best)
     divided = " (divided by the rate)" if budget.divided else ""
@@ -115,8 +130,8 @@ def finetune_grid(
     targets = check_test_labels(parts.whole, parts.test)[index]
     hits = packed(hits_of(scores, np.arange(scores.shape[1]), targets), index, len(parts.test))
     return Measured(value, values[best], {"rate": best[0], "decay": best[1]}, (
-        f"{text}; rate {best[0]:.3g} and decay {best[1]:.3g}{divided} chosen among {len(values)} "
-        f"pairs, {parts.words}; trained anew on {counted(len(parts.whole), 'image')}"
+        f"{text}; rate {best[0]:.3g} and decay {best[1]:.3g}{divided} chosen among {tried}, "
+        f"{parts.words}; trained anew on {counted(len(parts.whole), 'image')}"
     ), hits)  # fmt: skip
 
 

@@ -168,6 +168,7 @@ class TransferStudy(Study[TransferPart, TransferResult]):
 
     name = "transfer"
     Config = TransferConfig
+    remedy = "give lower --budget.rates and --random_budget.rates, and begin in another folder"
     many_calls = True  # each of some calls may measure other data sets
 
     def __init__(self, file: Path, config: TransferConfig, module: nn.Module | None, resume: bool) -> None:
@@ -213,6 +214,10 @@ class TransferStudy(Study[TransferPart, TransferResult]):
         if size is None:
             raise UserError(f"{file} does not say which side its images had: give --size, 224 for ImageNet's nets")
         return Subject(file, model, extractor, size, module)
+
+    def describe(self, part: TransferPart) -> str:
+        """The data set, the protocol, and whose encoder where it is not the run's."""
+        return f"{part.name}, {part.protocol}{'' if part.start == 'run' else f', {part.start}'}"
 
     def run(self, part: TransferPart) -> Sequence[TransferResult]:
         """Measure a data set, or read its result."""
