@@ -10,10 +10,13 @@ from twofold.report import (
     Points,
     Series,
     bar_figure,
+    charts,
     heat_figure,
     histogram_figure,
+    line_figure,
     map_figure,
     overlap,
+    plots,
     point_figure,
 )
 from twofold.report.canvas import CLASSES, HEIGHT, SERIES, VARIABLES
@@ -71,6 +74,56 @@ def test_the_axis_of_bars_begins_at_a_round_number_below_them(values, errors, bo
     found, top = _range([Series("", values, errors)])
     assert found == bottom
     assert top > 100 * max(values)
+
+
+@pytest.fixture
+def axes(monkeypatch):
+    """The axes of each figure that is drawn."""
+    found = []
+
+    def watched(draw):
+        def own(title, paint, *rest, **more):
+            def both(figure):
+                paint(figure)
+                found.append(figure.axes[0])
+
+            return draw(title, both, *rest, **more)
+
+        return own
+
+    for module in (charts, plots):
+        monkeypatch.setattr(module, "draw", watched(module.draw))
+    return found
+
+
+def test_shares_end_at_0_and_at_100(axes):
+    """No margin and no whisker asks for an accuracy that cannot be; the marks themselves are whole."""
+    shares, errors = [0.001, 0.995], [0.05, 0.05]
+    line_figure("Line", "labels", [1, 10], [Series("a", shares, errors)], percent=True)
+    bar_figure("Bars", "labels", ["1", "10"], [Series("a", shares, errors)])
+    percents = [100 * share for share in shares]
+    point_figure("Points", "linear in %", "tuned in %", [Points("a", percents, percents, (), [5, 5])], shares="xy")
+    for each in axes:
+        assert each.get_ylim() == (0, 100)
+    assert axes[-1].get_xlim() == (0, 100)
+    assert not axes[0].lines[0].get_clip_on()
+    assert not axes[-1].lines[0].get_clip_on()
+    line_figure("High", "labels", [1, 10], [Series("a", [0.9, 0.95])], percent=True)
+    low, high = axes[-1].get_ylim()
+    assert 80 < low < 90
+    assert 95 < high < 100, "no more of the axis than there is to see"
+
+
+def test_what_is_no_share_or_lies_below_0_is_drawn_whole(axes):
+    line_figure("Beyond chance", "classes", [2, 10], [Series("a", [-0.1, 0.5])], percent=True)
+    assert axes[-1].get_ylim()[0] < -10
+    line_figure("Loss", "epoch", [1, 2], [Series("a", [0.0, 140.0])])
+    assert axes[-1].get_ylim()[1] > 140
+    point_figure("Gain", "parameters", "gain in %", [Points("a", [1e6, 2e6], [0.0, 150.0])], shares="")
+    assert axes[-1].get_ylim()[1] > 150
+    bar_figure("None", "x", ["a"], [Series("a", [0.0])])
+    low, high = axes[-1].get_ylim()
+    assert low == 0 < high
 
 
 def test_points_are_found_by_their_place_on_either_kind_of_axis():

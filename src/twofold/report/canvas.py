@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from twofold.report.extras import require
 
@@ -81,6 +81,20 @@ def place(axes: Any, x: float, y: float) -> tuple[float, float]:
     """Where a point lies in the drawing, in its units, y downwards, rounded to a tenth."""
     across, up = axes.transData.transform((x, y))
     return round(float(across), 1), round(float(axes.figure.bbox.height - up), 1)
+
+
+def end_at_shares(axes: Any, values: Iterable[float], way: Literal["x", "y"] = "y") -> None:
+    """End an axis of shares in % at 0 and at 100: room around the values and their whiskers reach no further.
+
+    Args:
+        axes: on which everything is drawn.
+        values: that are drawn, in %. Where one lies below 0, as accuracy beyond chance may, so does the axis' end.
+        way: which axis.
+    """
+    values = list(values)
+    low, high = getattr(axes, f"get_{way}lim")()
+    ends = max(low, 0.0) if min(values, default=0.0) >= 0 else low, min(high, 100.0)
+    getattr(axes, f"set_{way}lim")(*ends)
 
 
 def _inline(svg: str, title: str) -> str:

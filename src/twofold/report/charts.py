@@ -10,7 +10,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from twofold.report.canvas import CLASSES, FAINT, HEIGHT, INK, MARKERS, SERIES, VARIABLES, WIDTH, Figure, draw, place
+from twofold.report.canvas import (
+    CLASSES,
+    FAINT,
+    HEIGHT,
+    INK,
+    MARKERS,
+    SERIES,
+    VARIABLES,
+    WIDTH,
+    Figure,
+    draw,
+    end_at_shares,
+    place,
+)
 from twofold.report.plots import Series
 
 _FAINTEST, _STRONGEST = 0.04, 0.5  # of a heat map's cells; more would leave too little contrast with the ink
@@ -87,7 +100,8 @@ def bar_figure(
 
     Up to five kinds have colours of their own; more are shades of one, as of the steps of a quantity.
 
-    The axis begins at a round number near the lowest bar, which the caption tells where it is not 0.
+    The axis begins at a round number near the lowest bar, which the caption tells where it is not 0, and ends at 100 %
+    at the most.
 
     Args:
         title: heading.
@@ -151,7 +165,7 @@ def _bars(
     if any(errors):
         axes.errorbar(at, heights, errors, fmt="none", ecolor=INK, elinewidth=1, capsize=2)
     for x, height, error in zip(at, heights, errors, strict=True) if written else ():
-        axes.text(x, height + error + 0.015 * (top - bottom), f"{height:.1f}", ha="center", fontsize=8)
+        axes.text(x, min(height + error, top) + 0.015 * (top - bottom), f"{height:.1f}", ha="center", fontsize=8)
 
 
 def _bar_hover(axes: Any, s: Series, color: str) -> dict[str, Any]:
@@ -182,8 +196,9 @@ def point_figure(
     *,
     note: str = "",
     log_x: bool = False,
+    shares: str = "y",
 ) -> Figure:
-    """Points in a plane, y in % as it is given (not a share), told apart by colour and mark.
+    """Points in a plane, y in % as it is given (no fraction), told apart by colour and mark.
 
     Args:
         title: heading.
@@ -191,6 +206,7 @@ def point_figure(
         clouds: at most five, each with a point at least.
         note: caption.
         log_x: logarithmic x.
+        shares: which axes are shares of a whole, "y", "xy" or "": they end at 0 and 100 % at the most.
 
     Raises:
         UserError: matplotlib is missing.
@@ -206,6 +222,10 @@ def point_figure(
             axes.set_xscale("log")
             _few_ticks(axes, [x for cloud in clouds for x in cloud.x])
         axes.margins(0.12)
+        if "x" in shares:
+            end_at_shares(axes, (x for cloud in clouds for x in cloud.x), "x")
+        if "y" in shares:
+            end_at_shares(axes, (y for cloud in clouds for y in cloud.y), "y")
         axes.set_xlabel(x_name)
         axes.set_ylabel(y_name)
         axes.grid(True, linewidth=0.8)
@@ -235,7 +255,8 @@ def _dots(axes: Any, cloud: Points, color: str, marker: str) -> None:
     """A set of points, their whiskers and words."""
     look = {"color": color, "marker": marker, "markersize": 6, "linewidth": 1.5, "label": cloud.name}
     line = "-" if cloud.joined else "none"
-    axes.errorbar(cloud.x, cloud.y, list(cloud.error) or None, capsize=2, linestyle=line, **look)
+    dots, *_ = axes.errorbar(cloud.x, cloud.y, list(cloud.error) or None, capsize=2, linestyle=line, **look)
+    dots.set_clip_on(False)  # a mark at 100 % is whole
     for x, y, word in zip(cloud.x, cloud.y, cloud.words, strict=False):
         axes.annotate(word, (x, y), (4, 4), textcoords="offset points", fontsize=8)
 
@@ -357,14 +378,14 @@ def _alike(panel: NDArray[np.float64]) -> str:
 
 
 def _range(series: Sequence[Series]) -> tuple[float, float]:
-    """In %: a round number below all bars, with room, and one above them."""
+    """In %: a round number below all bars, with room, and one above them, 100 at the most."""
     ends = [100 * (v + sign * ((s.error[i] or 0.0) if s.error else 0.0))
             for s in series for i, v in enumerate(s.values) if v is not None for sign in (-1, 1)]  # fmt: skip
     low, high = min(ends), max(ends)
     span = max(high - low, 2.0)  # bars of one height have one
     step = 10 ** math.floor(math.log10(span))
     bottom = max(0.0, step * math.floor((low - span / 2) / step))
-    return bottom, high + 0.12 * (high - bottom)
+    return bottom, min(100.0, high + 0.12 * max(high - bottom, 1.0))
 
 
 def _legend(names: Sequence[str], across: float = WIDTH, most: int = 3) -> tuple[int, float]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from twofold.evaluation.few_labels import LabelEfficiency
-from twofold.report.canvas import FAINT, MARKERS, SERIES, VARIABLES, Figure, draw, place
+from twofold.report.canvas import FAINT, MARKERS, SERIES, VARIABLES, Figure, draw, end_at_shares, place
 
 Row = Mapping[str, Any]
 _MOST = 600  # points of a curve: more than the drawing has pixels
@@ -106,7 +106,7 @@ def line_figure(
         x: positions, ascending.
         series: at most five curves.
         note: caption.
-        percent: values are shares in [0, 1], shown in %.
+        percent: values are shares in [0, 1], shown in %; the axis ends at 0 and 100 % at the most.
         log_x: logarithmic x, with a tick at each position.
 
     Raises:
@@ -120,6 +120,8 @@ def line_figure(
         axes = figure.add_subplot()
         colors.extend(_draw(axes, x, series, 100.0 if percent else 1.0))
         _dress(axes, x_name, x, percent, log_x, len(series) > 1)
+        if percent:
+            end_at_shares(axes, (100 * v for s in series for v in s.values if v is not None))
 
     svg, hover = draw(title, paint, lambda figure: _hover(figure.axes[0], x_name, x, series, colors, percent))
     alt = f"{title} over {x_name}. " + " ".join(_in_words(s, percent) for s in series)
@@ -143,7 +145,8 @@ def _draw(axes: Any, x: Sequence[float], series: Sequence[Series], factor: float
         colors.append(color)
         xs, ys = [x[i] for i in known], [(s.values[i] or 0.0) * factor for i in known]
         bars = s.error and [(s.error[i] or 0.0) * factor for i in known]
-        axes.errorbar(xs, ys, bars, capsize=3, **look)
+        curve, *_ = axes.errorbar(xs, ys, bars, capsize=3, **look)
+        curve.set_clip_on(False)  # a mark at 100 % is whole
     return colors
 
 
@@ -153,7 +156,6 @@ def _dress(axes: Any, x_name: str, x: Sequence[float], percent: bool, log_x: boo
     axes.set_axisbelow(True)
     if percent:
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g} %")
-        axes.set_ylim(top=min(100.0, axes.get_ylim()[1]))
     if log_x:
         axes.set_xscale("log")
         axes.set_xticks(list(x), [f"{v:,.0f}" for v in x])

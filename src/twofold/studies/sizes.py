@@ -128,7 +128,8 @@ def gain_figure(cells: Sequence[Score], labels: Sequence[str]) -> Figure:
         gains = [100 * (mean / max(means[0], 1e-9) - 1) for mean in means]
         clouds.append(Points(f"{share} of the labels", [size_of(cells, p) for p in there], gains, joined=True))
     note = f"Fine-tuned accuracy relative to the smallest net's, with the same labels. {left_off(5, labels)}".strip()
-    return point_figure("Gain of bigger nets", "parameters", "relative gain in %", clouds, log_x=True, note=note)
+    named = "Gain of bigger nets", "parameters", "relative gain in %"
+    return point_figure(*named, clouds, log_x=True, note=note, shares="")
 
 
 @dataclass(frozen=True)
@@ -206,6 +207,8 @@ class LinearStudy(FewLabelsStudy):
             title = f"Fine-tuned on {labels} of the labels"
             if clouds:
                 figures.append(
-                    point_figure(title, "linear accuracy in %", "fine-tuned accuracy in %", clouds, note=note)
+                    point_figure(
+                        title, "linear accuracy in %", "fine-tuned accuracy in %", clouds, note=note, shares="xy"
+                    )
                 )
         return figures
