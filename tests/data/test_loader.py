@@ -433,6 +433,15 @@ except KeyboardInterrupt:
 """
 
 
+@pytest.mark.filterwarnings("error::UserWarning")
+def test_more_processes_than_cores_are_no_matter_for_pytorch_to_warn_of(mixed, monkeypatch):
+    """So many were asked for; where none are, there are no more than cores."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0}, raising=False)
+    assert [batch.step for batch in batches(mixed, stop=1, workers=2)] == [0]
+    source = open_source(mixed)
+    assert Loader(source, VIEWS, Order(len(source), 12, SEED), SEED).workers == 1
+
+
 @pytest.mark.parametrize("how", ["interrupt", "kill"])
 def test_no_process_outlives_its_run(mixed, how):
     """Ctrl-C goes to the whole group: workers must leave it to the main process. After SIGKILL they must notice."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import math
-import os
 import platform
 import shutil
 import tempfile
@@ -23,8 +22,9 @@ from jsonargparse import ArgumentParser
 from twofold.commands.arguments import new_parser
 from twofold.commands.pretrain import pretrain
 from twofold.console import console
-from twofold.devices import available_memory, choose_device, choose_precision
+from twofold.devices import available_memory, choose_device, choose_precision, usable_cores
 from twofold.results import in_json
+from twofold.text import counted
 from twofold.versions import package_version
 
 State = Literal["ok", "missing", "fault"]
@@ -100,9 +100,10 @@ def _installation() -> Iterator[Check]:
 
 def _machine() -> Iterator[Check]:
     yield _guarded("device", _device)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     yield Check(
-        "threads", "ok", f"{torch.get_num_threads()} of PyTorch's, on {cores} cores (OMP_NUM_THREADS, --threads)"
+        "threads",
+        "ok",
+        f"{torch.get_num_threads()} of PyTorch's, on {counted(usable_cores(), 'core')} (OMP_NUM_THREADS, --threads)",
     )
     yield Check("memory", "ok", f"{available_memory() / 2**30:.1f} GiB free")
     free = shutil.disk_usage(Path.cwd()).free

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,6 +23,7 @@ from twofold.data.decoding.pixels import DeepPixels
 from twofold.data.sources.encoded import EncodedSource
 from twofold.data.sources.pieces import PiecesSource
 from twofold.data.sources.subset import SubsetSource
+from twofold.devices import usable_cores
 from twofold.encoders import Encoder, Waves, read_header
 from twofold.errors import Diverged, UserError
 from twofold.evaluation.feature_cache import NOTHING_KEPT, FeatureCache, Features
@@ -346,7 +346,7 @@ Part = tuple[int, Waves, list[int], list[tuple[str, str]]]
 
 
 def _threads(workers: int | None) -> int:
-    return max(1, workers if workers is not None else min(8, os.cpu_count() or 1))
+    return max(1, workers if workers is not None else min(8, usable_cores()))
 
 
 def _read_wave(source: AudioSource, kept: Kept | None, memory: Prepared | None, index: int) -> Tensor | BadImage:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from twofold.devices import usable_cores
 from twofold.errors import Stopped, UserError
 from twofold.interrupts import StopRequest
 
@@ -89,4 +90,4 @@ def _share(slot: int, jobs: int) -> dict[str, str]:
     devices = devices or [str(i) for i in range(torch.cuda.device_count())]
     if devices:
         return {"CUDA_VISIBLE_DEVICES": devices[slot % len(devices)]}
-    return {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))}
+    return {"OMP_NUM_THREADS": str(max(1, usable_cores() // jobs))}

@@ -102,7 +102,7 @@ class Pipe:
 
     def _started(self) -> Iterator[Part]:
         if self._loader is None:
-            self._loader = DataLoader(
+            self._loader = _Quiet(
                 self._decoder,
                 batch_size=None,
                 sampler=self._tasks,
@@ -147,6 +147,14 @@ class Pipe:
             process.join()
         self._loader = None
         self._decoder.forget()
+
+
+class _Quiet(DataLoader[Part]):
+    """A loader of PyTorch's that does not warn of more processes than cores: so many were asked for, or the machine has
+    less since; by itself `Loader` takes no more than there are."""
+
+    def check_worker_number_rationality(self) -> None:
+        """Say nothing."""
 
 
 class _Ended(Exception):
