@@ -30,12 +30,14 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
 import numpy as np
 import torch
+from children import begin, started
 from machine import describe_machine
 from PIL import Image
 from real_sets import SETS, Missing, make
@@ -265,27 +267,30 @@ def run_missing(given: argparse.Namespace, length: str, file: Path, known: dict[
         for name, arm, seed in cells(given)
         if (name, arm, seed, "" if arm in BASELINES else length) not in known
     ]
-    running: list[tuple[Any, tuple[str, str, int]]] = []
-    while wanted or running:
-        while wanted and len(running) < given.jobs:
-            name, arm, seed = wanted.pop(0)
-            words = [f"--jobs={given.jobs}", f"--cores={given.cores}"]
-            words += [f"--epochs={given.epochs}"] if given.epochs else []
-            words += [f"--minutes={given.minutes}"] if given.minutes else []
-            command = [sys.executable, __file__, str(given.cache), *words, "--cell", name, "arm: " + arm]
-            process = subprocess.Popen([*command, str(seed)], stdout=subprocess.PIPE, text=True)
-            running.append((process, (name, arm, seed)))
-        process, (name, arm, seed) = running.pop(0)
-        out, _ = process.communicate()
-        if process.returncode:
-            raise SystemExit(f"{name}, {arm}, seed {seed}: ended with {process.returncode}")
-        row = json.loads(out.splitlines()[-1]) | {"arm": arm}
-        row["length"] = "" if arm in BASELINES else length
-        with file.open("a") as stream:
-            stream.write(json.dumps(row) + "\n")
-        known[key_of(row)] = row
-        print(", ".join(f"{k} {v:.3f}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()), flush=True)
+    running: list[tuple[Any, ExitStack, tuple[str, str, int]]] = []
+    with ExitStack() as all_at_work:
+        while wanted or running:
+            while wanted and len(running) < given.jobs:
+                name, arm, seed = wanted.pop(0)
+                words = [f"--jobs={given.jobs}", f"--cores={given.cores}"]
+                words += [f"--epochs={given.epochs}"] if given.epochs else []
+                words += [f"--minutes={given.minutes}"] if given.minutes else []
+                command = [sys.executable, __file__, str(given.cache), *words, "--cell", name, "arm: " + arm]
+                at_work = all_at_work.enter_context(ExitStack())
+                process = at_work.enter_context(started([*command, str(seed)], stdout=subprocess.PIPE))
+                running.append((process, at_work, (name, arm, seed)))
+            process, at_work, (name, arm, seed) = running.pop(0)
+            with at_work:
+                out, _ = process.communicate()
+            if process.returncode:
+                raise SystemExit(f"{name}, {arm}, seed {seed}: ended with {process.returncode}")
+            row = json.loads(out.splitlines()[-1]) | {"arm": arm}
+            row["length"] = "" if arm in BASELINES else length
+            with file.open("a") as stream:
+                stream.write(json.dumps(row) + "\n")
+            known[key_of(row)] = row
+            print(", ".join(f"{k} {v:.3f}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()), flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    begin(main)

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from children import begin, started
 from machine import describe_machine
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -83,11 +84,8 @@ def run(part: Part, dry: bool, seconds: float, log: Path) -> str:
         return f"not run: {part.needs} is not installed"
     words = [sys.executable, *(part.dry if dry else part.command).split()]
     print(f"\n== {part.name}: {' '.join(words[1:])}", flush=True)
-    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen(
-        words, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        start_new_session=True,
-    ) as process:  # fmt: skip
+    options = {"cwd": ROOT, "env": {"PYTHONUNBUFFERED": "1"}, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    with started(words, **options) as process:
         try:
             said, late = process.communicate(timeout=seconds)[0], False
         except subprocess.TimeoutExpired:
@@ -132,4 +130,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    begin(main)

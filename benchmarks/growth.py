@@ -16,7 +16,6 @@ import argparse
 import json
 import os
 import platform
-import subprocess
 import sys
 import tempfile
 import time
@@ -26,6 +25,7 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+from children import begin, output
 
 SHORT: dict[str, tuple[int, ...]] = {
     "loss": (64, 256, 1024, 4096),
@@ -201,11 +201,9 @@ def checkpoint() -> list[dict[str, float]]:
 
 def in_process(what: str, value: int = 0, repeats: int = 1) -> list[dict[str, float]]:
     """Measurements in a fresh process."""
-    done = subprocess.run(
-        [sys.executable, __file__, "--measure", what, "--value", str(value), "--repeats", str(repeats)],
-        capture_output=True, text=True, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    return json.loads(done.stdout.splitlines()[-1])
+    command = [sys.executable, __file__, "--measure", what, "--value", str(value), "--repeats", str(repeats)]
+    measured: list[dict[str, float]] = json.loads(output(command, {"OMP_NUM_THREADS": "1"}).splitlines()[-1])
+    return measured
 
 
 def exponent(values: tuple[int, ...], measured: list[float]) -> float:
@@ -303,4 +301,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    begin(main)

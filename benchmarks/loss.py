@@ -13,12 +13,13 @@ import argparse
 import json
 import os
 import platform
-import subprocess
 import sys
 import time
 from pathlib import Path
 from statistics import median
 from typing import Any
+
+from children import begin, output
 
 FORMS = ("dense", "blocks")
 
@@ -53,11 +54,7 @@ def measure(form: str, rows: int, dim: int, threads: int) -> dict[str, float]:
 def in_process(form: str, rows: int, dim: int, threads: int) -> dict[str, float]:
     """`measure` in a fresh process."""
     command = [sys.executable, __file__, "--measure", form, "--rows", str(rows), "--dim", str(dim)]
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
-    done = subprocess.run(
-        [*command, "--threads", str(threads)], capture_output=True, text=True, check=True, env=environment
-    )
-    return json.loads(done.stdout)
+    return json.loads(output([*command, "--threads", str(threads)], {"OMP_NUM_THREADS": str(threads)}))
 
 
 def compare(rows: int, dim: int, threads: int, repeats: int, forms: tuple[str, ...]) -> dict[str, Any]:
@@ -128,4 +125,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    begin(main)

@@ -11,11 +11,11 @@ from __future__ import annotations
 import argparse
 import json
 import resource
-import subprocess
 import sys
 import time
 from statistics import median
 
+from children import begin, output
 from machine import describe_machine
 
 
@@ -65,10 +65,7 @@ def main() -> None:
     for _ in range(given.repeats):
         for kind, results in by_kind.items():
             command = [sys.executable, __file__, "--measure", kind, "--passes", str(given.passes)]
-            done = subprocess.run(
-                [*command, "--threads", str(given.threads)], check=True, capture_output=True, text=True
-            )
-            results.append(json.loads(done.stdout))
+            results.append(json.loads(output([*command, "--threads", str(given.threads)])))
     print(f"{describe_machine()}; ResNet-18, 256 views of 32 px, bf16; n = {given.repeats} processes of {given.passes}")
     for kind, results in by_kind.items():
         ms = [result["ms"] for result in results]
@@ -85,4 +82,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    begin(main)

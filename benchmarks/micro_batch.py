@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import resource
-import subprocess
 import sys
 import tempfile
 import time
@@ -20,6 +19,7 @@ from statistics import median
 
 import torch
 import yaml
+from children import begin, output
 from machine import describe_machine
 from peers import wait
 from step import prepare, smooth_images
@@ -80,8 +80,7 @@ def main() -> None:
     for _ in range(given.repeats):
         for kind, words in kinds.items():
             command = [sys.executable, __file__, *words, *common, "--", *given.options]
-            done = subprocess.run(command, check=True, capture_output=True, text=True)
-            by_kind[kind].append(json.loads(done.stdout.splitlines()[-1]))
+            by_kind[kind].append(json.loads(output(command).splitlines()[-1]))
     print(f"{describe_machine()}; {given.encoder}, {given.size} px; n = {given.repeats}; {given.options}")
     for kind, runs in by_kind.items():
         times, batch = sorted(run["ms"] for run in runs), given.chunk if kind == "whole" else given.large
@@ -92,4 +91,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    begin(main)

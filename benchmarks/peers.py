@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
 import time
@@ -26,6 +25,7 @@ from statistics import median
 
 import torch
 import yaml
+from children import begin, output
 from machine import describe_machine
 from PIL import Image
 from step import prepare, smooth_images
@@ -143,8 +143,7 @@ def main() -> None:
     for _ in range(given.repeats):
         for kind, speeds in rates.items():
             command = [sys.executable, __file__, "--measure", kind, *words, "--", *given.options]
-            done = subprocess.run(command, check=True, capture_output=True, text=True)
-            speeds.append(json.loads(done.stdout.splitlines()[-1]))
+            speeds.append(json.loads(output(command).splitlines()[-1]))
     print(
         f"{describe_machine()}; {given.encoder} ({given.stem} stem), {given.size} px, batch {given.batch}"
         f"{', lightly tuned' if given.tuned else ''}; "
@@ -158,4 +157,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    begin(main)

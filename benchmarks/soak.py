@@ -34,6 +34,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+from children import begin
 from machine import describe_machine
 from numpy.typing import NDArray
 from PIL import Image
@@ -265,4 +266,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    begin(main)
