@@ -16,8 +16,10 @@ from twofold.cli import main
 from twofold.data import ArraySource, DataConfig, open_source
 from twofold.encoders import ResNet, read_header, save_encoder
 from twofold.errors import UserError
+from twofold.evaluation.feature_cache import Features
 from twofold.evaluation.features import Extractor
-from twofold.evaluation.framing import Framing, squares
+from twofold.evaluation.framing import Framing, cut_in_words, framed_in_words, squares
+from twofold.evaluation.protocols.classifier import _prepared
 from twofold.views.resample import letterbox
 
 
@@ -138,6 +140,55 @@ def test_the_output_says_how_many_are_seen_in_part(run: Path, folder: Path, tmp_
         twofold.search(run, tmp_path / "letterbox.npz", out=tmp_path / "other", query=folder)
     kept = np.load(tmp_path / "letterbox.npz")["features"]
     assert np.allclose(kept, features(run, open_source(folder, DataConfig()), "letterbox").h, atol=1e-5)
+
+
+def test_images_of_mixed_sizes_are_told_by_what_became_of_how_many(run: Path, tmp_path: Path, capsys: Any) -> None:
+    """Of all parts together, from kept features, too, and of pieces of an embedding; with a number and without."""
+    options = {"views": {"size": 48, "resample": "antialias"}}
+    (tmp_path / "run").mkdir()
+    save_encoder(tmp_path / "run" / "encoder.safetensors", twofold.load(run), extra={"options": options})
+    (tmp_path / "run" / "config.yaml").write_text("options: {}\n")
+    sides = {"train": [(48, 48)] * 4 + [(80, 60)] * 6 + [(30, 60)] * 2, "test": [(48, 48)] * 1 + [(60, 80)] * 3}
+    rng = np.random.default_rng(0)
+    for part, shapes in sides.items():
+        for i, shape in enumerate(shapes):
+            place = tmp_path / part / "ab"[i % 2] / f"{i}.png"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(rng.integers(0, 256, (*shape, 3), np.uint8)).save(place)
+    resized = "resized to 48 x 48 (antialias)"
+    wanted = (
+        f"of 16 images 9: central square of 0.875 of the shorter side {resized}, "
+        f"5: images as they are, 2: central square {resized}"
+    )
+    words = ["evaluate", str(tmp_path / "run"), str(tmp_path / "train"), "--test", str(tmp_path / "test"),
+             "--protocol", "knn"]  # fmt: skip
+    for _ in "anew", "kept":
+        assert main(words) == 0
+        assert f"; {wanted}" in " ".join(capsys.readouterr().out.split())
+    words = ["embed", str(tmp_path / "run"), str(tmp_path / "train"), "--save_every", "5", "--out"]
+    assert main([*words, str(tmp_path / "f.npz")]) == 0
+    assert (
+        f"of 12 images 6: central square of 0.875 of the shorter side {resized}, "
+        f"4: images as they are, 2: central square {resized}"
+    ) in " ".join(capsys.readouterr().out.split())
+    assert main([*words, str(tmp_path / "g.npz"), "--preprocessing", "crop"]) == 0
+    assert f"(central square of 0.875 of the shorter side {resized})" in " ".join(capsys.readouterr().out.split())
+
+
+def test_parts_are_counted_together_where_all_were_counted() -> None:
+    """Of features that an earlier version kept nothing is known but their words."""
+
+    def part(framed: dict[str, int], cut: tuple[int, int] = (0, 0), text: str = "") -> Features:
+        text = (text or framed_in_words(framed)) + ", read with grey" + cut_in_words(*cut)
+        return Features(np.empty((0, 8), np.float32), None, np.empty(0, np.int64), (), text, cut=cut, framed=framed)
+
+    first, second = part({"as they are": 3}, (1, 3)), part({"as they are": 1, "cut": 4}, (2, 5))
+    told = _prepared([first, second])
+    assert told.startswith("of 8 images 4: as they are, 4: cut, read with grey; 3 of 8 images are more than twice")
+    assert _prepared([first]) == first.text
+    assert _prepared([part({}, text="as they are or cut"), second]).startswith(
+        "as they are or cut, read with grey; 2 of 5"
+    )
 
 
 @pytest.mark.parametrize("rule", ["letterbox", "squares"])

@@ -38,7 +38,7 @@ from twofold.evaluation.embeddings import (
 from twofold.evaluation.feature_cache import decode_options
 from twofold.evaluation.features import Extractor, Pixels, audio_batches, evaluation_mode
 from twofold.evaluation.for_encoder import source_for
-from twofold.evaluation.framing import cut_in_words
+from twofold.evaluation.framing import cut_in_words, framed_in_words
 from twofold.evaluation.frozen import digest
 from twofold.evaluation.protocols.base import (
     BatchOptions,
@@ -186,7 +186,7 @@ def embeddings(
     facts = {
         "encoder": encoder,
         "data": str(data) if isinstance(data, str | Path) else "",
-        "text": part.text + cut_in_words(*part.cut),
+        "text": framed_in_words(part.framed) + part.text + cut_in_words(*part.cut),
         "preprocessing": config.preprocessing,
     }
     found = Embeddings(
@@ -220,7 +220,8 @@ def _extraction(
             nowhere = np.empty(0, dtype=np.int64)
             return Part(np.empty((0, 0), np.float32), nowhere, nowhere, nothing.skipped, "")
         ones, text = np.ones(len(found.h), dtype=np.int64), found.text.removesuffix(cut_in_words(*found.cut))
-        return Part(found.h, found.index, ones, found.skipped, text, found.cut)
+        text = text.removeprefix(framed_in_words(found.framed))
+        return Part(found.h, found.index, ones, found.skipped, text, found.cut, found.framed)
 
     settings = {name: getattr(extractor, name) for name in ("size", "preprocessing", "resample")}
     return extract, settings | {"features": config.features, "level": "recording"}

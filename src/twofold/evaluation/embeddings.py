@@ -18,6 +18,7 @@ from twofold.data import Source
 from twofold.data.sources.subset import subset
 from twofold.errors import UserError
 from twofold.evaluation.feature_cache import check_stored
+from twofold.evaluation.framing import together
 from twofold.evaluation.neighbours import FaissIndex, Kind, centred, faiss_module
 from twofold.evaluation.rows import parquet_module
 from twofold.files import write_atomically
@@ -214,8 +215,9 @@ class Part:
         index: [k] places in the source, ascending.
         counts: [k] rows of `h` of each.
         skipped: (path, reason) of each example left out.
-        text: how examples were prepared, in words.
+        text: what else is to be told of how examples were prepared, beside `framed`.
         cut: images of which only the middle was seen, and all that were.
+        framed: what was done and to how many (see `twofold.evaluation.framing.Framing.framed`).
     """
 
     h: NDArray[np.float32]
@@ -224,6 +226,7 @@ class Part:
     skipped: tuple[tuple[str, str], ...]
     text: str
     cut: tuple[int, int] = (0, 0)
+    framed: Mapping[str, int] = field(default_factory=dict)
 
 
 def piecewise(
@@ -271,6 +274,7 @@ def piecewise(
         tuple(dict.fromkeys(each for part in parts for each in part.skipped)),
         " or ".join(dict.fromkeys(part.text for part in parts if part.text)),
         (sum(part.cut[0] for part in parts), sum(part.cut[1] for part in parts)),
+        together(part.framed for part in parts),
     )
 
 
@@ -292,7 +296,8 @@ def _begin(folder: Path, key: Mapping[str, Any], resume: bool) -> None:
 
 
 def _keep(file: Path, part: Part) -> None:
-    facts = np.array(json.dumps({"skipped": part.skipped, "text": part.text, "cut": part.cut}))
+    told = {"skipped": part.skipped, "text": part.text, "cut": part.cut, "framed": dict(part.framed)}
+    facts = np.array(json.dumps(told))
     write_atomically(file, lambda out: np.savez(out, h=part.h, index=part.index, counts=part.counts, facts=facts))
 
 
@@ -306,9 +311,10 @@ def _kept(file: Path, count: int) -> Part | None:
         h, index, counts = arrays["h"], arrays["index"], arrays["counts"]
         if int(counts.sum()) != len(h) or len(index) != len(counts) or (len(index) and index.max() >= count):
             return None
-        cut, seen = facts.get("cut", (0, 0))  # not told in files of before
+        cut, seen = facts["cut"]
+        framed = {str(words): int(number) for words, number in dict(facts["framed"]).items()}  # not in files of before
         skipped = tuple((path, reason) for path, reason in facts["skipped"])
-        return Part(h, index, counts, skipped, facts["text"], (int(cut), int(seen)))
+        return Part(h, index, counts, skipped, facts["text"], (int(cut), int(seen)), framed)
     except (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, zipfile.BadZipFile):
         return None
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,7 @@ class Features:
         text: the preprocessing in words.
         kept: they were read from a file that an earlier evaluation left (see `FeatureCache`).
         cut: images of which only the middle was seen, and all that were (see `Framing.cut`).
+        framed: what was done and to how many (see `Framing.framed`); empty where an earlier version kept them.
     """
 
     h: NDArray[np.float32]
@@ -55,6 +56,7 @@ class Features:
     text: str
     kept: bool = False
     cut: tuple[int, int] = (0, 0)
+    framed: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -125,11 +127,12 @@ class FeatureCache:
         for name, reason in facts["skipped"]:
             source.skipped.add(name, reason)
         labels = None if source.labels is None else np.asarray(source.labels)[index]
-        return Features(h, labels, index, tuple(facts["skipped"]), str(facts["text"]), True, facts["cut"])
+        told = str(facts["text"]), True, facts["cut"], facts["framed"]
+        return Features(h, labels, index, tuple(facts["skipped"]), *told)
 
     def _write(self, path: Path, found: Features, facts: dict[str, Any]) -> None:
         """Keep features for later; a disk that refuses is told of and costs nothing else."""
-        facts = facts | {"skipped": found.skipped, "text": found.text, "cut": found.cut}
+        facts = facts | {"skipped": found.skipped, "text": found.text, "cut": found.cut, "framed": dict(found.framed)}
         document = np.frombuffer(json.dumps(facts).encode(), dtype=np.uint8)
         try:
             # A zip file without compression: it holds a checksum of each member, which reading compares.
@@ -174,6 +177,7 @@ def _load(path: Path, dim: int, images: int) -> tuple[dict[str, Any], Any, Any]:
         raise ValueError("its images are not those of the data")
     cut, seen = facts.get("cut", (0, 0))  # not told in files of before
     facts["cut"] = int(cut), int(seen)
+    facts["framed"] = {str(words): int(count) for words, count in dict(facts.get("framed", {})).items()}
     facts["skipped"] = [(str(name), str(reason)) for name, reason in facts["skipped"]]
     return facts, h, index
 

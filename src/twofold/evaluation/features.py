@@ -28,7 +28,7 @@ from twofold.encoders import Encoder, Waves, read_header
 from twofold.errors import Diverged, UserError
 from twofold.evaluation.feature_cache import NOTHING_KEPT, FeatureCache, Features
 from twofold.evaluation.for_encoder import source_for
-from twofold.evaluation.framing import Framing, Preprocessing, cut_in_words
+from twofold.evaluation.framing import Framing, Preprocessing, cut_in_words, framed_in_words
 from twofold.evaluation.prepared import Kept, Prepared
 from twofold.kinds import EXAMPLE
 from twofold.options import upgraded
@@ -236,7 +236,10 @@ class Extractor:
             raise Diverged(f"the encoder gives features of {source.name} that are not finite: its weights are spoiled")
         labels = None if source.labels is None else np.asarray(source.labels)[kept_index]
         framing = kept_source.framing
-        return Features(h, labels, kept_index, tuple(skipped), framing.text(), cut=framing.cut())
+        framed = framing.framed()
+        return Features(
+            h, labels, kept_index, tuple(skipped), framed_in_words(framed), cut=framing.cut(), framed=framed
+        )
 
 
 AS_IT_COMES = Extractor()
@@ -277,7 +280,7 @@ def _batches(kept: Kept, memory: Prepared, batch: int, workers: int | None) -> I
     source, framing = kept.source, kept.framing
     several = framing.rule == "squares"
     if isinstance(source, AudioSource):
-        framing.used.add("recordings")
+        framing.used["recordings"] = set()
         read = partial(_read_wave, source, kept, memory)
         for begin, waves, indices, bad in _audio_parts(source, batch, workers, read):
             yield begin, waves, indices, None, bad

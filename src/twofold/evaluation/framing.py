@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Literal, get_args
 
 import torch
@@ -35,7 +36,7 @@ class Framing:
         if rule not in ("auto", "none") and size is None:
             raise UserError(f"preprocessing '{rule}' needs the size to resize to: give size")
         self.rule, self.size, self.resample = rule, size, resample
-        self.used: set[str] = set()
+        self.used: dict[str, set[int]] = {}
         self.seen: set[int] = set()
         self.long: set[int] = set()
 
@@ -44,7 +45,6 @@ class Framing:
         side by side."""
         height, width = images.shape[2:]
         rule = self.choose(height, width)
-        self.used.add(rule)
         if rule == "none" or self.size is None:
             return images
         if rule == "letterbox":
@@ -56,8 +56,9 @@ class Framing:
         return center_crop(images, self.size, CROP if rule == "crop" else 1.0, self.resample)
 
     def note(self, index: int, height: int, width: int) -> None:
-        """Take note of the sides of one image, by its place in the source."""
+        """Take note of the sides of one image, by its place in the source, and of the rule that they ask for."""
         self.seen.add(index)
+        self.used.setdefault(self.choose(height, width), set()).add(index)
         if max(height, width) > LONG * min(height, width):
             self.long.add(index)
 
@@ -73,8 +74,8 @@ class Framing:
         """How many squares an image of this size gives."""
         return len(squares(height, width)) if self.rule == "squares" else 1
 
-    def text(self) -> str:
-        """What was done to the images, in words."""
+    def framed(self) -> dict[str, int]:
+        """What was done, in words, and to how many images; recordings are not counted."""
         side = f"{self.size} x {self.size}"
         words = {
             "none": "images as they are",
@@ -84,15 +85,33 @@ class Framing:
             "letterbox": f"whole images resized into {side}, with bars of their mean colour ({self.resample})",
             "squares": f"squares along the longer side resized to {side} ({self.resample}), their features averaged",
         }
-        return " or ".join(words[rule] for rule in words if rule in self.used)
+        return {words[rule]: len(self.used[rule]) for rule in words if rule in self.used}
 
     def cut(self) -> tuple[int, int]:
         """Images of which only the middle was seen, and all that were."""
-        return (len(self.long) if self.used & {"resize", "crop"} else 0), len(self.seen)
+        return (len(self.long) if self.used.keys() & {"resize", "crop"} else 0), len(self.seen)
 
 
 SHOWS_ALL = "--preprocessing letterbox or squares (of evaluate, embed and search) shows all"
 """What to do about images of which only the middle is seen, where that can be chosen."""
+
+
+def together(parts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """What was done to several parts, and to how many images of them all (see `Framing.framed`)."""
+    found: dict[str, int] = {}
+    for part in parts:
+        for words, count in part.items():
+            found[words] = found.get(words, 0) + count
+    return found
+
+
+def framed_in_words(framed: Mapping[str, int]) -> str:
+    """What was done, and where that differs to how many, most of them first (see `Framing.framed`)."""
+    if len(framed) < 2:
+        return next(iter(framed), "")
+    ordered = sorted(framed.items(), key=lambda item: -item[1])
+    each = ", ".join(f"{count:,}: {words}" for words, count in ordered)
+    return f"of {counted(sum(framed.values()), 'image')} {each}"
 
 
 def cut_in_words(cut: int, seen: int, remedy: str = SHOWS_ALL) -> str:

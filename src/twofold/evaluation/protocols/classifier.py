@@ -28,6 +28,7 @@ from twofold.evaluation.class_weights import check_class_weights
 from twofold.evaluation.feature_cache import Features
 from twofold.evaluation.features import Extractor
 from twofold.evaluation.folds import fold_names, folds_in_words, folds_of
+from twofold.evaluation.framing import cut_in_words, framed_in_words, together
 from twofold.evaluation.grouped import groups_in_words
 from twofold.evaluation.kept import Fitted, Reads, as_classifier, class_names
 from twofold.evaluation.label_subsets import labelled_part
@@ -330,10 +331,11 @@ class ClassifierProtocol(Protocol):
         source, chosen = parts.test or parts.train, len(inputs.split[1]) if inputs.split else 0
         used = {"training": bank, "validation": choice, "test": queries}
         counts = {what: _unlabelled(each) for what, each in used.items() if each is not None}
+        prepared = _prepared([each for each in used.values() if each is not None])
         left_out = without_label(counts, EXAMPLE[encoder.input.kind])
         return Evaluation(
             protocol=self.name, scores=outcome.scores.named(parts.train.classes), settings=outcome.settings,
-            words="; ".join(each for each in (outcome.words, kept, parts.words, bank.text, words, left_out) if each),
+            words="; ".join(each for each in (outcome.words, kept, parts.words, prepared, words, left_out) if each),
             train=_used(parts.train, bank, len(inputs.y) - chosen),
             test=_used(source, queries or bank, len(inputs.y_test)),
             validation=_used(parts.validation, choice, chosen) if parts.validation is not None and choice else None,
@@ -465,6 +467,17 @@ def _names(source: Source, features: Features) -> NDArray[Any] | None:
 def _used(source: Source, features: Features, images: int) -> DataUsed:
     skipped, unlabelled = len(source.skipped), _unlabelled(features)
     return DataUsed(source.name, images, skipped, unlabelled, source.fingerprint(), features.kept)
+
+
+def _prepared(parts: Sequence[Features]) -> str:
+    """How the examples of all parts were prepared, as the first part tells it, but counted over them all."""
+    first = parts[0]
+    text = first.text.removesuffix(cut_in_words(*first.cut))
+    if all(part.framed for part in parts):  # (an earlier version kept features without)
+        own = framed_in_words(first.framed)
+        text = framed_in_words(together(part.framed for part in parts)) + text.removeprefix(own)
+    cut, seen = (sum(part.cut[at] for part in parts) for at in (0, 1))
+    return text + cut_in_words(cut, seen)
 
 
 def _unlabelled(features: Features) -> int:
