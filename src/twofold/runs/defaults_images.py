@@ -26,6 +26,10 @@ _QUICK = 32
 """On a CPU, the largest side of views: four times the passes of 64 pixels in the same time are worth more than the
 detail, for images of 64 to 256 pixels (docs/defaults.md); larger ones were not tried."""
 
+_SEEN, _MOST_EPOCHS = 800_000, 800
+"""On a CPU, images seen in a run where no epochs are given, and epochs at most on any device: half as many images and a
+quarter of the epochs left much of what neighbours gain untaken (docs/defaults.md)."""
+
 
 def sizes(config: RunConfig, facts: DataFacts, gpu: bool, reasons: list[str]) -> RunConfig:
     """The side of the views, and what a small side leaves of them."""
@@ -62,8 +66,8 @@ def lengths(config: RunConfig, facts: DataFacts, gpu: bool, reasons: list[str]) 
         )
         config = replace(config, batch=batch)
     if config.epochs is None:
-        seen = 40_000_000 if gpu else 400_000
-        epochs = max(1, min(800 if gpu else 200, round(seen / facts.count)))
+        seen = 40_000_000 if gpu else _SEEN
+        epochs = max(1, min(_MOST_EPOCHS, round(seen / facts.count)))
         reasons.append(f"epochs {epochs} (about {counted(min(seen, epochs * facts.count), 'image')} seen)")
         config = replace(config, epochs=float(epochs))
     return config
