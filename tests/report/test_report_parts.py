@@ -33,6 +33,7 @@ from twofold.report import (
 )
 from twofold.report.images import png, sprite
 from twofold.report.map import project
+from twofold.report.tables import spread
 from twofold.studies.finetuning import Trial
 from twofold.studies.finetuning import table as trial_table
 
@@ -291,3 +292,10 @@ def test_of_one_draw_no_deviation_is_told():
     trials = [Trial("1%", 4, 0, draw, 0.5) for draw in (0, 1)]
     assert "in %, one draw of labels and seed: no spread is known; " in trial_table(trials[:1]).note
     assert "in %, mean ± standard deviation over 2 draws of labels and seed; " in trial_table(trials).note
+
+
+@pytest.mark.parametrize("of", [list, np.array])
+def test_a_spread_is_of_lists_and_of_arrays_and_empty_of_none(of):
+    assert spread(of([0.5, 0.7])) == "60.0 ± 14.1"
+    assert spread(of([0.5])) == "50.0"
+    assert spread(of([])) == ""

@@ -81,7 +81,7 @@ def averaged(count: int, what: str, of: str = "") -> str:
 
 def spread(values: Sequence[float]) -> str:
     """Shares as percent: the mean, with the sample standard deviation where there are two or more; empty of none."""
-    if not values:
+    if len(values) == 0:
         return ""
     mean = f"{100 * np.mean(values):.1f}"
     return mean if len(values) < 2 else f"{mean} ± {100 * np.std(values, ddof=1):.1f}"
