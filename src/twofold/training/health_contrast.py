@@ -134,7 +134,7 @@ class ContrastHealth(Health):
         """A warning where in its second half a run's neighbours tell less of the classes than before the first step,
         two standard errors of two shares included.
 
-        Before, it may be so of a healthy run, whose first steps undo what a net of random weights shows of an image.
+        Before, it may be so of a healthy run, whose first steps undo what even random weights show of an image.
         """
         looks = [each["knn_top1"] for each in self._rows if "knn_top1" in each and 2 * each["step"] >= self.total]
         if "knn_top1" not in row or self.begun_at is None or not contrast.queries:
@@ -148,8 +148,8 @@ class ContrastHealth(Health):
         examples = f"{EXAMPLE[contrast.kind]}s"
         return (
             f"kNN accuracy is {now:.1%} after {counted(step, 'step')}, and was {before:.1%} before the first: what the "
-            f"encoder has learned so far tells the classes of these {examples} apart less well than random weights. "
-            f"Try more --epochs, or {_KEEPING[contrast.kind]}"
+            f"encoder has learned so far tells the classes of these {examples} apart less well than what it began "
+            f"with. Try more --epochs, or {_KEEPING[contrast.kind]}"
         )
 
     def _easy(self, row: Mapping[str, float], contrast: Contrast) -> str:

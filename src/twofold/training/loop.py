@@ -321,7 +321,8 @@ class Training(Generic[Examples, Draw]):
             for monitor, saved in zip(self.monitors, state["monitors"], strict=True):
                 monitor.load_state_dict(saved)
             self.best.load_state(state.get("best"))
-            self.begun_at = state.get("begun_at")  # an earlier version's checkpoint tells none
+            begun_at = state.get("begun_at")  # an earlier version's checkpoint tells none
+            self.begun_at = None if begun_at is None else float(begun_at)
             self.step, self.seconds = state["step"], state["seconds"]
         except MISFIT as error:
             raise UserError(f"{path} is no checkpoint of this run: {type(error).__name__}: {error}") from error
