@@ -19,6 +19,7 @@ from twofold.encoders import ResNet, build_encoder, load_classifier, load_head, 
 from twofold.encoders.adapters import TimmEncoder, TorchvisionEncoder, adapt
 from twofold.encoders.audio.encoder import SpeechEncoder
 from twofold.encoders.build import EncoderConfig
+from twofold.encoders.resnet import BLOCKS
 from twofold.errors import UserError
 from twofold.heads import Classifier, HeadConfig, ProjectionHead
 from twofold.interop import hub_folder, onnx_files
@@ -84,14 +85,17 @@ def test_the_defaults_encoder_becomes_an_onnx_file(tmp_path, capsys):
     [
         lambda: ResNet(18, 0.125, "imagenet"),
         lambda: ResNet(50, 0.125, "imagenet", sk_ratio=0.0625),
+        pytest.param(lambda: ResNet(50, 0.125, "imagenet", sk_ratio=0.0625), marks=pytest.mark.slow),
         lambda: ResNet(10, 0.125, "cifar", channels=5),
         lambda: TorchvisionEncoder("resnet18", mean=[0.4, 0.5, 0.6], std=[0.2, 0.3, 0.2]),
         lambda: TimmEncoder("test_vit", size=160),
         lambda: TimmEncoder("test_convnext"),
     ],
-    ids=["resnet18", "sk", "bands", "torchvision", "vit", "convnext"],
+    ids=["resnet18", "sk", "sk of all its blocks", "bands", "torchvision", "vit", "convnext"],
 )
-def test_any_encoder_of_images_in_both_forms(tmp_path, build):
+def test_any_encoder_of_images_in_both_forms(tmp_path, monkeypatch, request, build):
+    if request.node.callspec.id == "sk":
+        monkeypatch.setitem(BLOCKS, 50, (1, 1, 1, 1))  # each kind of block once: a minute less
     encoder = build()
     file, side = saved(tmp_path, encoder), encoder.input.size
     done = export(file, tmp_path / "x.onnx", format="onnx")

@@ -103,12 +103,19 @@ def test_stopped_anywhere_and_resumed_it_is_the_same_run(whole, tmp_path, monkey
     assert learned(whole) == learned(run)
 
 
+@pytest.fixture(scope="module")
+def long(tmp_path_factory):
+    """(the data's file, the options, a run trained without a stop) of a run long enough to be met at work."""
+    where, (x, y) = tmp_path_factory.mktemp("long"), images()
+    np.savez(where / "data.npz", images=x, labels=y)
+    options = merge(OPTIONS, {"epochs": 40, "training.checkpoint_every": 1000, "monitor.every": 20})
+    return where / "data.npz", options, twofold.pretrain(where / "data.npz", where / "straight", **options)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_leaves_a_run_that_resumes_to_the_same_weights(tmp_path, number):
-    x, y = images()
-    np.savez(tmp_path / "data.npz", images=x, labels=y)
-    options = merge(OPTIONS, {"epochs": 40, "training.checkpoint_every": 1000})
-    command = [sys.executable, "-m", "twofold", "pretrain", str(tmp_path / "data.npz"), *as_arguments(options)]
+def test_a_signal_leaves_a_run_that_resumes_to_the_same_weights(long, tmp_path, number):
+    data, options, straight = long
+    command = [sys.executable, "-m", "twofold", "pretrain", str(data), *as_arguments(options)]
     run = RunDirectory(tmp_path / "run")
     process = subprocess.Popen(
         [*command, "--out", str(run.path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -123,11 +130,10 @@ def test_a_signal_leaves_a_run_that_resumes_to_the_same_weights(tmp_path, number
     assert process.returncode == 128 + number, err
     assert "--resume" in err
     assert run.latest() is not None
-    straight = RunDirectory(tmp_path / "straight")
-    for words in (["--out", str(run.path), "--resume"], ["--out", str(straight.path)]):
-        subprocess.run([*command, *words], check=True, capture_output=True, timeout=300)
-    assert same_weights(straight, run)
-    assert learned(straight) == learned(run)
+    assert run.latest_step() < straight.latest_step()
+    resumed = twofold.pretrain(data, run.path, resume=True, **options)
+    assert same_weights(straight, resumed)
+    assert learned(straight) == learned(resumed)
 
 
 def test_a_cut_short_metrics_line_is_mended_on_resume(tmp_path, monkeypatch):

@@ -42,7 +42,7 @@ def both(rank: int, world: int) -> dict[bool, list[dict[str, Tensor]]]:
     return {symmetric: steps(rank, world, symmetric) for symmetric in (False, True)}
 
 
-@pytest.mark.parametrize("world", [2, 3, 4])
+@pytest.mark.parametrize("world", [2, 3, pytest.param(4, marks=pytest.mark.slow)])
 def test_processes_equal_splits(world: int) -> None:
     ranks = run_processes(both, world, world, timeout=300)
     for symmetric in (False, True):

@@ -94,7 +94,7 @@ def results(out: Path) -> list[dict[str, float]]:
 
 @pytest.mark.usefixtures("tidy")
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize("jobs", [pytest.param(1, marks=pytest.mark.slow), 2])  # each cell starts a process
 def test_no_process_outlives_a_study_that_was_killed_and_it_goes_on(photos: Path, tmp_path: Path, jobs: int) -> None:
     out = tmp_path / "killed"
     study = begin(photos, out, jobs)
