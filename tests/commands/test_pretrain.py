@@ -59,6 +59,8 @@ def test_a_run_directory_is_complete(whole):
     assert rows[-1]["chance"] == pytest.approx(np.log(31))
     assert rows[-1]["negatives"] == 30
     assert {"knn_top1", "probe_top1"} <= rows[-1].keys()
+    looks = [row for row in rows if "knn_top1" in row]
+    assert len({row["knn_before"] for row in looks}) == 1, "the look before the first step, beside each"
     assert (whole.path / "report.html").stat().st_size > 10_000
     best = max((row for row in rows if "knn_top1" in row), key=lambda row: row["knn_top1"])["step"]
     kept = {int(path.stem.removeprefix("step-")) for path in (whole.path / "checkpoints").iterdir()}

@@ -40,7 +40,7 @@ def metrics(rows: int = 40) -> list[dict[str, float]]:
         row = {"step": i * 8, "epoch": i / 2, "loss": 5 * math.exp(-i / 9) + 1, "chance": math.log(511), "lr": 1e-3 / i}
         row |= {"contrastive_top1": 1 - math.exp(-i / 9), "alignment": 0.3, "uniformity": -3.0, "effective_rank": 30.0}
         if i % 10 == 0:
-            row |= {"knn_top1": 0.9 + i / 1000, "probe_top1": 0.91 + i / 1000}
+            row |= {"knn_top1": 0.9 + i / 1000, "probe_top1": 0.91 + i / 1000, "knn_before": 0.85}
         out.append(row)
     return out
 

@@ -12,7 +12,7 @@ from twofold.report.canvas import FAINT, MARKERS, SERIES, VARIABLES, Figure, dra
 
 Row = Mapping[str, Any]
 _MOST = 600  # points of a curve: more than the drawing has pixels
-_LEVELS = ("chance", "contrastive_chance")
+_LEVELS = ("chance", "contrastive_chance", "knn_before")
 """What is drawn as the level of having learned nothing: dashed, and not without the curve that it is for."""
 _DASHES: tuple[Any, ...] = ("-", (0, (6, 2)), (0, (2, 1.5)), "-.", (0, (1, 1)))
 
@@ -66,7 +66,8 @@ def training_figures(metrics: Sequence[Row]) -> list[Figure]:
         plot("Contrastive accuracy", "How often a view's partner is the most similar of all candidates.",
              {"contrastive_top1": "top-1"}, percent=True),
         plot("Accuracy on held-out images", "The encoder itself never sees a label.",
-             {"knn_top1": "nearest neighbours", "probe_top1": "linear probe"}, percent=True),
+             {"knn_top1": "nearest neighbours", "probe_top1": "linear probe",
+              "knn_before": "neighbours before training"}, percent=True),
         plot("Effective rank", "How many directions the representation uses; near 1 it has collapsed.",
              {"effective_rank": "effective rank"}),
         plot("Alignment and uniformity", "Distance of partners, and how evenly projections cover the sphere; "

@@ -136,6 +136,8 @@ class Training(Generic[Examples, Draw]):
                     row = self.measure(output)
                     if last or self.monitor_due():
                         row |= self.run_monitors()
+                        if self.begun_at is not None:
+                            row["knn_before"] = self.begun_at
                         self.best.look(row)
                     self.record(row)
                     progress.status = f"loss {row['loss']:.3f}"
