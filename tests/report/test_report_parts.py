@@ -171,6 +171,7 @@ def test_curves_are_drawn_for_what_there_is() -> None:
         "Alignment and uniformity",
         "Learning rate",
     ]
+    assert "neighbours before training" in training_figures(metrics())[2].alt
     assert training_figures([]) == []
     assert training_figures([{"step": 1, "chance": 5.0}]) == []
     spoiled = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": math.nan}, {"step": 3}, {"step": 4, "loss": 1.0}]

@@ -13,7 +13,7 @@ from twofold.report.canvas import FAINT, MARKERS, SERIES, VARIABLES, Figure, dra
 Row = Mapping[str, Any]
 _MOST = 600  # points of a curve: more than the drawing has pixels
 _LEVELS = ("chance", "contrastive_chance", "knn_before")
-"""What is drawn as the level of having learned nothing: dashed, and not without the curve that it is for."""
+"""What is drawn as the level of having learned nothing yet: dashed, and not without the curve that it is for."""
 _DASHES: tuple[Any, ...] = ("-", (0, (6, 2)), (0, (2, 1.5)), "-.", (0, (1, 1)))
 
 
